@@ -1,0 +1,29 @@
+"""The clock: the only module (with app.py) that may ask the machine for the time.
+
+Two readings exist. `steady()` never goes back and never jumps: durations, windows, timers and the engine's `now` use it.
+It counts seconds since the Unix epoch as the wall clock had it when the process began, so that states written by one
+process mean something to the next. `wall()` is the machine's wall clock and serves only for the time written on a row.
+"""
+
+import time
+from datetime import UTC, datetime
+
+monotonic = time.monotonic
+wall = time.time
+
+_OFFSET_S = time.time() - time.monotonic()
+
+
+def steady() -> float:
+    """Seconds since the epoch on the monotonic clock (see the head of this file)."""
+    return _OFFSET_S + monotonic()
+
+
+def to_steady(monotonic_s: float) -> float:
+    """The steady time of a reading of `monotonic()`."""
+    return _OFFSET_S + monotonic_s
+
+
+def rfc3339(wall_s: float) -> str:
+    """`2026-11-21T03:38:00.123456Z` for a wall clock reading in seconds."""
+    return datetime.fromtimestamp(wall_s, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,190 @@
+"""The values that cross the border of the core: what the shell tells it (Facts, Outcome, Feedback) and what it answers
+(Decision, Event).
+
+They are `msgspec.Struct`s and not dataclasses because the shell builds four of them for every request: a frozen slotted
+dataclass of twenty fields costs 3 us to build, a frozen Struct 0.3 us. All are immutable. Durations are seconds, zero is the
+read that completed the request's head. Money is integer nano-dollars (`_nusd`); None always means "unknown" and never 0.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from msgspec import Struct
+
+Dialect = Literal["openai", "anthropic", "gemini"]
+Endpoint = Literal[
+    "chat", "completions", "responses", "messages", "generate", "embeddings", "count_tokens", "other"
+]  # "other": passes byte for byte, metered where usage is recognisable
+SELECTABLE: frozenset[Endpoint] = frozenset({"chat", "completions", "responses", "messages", "generate"})
+
+Mode = Literal["observe", "shadow", "ab", "canary", "optimize"]
+Unit = Literal["request", "conversation", "session"]
+Reason = Literal[
+    "passthrough",  # nothing to decide: the app's own model at the app's own upstream
+    "baseline",
+    "canary",
+    "sampled",
+    "sticky",
+    "pinned",
+    "threshold",
+    "budget",
+    "policy",
+    "fallback",
+    "fail-open",
+]
+OutcomeKind = Literal["completed", "failed", "aborted"]
+UsageSource = Literal["provider", "estimate"]
+CostKind = Literal["exact", "estimate", "lower_bound"]
+Severity = Literal["critical", "high", "medium", "low"]
+
+
+class Facts(Struct, frozen=True, gc=False, kw_only=True):
+    """What the engine may know of one request. It holds no text of the prompt and no credential."""
+
+    endpoint: Endpoint
+    dialect: Dialect
+    path: str  # without the query, at most 256 characters
+    model: str | None  # as the app asked; None when the body names none or could not be read
+    stream: bool
+    key: int  # sticky key: 64-bit keyed hash, 0 when there is none (then the unit is the request)
+    key_source: Unit = "request"  # where the key came from: a session header, the conversation itself, or nothing
+    draw: int = 0  # 64 random bits of this request: what a request-unit split hashes, never reused
+    tags: Mapping[str, str] = {}
+    pinned: str | None = None  # id of the arm whose server-side state this call carries, if known
+    stateful: bool = False  # carries state of some arm (previous_response_id, conversation, store, ...)
+    off: bool = False  # x-sidecar-off: 1 (skips selection, never rules)
+    input_bytes: int = 0
+    max_tokens: int | None = None
+    tools: bool = False
+
+
+class Refusal(Struct, frozen=True, gc=False):
+    """Why a request is not forwarded: answered in the client's own dialect, fails closed."""
+
+    status: Literal[403, 429]
+    code: str  # stable: "rule" | "budget" | ...
+    message: str
+
+
+class Decision(Struct, frozen=True, gc=False, kw_only=True):
+    """Which arm serves, why, and with what probability it was chosen.
+
+    `upstream` is None for the default upstream of the request's dialect. `model` None leaves the body's model as it is.
+    `params` are members to set in the body: (key, JSON text of the value). Equal situations may share one Decision object.
+    """
+
+    route: str
+    mode: Mode
+    arm: str | None  # None: what the app asked for is no arm of the policy
+    upstream: str | None
+    model: str | None
+    reason: Reason
+    propensity: float  # of this assignment, in (0, 1]
+    unit: Unit = "request"
+    eligible: tuple[str, ...] = ()
+    params: tuple[tuple[str, bytes], ...] = ()
+    rollout_id: str | None = None
+    rollout_step: int | None = None  # percent
+    policy_version: str = ""
+    fallbacks: tuple[str, ...] = ()  # arm ids to try in this order, only before the first byte
+    refusal: Refusal | None = None
+    reserved_nusd: int = 0  # what admission reserved in the budgets; settle gives it back
+
+
+class Usage(Struct, frozen=True, gc=False, kw_only=True):
+    """Token counts normalised to inclusive totals and subsets of them (MEASURING: rule 1). None = not reported.
+
+    `input_tokens` includes cached reads and cache writes, `output_tokens` includes reasoning.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    cache_write_tokens: int | None = None  # all of them; those of one hour are also counted below
+    cache_write_1h_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    input_audio_tokens: int | None = None
+    cached_audio_tokens: int | None = None
+    output_audio_tokens: int | None = None
+    service_tier: str | None = None  # as the provider reports it: "default", "flex", "priority", "batch", ...
+    reported_cost_nusd: int | None = None  # a cost that the provider itself states (OpenRouter)
+
+
+class Clocks(Struct, frozen=True, gc=False, kw_only=True):
+    """When things happened, seconds after the request's head was complete. Non-streaming has no ttfe, ttft, ttfa."""
+
+    sent_s: float | None = None  # last byte given to the upstream socket
+    ttfb_s: float | None = None  # first byte of the response
+    ttfe_s: float | None = None  # first SSE event
+    ttft_s: float | None = None  # first generated token: text, reasoning, refusal, tool arguments, audio
+    ttfa_s: float | None = None  # first answer token: not reasoning
+    last_token_s: float | None = None
+    duration_s: float = 0.0
+    itl_s: float | None = None  # (last token - first token) / (output tokens - 1)
+    gap_p50_s: float | None = None  # gaps between token chunks: another metric, not ITL
+    gap_p95_s: float | None = None
+
+
+class Outcome(Struct, frozen=True, gc=False, kw_only=True):
+    """How one exchange ended. Exactly one per decision, at end of stream."""
+
+    kind: OutcomeKind
+    status: int = 0  # of the response; 0 when there was none
+    error: str | None = (
+        None  # truncated | timeout_connect | timeout_first_byte | timeout_idle | upstream_status | refused | ...
+    )
+    clocks: Clocks
+    stream: bool = False
+    usage: Usage | None = None
+    usage_source: UsageSource | None = None
+    cost_nusd: int | None = None
+    cost_kind: CostKind | None = None
+    price_version: str | None = None
+    completion_id: str | None = None
+    finish: str | None = None  # the provider's finish or stop reason, verbatim
+    empty: bool | None = None  # completed without any token; None when the body was not readable
+    refused: bool = False  # the model refused (refusal field or refusal stop reason)
+    caller_fault: bool = False  # a 4xx, or a 5xx that the body shows to be the caller's mistake: does not blame the arm
+    served_arm: str | None = None  # another arm than decided, when a fallback served
+    served_model: str | None = None  # as the response names it, for the record
+
+
+class Feedback(Struct, frozen=True, gc=False, kw_only=True):
+    """A score for one past decision from one source. The last write per source wins."""
+
+    decision_id: str
+    route: str
+    arm: str
+    score: float  # 0..1
+    source: str = "user"
+    label: str | None = None
+    context_key: int = 0  # sticky key of the decision, so that a rollout can count by conversation
+    rollout_id: str | None = None
+    canary: bool = False
+    previous: float | None = None  # this source's earlier score of the same decision, to be taken back
+
+
+class Event(Struct, frozen=True, gc=False, kw_only=True):
+    """Something the engine wants known: stored in `events`, logged, counted. `detail` has JSON values only."""
+
+    kind: str  # e.g. "rollout.promoted", "threshold.breached", "policy.applied"
+    severity: Severity = "low"
+    route: str = ""
+    arm: str | None = None
+    message: str = ""
+    detail: Mapping[str, object] = {}
+
+
+class Settled(Struct, frozen=True, gc=False, kw_only=True):
+    """One finished exchange: what store, metrics, log line and spans are made of, in batches."""
+
+    id: str
+    at: float  # wall clock when the head was complete, seconds since the epoch
+    facts: Facts
+    decision: Decision
+    outcome: Outcome
+    upstream: str  # name of the upstream that served
+    sent_model: str | None  # the model name that went upstream
+    reward: float | None = None
+    quality: float | None = None
+    quality_source: str | None = None

@@ -1,0 +1,47 @@
+"""The exception tree: every failure that we expect and cannot return as a value.
+
+A message says what was wrong, where, and how to fix it. Any exception that is not a SidecarError is our bug.
+"""
+
+from typing import ClassVar
+
+
+class SidecarError(Exception):
+    """Base of all our exceptions. `code` is stable and may be matched on; `status` is what a client would be told."""
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+
+class ConfigError(SidecarError):
+    """A setting, policy or secret that cannot be used. The command line exits 2 on it."""
+
+    code = "config"
+
+
+class StoreError(SidecarError):
+    """The database cannot be read or written now. Traffic never sees it."""
+
+    code = "store"
+    retryable = True
+
+
+class ProtocolError(SidecarError):
+    """The peer sent bytes that HTTP/1.1 does not allow, or more of them than a limit permits.
+
+    `status` is the answer that the client gets before its connection is closed (RFC 9112 section 2.2, RFC 6585).
+    """
+
+    code = "protocol"
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.answer = status
+
+
+class RolloutError(SidecarError):
+    """A manual rollout verb that the rollout's present phase does not allow."""
+
+    code = "rollout"
+    status = 409

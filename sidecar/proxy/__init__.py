@@ -1,0 +1,1 @@
+"""The data plane's thin shell: downstream protocol, upstream pool, one exchange's life."""

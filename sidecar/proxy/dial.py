@@ -1,0 +1,205 @@
+"""Opening connections to upstreams: TCP, TLS, and CONNECT through an egress proxy as the app's own SDK would have gone."""
+
+import asyncio
+import base64
+import ipaddress
+import re
+import socket
+import ssl
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct
+
+from sidecar.errors import ConfigError, SidecarError
+
+P = TypeVar("P", bound=asyncio.Protocol)
+
+_CONNECT_OK: Final = re.compile(rb"HTTP/1\.[01] 2[0-9][0-9][ \r]")
+_MAX_CONNECT_HEAD: Final = 16384
+_KEEPALIVE: Final = (
+    (socket.TCP_KEEPIDLE, 60),  # below the 350 s after which cloud NATs forget a silent flow
+    (socket.TCP_KEEPINTVL, 15),
+    (socket.TCP_KEEPCNT, 4),
+)
+
+
+class DialError(SidecarError):
+    """No connection to the upstream. `reason` is the outcome's `error`: timeout_connect, dns, connect, tls, egress."""
+
+    code = "upstream"
+    status = 502
+    retryable = True
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Egress(Struct, frozen=True):
+    """An HTTP proxy for https upstreams (HTTPS_PROXY) and the hosts that go without it (NO_PROXY)."""
+
+    host: str
+    port: int
+    authorization: bytes = b""  # a whole header line, or nothing
+    direct: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, proxy: str, no_proxy: Iterable[str]) -> "Egress":
+        """Reads the two variables as curl does.
+
+        Raises:
+            ConfigError: the proxy is no http:// URL with a host.
+        """
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        if parts.scheme != "http" or not parts.hostname:
+            raise ConfigError("HTTPS_PROXY: only http://[user:password@]host:port is understood; correct or unset it")
+        authorization = b""
+        if parts.username is not None:
+            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+            authorization = b"Proxy-Authorization: Basic " + base64.b64encode(pair) + b"\r\n"
+        direct = tuple(name if name == "*" else name.lower().lstrip("*").lstrip(".") for name in no_proxy)
+        return cls(parts.hostname, parts.port or 8080, authorization, direct)
+
+    def serves(self, host: str) -> bool:
+        """Whether connections to `host` go through the proxy."""
+        host = host.lower()
+        return not any(_covers(entry, host) for entry in self.direct)
+
+
+def _covers(entry: str, host: str) -> bool:
+    if entry == "*" or host == entry or host.endswith("." + entry):
+        return True
+    if "/" not in entry:
+        return False
+    try:
+        return ipaddress.ip_address(host.strip("[]")) in ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        return False
+
+
+def client_tls(ca_file: str | None) -> ssl.SSLContext:
+    """Verification on, host name checked, TLS 1.2 or newer; `ca_file` is trusted instead of the system's list.
+
+    Raises:
+        ConfigError: the file cannot be read or holds no certificate.
+    """
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"ca_file {ca_file}: {error}; give a readable PEM file of certificates") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def set_keepalive(transport: asyncio.BaseTransport) -> None:
+    """TCP keep-alive probes, so that a flow that a NAT forgot is found (INC-25)."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+class Dialer:
+    """Connects to one host and port. Remembers its last good addresses for the time when the resolver is down (INC-22)."""
+
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, egress: Egress | None) -> None:
+        self._host = host
+        self._port = port
+        self._tls = tls
+        self._egress = egress if egress is not None and tls is not None and egress.serves(host) else None
+        self._addresses: list[tuple[str, int]] = []
+
+    async def connect(self, factory: Callable[[], P], timeout_s: float) -> P:
+        """Opens one connection and gives its protocol, TLS established.
+
+        Raises:
+            DialError: it did not work within `timeout_s`.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                if self._egress is not None:
+                    return await self._through(self._egress, factory)
+                return await self._direct(factory)
+        except TimeoutError:
+            raise DialError("timeout_connect", f"no connection to the upstream within {timeout_s:g} s") from None
+        except (ssl.SSLError, ssl.CertificateError) as error:
+            reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or "handshake failed"
+            raise DialError("tls", f"TLS to the upstream failed: {reason}") from None
+        except OSError as error:
+            raise DialError("connect", f"the upstream cannot be reached: {error.strerror or type(error).__name__}") from None
+
+    async def _direct(self, factory: Callable[[], P]) -> P:
+        loop = asyncio.get_running_loop()
+        failure: OSError | None = None
+        for host, port in await self._resolve(loop):
+            try:
+                name = self._host if self._tls is not None else None
+                transport, protocol = await loop.create_connection(factory, host, port, ssl=self._tls, server_hostname=name)
+            except ssl.SSLError:
+                raise
+            except OSError as error:
+                failure = error
+                continue
+            set_keepalive(transport)
+            return protocol
+        raise failure if failure is not None else DialError("dns", "the upstream's name has no address")
+
+    async def _resolve(self, loop: asyncio.AbstractEventLoop) -> list[tuple[str, int]]:
+        try:
+            found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        except OSError:
+            if not self._addresses:
+                raise DialError("dns", "the upstream's name cannot be resolved") from None
+            return self._addresses
+        self._addresses = list(dict.fromkeys((str(entry[4][0]), int(entry[4][1])) for entry in found))
+        return self._addresses
+
+    async def _through(self, egress: Egress, factory: Callable[[], P]) -> P:
+        loop = asyncio.get_running_loop()
+        transport, opening = await loop.create_connection(_Connect, egress.host, egress.port)
+        set_keepalive(transport)
+        try:
+            where = f"{self._host}:{self._port}".encode()
+            transport.write(b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (where, where, egress.authorization))
+            head = await opening.head
+            if _CONNECT_OK.match(head) is None:
+                status = head[9:12].decode("latin-1") or "nothing"
+                raise DialError("egress", f"the egress proxy refused the connection (status {status})")
+            protocol = factory()
+            assert self._tls is not None, "only https upstreams go through the egress proxy"
+            secured = await loop.start_tls(transport, protocol, self._tls, server_hostname=self._host)
+            if secured is None:
+                raise DialError("tls", "the connection closed during the TLS handshake")
+            protocol.connection_made(secured)
+            return protocol
+        except BaseException:
+            transport.abort()
+            raise
+
+
+class _Connect(asyncio.Protocol):
+    """Waits for the egress proxy's answer to CONNECT."""
+
+    def __init__(self) -> None:
+        self.head: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._read = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._read += data
+        if b"\r\n\r\n" in self._read or len(self._read) > _MAX_CONNECT_HEAD:
+            self._settle()
+
+    def eof_received(self) -> None:
+        self._settle()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self.head.done():
+            self.head.set_result(self._read)

@@ -1,0 +1,352 @@
+"""One client connection: finds request heads, feeds bodies to their exchange, writes answers, keeps order and time.
+
+Requests are served one after another, so pipelined ones wait in our buffer and then in the client's socket. A head that
+repeats the last one but for the digits of its Content-Length, as an SDK's heads on one connection do, is recognised by two
+comparisons of bytes instead of being parsed again.
+"""
+
+import asyncio
+import socket
+import struct
+from typing import Final, cast
+
+from sidecar.clock import monotonic, to_steady
+from sidecar.errors import ProtocolError
+from sidecar.proxy.answer import CONTINUE, error_body, response
+from sidecar.proxy.dial import set_keepalive
+from sidecar.proxy.exchange import NEVER, Exchange
+from sidecar.proxy.gate import Refused, Way
+from sidecar.proxy.origin import Origin
+from sidecar.proxy.plane import Plane
+from sidecar.proxy.tunnel import Tunnel
+from sidecar.proxy.upstream import WRITE_HIGH_BYTES, UpstreamConnection
+from sidecar.wire.http1 import RequestHead, parse_request, parse_request_fully
+
+_MAX_PENDING_BYTES: Final = 64 * 1024  # pipelined bytes held before the client is made to wait
+_LINGER_S: Final = 2.0  # how long a refused client may go on sending, so that it can read our answer first
+_FEEDBACK_MAX_BYTES: Final = 4096
+_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
+_MAX_PLANS: Final = 16
+
+
+class Downstream(asyncio.Protocol):
+    """A connection of the app."""
+
+    def __init__(self, plane: Plane) -> None:
+        self.plane = plane
+        self.loop = asyncio.get_running_loop()
+        self.transport: asyncio.Transport
+        self.exchange: Exchange | None = None
+        self.deadline = NEVER
+        self.full = False  # the client reads slowly
+        self._pending = b""
+        self._pumping = False
+        self._discard = False  # after a refusal: what the client still sends is thrown away
+        self._local: RequestHead | None = None  # our own endpoint, its body still coming
+        self._tunnel: Tunnel | None = None
+        self._read_at = 0.0
+        self._memo: RequestHead | None = None
+        self._memo_start = b""
+        self._memo_end = b""
+        self._way: Way | None = None
+        self._plans: dict[tuple[str, str | None, bool], tuple[bytes, bytes]] = {}
+
+    # ---- asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's do not inherit from it
+        self.transport.set_write_buffer_limits(WRITE_HIGH_BYTES)
+        set_keepalive(transport)
+        self.plane.connections.add(self)
+        self.plane.books.connections += 1
+        self.deadline = monotonic() + self.plane.settings.keepalive_idle_s
+
+    def data_received(self, data: bytes) -> None:
+        self._read_at = monotonic()
+        if self._tunnel is not None:
+            self._tunnel.from_client(data)
+        elif self._discard:
+            return
+        elif self.exchange is not None:
+            self._during(data)
+        else:
+            self._pump(self._pending + data if self._pending else data)
+
+    def eof_received(self) -> None:
+        if self.exchange is not None:
+            self.exchange.on_client_lost()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.plane.connections.discard(self)
+        self.deadline = NEVER
+        if self._tunnel is not None:
+            self._tunnel.close()
+        if self.exchange is not None:
+            self.exchange.on_client_lost()
+
+    def pause_writing(self) -> None:
+        self.full = True
+        if self._tunnel is not None:
+            self._tunnel.client_full(True)
+        elif self.exchange is not None:
+            self.exchange.on_client_full(True)
+
+    def resume_writing(self) -> None:
+        self.full = False
+        if self._tunnel is not None:
+            self._tunnel.client_full(False)
+        elif self.exchange is not None:
+            self.exchange.on_client_full(False)
+
+    # ---- the exchange's side
+
+    def now(self) -> float:
+        """The steady time of the last read."""
+        return to_steady(self._read_at)
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def set_reading(self, on: bool) -> None:
+        """Lets the client's body wait in its socket, or come on."""
+        if self.transport.is_closing():
+            return
+        if on:
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
+
+    def plan(self, origin: Origin, *, identity: bool) -> tuple[bytes, bytes]:
+        """The head for `origin`, remembered for as long as the client repeats its head."""
+        assert self.exchange is not None
+        name, credential = origin.plan_key()
+        key = (name, credential, identity)
+        found = self._plans.get(key)
+        if found is None:
+            if len(self._plans) >= _MAX_PLANS:
+                self._plans.clear()
+            found = self._plans[key] = origin.head(self.exchange.head_in, self.exchange.way, identity=identity)
+        return found
+
+    def on_exchange_over(self, *, keep: bool) -> None:
+        """The exchange has ended; the connection goes on to the next request, or closes behind what was written."""
+        exchange, self.exchange = self.exchange, None
+        if self.transport.is_closing():
+            return
+        if not keep:
+            self._leave(linger=exchange is not None and exchange.reader is not None)
+            return
+        self.deadline = self._read_at + self.plane.settings.keepalive_idle_s
+        self.set_reading(True)
+        if self._pending and not self._pumping:
+            pending, self._pending = self._pending, b""
+            self.loop.call_soon(self._resume, pending)
+
+    def cut(self, *, reset: bool) -> None:
+        """Ends the connection so that the client cannot take what it has for a whole answer."""
+        if reset:
+            sock = self.transport.get_extra_info("socket")
+            if sock is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self.transport.abort()
+        else:
+            self.transport.close()  # flushes first: what had arrived stays readable, the missing end is visible
+
+    def tunnel(self, connection: UpstreamConnection, data: bytes) -> None:
+        """The upstream switched protocols: from here on bytes pass unread, both ways."""
+        self.exchange = None
+        self.deadline = NEVER
+        self._tunnel = Tunnel(self.transport, connection)
+        self.write(data)
+        if self._pending:
+            self._tunnel.from_client(self._pending)
+            self._pending = b""
+
+    def on_deadline(self) -> None:
+        """No request in time: an idle connection closes silently, a started head is told why."""
+        self.deadline = NEVER
+        if self._pending and not self._discard:
+            self._refuse(408, "head_timeout", "the request head did not arrive in time")
+        else:
+            self.transport.abort() if self._discard else self.transport.close()
+
+    # ---- heads
+
+    def _resume(self, pending: bytes) -> None:
+        if self.exchange is None and not self.transport.is_closing():
+            self._read_at = monotonic()
+            self._pump(pending + self._pending)
+        else:
+            self._pending = pending + self._pending
+
+    def _pump(self, data: bytes) -> None:
+        """Serves what lies in `data` until an exchange is under way or a head is incomplete."""
+        self._pumping = True
+        self._pending = b""
+        try:
+            while data and self.exchange is None and not self._discard and not self.transport.is_closing():
+                head = self._recall(data) or self._parse(data)
+                if head is None:
+                    self._wait_for_head(data)
+                    return
+                data = self._serve(head, data)
+            if self.exchange is not None and data:
+                self._hold(data)
+        except ProtocolError as error:
+            self._refuse(error.answer, "protocol", str(error))
+        finally:
+            self._pumping = False
+
+    def _recall(self, data: bytes) -> RequestHead | None:
+        """The remembered head, when `data` begins with it, with the new body length in it."""
+        start = self._memo_start
+        if self._memo is None or not data.startswith(start):
+            return None
+        end = data.find(b"\r", len(start))
+        digits = data[len(start) : end]
+        if not digits.isdigit() or len(digits) > 18 or not data.startswith(self._memo_end, end):
+            return None
+        memo = self._memo
+        memo.length = int(digits)
+        self._memo_size = end + len(self._memo_end)
+        return memo
+
+    def _parse(self, data: bytes) -> RequestHead | None:
+        data = data.lstrip(b"\r\n") if data[:1] in b"\r\n" else data  # RFC 9112 section 2.2
+        head = parse_request(data)
+        if head is None:
+            end = data.find(b"\r\n\r\n")
+            limit = self.plane.settings.max_head_bytes
+            if end < 0:
+                if len(data) > limit:
+                    raise ProtocolError("the request head is larger than max_head_bytes", 431)
+                _looks_like_http(data)
+                return None
+            head = parse_request_fully(data[: end + 4])
+        if len(head.raw) > self.plane.settings.max_head_bytes:
+            raise ProtocolError("the request head is larger than max_head_bytes", 431)
+        self._memo_size = len(head.raw)
+        self._remember(head)
+        return head
+
+    def _remember(self, head: RequestHead) -> None:
+        self._plans.clear()
+        self._way = None
+        first, last = head.length_span
+        ordinary = last and not head.chunked and not head.nominated and b"expect" not in head.fields
+        self._memo = head if ordinary else None
+        self._memo_start, self._memo_end = head.raw[:first], head.raw[last:]
+
+    def _wait_for_head(self, data: bytes) -> None:
+        if not self._pending:
+            self.deadline = min(self.deadline, self._read_at + self.plane.settings.head_timeout_s)
+        self._pending = data
+
+    # ---- requests
+
+    def _serve(self, head: RequestHead, data: bytes) -> bytes:
+        """Begins one request; gives what of `data` belongs to the next."""
+        at = self._memo_size + (len(data) - len(data.lstrip(b"\r\n")) if data[:1] in b"\r\n" else 0)
+        way = self._way
+        if way is None:
+            judged = self.plane.gate.admit(head)
+            if isinstance(judged, Refused):
+                return self._turn_away(head, judged, data, at)
+            way = self._way = judged
+        if way.local:
+            return self._feedback(head, data, at)
+        self.deadline = NEVER
+        self.exchange = exchange = Exchange(self.plane, self, head, way, self._read_at)
+        if b"expect" in head.fields and head.minor and len(data) == at:
+            self.write(CONTINUE)
+        at = exchange.begin(data, at)
+        return data[at:] if at < len(data) else b""
+
+    def _during(self, data: bytes) -> None:
+        exchange = self.exchange
+        assert exchange is not None
+        if exchange.reader is None or exchange.reader.done:
+            self._hold(data)
+            return
+        try:
+            at = exchange.on_body(data)
+        except ProtocolError as error:
+            if exchange.reply is None:
+                self._refuse(error.answer, "protocol", str(error))
+            else:
+                self.cut(reset=False)
+            return
+        if at < len(data) and not self._discard:
+            self._hold(data[at:])
+
+    def _hold(self, data: bytes) -> None:
+        """Keeps pipelined bytes; a client that sends ahead of its answers waits."""
+        self._pending += data
+        if len(self._pending) > _MAX_PENDING_BYTES:
+            self.set_reading(False)
+
+    def _turn_away(self, head: RequestHead, refused: Refused, data: bytes, at: int) -> bytes:
+        """Answers a request that may not pass; its body, if it is here already, is skipped."""
+        self.plane.books.turned_away += 1
+        length = head.length or 0
+        whole = not head.chunked and length <= len(data) - at
+        keep = whole and head.keep_alive and bool(head.minor)
+        body = error_body("anthropic" if b"anthropic-version" in head.fields else "openai", refused.status, refused.code, refused.message)
+        self.write(response(refused.status, body, close=not keep, head_only=head.method == b"HEAD"))
+        if not keep:
+            self._leave(linger=not whole)
+            return b""
+        return data[at + length :]
+
+    def _feedback(self, head: RequestHead, data: bytes, at: int) -> bytes:
+        """Our own endpoint on the traffic port: small JSON bodies, answered in place."""
+        length = head.length
+        status, body = 405, error_body("openai", 405, "method", "Use POST.")
+        if head.method != b"POST":
+            pass
+        elif not head.fields.get(b"content-type", b"").lower().startswith(b"application/json"):
+            status, body = 415, error_body("openai", 415, "content_type", "Send the feedback as application/json.")
+        elif head.chunked or length is None or length > _FEEDBACK_MAX_BYTES:
+            status, body = 413, error_body("openai", 413, "too_large", "Feedback is at most 4 KiB, with a Content-Length.")
+        elif length > len(data) - at:
+            self._wait_for_head(data)  # few bytes: read again when all are here
+            self._memo_size = 0
+            return b""
+        elif self.plane.on_feedback is not None:
+            status, body = self.plane.on_feedback(data[at : at + length])
+            self.write(response(status, body, close=not head.keep_alive))
+            if head.keep_alive:
+                return data[at + length :]
+            self._leave(linger=False)
+            return b""
+        self.write(response(status, body, close=True))
+        self._leave(linger=True)
+        return b""
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        """A protocol error: one answer, then the connection closes."""
+        if self.exchange is None:
+            self.plane.books.turned_away += 1
+        self.exchange = None
+        if not self.transport.is_closing():
+            self.write(response(status, error_body("openai", status, code, message), close=True))
+            self._leave(linger=True)
+
+    def _leave(self, *, linger: bool) -> None:
+        """Closes behind what was written. With `linger` the client may finish sending, so that no RST eats our answer."""
+        self._pending = b""
+        if not linger:
+            self.transport.close()
+            return
+        self._discard = True
+        self.deadline = monotonic() + _LINGER_S
+        self.set_reading(True)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+
+def _looks_like_http(data: bytes) -> None:
+    """Tells what can never become a request at once, instead of after the head timeout (TLS hellos, bare LF heads)."""
+    line, newline, _ = data.partition(b"\n")
+    if (newline and not line.endswith(b"\r")) or not data[:1].isalpha() or b"\n\n" in data:
+        raise ProtocolError("this is not an HTTP/1.1 request head")

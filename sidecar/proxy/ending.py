@@ -1,0 +1,176 @@
+"""What an exchange leaves behind: one outcome, told to the engine, to the books, and to whoever records.
+
+Runs inside the data plane's callbacks, so it must not raise: what fails here is counted, and the client never knows.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from sidecar.clock import steady
+from sidecar.core.cost import cost as cost_of
+from sidecar.core.types import Clocks, CostKind, Outcome, OutcomeKind, Settled, Usage, UsageSource
+from sidecar.wire.meter import Reading, caller_fault
+
+if TYPE_CHECKING:
+    from sidecar.proxy.exchange import Exchange
+
+_CALLERS_OWN: Final = frozenset({400, 411, 413, 414, 415, 416, 417, 422, 431})
+_OURS_WHEN_CHOSEN: Final = frozenset({401, 403, 404, 405, 410})  # the caller's, unless we sent it to another arm
+_NOTHING: Final = Reading()
+
+
+def settle(exchange: "Exchange", kind: OutcomeKind, error: str | None, duration_s: float, status: int) -> None:
+    """Closes the books on one exchange; called exactly once, whatever happened."""
+    plane = exchange.plane
+    books = plane.books
+    try:
+        if exchange.decision is None:  # it ended before there was anything to decide on
+            _count(exchange, kind, error)
+            return
+        outcome = _outcome(exchange, kind, error, duration_s, status)
+        _count(exchange, outcome.kind, error)
+        _record(exchange, outcome)
+    except Exception as bug:  # noqa: BLE001 - a fault of ours in the books must not reach the client
+        books.bugs += 1
+        plane.on_bug("settle", bug)
+
+
+def _count(exchange: "Exchange", kind: OutcomeKind, error: str | None) -> None:
+    books = exchange.plane.books
+    if error == "shed":
+        books.shed += 1
+    elif kind == "completed":
+        books.completed += 1
+    elif kind == "failed":
+        books.failed += 1
+    else:
+        books.aborted += 1
+
+
+def _record(exchange: "Exchange", outcome: Outcome) -> None:
+    plane, decision, facts = exchange.plane, exchange.decision, exchange.facts
+    assert decision is not None
+    if exchange.sent_s is None:
+        plane.engine.release(decision)
+        reward = quality = source = None
+    else:
+        verdict = plane.engine.settle(facts, decision, outcome, steady())
+        reward, quality, source = verdict.reward, verdict.quality, verdict.quality_source
+        if verdict.events:
+            plane.on_events(verdict.events)
+    plane.emit(
+        Settled(
+            id=exchange.id,
+            at=exchange.at,
+            facts=facts,
+            decision=decision,
+            outcome=outcome,
+            upstream=exchange.origin.name,
+            sent_model=decision.model or facts.model,
+            reward=reward,
+            quality=quality,
+            quality_source=source,
+        )
+    )
+
+
+def _outcome(exchange: "Exchange", kind: OutcomeKind, error: str | None, duration_s: float, status: int) -> Outcome:
+    reply = exchange.reply
+    if reply is not None and not status:
+        status = reply.head.status
+    fault = False
+    if kind == "completed" and status >= 400:
+        kind, error = "failed", "upstream_status"
+        fault = _is_callers(exchange, status)
+    meter = reply.meter if reply is not None else None
+    reading = meter.finish() if meter is not None else _NOTHING
+    if kind == "completed" and reading.error is not None:
+        kind, error = "failed", "error_event"
+    elif kind == "completed" and exchange.facts.stream and meter is not None and not reading.terminal:
+        error = "no_terminal"  # well-formed and passed on as it came, but the dialect's last event is missing
+    usage, source = _usage(exchange, reading, kind)
+    cost_nusd, version, cost_kind = _cost(exchange, usage, source, kind)
+    first, last, tokens = reading.ttft_s, reading.last_token_s, usage.output_tokens if usage is not None else None
+    itl_s = None
+    if first is not None and last is not None and tokens is not None and tokens > 1 and source == "provider":
+        itl_s = (last - first) / (tokens - 1)
+    return Outcome(
+        kind=kind,
+        status=status,
+        error=error,
+        clocks=Clocks(
+            sent_s=exchange.sent_s,
+            ttfb_s=exchange.ttfb_s,
+            ttfe_s=reading.ttfe_s,
+            ttft_s=first,
+            ttfa_s=reading.ttfa_s,
+            last_token_s=last,
+            duration_s=duration_s,
+            itl_s=itl_s,
+            gap_p50_s=reading.gap_p50_s,
+            gap_p95_s=reading.gap_p95_s,
+        ),
+        stream=exchange.facts.stream,
+        usage=usage,
+        usage_source=source,
+        cost_nusd=cost_nusd,
+        cost_kind=cost_kind,
+        price_version=version,
+        completion_id=reading.completion_id,
+        finish=reading.finish,
+        empty=reading.empty,
+        refused=reading.refused,
+        caller_fault=fault,
+        served_model=reading.model,
+    )
+
+
+def _is_callers(exchange: "Exchange", status: int) -> bool:
+    if status in _CALLERS_OWN:
+        return True
+    if status in _OURS_WHEN_CHOSEN:
+        decision = exchange.decision
+        return decision is None or decision.model in (None, exchange.facts.model)
+    return status >= 500 and exchange.reply is not None and caller_fault(status, exchange.reply.error_body)
+
+
+def _usage(exchange: "Exchange", reading: Reading, kind: OutcomeKind) -> tuple[Usage | None, UsageSource | None]:
+    """The provider's usage; else, where text was seen, an estimate from the model's own bytes per token."""
+    usage = reading.usage
+    model = exchange.facts.model or ""
+    whole = kind == "completed"
+    if usage is not None and usage.output_tokens is not None and whole:
+        if reading.output_bytes:
+            exchange.origin.ratio(model).observe(reading.output_bytes, usage.output_tokens)
+        return usage, "provider"
+    if usage is not None and whole:
+        return usage, "provider"
+    if not reading.output_bytes:
+        return usage, "provider" if usage is not None else None
+    ratio = exchange.origin.ratio(model)
+    known_input = usage.input_tokens if usage is not None else None
+    estimate = Usage(
+        input_tokens=known_input if known_input is not None else ratio.tokens(exchange.facts.input_bytes),
+        output_tokens=ratio.tokens(reading.output_bytes),
+        cached_input_tokens=usage.cached_input_tokens if usage is not None else None,
+        cache_write_tokens=usage.cache_write_tokens if usage is not None else None,
+        cache_write_1h_tokens=usage.cache_write_1h_tokens if usage is not None else None,
+    )
+    return estimate, "estimate"
+
+
+def _cost(
+    exchange: "Exchange", usage: Usage | None, source: UsageSource | None, kind: OutcomeKind
+) -> tuple[int | None, str | None, CostKind | None]:
+    """(nano-dollars, price version, kind); an aborted or cut call costs at least this much, its provider may bill all."""
+    decision = exchange.decision
+    assert decision is not None
+    model = decision.model or exchange.facts.model
+    if usage is None or model is None:
+        return None, None, None
+    basis: CostKind = "lower_bound" if kind != "completed" else "exact" if source == "provider" else "estimate"
+    day, second = divmod(int(exchange.at), 86400)
+    cost = cost_of(usage, exchange.origin.card(model, day), kind=basis, second_of_day=second)
+    if cost is None:
+        exchange.plane.books.unpriced += 1
+        return None, None, None
+    return cost.total_nusd, cost.version, cost.kind

@@ -1,0 +1,522 @@
+"""One exchange's life: body -> facts -> decision -> upstream -> response -> outcome, in this order down the file.
+
+It is a set of callbacks, not a coroutine: the ordinary request runs from its last body byte to the upstream's socket inside
+the one call that read it. It ends exactly once, in `_finish`, as completed, failed or aborted; every path leads there.
+Forward first, measure after: no chunk waits for the meter. Once a byte of the response is with the client nothing is
+answered by us any more: what goes wrong then is made visible by cutting the connection (DESIGN section 5).
+"""
+
+from typing import TYPE_CHECKING, Final, Literal
+
+from sidecar.clock import monotonic
+from sidecar.core.types import SELECTABLE, Decision, Facts, OutcomeKind
+from sidecar.errors import ProtocolError
+from sidecar.proxy.answer import NO_RETRY, error_body, response
+from sidecar.proxy.body import RequestBody
+from sidecar.proxy.dial import DialError
+from sidecar.proxy.ending import settle
+from sidecar.proxy.facts import facts_of
+from sidecar.proxy.gate import Way
+from sidecar.proxy.origin import Origin
+from sidecar.proxy.plane import Plane
+from sidecar.proxy.reply import Reply
+from sidecar.proxy.upstream import UpstreamConnection
+from sidecar.wire.framing import LAST_CHUNK, chunk
+from sidecar.wire.http1 import RequestHead, ResponseHead, parse_response
+from sidecar.wire.usage_ask import refuses_usage
+from sidecar.wire.json_edit import SMALL_BODY_BYTES, RequestView, SlicedReader, edit_request, read_request
+
+if TYPE_CHECKING:
+    from sidecar.proxy.downstream import Downstream
+
+Phase = Literal["body", "queue", "first_byte", "streaming", "over"]
+NEVER: Final = float("inf")
+_ASKABLE: Final = frozenset({"chat", "completions"})
+_MAX_HELD_ERROR_BYTES: Final = 64 * 1024
+_MAX_RESPONSE_HEAD_BYTES: Final = 256 * 1024
+
+
+class Exchange:
+    """One request and its response. Created when the head is complete; the downstream connection feeds it the body."""
+
+    # Defaults stand on the class: an ordinary exchange sets few of its own, and setting costs.
+    phase: Phase = "body"
+    deadline = NEVER
+    body = b""  # the client's, while it is needed
+    reader: RequestBody | None = None  # while the body is still coming
+    streaming_up = False  # the body is passed on as it comes
+    reserved = 0
+    facts: Facts
+    decision: Decision | None = None
+    origin: Origin
+    connection: UpstreamConnection | None = None
+    asked = False  # we asked for usage that the client had not asked for
+    tries = 0  # fallbacks and repeats so far
+    reply: Reply | None = None
+    sent_s: float | None = None
+    ttfb_s: float | None = None
+    _view: RequestView | None = None
+    _outgoing = b""  # the body as this arm gets it
+    _early = b""  # response bytes before its head is complete, or held back for a look at an error
+    _early_up: tuple[bytes, ...] = ()  # body pieces read before there was a connection
+
+    def __init__(self, plane: Plane, client: "Downstream", head: RequestHead, way: Way, zero: float) -> None:
+        """`zero` is the monotonic time of the read that completed the head: the zero of all clocks."""
+        self.plane = plane
+        self.client = client
+        self.head_in = head
+        self.way = way
+        self.zero = zero
+        self.at = plane.wall()
+        self.id = plane.new_id(self.at)
+        self.keep_client = head.keep_alive
+        plane.exchanges.add(self)
+        plane.books.accepted += 1
+
+    # ---- 1. the body, as the client's connection reads it
+
+    def begin(self, data: bytes, at: int) -> int:
+        """Takes the body that lies in `data` from `at`; gives the index behind what was taken.
+
+        Raises:
+            ProtocolError: 413 or 400; nothing has been forwarded.
+        """
+        head = self.head_in
+        settings = self.plane.settings
+        length = head.length
+        if not head.chunked and (length is None or length <= len(data) - at) and (length or 0) <= settings.route_body_max_bytes:
+            end = at + (length or 0)
+            self.body = data[at:end]
+            self._read_body()
+            return end
+        self.reader = RequestBody(head, settings.max_body_bytes)
+        want = length if length is not None else settings.route_body_max_bytes
+        if want > settings.route_body_max_bytes or self.way.endpoint == "other":
+            self._stream_up()
+        elif not self._reserve(want):
+            self._shed("the sidecar holds as many request bodies as it may")
+            return len(data)
+        return self.on_body(data, at)
+
+    def on_body(self, data: bytes, at: int = 0) -> int:
+        """More of the body; gives the index behind what belongs to it.
+
+        Raises:
+            ProtocolError: as `begin`; what was already forwarded has been cut off.
+        """
+        reader = self.reader
+        if reader is None or self.phase == "over":
+            return at
+        try:
+            payload, end = reader.feed(data, at)
+        except ProtocolError:
+            self._drop_upstream()
+            self._finish("failed", "bad_request_body")
+            raise
+        self.deadline = monotonic() + self.plane.settings.body_stall_timeout_s if not reader.done else NEVER
+        if self.streaming_up:
+            self._pass_up(payload, last=reader.done)
+        else:
+            reader.keep(payload)
+            if reader.done:
+                self.body, self.reader = reader.take(), None
+                self._read_body()
+            elif reader.size > self.plane.settings.route_body_max_bytes:
+                early = reader.take()
+                self._stream_up()
+                self._pass_up(early, last=False)
+        return end
+
+    def _reserve(self, size: int) -> bool:
+        plane = self.plane
+        if plane.buffered + size > plane.settings.max_buffered_bytes:
+            return False
+        plane.buffered += size
+        self.reserved = size
+        return True
+
+    def _read_body(self) -> None:
+        """The whole body is here: read the few members that we act on, then decide."""
+        body, endpoint = self.body, self.way.endpoint
+        if endpoint == "other" or not body or b"content-encoding" in self.head_in.fields:
+            self._decide(None)
+        elif len(body) <= SMALL_BODY_BYTES:
+            self._decide(read_request(body))
+        else:
+            self._read_slice(SlicedReader(body))
+
+    def _read_slice(self, reader: SlicedReader) -> None:
+        if self.phase == "over":
+            return
+        if reader.step():
+            self._decide(reader.view)
+        else:
+            self.client.loop.call_soon(self._read_slice, reader)
+
+    # ---- 2. the decision
+
+    def _decide(self, view: RequestView | None) -> None:
+        plane = self.plane
+        facts = self.facts = facts_of(plane, self.head_in, self.way, view, self.body)
+        try:
+            decision = plane.engine.decide(facts, self.client.now())
+        except Exception as error:  # noqa: BLE001 - the engine may fail, traffic may not (DESIGN section 5)
+            plane.on_bug("decide", error)
+            decision = plane.engine.fail_open(facts)
+        if decision.reason == "fail-open":
+            plane.books.fail_open += 1
+        self.decision = decision
+        self.origin = plane.origin(decision.upstream, self.way.dialect)
+        if decision.refusal is not None:
+            refusal = decision.refusal
+            self._answer(refusal.status, refusal.code, refusal.message, "failed", "refused", NO_RETRY)
+            return
+        if len(plane.exchanges) > plane.settings.max_streams:
+            self._shed("the sidecar carries as many exchanges as it may")
+            return
+        self._send(view)
+
+    # ---- 3. up
+
+    def _send(self, view: RequestView | None) -> None:
+        """Writes the body for this arm and asks for a connection."""
+        decision = self.decision
+        assert decision is not None
+        facts = self.facts
+        self._outgoing = self.body
+        if view is not None and facts.endpoint in SELECTABLE:
+            asks = facts.stream and facts.endpoint in _ASKABLE and not view.include_usage
+            self.asked = asks and self.origin.ask_usage
+            model = decision.model if decision.model != facts.model else None
+            if model is not None or self.asked or decision.params:
+                self._outgoing = edit_request(self.body, model=model, params=decision.params, ask_usage=self.asked)
+        self._view = view
+        self.phase = "queue"
+        self.deadline = monotonic() + self.plane.settings.pool_queue_timeout_s
+        connection = self.origin.pool.take(self)
+        if connection is not None:
+            self.on_connection(connection)
+
+    def _stream_up(self) -> None:
+        """The body is too large to hold, or is none that we read: it goes to the baseline as it comes."""
+        self.streaming_up = True
+        self._decide(None)
+
+    def on_connection(self, connection: UpstreamConnection) -> None:
+        """There is a connection: the request goes out in one write."""
+        self.connection = connection
+        head = self.head_in
+        try:
+            before, after = self.client.plan(self.origin, identity=self.asked)
+        except ProtocolError as error:
+            self._drop_upstream()
+            self._answer(error.answer, "target", str(error), "failed", "refused")
+            return
+        self.phase = "first_byte"
+        if self.streaming_up:
+            length = b"" if head.length is None else b"%d" % head.length
+            connection.transport.write(b"".join((before, length, after)))
+            pieces, self._early_up = self._early_up, ()
+            for piece in pieces:
+                connection.transport.write(piece)
+            self.client.set_reading(True)
+            self._sent()
+            return
+        body = self._outgoing
+        if head.chunked:
+            body = chunk(body) + LAST_CHUNK
+            connection.transport.write(before + body)
+        elif after:
+            connection.transport.write(b"%b%d%b%b" % (before, len(body), after, body))
+        else:
+            connection.transport.write(before)
+        self._sent()
+
+    def _sent(self) -> None:
+        now = monotonic()
+        self.sent_s = now - self.zero
+        if self.reader is None or self.reader.done:
+            self.deadline = now + self.plane.settings.first_byte_timeout_s
+
+    def _pass_up(self, payload: bytes, *, last: bool) -> None:
+        if self.phase == "over":
+            return
+        piece = (chunk(payload) + (LAST_CHUNK if last else b"")) if self.head_in.chunked else payload
+        if self.connection is not None:
+            self.connection.transport.write(piece)
+            self._sent()
+        elif piece:
+            self._early_up += (piece,)
+            self.client.set_reading(False)
+
+    def on_no_connection(self, error: DialError) -> None:
+        """The pool could not connect; nothing has been sent."""
+        trigger = "timeout" if error.reason == "timeout_connect" else "connect"
+        if not self._fall_back(trigger):
+            status = 504 if error.reason == "timeout_connect" else 502
+            self._answer(status, error.reason, str(error), "failed", error.reason)
+
+    def on_upstream_full(self, full: bool) -> None:
+        """The upstream reads slowly: the client's body waits in the client's socket."""
+        if self.streaming_up and self.reader is not None and not self.reader.done:
+            self.client.set_reading(not full)
+
+    # ---- 4. down
+
+    def on_upstream_data(self, data: bytes) -> None:
+        """Bytes of the response, stamped before anything is looked at."""
+        now = monotonic()
+        if self.reply is not None:
+            self._forward(self.reply, data, now)
+            return
+        if self.ttfb_s is None:
+            self.ttfb_s = now - self.zero
+        if self._early:
+            data = self._early + data
+        try:
+            head = parse_response(data)
+            while head is not None and head.status < 200:
+                data = self._interim(head, data)
+                if self.phase == "over":
+                    return
+                head = parse_response(data)
+            if head is None and len(data) > _MAX_RESPONSE_HEAD_BYTES:
+                raise ProtocolError("the upstream's response head is too large", 502)
+        except ProtocolError as error:
+            self._drop_upstream()
+            self._answer(502, "bad_response", str(error), "failed", "bad_response")
+            return
+        if head is None:
+            self._early = data
+            return
+        self._on_head(head, data, now)
+
+    def _interim(self, head: ResponseHead, data: bytes) -> bytes:
+        """A 1xx response: 101 opens the tunnel, 100 was answered by us, others pass."""
+        rest = data[len(head.raw) :]
+        if head.status == 101:
+            self._tunnel(data)
+            return b""
+        if head.status != 100 and self.head_in.minor:
+            self.client.write(head.raw)
+        return rest
+
+    def _on_head(self, head: ResponseHead, data: bytes, now: float) -> None:
+        if head.status >= 400:
+            trigger = str(head.status)
+            if self._fall_back(trigger):
+                return
+            if self.asked and head.status in (400, 422) and self._refused_question(head, data):
+                return
+        self._early = b""
+        reply = self.reply = Reply(
+            head, self.head_in, self.way, asked=self.asked, meter_max_bytes=self.plane.settings.meter_max_bytes
+        )
+        body_left = self.reader is not None and not self.reader.done
+        if reply.body.framing == "close" or not self.head_in.minor or body_left or self.plane.draining:
+            self.keep_client = False
+        if b"keep-alive" in head.fields and self.connection is not None:
+            self.connection.take_hint(head.fields[b"keep-alive"])
+        add = b"x-sidecar-decision: %b\r\n%b" % (self.id.encode(), self._lines())
+        self.phase = "streaming"
+        self._forward(reply, data[len(head.raw) :], now, reply.head_bytes(add, close=not self.keep_client))
+
+    def _forward(self, reply: Reply, data: bytes, now: float, head: bytes = b"") -> None:
+        """One read of the upstream: to the client first, in one write, then to the meter."""
+        body = reply.body
+        try:
+            out, payload = body.feed(data) if data else (b"", b"")
+        except ProtocolError:
+            self.client.write(head)
+            self._cut("bad_framing")
+            return
+        if head or out:
+            self.client.write(head + out if head else out)
+        if payload:
+            reply.measure(payload, now - self.zero, self.plane.on_bug)
+        if body.done:
+            self._completed(now)
+        else:
+            self.deadline = NEVER if self.client.full else now + self.plane.settings.idle_timeout_s
+
+    def on_client_full(self, full: bool) -> None:
+        """The client reads slowly: the upstream waits in its own socket, and the idle timer waits with it."""
+        if self.connection is None or self.phase == "over":
+            return
+        if full:
+            self.connection.transport.pause_reading()
+            self.deadline = NEVER
+        else:
+            self.connection.transport.resume_reading()
+            self.deadline = monotonic() + self.plane.settings.idle_timeout_s
+
+    def _lines(self) -> bytes:
+        decision = self.decision
+        assert decision is not None
+        model = decision.model or self.facts.model or "-"
+        return self.plane.lines(self.origin.name, model, decision.reason)
+
+    # ---- 5. another try, before the first byte only
+
+    def _refused_question(self, head: ResponseHead, data: bytes) -> bool:
+        """A 400 that names stream_options: our question was not understood. Asked again without it, once; remembered."""
+        body = data[len(head.raw) :]
+        length = head.length
+        whole = body.endswith(b"0\r\n\r\n") if head.chunked else length is not None and len(body) >= length
+        if not whole and len(body) < _MAX_HELD_ERROR_BYTES and (head.chunked or (length or 0) <= _MAX_HELD_ERROR_BYTES):
+            self._early = data
+            return True
+        if not refuses_usage(head.status, body):
+            return False
+        self.origin.ask_usage = False
+        self.plane.books.upstream_retries += 1
+        self._retry()
+        return True
+
+    def _fall_back(self, trigger: str) -> bool:
+        """Takes the policy's next fallback arm, if it lists this trigger."""
+        decision = self.decision
+        if decision is None or self.streaming_up or not decision.fallbacks:
+            return False
+        nxt = self.plane.engine.fallback(self.facts, decision, trigger)
+        if nxt is None:
+            return False
+        self.plane.books.upstream_retries += 1
+        self.decision = nxt
+        self.origin = self.plane.origin(nxt.upstream, self.way.dialect)
+        self._retry()
+        return True
+
+    def _retry(self) -> None:
+        self._drop_upstream()
+        self.tries += 1
+        self._early = b""
+        self.ttfb_s = None
+        self._send(self._view)
+
+    # ---- 6. the end, exactly once
+
+    def on_upstream_lost(self, error: Exception | None) -> None:
+        """The upstream's connection is gone while this exchange was on it."""
+        self.connection = None
+        reply = self.reply
+        if reply is None:
+            if self.phase == "over" or self._fall_back("connect"):
+                return
+            self._answer(502, "upstream_closed", "the upstream closed the connection without an answer", "failed", "truncated")
+            return
+        try:
+            if error is not None:
+                raise ProtocolError("the upstream's connection broke", 502)
+            rest = reply.body.end()
+        except ProtocolError:
+            self._cut("truncated")
+            return
+        if rest:
+            self.client.write(rest)
+        self._completed(monotonic())
+
+    def on_deadline(self, now: float) -> None:
+        """A timer ran out; which one follows from the phase."""
+        self.deadline = NEVER
+        match self.phase:
+            case "body":
+                self._answer(408, "body_stalled", "the request body did not arrive in time", "failed", "timeout_body")
+            case "queue":
+                self.origin.pool.give_up(self)
+                self._shed("no upstream connection became free in time")
+            case "first_byte":
+                self._drop_upstream()
+                if not self._fall_back("timeout"):
+                    text = "the upstream sent nothing in time"
+                    self._answer(504, "timeout_first_byte", text, "failed", "timeout_first_byte")
+            case "streaming":
+                self._cut("timeout_idle")
+            case "over":
+                pass
+
+    def on_client_lost(self) -> None:
+        """The client is gone: the upstream learns it at once, whatever phase this is."""
+        if self.phase == "over":
+            return
+        self.origin_give_up()
+        self._drop_upstream()
+        self._finish("aborted", "client_closed")
+
+    def origin_give_up(self) -> None:
+        """Leaves the pool's queue, if it stands in it."""
+        if self.phase == "queue":
+            self.origin.pool.give_up(self)
+
+    def _completed(self, now: float) -> None:
+        connection, reply = self.connection, self.reply
+        assert reply is not None
+        self.connection = None
+        if connection is not None:
+            sent_all = self.reader is None or self.reader.done
+            reusable = reply.head.keep_alive and reply.body.framing != "close" and not reply.body.extra
+            if reusable and sent_all:
+                connection.release()
+            else:
+                connection.close()
+        self._finish("completed", None, now)
+
+    def _cut(self, error: str) -> None:
+        """The response cannot be finished and the client must see that: no last chunk, no clean end."""
+        self._drop_upstream()
+        self.keep_client = False
+        hard = self.reply is not None and self.reply.body.framing == "close"
+        self._finish("failed", error)
+        self.client.cut(reset=hard or not self.head_in.minor)
+
+    def _shed(self, message: str) -> None:
+        self._answer(503, "overloaded", message, "failed", "shed", b"retry-after: 1\r\n")
+
+    def _answer(
+        self, status: int, code: str, message: str, kind: OutcomeKind, error: str, headers: bytes = b""
+    ) -> None:
+        """An answer of ours ends the exchange; it is only given while nothing of a response is with the client."""
+        if self.tries:
+            headers += NO_RETRY
+        body_left = self.reader is not None and not self.reader.done
+        if body_left or not self.head_in.keep_alive or not self.head_in.minor:
+            self.keep_client = False
+        add = b"x-sidecar-decision: %b\r\nx-sidecar-error: %b\r\n%b" % (self.id.encode(), code.encode(), headers)
+        if self.decision is not None:
+            add += self._lines()
+        body = error_body(self.way.dialect, status, code, message)
+        head_only = self.head_in.method == b"HEAD"
+        self._drop_upstream()
+        self.client.write(response(status, body, headers=add, close=not self.keep_client, head_only=head_only))
+        self._finish(kind, error, status=status)
+
+    def _drop_upstream(self) -> None:
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.close()
+
+    def _tunnel(self, data: bytes) -> None:
+        connection, self.connection = self.connection, None
+        assert connection is not None
+        self._finish("completed", None, status=101, detach=True)
+        self.client.tunnel(connection, data)
+
+    def _finish(
+        self, kind: OutcomeKind, error: str | None, now: float | None = None, *, status: int = 0, detach: bool = False
+    ) -> None:
+        if self.phase == "over":
+            return
+        self.phase = "over"
+        self.deadline = NEVER
+        plane = self.plane
+        plane.exchanges.discard(self)
+        plane.buffered -= self.reserved
+        plane.last_active = now = monotonic() if now is None else now
+        settle(self, kind, error, now - self.zero, status)
+        self.body = self._outgoing = b""
+        if not detach:
+            self.client.on_exchange_over(keep=self.keep_client and kind == "completed" or self._may_keep(kind))
+
+    def _may_keep(self, kind: OutcomeKind) -> bool:
+        """After an answer of ours the client's connection stays, when its request was read whole."""
+        return kind == "failed" and self.keep_client and self.reply is None

@@ -1,0 +1,93 @@
+"""What comes in at the traffic port, judged by its head alone: may it pass, and which endpoint of which dialect is it?
+
+Browsers are the threat here: any page may send requests to a port on localhost, and DNS rebinding lets it read the answers.
+So the Host must be ours, and a request that a browser marks as coming from a page is refused (DESIGN 2.3).
+"""
+
+from collections.abc import Set as AbstractSet
+from typing import Final
+
+from msgspec import Struct
+
+from sidecar.core.types import Dialect, Endpoint
+from sidecar.wire.http1 import RequestHead
+
+FEEDBACK_PATH: Final = "/_sidecar/v1/feedback"
+API_PREFIXES: Final = ("/v1/", "/v1beta/")
+
+_ENDPOINTS: Final[dict[str, tuple[Endpoint, Dialect]]] = {
+    "/v1/chat/completions": ("chat", "openai"),
+    "/v1/completions": ("completions", "openai"),
+    "/v1/responses": ("responses", "openai"),
+    "/v1/embeddings": ("embeddings", "openai"),
+    "/v1/messages": ("messages", "anthropic"),
+    "/v1/messages/count_tokens": ("count_tokens", "anthropic"),
+}
+_LOCAL_NAMES: Final = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
+_SAME_SITE: Final = frozenset({b"same-origin", b"none"})  # "none": typed into the address bar
+
+
+class Refused(Struct, frozen=True):
+    """An answer of ours instead of a forwarded request."""
+
+    status: int
+    code: str
+    message: str
+
+
+class Way(Struct, frozen=True, gc=False):
+    """Where a request that may pass belongs."""
+
+    endpoint: Endpoint
+    dialect: Dialect
+    path: str  # without query, at most 256 characters
+    local: bool = False  # ours: /_sidecar/v1/feedback
+    realtime: bool = False  # the one path on which an upgrade is tunnelled
+
+
+class Gate:
+    """The Host and Origin checks and the path table, for one set of settings."""
+
+    def __init__(
+        self, host_names: AbstractSet[str], allowed_origins: AbstractSet[str], prefixes: tuple[str, ...] = API_PREFIXES
+    ) -> None:
+        """`prefixes` are the API path prefixes that are forwarded: the known ones and those of the policy."""
+        self._hosts = _LOCAL_NAMES | {name.lower().encode() for name in host_names}
+        self._origins = {origin.lower().encode() for origin in allowed_origins}
+        self._prefixes = prefixes
+
+    def admit(self, head: RequestHead) -> Way | Refused:
+        """Judges one head; the same head gives the same answer, so callers may remember it."""
+        fields = head.fields
+        if head.minor and _name(fields[b"host"]) not in self._hosts:
+            return Refused(421, "host", "The Host header names no host of this sidecar: use localhost or 127.0.0.1.")
+        origin = fields.get(b"origin")
+        if origin is not None and origin.lower() not in self._origins:
+            return Refused(403, "origin", "Requests of web pages are refused: list the page's origin in allowed_origins.")
+        if origin is None and fields.get(b"sec-fetch-site", b"none") not in _SAME_SITE:
+            return Refused(403, "origin", "Cross-site requests of web pages are refused.")
+        return self._way(head)
+
+    def _way(self, head: RequestHead) -> Way | Refused:
+        path = head.target.partition(b"?")[0].decode("latin-1")
+        known = _ENDPOINTS.get(path)
+        if known is not None:
+            return Way(*known, path)
+        if path == FEEDBACK_PATH:
+            return Way("other", "openai", path, local=True)
+        if not path.startswith(self._prefixes):
+            return Refused(404, "unknown_path", "This path is not forwarded: the sidecar serves /v1/ and /v1beta/.")
+        short = path[:256]
+        if path.startswith("/v1beta/"):
+            generates = path.endswith((":generateContent", ":streamGenerateContent"))
+            return Way("generate" if generates else "other", "gemini", short)
+        if path.startswith("/v1/messages") or b"anthropic-version" in head.fields:
+            return Way("other", "anthropic", short)
+        return Way("other", "openai", short, realtime=path == "/v1/realtime")
+
+
+def _name(host: bytes) -> bytes:
+    """The host of a Host header without its port."""
+    if host.startswith(b"["):
+        return host[: host.find(b"]") + 1].lower()
+    return host.partition(b":")[0].lower()

@@ -1,0 +1,148 @@
+"""What all connections of the data plane share: settings, the engine, the origins, the books, and the sweep of deadlines."""
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final
+
+from sidecar.clock import monotonic, wall
+from sidecar.config.settings import Settings
+from sidecar.core.engine import Engine
+from sidecar.core.types import Dialect, Event, Settled
+from sidecar.proxy.gate import Gate
+from sidecar.proxy.origin import Origin
+from sidecar.tasks import Tasks
+
+if TYPE_CHECKING:
+    from sidecar.proxy.downstream import Downstream
+    from sidecar.proxy.exchange import Exchange
+
+_ENTROPY_BYTES: Final = 4096  # one system call for some 200 requests
+SWEEP_S: Final = 0.1  # deadlines are checked this often: a timer per request would cost more than the request's parsing
+
+FeedbackHandler = Callable[[bytes], tuple[int, bytes]]  # body -> (status, JSON body)
+
+
+@dataclass(slots=True)
+class Books:
+    """Counters that must balance: accepted = completed + failed + aborted + shed + open."""
+
+    connections: int = 0
+    accepted: int = 0
+    completed: int = 0
+    failed: int = 0
+    aborted: int = 0
+    shed: int = 0
+    turned_away: int = 0  # answered from the head alone: bad host, unknown path, malformed
+    fail_open: int = 0
+    unpriced: int = 0
+    upstream_retries: int = 0  # the one permitted repeat without stream_options, and fallbacks
+    bugs: int = 0  # exceptions of ours that the data plane survived
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+class Plane:
+    """The data plane's shared state. One per process; everything in it is touched by the loop's thread only."""
+
+    def __init__(
+        self, settings: Settings, engine: Engine, tasks: Tasks, emit: Callable[[Settled], None]
+    ) -> None:
+        """`emit` takes each finished exchange; it must be quick and must not raise."""
+        self.settings = settings
+        self.engine = engine
+        self.tasks = tasks
+        self.emit = emit
+        self.books = Books()
+        self.gate = Gate(frozenset(settings.host_names), frozenset(settings.allowed_origins))
+        self.origins: Mapping[str, Origin] = {}
+        self.defaults: Mapping[Dialect, Origin] = {}
+        self.on_feedback: FeedbackHandler | None = None
+        self.on_events: Callable[[Sequence[Event]], None] = lambda _events: None
+        self.on_bug: Callable[[str, BaseException], None] = lambda _where, _error: None
+        self.connections: set[Downstream] = set()
+        self.exchanges: set[Exchange] = set()
+        self.draining = False
+        self.last_active = monotonic()
+        self.buffered = 0  # bytes of request bodies held in all connections
+        self.salt = b""
+        self._entropy = b""
+        self._entropy_at = 0
+        self._lines: dict[tuple[str, str, str], bytes] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begins to enforce deadlines."""
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def stop(self) -> None:
+        """Ends the sweep and closes idle upstream connections."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for origin in {*self.origins.values(), *self.defaults.values()}:
+            origin.pool.close()
+
+    def new_id(self, at: float) -> str:
+        """A decision id: 16 hexadecimal digits of microseconds since the epoch, then 10 random ones; sorts by time."""
+        return f"{int(at * 1e6):016x}{self._random(5).hex()}"
+
+    def draw(self) -> int:
+        """64 random bits."""
+        return int.from_bytes(self._random(8), "little")
+
+    def hash(self, *parts: bytes) -> int:
+        """A keyed 64-bit hash of `parts`; never 0, which means "no key"."""
+        digest = blake2b(digest_size=8, key=self.salt)
+        for part in parts:
+            digest.update(len(part).to_bytes(4, "little"))
+            digest.update(part)
+        return int.from_bytes(digest.digest(), "little") or 1
+
+    def origin(self, name: str | None, dialect: Dialect) -> Origin:
+        """The named upstream, or the default one of the dialect when there is none of that name."""
+        found = self.origins.get(name) if name is not None else None
+        return found if found is not None else self.defaults[dialect]
+
+    def lines(self, upstream: str, model: str, reason: str) -> bytes:
+        """The header lines that tell the client who served it, without the decision's id."""
+        key = (upstream, model, reason)
+        found = self._lines.get(key)
+        if found is None:
+            if len(self._lines) >= 1024:
+                self._lines.clear()
+            text = f"x-sidecar-model: {_safe(upstream)}/{_safe(model)}\r\nx-sidecar-reason: {reason}\r\n"
+            found = self._lines[key] = text.encode("ascii")
+        return found
+
+    def wall(self) -> float:
+        return wall()
+
+    def _random(self, size: int) -> bytes:
+        at = self._entropy_at
+        if at + size > len(self._entropy):
+            self._entropy, at = os.urandom(_ENTROPY_BYTES), 0
+        self._entropy_at = at + size
+        return self._entropy[at : at + size]
+
+    def _sweep(self) -> None:
+        now = monotonic()
+        try:
+            for exchange in [late for late in self.exchanges if late.deadline < now]:
+                exchange.on_deadline(now)
+            for connection in [late for late in self.connections if late.deadline < now]:
+                connection.on_deadline()
+            for origin in {*self.origins.values(), *self.defaults.values()}:
+                origin.pool.sweep(now)
+        except Exception as error:  # noqa: BLE001 - the sweep must go on whatever one connection does
+            self.books.bugs += 1
+            self.on_bug("sweep", error)
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+
+def _safe(text: str) -> str:
+    """`text` as a header value: what is not visible ASCII is percent-encoded, so no line of ours can be split by it."""
+    short = text[:200]
+    if short.isascii() and short.isprintable():
+        return short
+    return "".join(c if c.isascii() and c.isprintable() else "".join(f"%{b:02X}" for b in c.encode()) for c in short)

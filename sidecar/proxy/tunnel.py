@@ -1,0 +1,54 @@
+"""After a 101 on /v1/realtime: bytes pass both ways, unread, with backpressure, until either side closes."""
+
+import asyncio
+
+from sidecar.proxy.dial import DialError
+from sidecar.proxy.upstream import UpstreamConnection
+
+
+class Tunnel:
+    """Rides on the upstream's connection in place of the exchange that opened it."""
+
+    def __init__(self, client: asyncio.Transport, connection: UpstreamConnection) -> None:
+        self._client = client
+        self._connection = connection
+        connection.rider = self
+
+    def from_client(self, data: bytes) -> None:
+        if not self._connection.closed:
+            self._connection.transport.write(data)
+
+    def client_full(self, full: bool) -> None:
+        """The client reads slowly, or does no longer."""
+        if self._connection.closed:
+            return
+        if full:
+            self._connection.transport.pause_reading()
+        else:
+            self._connection.transport.resume_reading()
+
+    def close(self) -> None:
+        """The client is gone."""
+        self._connection.close()
+
+    def on_connection(self, connection: UpstreamConnection) -> None:
+        """Never called: a tunnel has its connection from the start."""
+
+    def on_no_connection(self, error: DialError) -> None:
+        """Never called: a tunnel waits in no queue."""
+
+    def on_upstream_data(self, data: bytes) -> None:
+        self._client.write(data)
+
+    def on_upstream_lost(self, error: Exception | None) -> None:
+        del error
+        self._client.close()
+
+    def on_upstream_full(self, full: bool) -> None:
+        """The upstream reads slowly, or does no longer."""
+        if self._client.is_closing():
+            return
+        if full:
+            self._client.pause_reading()
+        else:
+            self._client.resume_reading()

@@ -1,0 +1,201 @@
+"""Connections to one upstream: a pool of raw keep-alive connections, each with our own Protocol.
+
+A request takes an idle connection at once, in the callback that read it, without a task; only when none is idle is one
+dialled. The newest idle connection is taken first, so that the surplus ages and is closed before the peer closes it
+(INC-11). Nothing is ever sent twice here: a connection that dies with a request on it ends that request (INC-12).
+"""
+
+import asyncio
+import re
+from collections import deque
+from typing import Final, Protocol, cast
+
+from sidecar.clock import monotonic
+from sidecar.proxy.dial import Dialer, DialError
+from sidecar.tasks import Tasks
+
+_TIMEOUT_HINT: Final = re.compile(rb"timeout=([0-9]{1,6})")
+_HINT_MARGIN_S: Final = 1.0  # a server that says timeout=5 has its connection used for 4 s at most
+WRITE_HIGH_BYTES: Final = 256 * 1024  # what may lie unsent before the reader of the other side is paused
+
+
+class Rider(Protocol):
+    """What an exchange offers to the connection that carries it."""
+
+    def on_connection(self, connection: "UpstreamConnection") -> None: ...
+    def on_no_connection(self, error: DialError) -> None: ...
+    def on_upstream_data(self, data: bytes) -> None: ...
+    def on_upstream_lost(self, error: Exception | None) -> None: ...
+    def on_upstream_full(self, full: bool) -> None: ...
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection. It carries one exchange at a time, or lies idle in its pool."""
+
+    __slots__ = ("_pool", "closed", "idle_since", "idle_limit_s", "rider", "transport", "used")
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool = pool
+        self.transport: asyncio.Transport
+        self.rider: Rider | None = None
+        self.closed = False
+        self.used = 0
+        self.idle_since = 0.0
+        self.idle_limit_s = pool.idle_limit_s
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's do not inherit from it
+        self.transport.set_write_buffer_limits(WRITE_HIGH_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        if self.rider is None:
+            self.close()  # bytes that nobody asked for: the next answer could be forged with them
+        else:
+            self.rider.on_upstream_data(data)
+
+    def eof_received(self) -> None:
+        """The peer is done; asyncio closes the transport next and `connection_lost` tells the exchange."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self._pool.forget(self)
+        rider, self.rider = self.rider, None
+        if rider is not None:
+            rider.on_upstream_lost(exc)
+
+    def pause_writing(self) -> None:
+        if self.rider is not None:
+            self.rider.on_upstream_full(True)
+
+    def resume_writing(self) -> None:
+        if self.rider is not None:
+            self.rider.on_upstream_full(False)
+
+    def take_hint(self, keep_alive: bytes) -> None:
+        """Obeys a `Keep-Alive: timeout=N` of the server."""
+        hint = _TIMEOUT_HINT.search(keep_alive)
+        if hint is not None:
+            self.idle_limit_s = min(self._pool.idle_limit_s, int(hint[1]) - _HINT_MARGIN_S)
+
+    def release(self) -> None:
+        """The exchange is over and the connection is clean: it may carry another one."""
+        self.rider = None
+        self._pool.put(self)
+
+    def close(self) -> None:
+        """Ends the connection at once; the upstream sees it and can stop generating."""
+        self.rider = None
+        if not self.closed:
+            self.closed = True
+            self._pool.forget(self)
+            self.transport.abort()
+
+
+class Pool:
+    """The connections to one host and port."""
+
+    def __init__(
+        self, dialer: Dialer, tasks: Tasks, *, limit: int, idle_limit_s: float, connect_timeout_s: float
+    ) -> None:
+        """`limit` bounds open and opening connections; `idle_limit_s` is how long one may lie idle."""
+        self.idle_limit_s = idle_limit_s
+        self._dialer = dialer
+        self._tasks = tasks
+        self._limit = limit
+        self._connect_timeout_s = connect_timeout_s
+        self._idle: deque[UpstreamConnection] = deque()
+        self._open: set[UpstreamConnection] = set()
+        self._dialling = 0
+        self._waiting: deque[Rider] = deque()
+        self._closed = False
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """(open, idle, waiting exchanges)."""
+        return len(self._open), len(self._idle), len(self._waiting)
+
+    def take(self, rider: Rider) -> UpstreamConnection | None:
+        """An idle connection at once, or None: then `rider` is called when there is one, or when there will be none."""
+        idle = self._idle
+        if idle:
+            now = monotonic()
+            while idle:
+                connection = idle.pop()
+                if now - connection.idle_since < connection.idle_limit_s and not connection.transport.is_closing():
+                    connection.rider = rider
+                    connection.used += 1
+                    return connection
+                connection.close()
+        self._waiting.append(rider)
+        self._dial()
+        return None
+
+    def give_up(self, rider: Rider) -> None:
+        """`rider` waits no longer."""
+        try:
+            self._waiting.remove(rider)
+        except ValueError:
+            pass  # it had its connection, or its refusal, already
+
+    def put(self, connection: UpstreamConnection) -> None:
+        """Takes a clean connection back, or hands it to the next in line."""
+        if self._closed or connection.closed or connection.transport.is_closing() or connection.idle_limit_s <= 0:
+            connection.close()
+        elif self._waiting:
+            self._hand(connection)
+        else:
+            connection.idle_since = monotonic()
+            self._idle.append(connection)
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """The connection is gone."""
+        self._open.discard(connection)
+        if connection.rider is None:
+            try:
+                self._idle.remove(connection)
+            except ValueError:
+                pass  # it was not idle
+        if self._waiting:
+            self._dial()
+
+    def sweep(self, now: float) -> None:
+        """Closes what lay idle too long. Called every second or so."""
+        for connection in [idle for idle in self._idle if now - idle.idle_since >= idle.idle_limit_s]:
+            connection.close()
+
+    def close(self) -> None:
+        """Closes the idle ones; the busy ones close when their exchange is over."""
+        self._closed = True
+        for connection in list(self._idle):
+            connection.close()
+
+    def _dial(self) -> None:
+        if self._dialling < len(self._waiting) and len(self._open) + self._dialling < self._limit:
+            self._dialling += 1
+            self._tasks.spawn(self._connect(), "dial")
+
+    async def _connect(self) -> None:
+        failure: DialError | None = None
+        connection: UpstreamConnection | None = None
+        try:
+            connection = await self._dialer.connect(lambda: UpstreamConnection(self), self._connect_timeout_s)
+        except DialError as error:
+            failure = error
+        finally:
+            self._dialling -= 1
+        if connection is not None:
+            self._open.add(connection)
+            if connection.closed:
+                self.forget(connection)
+            elif self._waiting:
+                self._hand(connection)
+            else:
+                self.put(connection)
+        elif failure is not None and self._waiting:
+            self._waiting.popleft().on_no_connection(failure)
+
+    def _hand(self, connection: UpstreamConnection) -> None:
+        rider = self._waiting.popleft()
+        connection.rider = rider
+        connection.used += 1
+        rider.on_connection(connection)

@@ -1,0 +1,45 @@
+"""The one owner of background tasks: every task has a name, is bounded in number, is awaited at the end, and never dies silently."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+MAX_TASKS: Final = 20_000  # far above what the stream and connection limits allow; a leak shows before memory is gone
+
+
+class Tasks:
+    """Owns tasks until they end or `close` cancels them."""
+
+    def __init__(self, on_error: Callable[[str, BaseException], None]) -> None:
+        """`on_error(name, exception)` is told of every task that ended by an exception."""
+        self._on_error = on_error
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Starts `coroutine` as a task of ours.
+
+        Raises:
+            RuntimeError: too many tasks run already, which is a leak of ours.
+        """
+        if len(self._tasks) >= MAX_TASKS:
+            coroutine.close()
+            raise RuntimeError(f"{MAX_TASKS} tasks are running: something of ours leaks them")
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    async def close(self, timeout_s: float) -> None:
+        """Cancels what still runs and waits for it, at most `timeout_s`."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_s)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_error(task.get_name(), error)
