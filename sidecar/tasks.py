@@ -18,7 +18,7 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
         """Starts `coroutine` as a task of ours.
 
         Raises:
@@ -30,7 +30,6 @@ class Tasks:
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
-        return task
 
     async def close(self, timeout_s: float) -> None:
         """Cancels what still runs and waits for it, at most `timeout_s`."""

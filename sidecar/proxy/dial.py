@@ -131,7 +131,9 @@ class Dialer:
             reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or "handshake failed"
             raise DialError("tls", f"TLS to the upstream failed: {reason}") from None
         except OSError as error:
-            raise DialError("connect", f"the upstream cannot be reached: {error.strerror or type(error).__name__}") from None
+            raise DialError(
+                "connect", f"the upstream cannot be reached: {error.strerror or type(error).__name__}"
+            ) from None
 
     async def _direct(self, factory: Callable[[], P]) -> P:
         loop = asyncio.get_running_loop()
@@ -139,7 +141,9 @@ class Dialer:
         for host, port in await self._resolve(loop):
             try:
                 name = self._host if self._tls is not None else None
-                transport, protocol = await loop.create_connection(factory, host, port, ssl=self._tls, server_hostname=name)
+                transport, protocol = await loop.create_connection(
+                    factory, host, port, ssl=self._tls, server_hostname=name
+                )
             except ssl.SSLError:
                 raise
             except OSError as error:

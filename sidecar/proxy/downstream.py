@@ -27,6 +27,7 @@ _LINGER_S: Final = 2.0  # how long a refused client may go on sending, so that i
 _FEEDBACK_MAX_BYTES: Final = 4096
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
 _MAX_PLANS: Final = 16
+_CR_LF: Final = b"\r\n"
 
 
 class Downstream(asyncio.Protocol):
@@ -36,20 +37,19 @@ class Downstream(asyncio.Protocol):
         self.plane = plane
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport
-        self.exchange: Exchange | None = None
+        self.exchange: Exchange | LocalCall | None = None
         self.deadline = NEVER
         self.full = False  # the client reads slowly
         self._pending = b""
         self._pumping = False
         self._discard = False  # after a refusal: what the client still sends is thrown away
-        self._local: RequestHead | None = None  # our own endpoint, its body still coming
         self._tunnel: Tunnel | None = None
         self._read_at = 0.0
         self._memo: RequestHead | None = None
         self._memo_start = b""
         self._memo_end = b""
         self._way: Way | None = None
-        self._plans: dict[tuple[str, str | None, bool], tuple[bytes, bytes]] = {}
+        self._plans: dict[tuple[Origin, bytes | None, bool], tuple[bytes, bytes]] = {}
 
     # ---- asyncio's side
 
@@ -118,9 +118,8 @@ class Downstream(asyncio.Protocol):
 
     def plan(self, origin: Origin, *, identity: bool) -> tuple[bytes, bytes]:
         """The head for `origin`, remembered for as long as the client repeats its head."""
-        assert self.exchange is not None
-        name, credential = origin.plan_key()
-        key = (name, credential, identity)
+        assert isinstance(self.exchange, Exchange)
+        key = (origin, origin.key(), identity)
         found = self._plans.get(key)
         if found is None:
             if len(self._plans) >= _MAX_PLANS:
@@ -185,6 +184,9 @@ class Downstream(asyncio.Protocol):
         self._pending = b""
         try:
             while data and self.exchange is None and not self._discard and not self.transport.is_closing():
+                if data[0] in _CR_LF:
+                    data = data.lstrip(b"\r\n")  # RFC 9112 section 2.2: empty lines before a request line
+                    continue
                 head = self._recall(data) or self._parse(data)
                 if head is None:
                     self._wait_for_head(data)
@@ -212,7 +214,6 @@ class Downstream(asyncio.Protocol):
         return memo
 
     def _parse(self, data: bytes) -> RequestHead | None:
-        data = data.lstrip(b"\r\n") if data[:1] in b"\r\n" else data  # RFC 9112 section 2.2
         head = parse_request(data)
         if head is None:
             end = data.find(b"\r\n\r\n")
@@ -246,13 +247,16 @@ class Downstream(asyncio.Protocol):
 
     def _serve(self, head: RequestHead, data: bytes) -> bytes:
         """Begins one request; gives what of `data` belongs to the next."""
-        at = self._memo_size + (len(data) - len(data.lstrip(b"\r\n")) if data[:1] in b"\r\n" else 0)
+        at = self._memo_size
         way = self._way
         if way is None:
             judged = self.plane.gate.admit(head)
             if isinstance(judged, Refused):
                 return self._turn_away(head, judged, data, at)
             way = self._way = judged
+        if self.plane.tokens is not None and not self._known(head):
+            refused = Refused(401, "token", "Send a token of this sidecar as the API key.")
+            return self._turn_away(head, refused, data, at)
         if way.local:
             return self._feedback(head, data, at)
         self.deadline = NEVER
@@ -261,6 +265,14 @@ class Downstream(asyncio.Protocol):
             self.write(CONTINUE)
         at = exchange.begin(data, at)
         return data[at:] if at < len(data) else b""
+
+    def _known(self, head: RequestHead) -> bool:
+        """Whether the request carries a token of this sidecar, where every SDK puts its key."""
+        tokens = self.plane.tokens
+        fields = head.fields
+        given = fields.get(b"authorization", b"")
+        token = given[7:] if given[:7].lower() == b"bearer " else fields.get(b"x-api-key", fields.get(b"x-goog-api-key", b""))
+        return tokens is None or tokens.service_of(token, self.now()) is not None
 
     def _during(self, data: bytes) -> None:
         exchange = self.exchange
@@ -291,7 +303,12 @@ class Downstream(asyncio.Protocol):
         length = head.length or 0
         whole = not head.chunked and length <= len(data) - at
         keep = whole and head.keep_alive and bool(head.minor)
-        body = error_body("anthropic" if b"anthropic-version" in head.fields else "openai", refused.status, refused.code, refused.message)
+        body = error_body(
+            "anthropic" if b"anthropic-version" in head.fields else "openai",
+            refused.status,
+            refused.code,
+            refused.message,
+        )
         self.write(response(refused.status, body, close=not keep, head_only=head.method == b"HEAD"))
         if not keep:
             self._leave(linger=not whole)
@@ -299,29 +316,24 @@ class Downstream(asyncio.Protocol):
         return data[at + length :]
 
     def _feedback(self, head: RequestHead, data: bytes, at: int) -> bytes:
-        """Our own endpoint on the traffic port: small JSON bodies, answered in place."""
+        """Our own endpoint on the traffic port: small JSON bodies, read whole and handed to the control plane."""
         length = head.length
-        status, body = 405, error_body("openai", 405, "method", "Use POST.")
         if head.method != b"POST":
-            pass
+            refused = Refused(405, "method", "Use POST.")
         elif not head.fields.get(b"content-type", b"").lower().startswith(b"application/json"):
-            status, body = 415, error_body("openai", 415, "content_type", "Send the feedback as application/json.")
+            refused = Refused(415, "content_type", "Send the feedback as application/json.")
         elif head.chunked or length is None or length > _FEEDBACK_MAX_BYTES:
-            status, body = 413, error_body("openai", 413, "too_large", "Feedback is at most 4 KiB, with a Content-Length.")
+            refused = Refused(413, "too_large", "Feedback is at most 4 KiB, with a Content-Length.")
         elif length > len(data) - at:
-            self._wait_for_head(data)  # few bytes: read again when all are here
-            self._memo_size = 0
+            self._wait_for_head(data)  # few bytes: looked at again when all are here
             return b""
-        elif self.plane.on_feedback is not None:
-            status, body = self.plane.on_feedback(data[at : at + length])
-            self.write(response(status, body, close=not head.keep_alive))
-            if head.keep_alive:
-                return data[at + length :]
-            self._leave(linger=False)
-            return b""
-        self.write(response(status, body, close=True))
-        self._leave(linger=True)
-        return b""
+        elif self.plane.on_feedback is None:
+            refused = Refused(503, "not_ready", "The sidecar takes no feedback yet.")
+        else:
+            self.exchange = call = LocalCall(self, keep=head.keep_alive)
+            self.plane.on_feedback(data[at : at + length], call.answer)
+            return data[at + length :]
+        return self._turn_away(head, refused, data, at)
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         """A protocol error: one answer, then the connection closes."""
@@ -343,6 +355,34 @@ class Downstream(asyncio.Protocol):
         self.set_reading(True)
         if self.transport.can_write_eof():
             self.transport.write_eof()
+
+
+class LocalCall:
+    """Stands in the exchange's place while the control plane answers a request to ourselves."""
+
+    reader = None
+    reply = None
+
+    def __init__(self, client: Downstream, *, keep: bool) -> None:
+        self._client = client
+        self._keep = keep
+
+    def answer(self, status: int, body: bytes) -> None:
+        """Writes the answer, unless the client has left meanwhile."""
+        client = self._client
+        if client.exchange is self:
+            client.write(response(status, body, close=not self._keep))
+            client.on_exchange_over(keep=self._keep)
+
+    def on_client_lost(self) -> None:
+        self._client.exchange = None
+
+    def on_client_full(self, full: bool) -> None:
+        """An answer of a few bytes: nothing to slow down."""
+
+    def on_body(self, data: bytes) -> int:
+        """Never reached: the body was whole before the call began."""
+        return len(data)
 
 
 def _looks_like_http(data: bytes) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 from sidecar.clock import steady
 from sidecar.core.cost import cost as cost_of
 from sidecar.core.types import Clocks, CostKind, Outcome, OutcomeKind, Settled, Usage, UsageSource
-from sidecar.wire.meter import Reading, caller_fault
+from sidecar.wire.meter import caller_fault
+from sidecar.wire.reading import Reading
 
 if TYPE_CHECKING:
     from sidecar.proxy.exchange import Exchange

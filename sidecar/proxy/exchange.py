@@ -84,7 +84,11 @@ class Exchange:
         head = self.head_in
         settings = self.plane.settings
         length = head.length
-        if not head.chunked and (length is None or length <= len(data) - at) and (length or 0) <= settings.route_body_max_bytes:
+        if (
+            not head.chunked
+            and (length is None or length <= len(data) - at)
+            and (length or 0) <= settings.route_body_max_bytes
+        ):
             end = at + (length or 0)
             self.body = data[at:end]
             self._read_body()
@@ -403,7 +407,9 @@ class Exchange:
         if reply is None:
             if self.phase == "over" or self._fall_back("connect"):
                 return
-            self._answer(502, "upstream_closed", "the upstream closed the connection without an answer", "failed", "truncated")
+            self._answer(
+                502, "upstream_closed", "the upstream closed the connection without an answer", "failed", "truncated"
+            )
             return
         try:
             if error is not None:

@@ -19,7 +19,8 @@ _CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-
 def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None, body: bytes) -> Facts:
     """The facts of one request. `view` is None where the body could not be read as a JSON object, or was not waited for."""
     fields = head.fields
-    key, source = 0, "request"
+    key = 0
+    source: Unit = "request"
     draw = 0
     if plane.engine.needs_key and way.endpoint in SELECTABLE:
         key, source = _sticky_key(plane, head, way, view, body)
@@ -58,9 +59,7 @@ def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None
     )
 
 
-def _sticky_key(
-    plane: Plane, head: RequestHead, way: Way, view: RequestView | None, body: bytes
-) -> tuple[int, Unit]:
+def _sticky_key(plane: Plane, head: RequestHead, way: Way, view: RequestView | None, body: bytes) -> tuple[int, Unit]:
     """DESIGN section 4, "Conversation key": the session header; an id of the body; else a keyed hash of how it begins."""
     session = head.fields.get(b"x-sidecar-session")
     if session:
@@ -73,7 +72,9 @@ def _sticky_key(
     if not beginning:
         return 0, "request"
     credential = next((head.fields[name] for name in _CREDENTIALS if name in head.fields), b"")
-    return plane.hash(b"derived", plane.settings.service.encode(), way.path.encode(), credential, beginning), "conversation"
+    return plane.hash(
+        b"derived", plane.settings.service.encode(), way.path.encode(), credential, beginning
+    ), "conversation"
 
 
 def _tags(value: bytes) -> Mapping[str, str]:

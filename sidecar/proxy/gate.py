@@ -63,7 +63,9 @@ class Gate:
             return Refused(421, "host", "The Host header names no host of this sidecar: use localhost or 127.0.0.1.")
         origin = fields.get(b"origin")
         if origin is not None and origin.lower() not in self._origins:
-            return Refused(403, "origin", "Requests of web pages are refused: list the page's origin in allowed_origins.")
+            return Refused(
+                403, "origin", "Requests of web pages are refused: list the page's origin in allowed_origins."
+            )
         if origin is None and fields.get(b"sec-fetch-site", b"none") not in _SAME_SITE:
             return Refused(403, "origin", "Cross-site requests of web pages are refused.")
         return self._way(head)

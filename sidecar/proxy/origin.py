@@ -5,7 +5,7 @@ from typing import Final
 
 from sidecar.core.cost import RateCard, flat_card
 from sidecar.core.policy import Upstream
-from sidecar.core.prices import PriceBook
+from sidecar.core.pricebook import PriceBook
 from sidecar.core.types import Dialect
 from sidecar.proxy.gate import Way
 from sidecar.proxy.upstream import Pool
@@ -26,11 +26,12 @@ _DEFAULT_PORT: Final = {"http": 80, "https": 443}
 class Origin:
     """Runtime side of one `core.policy.Upstream`."""
 
-    def __init__(self, spec: Upstream, pool: Pool, book: PriceBook, key: Callable[[], str | None]) -> None:
-        """`key()` gives the credential that the sidecar holds for this upstream, or None to leave the client's in place."""
+    def __init__(self, spec: Upstream, pool: Pool, book: PriceBook, key: Callable[[], bytes | None]) -> None:
+        """`key()` gives the credential that the sidecar holds for this upstream; None when it has none to give now."""
         self.spec = spec
         self.name = spec.name
         self.pool = pool
+        self.holds_key = spec.key != "client"
         self.ask_usage = spec.usage == "ask"  # turned off when the server refuses the question once
         self._key = key
         self._book = book
@@ -54,19 +55,21 @@ class Origin:
             replace[b"accept-encoding"] = b"identity"
         if way.realtime and b"upgrade" in head.fields:
             add = b"Connection: Upgrade\r\nUpgrade: " + head.fields[b"upgrade"] + b"\r\n"
-        key = self._key()
-        if key is not None:
-            name, scheme = _KEY_FIELD[self.spec.dialect]
+        if self.holds_key:
+            # The client's credential is meant for another origin: it never goes here, not even when ours is missing.
             replace.update(dict.fromkeys(_CREDENTIALS))
-            if name in head.fields:
-                replace[name] = scheme + key.encode()
-            else:
-                add += name + b": " + scheme + key.encode() + b"\r\n"
+            key = self._key()
+            if key is not None:
+                name, scheme = _KEY_FIELD[self.spec.dialect]
+                if name in head.fields:
+                    replace[name] = scheme + key
+                else:
+                    add += name + b": " + scheme + key + b"\r\n"
         return split_at_length(head, target=join_target(self._prefix, head.target), replace=replace, add=add)
 
-    def plan_key(self) -> tuple[str, str | None]:
-        """What a remembered head depends on besides the request: this upstream and the key it holds now."""
-        return self.name, self._key()
+    def key(self) -> bytes | None:
+        """What a remembered head depends on besides the request: the key that the sidecar holds for this upstream now."""
+        return self._key() if self.holds_key else None
 
     def card(self, model: str, day: int) -> RateCard | None:
         """The prices of a model here on a day (days since the epoch, UTC); None when they are unknown."""

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 from sidecar.clock import monotonic, wall
+from sidecar.config.secrets import ClientTokens
 from sidecar.config.settings import Settings
 from sidecar.core.engine import Engine
 from sidecar.core.types import Dialect, Event, Settled
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 _ENTROPY_BYTES: Final = 4096  # one system call for some 200 requests
 SWEEP_S: Final = 0.1  # deadlines are checked this often: a timer per request would cost more than the request's parsing
 
-FeedbackHandler = Callable[[bytes], tuple[int, bytes]]  # body -> (status, JSON body)
+Answer = Callable[[int, bytes], None]  # status, JSON body
+FeedbackHandler = Callable[[bytes, Answer], None]  # reads a body, answers once, now or later
 
 
 @dataclass(slots=True)
@@ -46,9 +48,7 @@ class Books:
 class Plane:
     """The data plane's shared state. One per process; everything in it is touched by the loop's thread only."""
 
-    def __init__(
-        self, settings: Settings, engine: Engine, tasks: Tasks, emit: Callable[[Settled], None]
-    ) -> None:
+    def __init__(self, settings: Settings, engine: Engine, tasks: Tasks, emit: Callable[[Settled], None]) -> None:
         """`emit` takes each finished exchange; it must be quick and must not raise."""
         self.settings = settings
         self.engine = engine
@@ -59,6 +59,7 @@ class Plane:
         self.origins: Mapping[str, Origin] = {}
         self.defaults: Mapping[Dialect, Origin] = {}
         self.on_feedback: FeedbackHandler | None = None
+        self.tokens: ClientTokens | None = None  # who may use this port, where it is open to others
         self.on_events: Callable[[Sequence[Event]], None] = lambda _events: None
         self.on_bug: Callable[[str, BaseException], None] = lambda _where, _error: None
         self.connections: set[Downstream] = set()

@@ -22,7 +22,9 @@ class Reply:
 
     __slots__ = ("_cut", "_decoder", "_error", "_framing_line", "body", "head", "meter", "size")
 
-    def __init__(self, head: ResponseHead, request: RequestHead, way: Way, *, asked: bool, meter_max_bytes: int) -> None:
+    def __init__(
+        self, head: ResponseHead, request: RequestHead, way: Way, *, asked: bool, meter_max_bytes: int
+    ) -> None:
         """`asked`: we asked for usage that the client had not asked for, and take it out again."""
         self.head = head
         self.size = 0  # payload bytes so far

@@ -21,12 +21,20 @@ _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _FIELD = rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)"
 # Possessive quantifiers: one pass, no backtracking, so that a hostile head costs what a kind one costs.
 _HOT_REQUEST: Final = re.compile(
-    rb"(GET|POST|PUT|PATCH|DELETE|HEAD|OPTIONS) (/[A-Za-z0-9\-._~!$&'()*+,;=:@/%?]*+) HTTP/1\.1(\r\n)" + _FIELD + rb"++\r\n"
+    rb"(GET|POST|PUT|PATCH|DELETE|HEAD|OPTIONS) (/[A-Za-z0-9\-._~!$&'()*+,;=:@/%?]*+) HTTP/1\.1(\r\n)"
+    + _FIELD
+    + rb"++\r\n"
 )
-_HOT_RESPONSE: Final = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*+)?(\r\n)" + _FIELD + rb"*+\r\n")
-_ODD_RESPONSE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*+)?(\r\n)" + _FIELD + rb"*+\r\n")
+_HOT_RESPONSE: Final = re.compile(
+    rb"HTTP/1\.1 ([2-5][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*+)?(\r\n)" + _FIELD + rb"*+\r\n"
+)
+_ODD_RESPONSE: Final = re.compile(
+    rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*+)?(\r\n)" + _FIELD + rb"*+\r\n"
+)
 
-_HOP_BY_HOP = rb"connection|keep-alive|proxy-connection|proxy-authenticate|proxy-authorization|te|upgrade|http2-settings"
+_HOP_BY_HOP = (
+    rb"connection|keep-alive|proxy-connection|proxy-authenticate|proxy-authorization|te|upgrade|http2-settings"
+)
 _REQUEST_FIELDS: Final = re.compile(
     rb"\n(host|content-length|content-type|content-encoding|transfer-encoding|expect|accept-encoding|origin|sec-fetch-site"
     rb"|authorization|x-api-key|api-key|x-goog-api-key|anthropic-version|traceparent|x-sidecar-[a-z]+|"
@@ -39,7 +47,10 @@ _RESPONSE_FIELDS: Final = re.compile(
     + rb"):[\t ]*([^\r]*)\r"
 )
 _HOP_NAMES: Final = frozenset(_HOP_BY_HOP.split(b"|"))
+_MAX_LENGTH_DIGITS: Final = 18  # fits 64 bits
 _DIGITS: Final = re.compile(rb"[0-9]{1,18}")
+_LENGTH_FIELDS: Final = frozenset({b"content-length", b"transfer-encoding"})
+_ONCE: Final = _LENGTH_FIELDS | {b"host", b"expect", b"content-encoding"}
 _SIMPLE_CONNECTION: Final = frozenset({b"", b"keep-alive", b"close"})
 
 
@@ -59,7 +70,7 @@ class RequestHead(Struct, gc=False):
     chunked: bool
     keep_alive: bool
     fields: dict[bytes, bytes]
-    spans: tuple[tuple[bytes, int, int], ...]
+    spans: list[tuple[bytes, int, int]]
     nominated: frozenset[bytes] = frozenset()  # fields that Connection names (RFC 9110 7.6.1)
 
 
@@ -74,7 +85,7 @@ class ResponseHead(Struct, gc=False):
     chunked: bool
     keep_alive: bool
     fields: dict[bytes, bytes]
-    spans: tuple[tuple[bytes, int, int], ...]
+    spans: list[tuple[bytes, int, int]]
     nominated: frozenset[bytes] = frozenset()
 
 
@@ -86,7 +97,13 @@ def parse_request(data: bytes) -> RequestHead | None:
     block = match.end(3)
     raw = data[: match.end()]
     fields, spans, repeated = _find(_REQUEST_FIELDS, raw, block)
-    if repeated or b"host" not in fields or b"transfer-encoding" in fields or b"expect" in fields or b"upgrade" in fields:
+    if (
+        repeated
+        or b"host" not in fields
+        or b"transfer-encoding" in fields
+        or b"expect" in fields
+        or b"upgrade" in fields
+    ):
         return None
     connection = fields.get(b"connection", b"").lower()
     if connection not in _SIMPLE_CONNECTION:
@@ -124,7 +141,7 @@ def parse_request_fully(raw: bytes) -> RequestHead:
     target = raw[:block].split(b" ")[1]
     if parser.method == "CONNECT" or not (target.startswith(b"/") or (target == b"*" and parser.method == "OPTIONS")):
         raise ProtocolError("the request target must begin with '/': this is no forward proxy")
-    if repeated & {b"content-length", b"transfer-encoding", b"host", b"expect", b"content-encoding"}:
+    if not repeated.isdisjoint(_ONCE):
         raise ProtocolError("a header that may occur once is repeated")
     if (b"host" not in fields and parser.minor) or b"," in fields.get(b"host", b""):
         raise ProtocolError("exactly one Host header is needed")
@@ -154,48 +171,71 @@ def parse_request_fully(raw: bytes) -> RequestHead:
 
 
 def parse_response(data: bytes) -> ResponseHead | None:
-    """The head of the response at the start of `data`; None while it is incomplete.
+    """The head of the response at the start of `data`; None while it is incomplete. Values in `fields` are lower-case.
 
     Raises:
         ProtocolError: it is complete and not HTTP/1.x as RFC 9112 has it, or its length could be read in two ways.
     """
     match = _HOT_RESPONSE.match(data)
-    minor = 1
     if match is None:
-        end = data.find(b"\r\n\r\n")
-        if end < 0:
-            return None
-        odd = _ODD_RESPONSE.match(data)
-        if odd is None or odd.end() != end + 4:
-            raise ProtocolError("the upstream's response head is malformed", 502)
-        minor, status, block, raw = int(odd[1]), int(odd[2]), odd.end(3), data[: odd.end()]
-    else:
-        status, block, raw = int(match[1]), match.end(2), data[: match.end()]
-    fields, spans, repeated = _find(_RESPONSE_FIELDS, raw, block)
-    if repeated & {b"content-length", b"transfer-encoding"}:
-        raise ProtocolError("the upstream repeats a length header", 502)
-    chunked = b"transfer-encoding" in fields and _chunked(fields, minor)
-    length = None
-    if b"content-length" in fields:
-        if chunked or _DIGITS.fullmatch(fields[b"content-length"]) is None:
-            raise ProtocolError("the upstream's Content-Length is ambiguous", 502)
-        length = int(fields[b"content-length"])
-    keep_alive, nominated = _connection(raw, block, fields, minor, several=b"connection" in repeated)
+        return _parse_odd_response(data)
+    raw = match[0]
+    block = match.end(2)
+    fields: dict[bytes, bytes] = {}
+    spans: list[tuple[bytes, int, int]] = []
+    for found in _RESPONSE_FIELDS.finditer(raw.lower(), block - 1):
+        name, value = found.groups()
+        if name in fields:
+            return _parse_odd_response(data)
+        fields[name] = value
+        spans.append((name, found.start() + 1, found.end() + 1))
+    coding = fields.get(b"transfer-encoding")
+    length = fields.get(b"content-length")
+    connection = fields.get(b"connection", b"")
+    if (
+        connection not in _SIMPLE_CONNECTION
+        or (coding is not None and (coding != b"chunked" or length is not None))
+        or (length is not None and (not length.isdigit() or len(length) > _MAX_LENGTH_DIGITS))
+    ):
+        return _parse_odd_response(data)
     return ResponseHead(
-        raw=raw,
-        status=status,
-        block=block,
-        minor=minor,
-        length=length,
-        chunked=chunked,
-        keep_alive=keep_alive,
-        fields=fields,
-        spans=spans,
-        nominated=nominated,
+        raw,
+        int(match[1]),
+        block,
+        1,
+        None if length is None else int(length),
+        coding is not None,
+        connection != b"close",
+        fields,
+        spans,
     )
 
 
-def split_at_length(head: RequestHead, *, target: bytes, replace: Mapping[bytes, bytes | None], add: bytes = b"") -> tuple[bytes, bytes]:
+def _parse_odd_response(data: bytes) -> ResponseHead | None:
+    """The complete path for responses: HTTP/1.0, interim ones, repeated and unusual fields."""
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        return None
+    match = _ODD_RESPONSE.match(data)
+    if match is None or match.end() != end + 4:
+        raise ProtocolError("the upstream's response head is malformed", 502)
+    raw, block, minor = match[0], match.end(3), int(match[1])
+    found, spans, repeated = _find(_RESPONSE_FIELDS, raw, block)
+    fields = {name: value.lower() for name, value in found.items()}
+    if not repeated.isdisjoint(_LENGTH_FIELDS):
+        raise ProtocolError("the upstream repeats a length header", 502)
+    chunked = _chunked(fields, minor)
+    length = fields.get(b"content-length")
+    if length is not None and (chunked or _DIGITS.fullmatch(length) is None):
+        raise ProtocolError("the upstream's Content-Length is ambiguous", 502)
+    keep_alive, nominated = _connection(raw, block, fields, minor, several=b"connection" in repeated)
+    size = None if length is None else int(length)
+    return ResponseHead(raw, int(match[2]), block, minor, size, chunked, keep_alive, fields, spans, nominated)
+
+
+def split_at_length(
+    head: RequestHead, *, target: bytes, replace: Mapping[bytes, bytes | None], add: bytes = b""
+) -> tuple[bytes, bytes]:
     """The head for the upstream, cut in two where the Content-Length digits go (second part empty when there are none).
 
     Every line stays as it came, except: hop-by-hop lines, lines that Connection names and `x-sidecar-*` go; a field in
@@ -267,7 +307,9 @@ class _Judge:
         self._complete = True
 
 
-def _find(pattern: re.Pattern[bytes], raw: bytes, block: int) -> tuple[dict[bytes, bytes], tuple[tuple[bytes, int, int], ...], set[bytes]]:
+def _find(
+    pattern: re.Pattern[bytes], raw: bytes, block: int
+) -> tuple[dict[bytes, bytes], list[tuple[bytes, int, int]], set[bytes]]:
     """The fields of `pattern` in the block: name to last value, whole-line spans in order, and the names that repeat."""
     fields: dict[bytes, bytes] = {}
     spans: list[tuple[bytes, int, int]] = []
@@ -279,7 +321,7 @@ def _find(pattern: re.Pattern[bytes], raw: bytes, block: int) -> tuple[dict[byte
         start, end = found.span(2)
         fields[name] = raw[start:end].rstrip(b" \t")
         spans.append((name, found.start() + 1, end + 2))
-    return fields, tuple(spans), repeated
+    return fields, spans, repeated
 
 
 def _value_span(raw: bytes, spans: Iterable[tuple[bytes, int, int]], name: bytes) -> tuple[int, int]:

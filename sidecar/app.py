@@ -1,0 +1,332 @@
+"""The composition root: makes the parts of one process, wires them, serves, drains, and takes them down in order.
+
+The traffic port comes up before everything that can fail and goes down after it. Store, telemetry, admin and policies may
+fail at any time without a request noticing: what fails is told in `/ready`, in a metric and in an event.
+"""
+
+import asyncio
+import contextlib
+import gc
+import hashlib
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import structlog
+from aiohttp import web
+
+from sidecar import __version__
+from sidecar.clock import monotonic, steady, wall
+from sidecar.config.policy import Loaded, check_client_auth, default_upstreams
+from sidecar.config.prices import load_prices
+from sidecar.config.secrets import ClientTokens, KeyRing
+from sidecar.config.settings import Settings
+from sidecar.config.watch import PolicySource
+from sidecar.control.admin import Admin, admin_app
+from sidecar.control.feedback import FeedbackDesk
+from sidecar.control.gauges import register
+from sidecar.control.health import Readiness, health_app
+from sidecar.control.loop import ControlLoop
+from sidecar.core.cost import RateCard, flat_card
+from sidecar.core.engine import Engine
+from sidecar.core.policy import Upstream
+from sidecar.core.types import Event
+from sidecar.errors import ConfigError
+from sidecar.proxy.downstream import Downstream
+from sidecar.proxy.listen import bind
+from sidecar.proxy.origins import Origins
+from sidecar.proxy.plane import Plane
+from sidecar.control.archive import Archive
+from sidecar.tasks import Tasks
+from sidecar.telemetry.log import RequestLog
+from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.spans import Spans, connect
+
+log = structlog.get_logger()
+
+_SNAPSHOT_EVERY_S: Final = 0.2  # with the store's group commit: learning survives a kill but for a quarter of a second
+_CLOSE_S: Final = 5.0
+
+
+class Sidecar:
+    """One process. `run` serves until a signal ends it."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        """Makes and wires the parts; nothing is opened yet.
+
+        Raises:
+            ConfigError: something is configured that cannot work; the message names it.
+        """
+        self.settings = settings
+        self.started = wall()
+        self.state = "starting"
+        self._stopping = asyncio.Event()
+        self._cut = asyncio.Event()
+        self._servers: list[asyncio.Server] = []
+        self._runners: list[web.AppRunner] = []
+        self._snapshot_at = 0.0
+        self.tasks = Tasks(self._task_failed)
+        self.book = load_prices()
+        self.policies = PolicySource(settings.policies, settings.service, environ, settings)
+        check_client_auth(settings, self.policies.current.policy)
+        self.engine = Engine(self.policies.current.policy, np.random.default_rng(), steady(), self._price_of)
+        self.keys = KeyRing(environ)
+        self.metrics = Metrics(settings.service, __version__, self.started)
+        self.request_log = RequestLog(settings.request_log, settings.service)
+        self.archive = Archive(settings)
+        self.spans = self._spans()
+        self.desk = FeedbackDesk(self.engine.feedback, self.archive.feedback, self.archive.look_up, self._spawn, self.on_events)
+        consumers = [
+            ("metrics", self.metrics.observe),
+            ("feedback", self.desk.remember),
+            ("log", self.request_log.observe),
+            ("store", self.archive.put),
+        ]
+        if self.spans is not None:
+            consumers.append(("spans", self.spans.observe))
+        steps = [("tick", self._tick), ("policy", self._poll_policy)]
+        self.loop = ControlLoop(consumers, steps, self.on_bug)
+        self.plane = Plane(settings, self.engine, self.tasks, self.loop.emit)
+        self.plane.salt = hashlib.blake2b(settings.service.encode(), digest_size=32).digest()
+        self.plane.on_feedback = self.desk.handle
+        self.plane.on_events = self.on_events
+        self.plane.on_bug = self.on_bug
+        self.plane.tokens = ClientTokens(settings.client_tokens_file) if settings.client_tokens_file else None
+        self.origins = Origins(settings, self.book, self.tasks, self._key_of)
+        self.defaults = default_upstreams(settings)
+        self.origins.apply(self.plane, self.policies.current.policy, self.defaults)
+        register(self.metrics, self)
+
+    async def run(self, announce: Callable[["Sidecar"], None] | None = None) -> int:
+        """Serves until SIGTERM or SIGINT; the exit code.
+
+        Raises:
+            ConfigError: a port is busy.
+        """
+        with contextlib.ExitStack() as undo:
+            sockets = self._bind(undo)
+            await self.archive.open(self.engine)
+            await self._serve(sockets)
+            self._handle_signals()
+            gc.collect()
+            gc.freeze()  # what lives as long as the process need not be looked at again by every collection
+            self.state = "serving"
+            log.info("serving", service=self.settings.service, listen=self.ports("traffic"), version=__version__)
+            for warning in self.policies.current.warnings:
+                log.warning("policy", note=warning)
+            if announce is not None:
+                announce(self)
+            await self._stopping.wait()
+            await self._drain()
+            await self._close()
+        return 0
+
+    def stop(self) -> None:
+        """What SIGTERM does: the first call drains, the second cuts."""
+        if self._stopping.is_set():
+            self._cut.set()
+        self._stopping.set()
+
+    def ports(self, which: str) -> list[int]:
+        """The ports that a listener really has ("traffic", "health" or "admin"): 0 in the settings means any."""
+        return self._ports[which]
+
+    # ---- up
+
+    def _bind(self, undo: contextlib.ExitStack) -> dict[str, list[socket.socket]]:
+        settings = self.settings
+        wanted = {"traffic": settings.listen, "health": settings.health_listen, "admin": settings.admin_listen}
+        bound: dict[str, list[socket.socket]] = {}
+        for what, addresses in wanted.items():
+            bound[what] = bind(what, addresses, lambda note: log.warning("listener", note=note))
+            for sock in bound[what]:
+                undo.callback(sock.close)
+        self._ports = {what: [int(sock.getsockname()[1]) for sock in socks] for what, socks in bound.items()}
+        return bound
+
+    async def _serve(self, sockets: Mapping[str, Sequence[socket.socket]]) -> None:
+        loop = asyncio.get_running_loop()
+        tls = _server_tls(self.settings)
+        self.plane.start()
+        for sock in sockets["traffic"]:
+            self._servers.append(await loop.create_server(lambda: Downstream(self.plane), sock=sock, ssl=tls, backlog=1024))
+        admin = Admin(self.settings, self.engine, self.desk, self.archive, self.on_events, self.readiness)
+        for what, app in (("health", health_app(self.readiness, self.metrics.render)), ("admin", admin_app(admin))):
+            runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+            await runner.setup()
+            self._runners.append(runner)
+            for sock in sockets[what]:
+                await web.SockSite(runner, sock).start()
+        self.loop.start()
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                loop.add_signal_handler(number, self.stop)
+
+    def _spans(self) -> Spans | None:
+        url = self.settings.observatory_url
+        if not url:
+            return None
+        try:
+            return Spans(connect(url), self.settings.service, __version__, server_of=self._server_of)
+        except ConfigError as error:
+            log.warning("telemetry", note=str(error))
+            return None
+
+    def _server_of(self, upstream: str) -> tuple[str, int] | None:
+        origin = self.plane.origins.get(upstream)
+        specs = [origin.spec] if origin is not None else [spec for spec in self.defaults.values() if spec.name == upstream]
+        return (specs[0].host, specs[0].port) if specs else None
+
+    def _price_of(self, upstream: Upstream, model: str) -> RateCard | None:
+        if upstream.price is not None:
+            return flat_card(upstream.price)
+        return self.book.lookup(upstream.provider, model, int(wall() // 86400))
+
+    def _key_of(self, spec: Upstream) -> Callable[[], bytes | None]:
+        def read() -> bytes | None:
+            secret = self.keys.get(spec, steady())
+            return None if secret is None else secret.reveal()
+
+        return read
+
+    # ---- while serving
+
+    def readiness(self) -> Readiness:
+        """What `/ready` says now."""
+        notes = [*self.policies.current.warnings]
+        if self.policies.error is not None:
+            notes.append(f"policy not in force: {self.policies.error}")
+        notes += self.keys.problems(self.policies.current.policy.upstreams, steady())
+        notes += self.archive.notes()
+        notes += [text for route in self.engine.status() for text in route.explanations]
+        detail = {
+            "service": self.settings.service,
+            "version": __version__,
+            "policy_version": self.policies.current.policy.version,
+            "exchanges": len(self.plane.exchanges),
+        }
+        return Readiness(self.state == "serving", self.state, notes, detail)
+
+    def on_events(self, events: Sequence[Event]) -> None:
+        """Events of the engine: logged, counted, stored."""
+        for event in events:
+            say = log.warning if event.severity in ("critical", "high") else log.info
+            say(event.kind, route=event.route, arm=event.arm, message=event.message)
+        self.metrics.observe_events(events)
+        self.archive.events(events)
+
+    def on_bug(self, where: str, error: BaseException) -> None:
+        """An exception that the process survived. Its text may hold a request's words, so only its kind and place are told."""
+        self.plane.books.bugs += 1
+        log.error("bug", where=where, kind=type(error).__name__, at=_place(error))
+
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        self.on_bug(f"task {name}", error)
+
+    def _spawn(self, make: Callable[[], Coroutine[object, object, None]]) -> None:
+        self.tasks.spawn(make(), "feedback")
+
+    def _tick(self) -> None:
+        self.on_events(self.engine.tick(steady()))
+        self.archive.state(self.engine.snapshot())
+
+    def _poll_policy(self) -> None:
+        before = self.policies.error
+        loaded = self.policies.poll()
+        if self.policies.error is not None and self.policies.error != before:
+            log.error("policy", note=self.policies.error)
+        if loaded is not None:
+            self.apply(loaded)
+
+    def apply(self, loaded: Loaded) -> None:
+        """Puts a policy in force: first what may fail, then the engine; requests under way keep the decision they have."""
+        try:
+            self.origins.apply(self.plane, loaded.policy, self.defaults)
+        except ConfigError as error:
+            self.policies.error = str(error)
+            log.error("policy", note=str(error))
+            return
+        self.on_events(self.engine.apply(loaded.policy, steady()))
+        log.info("policy", version=loaded.policy.version, file=str(loaded.file), routes=len(loaded.policy.routes))
+
+    # ---- down
+
+    async def _drain(self) -> None:
+        """/ready says 503; new requests are still served until none came for `drain_idle_s`, or `drain_s` is over."""
+        self.state = "draining"
+        plane, settings = self.plane, self.settings
+        plane.draining = True
+        began = plane.last_active = monotonic()
+        log.info("draining", exchanges=len(plane.exchanges))
+        while monotonic() - began < settings.drain_s and not self._cut.is_set():
+            if not plane.exchanges and monotonic() - plane.last_active >= settings.drain_idle_s:
+                break
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._cut.wait(), 0.05)
+
+    async def _close(self) -> None:
+        for server in self._servers:
+            server.close()
+        for connection in list(self.plane.connections):
+            connection.transport.abort()
+        self.plane.stop()
+        self.loop.stop()
+        self.archive.state(self.engine.snapshot())
+        for runner in self._runners:
+            await runner.cleanup()
+        await self.tasks.close(1.0)
+        await asyncio.to_thread(self._close_blocking)
+
+    def _close_blocking(self) -> None:
+        self.request_log.close()
+        if self.spans is not None:
+            self.spans.close()
+        self.archive.close(_CLOSE_S)
+
+
+def _server_tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"tls_cert {settings.tls_cert}: {error}; give a readable PEM certificate and its key") from None
+    return context
+
+
+def _place(error: BaseException) -> str:
+    """File and line of the innermost frame."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "?"
+    return f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
+
+
+def serve(settings: Settings, environ: Mapping[str, str], announce: Callable[[Sidecar], None] | None = None) -> int:
+    """Runs one sidecar on uvloop where there is one, on asyncio's own loop elsewhere; the exit code."""
+    gc.set_threshold(50_000, 20, 100)  # a request leaves no cycles: collect rarely
+
+    async def main() -> int:
+        return await Sidecar(settings, environ).run(announce)
+
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(main())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - optional: where it is missing the standard loop serves, slower
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,1 @@
+"""As written -> validated, frozen: settings, policy, secrets, watch."""

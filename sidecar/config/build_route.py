@@ -1,0 +1,293 @@
+"""One route, from as written to as loaded: the checks of its arms, rollout, fallback, budget, quality and limits."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from sidecar.config import units, written
+from sidecar.config.document import Node, Problems, nearest, quoted
+from sidecar.core import policy as core
+from sidecar.core.types import Mode, Severity, Unit
+
+LATER = "this version accepts it and does not act on it"
+_RATIO = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,4})?)x", re.ASCII)
+_LOSS = re.compile(r"-([0-9]{1,2}(?:\.[0-9]{1,4})?)%", re.ASCII)
+_FAILURE = re.compile(r"connect|timeout|5xx|4[0-9]{2}|5[0-9]{2}", re.ASCII)
+_TAKEN = {"model": "`model` of the arm", "stream": "the app", "stream_options": "`usage` of the upstream"}
+
+
+def once(items: Iterable[object], key: str, label: str, problems: Problems) -> None:
+    """A problem for each written item whose `key` an earlier one has."""
+    seen: dict[str, Node] = {}
+    for item in items:
+        node, name = cast("Node", getattr(item, "node")), str(getattr(item, key))  # noqa: B009  typed as object
+        first = seen.setdefault(name, node)
+        if first is not node:
+            what = f"{label} {name!r} exists already (line {first.line})"
+            problems.add(node.find(key), what, f"give each {label} its own {key}")
+
+
+@dataclass(frozen=True, slots=True)
+class RouteBuilder:
+    """Builds one route of a file; `upstreams` are those that could be built."""
+
+    one: written.Route
+    upstreams: Mapping[str, core.Upstream]
+    file: written.PolicyFile
+    problems: Problems
+
+    def route(self) -> core.Route | None:
+        """The route, or None when it has no usable baseline. Valid only when there are no errors afterwards."""
+        one = self.one
+        baseline = self._baseline()
+        if baseline is None:
+            return None
+        arms = tuple(arm for arm in one.arms if arm.id != baseline.id or isinstance(one.baseline, written.Arm))
+        written_arms = (baseline, *arms)
+        once(written_arms, "id", "arm", self.problems)
+        for arm in written_arms:
+            self._check_upstream(arm, baseline)
+        self._check_virtual(written_arms)
+        self._check_mode(arms)
+        known = [arm.id for arm in written_arms]
+        once(one.thresholds, "name", "threshold", self.problems)
+        return core.Route(
+            name=one.name,
+            match=_match(one.match),
+            mode=cast("Mode", one.mode),
+            baseline=self._arm(baseline),
+            arms=tuple(self._arm(arm) for arm in arms),
+            virtual=one.virtual,
+            objective=self._objective(),
+            sticky=cast("Unit", one.sticky),
+            rollout=self._rollout(),
+            fallback=self._fallback(known),
+            budget=self._budget(),
+            quality=self._quality(),
+            thresholds=tuple(filter(None, (self._threshold(limit, known) for limit in one.thresholds))),
+        )
+
+    def _baseline(self) -> written.Arm | None:
+        baseline = self.one.baseline
+        if isinstance(baseline, written.Arm):
+            return baseline
+        arms = {arm.id: arm for arm in self.one.arms}
+        if baseline not in arms:
+            node = self.one.node.find("baseline")
+            self.problems.add(node, f"arm {baseline!r} is not in `arms`", nearest(baseline, arms))
+        return arms.get(baseline)
+
+    def _check_upstream(self, arm: written.Arm, baseline: written.Arm) -> None:
+        node = arm.node.find("upstream")
+        if arm.upstream not in self.file.upstreams:
+            fix = nearest(arm.upstream, self.file.upstreams) if self.file.upstreams else "add it to `upstreams`"
+            self.problems.add(node, f"upstream {arm.upstream!r} is not in `upstreams`", fix)
+        here, there = self.upstreams.get(arm.upstream), self.upstreams.get(baseline.upstream)
+        if here is None or there is None:
+            return
+        if here.key == "client" and _place(here) != _place(there):
+            what = f"the client's key would go to {here.host}, another origin than the baseline's ({there.host})"
+            self.problems.add(node, what, f"give `upstreams.{arm.upstream}` an api_key of its own: {{file: PATH}}")
+        if here.dialect != there.dialect:
+            what = f"{arm.id} speaks {here.dialect} and the baseline {there.dialect}: {LATER} (no translation yet)"
+            self.problems.warn(node, what, "the arm takes no traffic of the other dialect")
+
+    def _check_virtual(self, arms: Iterable[written.Arm]) -> None:
+        match = _match(self.one.match)
+        models = {arm.model: arm.id for arm in arms}
+        for index, name in enumerate(self.one.virtual):
+            node = self.one.node.find("virtual", index)
+            if name in models:
+                fix = "virtual names are those that no upstream knows; remove it here, or name the arm's real model"
+                self.problems.add(node, f"{name!r} is also the model of arm {models[name]}", fix)
+            if match.models and not any(_covers(pattern, name) for pattern in match.models):
+                self.problems.warn(node, f"{name!r} is not in match.models", "add it there, else it never comes here")
+
+    def _check_mode(self, arms: tuple[written.Arm, ...]) -> None:
+        one = self.one
+        if one.mode == "shadow":
+            self.problems.warn(one.node.find("mode"), f"shadow: {LATER}", "the route behaves like observe")
+        if one.mode != "observe" and not arms:
+            what = f"mode {one.mode} has nothing to choose from"
+            self.problems.warn(one.node.find("mode"), what, "add `arms`, or use observe")
+        if one.objective is not None and one.mode != "optimize":
+            self.problems.warn(one.node.find("objective"), f"means nothing in mode {one.mode}", "use mode optimize")
+        if one.rollout is not None and one.mode not in ("canary", "optimize"):
+            self.problems.warn(
+                one.node.find("rollout"), f"means nothing in mode {one.mode}", "use mode canary or optimize"
+            )
+
+    def _arm(self, arm: written.Arm) -> core.Arm:
+        for name in sorted(_TAKEN.keys() & arm.params.keys()):
+            self.problems.add(arm.node.find("params", name), f"is decided by {_TAKEN[name]}", "remove it")
+        for name, value in arm.facts.items():
+            if not isinstance(value, str | int | float | bool):
+                self.problems.add(arm.node.find("facts", name), "is no plain value", "write text, a number or true")
+        params = tuple((name, json.dumps(value, separators=(",", ":")).encode()) for name, value in arm.params.items())
+        facts = cast("Mapping[str, str | float | bool]", arm.facts)
+        return core.Arm(arm.id, arm.upstream, arm.model, params, facts)
+
+    def _objective(self) -> core.Objective:
+        one = self.one.objective
+        if one is None:
+            return core.Objective()
+        minimize = cast("Literal['cost', 'latency']", one.minimize)
+        if one.weights is None:
+            return core.Objective(minimize, one.max_quality_loss)
+        weights = one.weights
+        if not weights.quality + weights.cost + weights.latency:
+            self.problems.add(weights.node, "are all zero", "give at least one weight above 0")
+        return core.Objective(minimize, one.max_quality_loss, weights.quality, weights.cost, weights.latency)
+
+    def _rollout(self) -> core.RolloutSpec | None:
+        one, replicas = self.one.rollout, self.file.replicas
+        if one is None:
+            spec = core.RolloutSpec()
+            by_default = self.one.mode in ("canary", "optimize")
+            return core.RolloutSpec(false_rollback=spec.false_rollback / replicas) if by_default else None
+        if list(one.steps) != sorted(set(one.steps)) or not one.steps:
+            self.problems.add(one.node.find("steps"), f"{list(one.steps)} do not rise", "write [5, 25, 50, 100]")
+        elif one.steps[-1] != 100:
+            self.problems.warn(one.node.find("steps"), "do not end at 100", "the arm joins after the last step anyway")
+        if one.max_wait < one.interval:
+            self.problems.add(one.node.find("max_wait"), "is shorter than `interval`", "make it longer")
+        if one.strategy != "canary":
+            self.problems.warn(one.node.find("strategy"), f"{one.strategy}: {LATER}", "use canary")
+        promote = one.promote
+        spec = core.RolloutSpec()
+        return core.RolloutSpec(
+            strategy=cast("Literal['canary', 'blue_green', 'shadow']", one.strategy),
+            steps=one.steps,
+            min_requests=one.min_requests,
+            interval_s=one.interval,
+            max_wait_s=one.max_wait,
+            false_rollback=one.false_rollback / replicas,
+            on_inconclusive=cast("Literal['wait', 'rollback', 'promote']", one.on_inconclusive),
+            require=cast("Literal['no_harm', 'non_inferior']", promote.require) if promote else spec.require,
+            margin=promote.margin if promote else spec.margin,
+            guardrails=self._guardrails(one.guardrails),
+        )
+
+    def _guardrails(self, one: written.Guardrails | None) -> tuple[core.Guardrail, ...]:
+        made = []
+        for metric in ("error_rate", "ttft_p95", "latency_p95", "cost", "quality") if one is not None else ():
+            text = cast("str | None", getattr(one, metric))
+            pattern, like = (_LOSS, "-5%") if metric == "quality" else (_RATIO, "1.5x")
+            found = pattern.fullmatch(text) if text is not None else None
+            value = float(found[1]) if found else 0.0
+            if text is not None and (not value if metric == "quality" else value < 1.0):
+                node = cast("written.Guardrails", one).node.find(metric)
+                self.problems.add(node, f"{quoted(text)} is not a limit for {metric}", f"write it like {like}")
+            elif text is not None and metric == "quality":
+                made.append(core.Guardrail("quality", loss=value / 100))
+            elif text is not None:
+                made.append(core.Guardrail(metric, ratio=value))
+        return tuple(made)
+
+    def _fallback(self, known: list[str]) -> core.Fallback | None:
+        one = self.one.fallback
+        if one is None:
+            return None
+        for index, arm in enumerate(one.arms):
+            self._known(arm, known, one.node.find("arms", index))
+        for index, failure in enumerate(one.on):
+            if not _FAILURE.fullmatch(failure):
+                fix = "use connect, timeout, 429, 5xx, or a status code of 400..599"
+                self.problems.add(one.node.find("on", index), f"{quoted(failure)} is not a failure", fix)
+        if not one.arms or not one.on:
+            self.problems.add(one.node, "never happens: `arms` or `on` is empty", "fill both, or remove `fallback`")
+        return core.Fallback(one.arms, one.on, one.max)
+
+    def _budget(self) -> core.Budget | None:
+        one, replicas = self.one.budget, self.file.replicas
+        if one is None:
+            return None
+        if one.per_request_usd is None and one.daily_usd is None and one.monthly_usd is None:
+            self.problems.add(one.node, "has no ceiling", "add per_request_usd, daily_usd or monthly_usd")
+        return core.Budget(
+            per_request_nusd=one.per_request_usd,
+            daily_nusd=None if one.daily_usd is None else one.daily_usd // replicas,
+            monthly_nusd=None if one.monthly_usd is None else one.monthly_usd // replicas,
+            on_exceeded=cast("Literal['cheapest', 'deny']", one.on_exceeded),
+        )
+
+    def _quality(self) -> core.Quality:
+        one = self.one.quality
+        if one is None:
+            return core.Quality()
+        if one.judge is not None:
+            self.problems.warn(one.node.find("judge"), f"judge: {LATER}", "send feedback instead")
+        for index, name in enumerate(one.validators):
+            if name in ("json_schema", "tool_arguments"):
+                node = one.node.find("validators", index)
+                self.problems.warn(node, f"{name}: {LATER}", "send feedback on broken answers instead")
+        return core.Quality(one.validators, one.judge, one.feedback, one.min_samples)
+
+    def _threshold(self, one: written.Threshold, known: list[str]) -> core.Threshold | None:
+        if (one.above is None) == (one.below is None):
+            self.problems.add(one.node, "needs exactly one of `above` and `below`", "write one of them")
+            return None
+        key = "above" if one.above is not None else "below"
+        limit = self._limit(one, key, one.above or one.below or "")
+        severity = cast("Severity", one.severity)
+        action = cast("core.Action", one.action or core.DEFAULT_ACTION[severity])
+        if action == "route_to" and one.arm is None:
+            what = (
+                "route_to does not say where to"
+                if one.action
+                else f"severity {severity} means route_to, which needs an arm"
+            )
+            self.problems.add(one.node, what, f"add `arm`: one of {', '.join(known)}", key="arm")
+        if one.arm is not None:
+            self._known(one.arm, known, one.node.find("arm"))
+        return core.Threshold(
+            name=one.name,
+            metric=cast("core.Metric", one.metric),
+            above=limit if key == "above" else None,
+            below=limit if key == "below" else None,
+            window_s=one.window,
+            severity=severity,
+            action=action,
+            arm=one.arm,
+            min_samples=one.min_samples,
+            recover=one.recover,
+        )
+
+    def _limit(self, one: written.Threshold, key: str, text: str) -> float:
+        try:
+            return _UNIT_OF[one.metric](text)
+        except ValueError as error:
+            what, _, fix = str(error).partition("; ")
+            self.problems.add(one.node.find(key), f"{quoted(text)} {what} (the metric is {one.metric})", fix)
+            return 0.0
+
+    def _known(self, arm: str, known: list[str], node: Node) -> None:
+        if arm not in known:
+            self.problems.add(node, f"arm {arm!r} is not in this route", nearest(arm, known))
+
+
+# The unit of each metric's limit: seconds, shares of one, nano-dollars.
+_UNIT_OF: Mapping[str, Callable[[str], float]] = {
+    "latency_p95": units.duration_s,
+    "ttft_p95": units.duration_s,
+    "error_rate": units.fraction,
+    "quality": units.fraction,
+    "cost_per_request": units.usd_to_nusd,
+}
+
+
+def _match(one: written.Match | None) -> core.Match:
+    if one is None:
+        return core.Match()
+    tags = {**one.tags, **({"tenant": one.tenant} if one.tenant is not None else {})}
+    return core.Match(one.models, one.paths, tags)
+
+
+def _covers(pattern: str, name: str) -> bool:
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+
+
+def _place(upstream: core.Upstream) -> tuple[str, str, int]:
+    return (upstream.scheme, upstream.host, upstream.port)

@@ -1,0 +1,86 @@
+"""Sees that a policy folder changed, and keeps the last good policy when the new one is bad.
+
+Polling and not inotify: a ConfigMap changes by the swap of one symlink (`..data`), network file systems send no events,
+and a handful of `stat` calls a second costs nothing.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from sidecar.config.policy import Loaded, load_policies, policy_files
+from sidecar.config.settings import Settings
+from sidecar.core.policy import NO_POLICY
+from sidecar.errors import ConfigError
+
+Signature = tuple[tuple[str, int, int, int], ...]
+
+
+class Watch:
+    """Files and folders to look at. Symlinks are followed, so that a swapped one counts as a change."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._paths = tuple(paths)
+        self._last = self._look()
+
+    def changed(self) -> bool:
+        """Whether a file's inode, time or size, or the list of policy files, differs from the last call."""
+        last, self._last = self._last, self._look()
+        return last != self._last
+
+    def _look(self) -> Signature:
+        return tuple(_signature(file) for path in self._paths for file in _files(path))
+
+
+def _files(path: Path) -> list[Path]:
+    try:
+        return [path, *policy_files(path)] if path.is_dir() else [path]
+    except ConfigError:
+        return [path]
+
+
+def _signature(file: Path) -> tuple[str, int, int, int]:
+    try:
+        found = file.stat()
+    except OSError:
+        return (str(file), 0, 0, 0)
+    return (str(file), found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+class PolicySource:
+    """The policy in force. `error` says why the folder's newest content is not in force, None when it is."""
+
+    def __init__(
+        self, directory: Path | None, service: str, environ: Mapping[str, str], settings: Settings | None = None
+    ) -> None:
+        self.current = Loaded(NO_POLICY)
+        self.error: str | None = None
+        self._directory, self._service, self._environ, self._settings = directory, service, environ, settings
+        self._watch = Watch([directory] if directory is not None else [])
+        self.reload()
+
+    def poll(self) -> Loaded | None:
+        """Call this every second: reloads when the folder changed. Returns a policy to apply, if there is a new one."""
+        return self.reload() if self._watch.changed() else None
+
+    def reload(self) -> Loaded | None:
+        """Reads the folder now. Returns the policy to apply when its content is new. Never raises.
+
+        What is wrong goes to `error`, and the policy in force stays. So it does when the service's file is gone: a
+        deleted file is more often an accident than a wish; a file without routes says the wish.
+        """
+        try:
+            loaded = load_policies(self._directory, self._service, self._environ, self._settings)
+        except ConfigError as error:
+            self.error = str(error)
+            return None
+        except Exception as error:  # noqa: BLE001  our bug must not take the policy in force away
+            self.error = f"{self._directory}: cannot be loaded ({type(error).__name__}: our bug); please report it"
+            return None
+        if loaded.file is None and self.current.file is not None:
+            self.error = (
+                f"{self.current.file}: is gone, its policy stays in force; write a policy without routes instead"
+            )
+            return None
+        is_new = loaded.policy.version != self.current.policy.version
+        self.current, self.error = loaded, None
+        return loaded if is_new else None

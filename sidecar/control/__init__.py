@@ -1,0 +1,1 @@
+"""The admin plane: health, API, feedback, the control loop's tick."""

@@ -1,0 +1,220 @@
+"""The admin port: `/api/v1/*` and `/openapi.json`, behind a bearer token and a Host allow-list, without CORS.
+
+Loopback is no protection by itself (browsers and DNS rebinding reach it), so every request needs the token, the Host must
+be a local name, requests of web pages are refused, and nothing changes by GET. Every change is written to the audit table.
+"""
+
+import hmac
+import os
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import orjson
+from aiohttp import web
+
+from sidecar import __version__
+from sidecar.clock import steady, wall
+from sidecar.config.settings import Settings
+from sidecar.control.archive import Archive
+from sidecar.control.feedback import FeedbackDesk
+from sidecar.control.health import Readiness
+from sidecar.core.engine import Engine
+from sidecar.core.types import Event
+from sidecar.errors import ConfigError, RolloutError, StoreError
+from sidecar.store import queries
+from sidecar.store.batch import Audit
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_LOCAL: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_MAX_BODY: Final = 16 * 1024
+_MAX_ROWS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """What the admin port can see and do."""
+
+    settings: Settings
+    engine: Engine
+    desk: FeedbackDesk
+    archive: Archive
+    on_events: Callable[[Sequence[Event]], None]
+    readiness: Callable[[], Readiness]
+
+
+def token_file(settings: Settings) -> Path | None:
+    """Where the token lies: the configured file, else one beside the database, which the process makes itself."""
+    if settings.admin_token_file is not None:
+        return settings.admin_token_file
+    return None if settings.db is None else settings.db.with_name(settings.db.name + ".admin-token")
+
+
+def ensure_token(settings: Settings) -> str | None:
+    """The token, made (0600) when none was configured and there is a database to put it beside; None: all is refused.
+
+    Raises:
+        ConfigError: the configured file cannot be read.
+    """
+    file = token_file(settings)
+    if file is None:
+        return None
+    try:
+        if settings.admin_token_file is None and not file.exists():
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as target:
+                target.write(secrets.token_urlsafe(32) + "\n")
+        token = file.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        if settings.admin_token_file is None:
+            return None  # no place to put one: the admin port refuses everything, traffic goes on
+        raise ConfigError(f"admin_token_file {file}: {error}; give a readable file with one line of ASCII") from None
+    return token or None
+
+
+def admin_app(admin: Admin) -> web.Application:
+    """The aiohttp application of the admin port.
+
+    Raises:
+        ConfigError: the configured token file cannot be read.
+    """
+    app = web.Application(client_max_size=_MAX_BODY, middlewares=[_guard(ensure_token(admin.settings))])
+    api = _Api(admin)
+    for method, path, handler in api.routes():
+        app.router.add_route(method, path, handler)
+    return app
+
+
+def _guard(token: str | None) -> Any:
+    expected = b"Bearer " + token.encode() if token else None
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        host = request.headers.get("Host", "")
+        name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
+        if name.lower() not in _LOCAL:
+            return _error(421, "host", "The Host header must be a local name.")
+        if "Origin" in request.headers or request.headers.get("Sec-Fetch-Site", "none") != "none":
+            return _error(403, "origin", "Requests of web pages are refused.")
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if expected is None or not hmac.compare_digest(given, expected):
+            return _error(401, "token", "Send `Authorization: Bearer <token>`; docs/operations.md says where the token lies.")
+        if request.method not in ("GET", "HEAD") and request.content_type != "application/json":
+            return _error(415, "content_type", "Send JSON with content type application/json.")
+        try:
+            return await handler(request)
+        except RolloutError as error:
+            return _error(409, "rollout", str(error))
+        except StoreError as error:
+            return _error(503, "store", str(error))
+        except msgspec.MsgspecError as error:
+            return _error(422, "body", str(error))
+
+    return guard
+
+
+class _Change(msgspec.Struct, forbid_unknown_fields=True):
+    action: str
+    arm: str | None = None
+
+
+class _Api:
+    """The handlers."""
+
+    def __init__(self, admin: Admin) -> None:
+        self._admin = admin
+
+    def routes(self) -> list[tuple[str, str, Handler]]:
+        """(method, path, handler); the source of `/openapi.json` too."""
+        return [
+            ("GET", "/api/v1/status", self.status),
+            ("GET", "/api/v1/decisions", self.decisions),
+            ("GET", "/api/v1/decisions/{id}", self.decision),
+            ("GET", "/api/v1/events", self.events),
+            ("POST", "/api/v1/routes/{route}/rollout", self.rollout),
+            ("POST", "/api/v1/feedback", self.feedback),
+            ("GET", "/openapi.json", self.openapi),
+        ]
+
+    async def status(self, _request: web.Request) -> web.Response:
+        """The state of the process, its routes and arms."""
+        admin = self._admin
+        ready = admin.readiness()
+        routes = [asdict(one) for one in admin.engine.status()]
+        return _json({"state": ready.state, "notes": list(ready.notes), **ready.detail, "routes": routes})
+
+    async def decisions(self, request: web.Request) -> web.Response:
+        """The newest decisions (`?last=N`, at most 1,000)."""
+        last = min(int(request.query.get("last", "20")), _MAX_ROWS) if request.query.get("last", "20").isdigit() else 20
+        return _json(await self._read(lambda db: queries.decisions(db, None, last)))
+
+    async def decision(self, request: web.Request) -> web.Response:
+        """One decision by its id or by the provider's completion id."""
+        found = await self._read(lambda db: queries.find(db, request.match_info["id"]))
+        return _json(found) if found is not None else _error(404, "unknown", "No decision has this id.")
+
+    async def events(self, _request: web.Request) -> web.Response:
+        """The newest events of the engine."""
+        return _json(await self._read(lambda db: queries.events(db, 100)))
+
+    async def rollout(self, request: web.Request) -> web.Response:
+        """Start, promote, pause, resume or roll back: `{"action": ..., "arm": ... for start}`."""
+        change = msgspec.json.decode(await request.read(), type=_Change)
+        route, engine, now = request.match_info["route"], self._admin.engine, steady()
+        verbs: dict[str, Callable[[], Sequence[Event]]] = {
+            "start": lambda: engine.start_rollout(route, change.arm or "", now),
+            "promote": lambda: engine.promote(route, now),
+            "pause": lambda: engine.pause(route, now),
+            "resume": lambda: engine.resume(route, now),
+            "rollback": lambda: engine.rollback(route, now),
+        }
+        verb = verbs.get(change.action)
+        if verb is None:
+            return _error(422, "action", f"action must be one of {', '.join(verbs)}")
+        events = verb()
+        self._admin.on_events(events)
+        detail = orjson.dumps({"arm": change.arm}).decode()
+        self._admin.archive.audit(Audit(wall(), "admin", f"rollout.{change.action}", route, detail))
+        return _json({"events": [msgspec.to_builtins(event) for event in events]})
+
+    async def feedback(self, request: web.Request) -> web.StreamResponse:
+        """The same as the traffic port's feedback endpoint."""
+        answer: list[tuple[int, bytes]] = []
+        self._admin.desk.handle(await request.read(), lambda status, body: answer.append((status, body)))
+        if not answer:
+            return _error(404, "unknown", "The decision is not in memory: send older feedback to the traffic port.")
+        status, body = answer[0]
+        return web.Response(status=status, body=body, content_type="application/json")
+
+    async def openapi(self, _request: web.Request) -> web.Response:
+        """This API, described."""
+        paths: dict[str, dict[str, object]] = {}
+        for method, path, handler in self.routes():
+            names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+            paths.setdefault(path, {})[method.lower()] = {
+                "summary": (handler.__doc__ or "").strip(),
+                "parameters": [{"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in names],
+                "responses": {"200": {"description": "JSON"}},
+                "security": [{"token": []}],
+            }
+        schemes = {"token": {"type": "http", "scheme": "bearer"}}
+        info = {"title": "llm-sidecar admin API", "version": __version__}
+        return _json({"openapi": "3.1.0", "info": info, "paths": paths, "components": {"securitySchemes": schemes}})
+
+    async def _read(self, query: Callable[[Path], object]) -> object:
+        path = self._admin.settings.db
+        if path is None:
+            raise StoreError("there is no database: set SIDECAR_DB")
+        return await self._admin.archive.read(lambda: query(path))
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS), content_type="application/json")
+
+
+def _error(status: int, code: str, message: str) -> web.Response:
+    return _json({"error": {"code": code, "message": message}}, status)

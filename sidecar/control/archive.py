@@ -1,0 +1,100 @@
+"""The store as the process uses it: one writer when a database is configured, nothing otherwise, and never a fault for traffic."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+from sidecar.clock import steady, wall
+from sidecar.config.settings import Settings
+from sidecar.control.feedback import Known
+from sidecar.core.engine import Engine
+from sidecar.core.types import Event, Feedback, Settled
+from sidecar.errors import StoreError
+from sidecar.store import queries
+from sidecar.store.batch import Audit
+from sidecar.store.retention import Limits
+from sidecar.store.writer import Writer
+
+Found = TypeVar("Found")
+
+
+class Archive:
+    """Puts rows, events, feedback and engine state into the database, and finds old decisions in it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._path = settings.db
+        self._service = settings.service
+        limits = Limits(settings.store_max_bytes, settings.store_raw_s, settings.store_aggregates_s)
+        self.writer = Writer(settings.db, service=settings.service, limits=limits) if settings.db is not None else None
+        self._state = b""
+        self._started = False
+
+    async def open(self, engine: Engine) -> Sequence[Event]:
+        """Restores what the engine had learnt, then starts the writer. A database that cannot be read costs only that."""
+        if self._path is None or self.writer is None:
+            return ()
+        path = self._path
+        state = await asyncio.to_thread(queries.load_state, path, self._service)
+        self.writer.start()
+        self._started = True
+        return engine.restore(state, steady()) if state else ()
+
+    def put(self, batch: Sequence[Settled]) -> None:
+        if self.writer is not None:
+            self.writer.put(batch)
+
+    def events(self, events: Sequence[Event]) -> None:
+        if self.writer is not None and events:
+            now = wall()
+            self.writer.put_events([(now, event) for event in events])
+
+    def feedback(self, feedback: Feedback, at: float) -> None:
+        if self.writer is not None:
+            self.writer.put_feedback([(at, feedback)])
+
+    def audit(self, line: Audit) -> None:
+        if self.writer is not None:
+            self.writer.put_audit([line])
+
+    def state(self, state: bytes) -> None:
+        """The engine's snapshot, when it has changed."""
+        if self.writer is not None and state != self._state:
+            self._state = state
+            self.writer.put_state(state)
+
+    def notes(self) -> list[str]:
+        """What people should know of the store, for `/ready`."""
+        writer = self.writer
+        if writer is None or writer.writable is not False:
+            return []
+        return [f"store: rows are not being written: {writer.last_error}; {writer.queued} wait, traffic goes on"]
+
+    async def look_up(self, key: str) -> list[Known]:
+        """Old decisions by decision id or completion id, read in a thread; empty when there is none or no database."""
+        if self._path is None:
+            return []
+        try:
+            found = await asyncio.to_thread(queries.find, self._path, key)
+        except StoreError:
+            return []
+        records = found if isinstance(found, list) else [] if found is None else [found]
+        return [_known(record) for record in records]
+
+    async def read(self, query: Callable[[], Found]) -> Found:
+        """Runs a reading query in a thread."""
+        return await asyncio.to_thread(query)
+
+    def close(self, timeout_s: float) -> None:
+        """Writes what waits; blocking, at most `timeout_s`."""
+        if self.writer is not None and self._started:
+            self.writer.close(timeout_s)
+
+
+def _known(record: queries.Record) -> Known:
+    at = datetime.fromisoformat(record["at"]).timestamp()
+    key = int(record["sticky_key"] or "0", 16)
+    canary = record["reason"] == "canary"
+    return Known(
+        record["id"], at, record["route"], record["arm"], record["completion_id"], key, record["rollout_id"], canary
+    )

@@ -1,0 +1,96 @@
+"""Registers what metrics read at each scrape: the books of the data plane, the store, the policy, routes and rollouts."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from sidecar.config.watch import PolicySource
+from sidecar.control.archive import Archive
+from sidecar.control.loop import ControlLoop
+from sidecar.core.engine import Engine
+from sidecar.core.status import RouteStatus
+from sidecar.proxy.plane import Plane
+from sidecar.telemetry.log import RequestLog
+from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.spans import Spans
+
+
+class Parts(Protocol):
+    """The parts of a process that metrics read."""
+
+    plane: Plane
+    engine: Engine
+    archive: Archive
+    policies: PolicySource
+    loop: ControlLoop
+    request_log: RequestLog
+    spans: Spans | None
+
+
+def register(metrics: Metrics, parts: Parts) -> None:
+    """Registers every gauge and counter that is read and not counted."""
+    plane, loop = parts.plane, parts.loop
+    books = plane.books
+    readers: Mapping[str, Callable[[], float]] = {
+        "accepted": lambda: books.accepted,
+        "buffered_bytes": lambda: plane.buffered,
+        "open_streams": lambda: len(plane.exchanges),
+        "loop_lag_seconds": lambda: loop.lag_s,
+        "policy_error": lambda: float(parts.policies.error is not None),
+        "log_lines_dropped": lambda: parts.request_log.dropped,
+    }
+    for name, read in readers.items():
+        metrics.gauge(name, "", read)
+    metrics.gauge("shed", "", lambda: {("overload",): books.shed, ("head",): books.turned_away})
+    metrics.gauge("fail_open", "", lambda: {("engine",): books.fail_open})
+    metrics.gauge("policy_loaded", "", lambda: {(parts.policies.current.policy.version,): 1.0})
+    metrics.gauge("pool_connections", "", lambda: _pools(plane))
+    _register_store(metrics, parts.archive)
+    _register_spans(metrics, parts.spans)
+    _register_routes(metrics, parts.engine)
+
+
+def _pools(plane: Plane) -> dict[tuple[str, ...], float]:
+    found: dict[tuple[str, ...], float] = {}
+    for origin in {*plane.origins.values(), *plane.defaults.values()}:
+        opened, idle, _ = origin.pool.sizes
+        found[(origin.name, "idle")] = found.get((origin.name, "idle"), 0) + idle
+        found[(origin.name, "busy")] = found.get((origin.name, "busy"), 0) + opened - idle
+    return found
+
+
+def _register_store(metrics: Metrics, archive: Archive) -> None:
+    writer = archive.writer
+    if writer is not None:
+        metrics.gauge("store_rows_written", "", lambda: writer.rows_written)
+        metrics.gauge("store_rows_dropped", "", lambda: writer.rows_dropped)
+        metrics.gauge("store_errors", "", lambda: writer.errors)
+        metrics.gauge("store_lag_rows", "", lambda: writer.queued)
+
+
+def _register_spans(metrics: Metrics, spans: Spans | None) -> None:
+    if spans is not None:
+        metrics.gauge("spans_exported", "", lambda: spans.exported)
+        metrics.gauge("spans_dropped", "", lambda: spans.dropped)
+
+
+def _register_routes(metrics: Metrics, engine: Engine) -> None:
+    metrics.gauge("rollout_step_percent", "", lambda: _steps(engine.status()))
+    metrics.gauge("rollout_phase", "", lambda: _phases(engine.status()))
+    metrics.gauge("arm_share", "", lambda: {(r.route, arm.id): arm.share for r in engine.status() for arm in r.arms})
+    metrics.gauge("budget_spent_usd", "", lambda: _spent(engine.status()))
+
+
+def _steps(routes: Sequence[RouteStatus]) -> dict[tuple[str, ...], float]:
+    return {(one.route, one.arm): float(one.step) for route in routes for one in route.rollouts}
+
+
+def _phases(routes: Sequence[RouteStatus]) -> dict[tuple[str, ...], float]:
+    return {(one.route, one.arm, one.phase): 1.0 for route in routes for one in route.rollouts}
+
+
+def _spent(routes: Sequence[RouteStatus]) -> dict[tuple[str, ...], float]:
+    spent: dict[tuple[str, ...], float] = {}
+    for route in routes:
+        spent[(route.route, "day")] = route.spent_day_nusd / 1e9
+        spent[(route.route, "month")] = route.spent_month_nusd / 1e9
+    return spent

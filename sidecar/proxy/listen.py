@@ -1,0 +1,53 @@
+"""Binds listening sockets: an address family that the machine lacks is skipped, a busy port is a clear error."""
+
+import errno
+import socket
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from sidecar.errors import ConfigError
+
+_BACKLOG: Final = 1024
+_NO_FAMILY: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
+
+
+def bind(what: str, addresses: Iterable[tuple[str, int]], on_skip: Callable[[str], None]) -> list[socket.socket]:
+    """One listening socket per address. `on_skip` is told of addresses that this machine does not have.
+
+    Raises:
+        ConfigError: a port is busy or not allowed, or no address could be bound at all.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for host, port in addresses:
+            try:
+                sockets.append(_listening(host, port))
+            except OSError as error:
+                where = f"{what} listener {host}:{port}"
+                if error.errno not in _NO_FAMILY:
+                    fix = "stop the other program or choose another port" if error.errno == errno.EADDRINUSE else "choose another"
+                    raise ConfigError(f"{where}: {error.strerror}; {fix}") from None
+                on_skip(f"{where} skipped: {error.strerror}")
+        if not sockets:
+            raise ConfigError(f"{what} listener: none of its addresses exists on this machine; correct the list")
+    except ConfigError:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((host, port))
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock

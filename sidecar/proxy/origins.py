@@ -1,0 +1,67 @@
+"""All upstreams of the process: made from the policy and the settings, kept across reloads while they stay equal."""
+
+import ssl
+from collections.abc import Callable, Mapping
+
+from sidecar.config.settings import Settings
+from sidecar.core.policy import Policy, Upstream
+from sidecar.core.pricebook import PriceBook
+from sidecar.core.types import Dialect
+from sidecar.proxy.dial import Dialer, Egress, client_tls
+from sidecar.proxy.origin import Origin
+from sidecar.proxy.plane import Plane
+from sidecar.proxy.upstream import Pool
+from sidecar.tasks import Tasks
+
+KeyOf = Callable[[Upstream], Callable[[], bytes | None]]
+
+
+class Origins:
+    """Builds and keeps the `Origin`s that a Plane uses."""
+
+    def __init__(self, settings: Settings, book: PriceBook, tasks: Tasks, key_of: KeyOf) -> None:
+        """`key_of(spec)` gives the reader of the credential that the sidecar holds for an upstream.
+
+        Raises:
+            ConfigError: HTTPS_PROXY is set and not understood.
+        """
+        self._settings = settings
+        self._book = book
+        self._tasks = tasks
+        self._key_of = key_of
+        self._egress = Egress.parse(settings.https_proxy, settings.no_proxy) if settings.https_proxy else None
+        self._contexts: dict[str | None, ssl.SSLContext] = {}
+        self._kept: dict[Upstream, Origin] = {}
+
+    def apply(self, plane: Plane, policy: Policy, defaults: Mapping[Dialect, Upstream]) -> None:
+        """Points `plane` at the upstreams of `policy`; exchanges under way keep the ones that they have.
+
+        Raises:
+            ConfigError: a CA file cannot be read. Nothing has been changed then.
+        """
+        wanted = {*policy.upstreams.values(), *defaults.values()}
+        made = {spec: self._kept.get(spec) or self._make(spec) for spec in wanted}
+        for spec, origin in self._kept.items():
+            if spec not in made:
+                origin.pool.close()
+        self._kept = made
+        plane.origins = {name: made[spec] for name, spec in policy.upstreams.items()}
+        plane.defaults = {dialect: made[spec] for dialect, spec in defaults.items()}
+
+    def _make(self, spec: Upstream) -> Origin:
+        settings = self._settings
+        tls = self._tls(spec.ca_file or (str(settings.ca_file) if settings.ca_file else None)) if spec.scheme == "https" else None
+        pool = Pool(
+            Dialer(spec.host, spec.port, tls, self._egress),
+            self._tasks,
+            limit=settings.max_upstream_connections,
+            idle_limit_s=settings.upstream_idle_s,
+            connect_timeout_s=settings.connect_timeout_s,
+        )
+        return Origin(spec, pool, self._book, self._key_of(spec))
+
+    def _tls(self, ca_file: str | None) -> ssl.SSLContext:
+        found = self._contexts.get(ca_file)
+        if found is None:
+            found = self._contexts[ca_file] = client_tls(ca_file)
+        return found

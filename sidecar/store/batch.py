@@ -1,0 +1,177 @@
+"""One group commit's content: what was put since the last, and the SQL that writes it.
+
+A batch is written in one transaction or not at all, so rows, their hourly sums and the last row's id in a snapshot can
+never disagree. Writing a batch a second time after an unclear failure changes nothing for rows (their id is known) but
+must not count twice: sums are therefore part of the same transaction as the rows that they count.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import orjson
+
+from sidecar.core.record import COLUMNS, Scalar, at_text
+from sidecar.core.types import Event, Feedback
+from sidecar.store.migrations import DECISION_COLUMNS, OUTCOME_COLUMNS, SPLIT
+
+Row = tuple[Scalar, ...]
+
+
+def _insert(table: str, columns: Iterable[str], verb: str = "INSERT OR IGNORE") -> str:
+    names = tuple(columns)
+    return f"{verb} INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+
+
+INSERT_DECISION = _insert("decisions", DECISION_COLUMNS)
+INSERT_OUTCOME = _insert("outcomes", OUTCOME_COLUMNS)
+INSERT_EVENT = _insert(
+    "events", ("at", "service", "kind", "severity", "route", "arm", "message", "detail"), verb="INSERT"
+)
+INSERT_AUDIT = _insert("audit", ("at", "service", "actor", "action", "target", "detail"), verb="INSERT")
+UPSERT_FEEDBACK = _insert(
+    "feedback", ("decision_id", "source", "at", "route", "arm", "score", "label"), verb="INSERT OR REPLACE"
+)
+UPSERT_STATE = _insert("arms", ("service", "route", "arm", "at", "last_id", "state"), verb="INSERT OR REPLACE")
+UPSERT_ROLLOUT = """INSERT INTO rollouts (id, service, route, arm, phase, step, started_at, at, message, detail)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET phase = excluded.phase,
+step = coalesce(excluded.step, step), at = excluded.at, message = excluded.message, detail = excluded.detail"""
+
+WINDOW_KEYS = ("hour", "service", "route", "arm", "upstream", "model", "stream")
+WINDOW_SUMS = (
+    "requests", "completed", "failed", "aborted", "input_tokens", "output_tokens", "cost_nusd", "unpriced",
+    "duration_s", "ttft_s", "ttft_n", "quality", "quality_n", "reward", "reward_n",
+)  # fmt: skip
+UPSERT_WINDOW = (
+    _insert("windows", (*WINDOW_KEYS, *WINDOW_SUMS), verb="INSERT")
+    + f" ON CONFLICT ({', '.join(WINDOW_KEYS)}) DO UPDATE SET "
+    + ", ".join(f"{name} = {name} + excluded.{name}" for name in WINDOW_SUMS)
+)
+
+STATE_KEY = "*"  # the engine's own row in `arms`: its snapshot holds every arm's posterior and every rollout
+
+(_AT, _SERVICE, _ROUTE, _STREAM, _ARM, _UPSTREAM, _MODEL) = (
+    COLUMNS.index(name) for name in ("at", "service", "route", "stream", "arm", "upstream", "model")
+)
+(_OUTCOME, _DURATION, _TTFT, _INPUT, _OUTPUT, _COST, _QUALITY, _REWARD) = (
+    COLUMNS.index(name)
+    for name in (
+        "outcome", "duration_s", "ttft_s", "input_tokens", "output_tokens", "cost_nusd", "quality", "reward",
+    )
+)  # fmt: skip
+_KINDS = {"completed": 1, "failed": 2, "aborted": 3}
+
+
+@dataclass(slots=True)
+class Audit:
+    """Who changed what: one line of the audit table."""
+
+    at: float  # wall clock, seconds since the epoch
+    actor: str
+    action: str
+    target: str = ""
+    detail: str = "{}"  # JSON
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one transaction will write. `state` is the newest engine snapshot, if one was put."""
+
+    rows: list[Row] = field(default_factory=list)
+    events: list[tuple[float, Event]] = field(default_factory=list)
+    feedback: list[tuple[float, Feedback]] = field(default_factory=list)
+    audit: list[Audit] = field(default_factory=list)
+    state: tuple[float, bytes, str | None] | None = None  # wall clock, blob, id of the last row put before it
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self.events or self.feedback or self.audit or self.state)
+
+    def singles(self) -> list["Batch"]:
+        """The same content with one item in each batch, in an order in which they can be written."""
+        return [
+            *(Batch(rows=[one]) for one in self.rows),
+            *(Batch(events=[event]) for event in self.events),
+            *(Batch(feedback=[score]) for score in self.feedback),
+            *(Batch(audit=[line]) for line in self.audit),
+            *([Batch(state=self.state)] if self.state else []),
+        ]
+
+
+def write(connection: sqlite3.Connection, batch: Batch, service: str) -> None:
+    """Execute the batch inside the transaction that the caller opened."""
+    if batch.rows:
+        connection.executemany(INSERT_DECISION, [row[:SPLIT] for row in batch.rows])
+        connection.executemany(INSERT_OUTCOME, [(row[0], *row[SPLIT:]) for row in batch.rows])
+        connection.executemany(UPSERT_WINDOW, window_rows(batch.rows))
+    if batch.events:
+        connection.executemany(INSERT_EVENT, [_event_row(at, event, service) for at, event in batch.events])
+        connection.executemany(UPSERT_ROLLOUT, _rollout_rows(batch.events, service))
+    if batch.feedback:
+        connection.executemany(
+            UPSERT_FEEDBACK,
+            [(f.decision_id, f.source, at_text(at), f.route, f.arm, f.score, f.label) for at, f in batch.feedback],
+        )
+    if batch.audit:
+        connection.executemany(
+            INSERT_AUDIT, [(at_text(a.at), service, a.actor, a.action, a.target, a.detail) for a in batch.audit]
+        )
+    if batch.state is not None:
+        at, blob, last_id = batch.state
+        connection.execute(UPSERT_STATE, (service, STATE_KEY, STATE_KEY, at_text(at), last_id, blob))
+
+
+def window_rows(rows: Iterable[Row]) -> list[tuple[Scalar, ...]]:
+    """The hourly sums of these rows, one tuple per (hour, service, route, arm, upstream, model, stream)."""
+    sums: dict[tuple[Scalar, ...], list[float]] = {}
+    for row in rows:
+        at = row[_AT]
+        assert isinstance(at, str), "a row's time is RFC 3339 text"
+        arm, model = row[_ARM] or "", row[_MODEL] or ""
+        key = (at[:13], row[_SERVICE], row[_ROUTE], arm, row[_UPSTREAM], model, row[_STREAM])
+        one = sums.get(key)
+        if one is None:
+            one = sums[key] = [0] * len(WINDOW_SUMS)
+        _count(one, row)
+    return [(*key, *one) for key, one in sums.items()]
+
+
+def _count(one: list[float], row: Row) -> None:
+    """Add one row to its window's sums, in the order of WINDOW_SUMS. Unknown values are not counted as zero."""
+    one[0] += 1
+    one[_KINDS[str(row[_OUTCOME])]] += 1
+    one[4] += row[_INPUT] or 0  # type: ignore[operator] # columns of these names hold numbers or None
+    one[5] += row[_OUTPUT] or 0  # type: ignore[operator] # as above
+    cost = row[_COST]
+    if cost is None:
+        one[7] += 1
+    else:
+        one[6] += cost  # type: ignore[operator] # as above
+    one[8] += row[_DURATION] or 0.0  # type: ignore[operator] # as above
+    for slot, place in ((9, _TTFT), (11, _QUALITY), (13, _REWARD)):
+        value = row[place]
+        if value is not None:
+            one[slot] += value  # type: ignore[operator] # as above
+            one[slot + 1] += 1
+
+
+def _event_row(at: float, event: Event, service: str) -> Row:
+    detail = orjson.dumps(event.detail, default=str).decode()
+    return (at_text(at), service, event.kind, event.severity, event.route, event.arm, event.message, detail)
+
+
+def _rollout_rows(events: Iterable[tuple[float, Event]], service: str) -> list[Row]:
+    """The present state of each rollout that these events speak of; the newest event decides."""
+    rows: list[Row] = []
+    for at, event in events:
+        rollout = event.detail.get("rollout_id")
+        if event.kind.startswith("rollout.") and isinstance(rollout, str):
+            step = event.detail.get("step")
+            phase = event.detail.get("phase")
+            when = at_text(at)
+            rows.append((
+                rollout, service, event.route, event.arm,
+                phase if isinstance(phase, str) else event.kind.removeprefix("rollout."),
+                step if isinstance(step, int) else None,
+                when, when, event.message, orjson.dumps(event.detail, default=str).decode(),
+            ))  # fmt: skip
+    return rows

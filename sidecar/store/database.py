@@ -1,0 +1,89 @@
+"""The store's file: creating, opening, recognising and moving it aside.
+
+The file is private (0600 in a directory 0700), in WAL mode so that readers never wait for the writer, synchronous
+NORMAL (a killed process loses nothing that was committed; a power cut may lose the last commits, never the file), with
+auto_vacuum=INCREMENTAL, which SQLite only accepts before the first table. Functions here raise sqlite3.Error or
+OSError; the writer turns them into counters and another attempt, the readers into StoreError.
+"""
+
+import os
+import sqlite3
+from pathlib import Path
+
+from sidecar.clock import rfc3339
+from sidecar.store.migrations import migrate
+
+BUSY_TIMEOUT_MS = 250  # one wait for a lock; short, because the writer must also notice its own shutdown
+JOURNAL_LIMIT_BYTES = 4 * 2**20  # the WAL is cut back to this after a checkpoint
+CACHE_KIB = 2048  # page cache of one connection: appends touch few pages
+KEPT_CORRUPT = 3  # corrupt files kept for inspection; older ones are removed, they would fill the disk
+_COMPANIONS = ("", "-wal", "-shm")
+
+Identity = tuple[int, int]
+
+
+def identity(path: Path) -> Identity | None:
+    """Which file lies at the path now, as (device, inode); None when there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """The writing connection, in autocommit mode (transactions are explicit), with the present schema.
+
+    Creates directory and file where they are missing. Raises sqlite3.Error or OSError.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(f"PRAGMA journal_size_limit={JOURNAL_LIMIT_BYTES}")
+        connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+        migrate(connection)
+        connection.execute("SELECT id FROM decisions ORDER BY id DESC LIMIT 1").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write. Rows come as sqlite3.Row. Raises sqlite3.Error when there is no such file."""
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def is_damaged(error: Exception) -> bool:
+    """Whether this error says that the file's content is not a sound database."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def move_aside(path: Path, wall_s: float) -> Path:
+    """Rename the file and its companions to `<name>.corrupt-<time>` and keep only the newest few of these."""
+    stamp = rfc3339(wall_s).replace(":", "").replace("-", "")
+    target = path.with_name(f"{path.name}.corrupt-{stamp}")
+    for suffix in _COMPANIONS:
+        source = path.with_name(path.name + suffix)
+        if source.exists():
+            source.rename(target.with_name(target.name + suffix))
+    mains = [p for p in path.parent.glob(f"{path.name}.corrupt-*") if not p.name.endswith(("-wal", "-shm"))]
+    for old in sorted(mains)[:-KEPT_CORRUPT]:
+        for suffix in _COMPANIONS:
+            old.with_name(old.name + suffix).unlink(missing_ok=True)
+    return target
+
+
+def size_bytes(connection: sqlite3.Connection) -> tuple[int, int]:
+    """(bytes of pages in use, bytes of free pages) of the open file, without its WAL."""
+    page: int = connection.execute("PRAGMA page_size").fetchone()[0]
+    pages: int = connection.execute("PRAGMA page_count").fetchone()[0]
+    free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    return (pages - free) * page, free * page

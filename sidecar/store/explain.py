@@ -1,0 +1,151 @@
+"""One decision as plain English: what was asked, what served and why, what happened, what it cost.
+
+It reads a record as `queries.find` returns it and states only what stands there; what is unknown is called unknown.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_WHY = {
+    "passthrough": "Nothing was to decide: the call went where the app sent it.",
+    "baseline": "The route's baseline served.",
+    "canary": "This {unit} belongs to the share that the rollout gives to the canary.",
+    "sampled": "The selector drew this arm; arms that look better are drawn more often.",
+    "sticky": "This {unit} was already bound to this arm and stays with it.",
+    "pinned": "The call carries state that lives at this arm, so no other could serve it.",
+    "threshold": "A threshold is breached and its action sends the traffic here.",
+    "budget": "The budget is used up, so the cheapest arm served.",
+    "policy": "A rule of the policy decided.",
+    "fallback": "The arm that was chosen first ({decided}) failed before its first byte, and the policy lists this one "
+    "as its fallback.",
+    "fail-open": "Selection was not possible, so the call went to what the app asked for.",
+}
+_KIND = {
+    "exact": "exact",
+    "estimate": "an estimate",
+    "lower_bound": "a lower bound: the call ended early and the provider may bill more",
+}
+
+
+def explain(record: Mapping[str, Any], feedback: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+    """Lines of text for one decision joined with its outcome, and the scores that it received."""
+    context = record["context"] or {}
+    return [
+        f"Decision {record['id']} at {record['at']}",
+        _asked(record, context),
+        _served(record),
+        _WHY.get(record["reason"], "Reason: {reason}.").format(
+            reason=record["reason"],
+            unit=context.get("unit", "request"),
+            decided=context.get("decided") or "unnamed",
+        ),
+        *_chance(record, context),
+        *_rollout(record),
+        _ended(record),
+        *_clocks(record),
+        _tokens(record),
+        _cost(record),
+        *_quality(record, feedback),
+    ]
+
+
+def _asked(record: Mapping[str, Any], context: Mapping[str, Any]) -> str:
+    how = "a stream" if record["stream"] else "one answer"
+    model = record["requested_model"] or "no model that could be read"
+    size = f", {context['input_bytes']} bytes" if context.get("input_bytes") else ""
+    tools = ", with tools" if context.get("tools") else ""
+    endpoint = context.get("endpoint", "call")
+    return f"Asked: {record['dialect']} {endpoint} for {model}, {how}{size}{tools} (service {record['service']})."
+
+
+def _served(record: Mapping[str, Any]) -> str:
+    what = f"{record['upstream']}/{record['model'] or 'the model as asked'}"
+    arm = "no arm of the policy" if record["arm"] is None else f"arm {record['arm']}"
+    policy = f", policy {record['policy_version']}" if record["policy_version"] else ""
+    return f"Served: {what}, {arm}, on route {record['route']} in mode {record['mode']}{policy}."
+
+
+def _chance(record: Mapping[str, Any], context: Mapping[str, Any]) -> list[str]:
+    share = f"{100 * record['propensity']:.4g} %"
+    lines = [f"Probability of this choice: {share}, per {context.get('unit', 'request')}."]
+    arms = record["eligible"] or []
+    chosen = context.get("decided", record["arm"])
+    others = [arm for arm in arms if arm != chosen]
+    if others:
+        lines.append(f"Also eligible: {', '.join(others)}.")
+    elif arms:
+        lines.append("No other arm was eligible.")
+    return lines
+
+
+def _rollout(record: Mapping[str, Any]) -> list[str]:
+    if record["rollout_id"] is None:
+        return []
+    step = "at an unknown step" if record["rollout_step"] is None else f"at {record['rollout_step']} %"
+    return [f"Rollout {record['rollout_id']} stood {step}."]
+
+
+def _ended(record: Mapping[str, Any]) -> str:
+    status = "no response" if record["status"] is None else f"status {record['status']}"
+    error = "" if record["error"] is None else f", error {record['error']}"
+    return f"Outcome: {record['outcome']} with {status}{error}."
+
+
+def _clocks(record: Mapping[str, Any]) -> list[str]:
+    names = {
+        "sent_s": "request sent",
+        "ttfb_s": "first byte",
+        "ttfe_s": "first event",
+        "ttft_s": "first token",
+        "ttfa_s": "first answer token",
+        "duration_s": "end",
+    }
+    known = [f"{word} {_seconds(record[name])}" for name, word in names.items() if record[name] is not None]
+    lines = [f"Clock: {', '.join(known)}."] if known else []
+    if record["itl_s"] is not None:
+        lines.append(f"Inter-token latency: {_seconds(record['itl_s'])} on average.")
+    return lines
+
+
+def _seconds(value: float) -> str:
+    return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def _tokens(record: Mapping[str, Any]) -> str:
+    names = {
+        "input_tokens": "input",
+        "cached_input_tokens": "of them cached",
+        "cache_write_tokens": "written to the cache",
+        "output_tokens": "output",
+        "reasoning_tokens": "of them reasoning",
+    }
+    known = [f"{record[name]} {word}" for name, word in names.items() if record[name] is not None]
+    if not known:
+        return "Tokens: unknown."
+    source = "as the provider reports" if record["usage_source"] == "provider" else "estimated"
+    return f"Tokens: {', '.join(known)} ({source})."
+
+
+def _cost(record: Mapping[str, Any]) -> str:
+    nano = record["cost_nusd"]
+    if nano is None:
+        return "Cost: unknown (no usage, or the model has no price here)."
+    dollars = f"{nano // 10**9}.{nano % 10**9:09d}".rstrip("0").ljust(4, "0")
+    source = {"policy": "the policy's own price", "provider": "as the provider states it"}.get(
+        record["price_version"], f"price list {record['price_version']}"
+    )
+    return f"Cost: ${dollars}, {_KIND.get(record['cost_kind'], 'of unknown kind')}, {source}."
+
+
+def _quality(record: Mapping[str, Any], feedback: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = []
+    if record["quality"] is not None:
+        lines.append(f"Quality: {record['quality']:.3g} by {record['quality_source'] or 'unknown'}.")
+    lines += [f"Feedback: {score['score']:.3g} by {score['source']} at {score['at']}." for score in feedback]
+    if not lines:
+        lines.append("Quality: no evidence.")
+    if record["reward"] is None:
+        lines.append("Reward: none; this exchange taught the selector nothing.")
+    else:
+        lines.append(f"Reward: {record['reward']:.3g}.")
+    return lines

@@ -1,0 +1,207 @@
+"""Reading the store, with or without a running process: every function opens its own read-only connection.
+
+Readers see committed rows only and never make the writer wait (WAL). The few verbs that write (prune, forget) open a
+writing connection of their own for one bounded transaction at a time and wait their turn. Values go in as parameters.
+What cannot be read raises StoreError with what, where and how to fix it.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sidecar.clock import wall
+from sidecar.core.record import COLUMNS, at_text
+from sidecar.errors import StoreError
+from sidecar.store.batch import INSERT_AUDIT, STATE_KEY
+from sidecar.store.database import open_reader, open_writer, size_bytes
+from sidecar.store.retention import STEP_ROWS, Limits
+from sidecar.store.retention import prune as prune_steps
+
+Record = dict[str, Any]
+
+_SELECT = f"SELECT {', '.join(COLUMNS)} FROM decisions JOIN outcomes USING (id)"  # noqa: S608 (names of ours)
+_JSON_COLUMNS = ("eligible", "context")
+_PRUNE_CALLS = 100_000  # calls of the prune verb: each deletes up to 1,000 rows
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A reading connection; SQLite's errors become StoreError."""
+    if not path.is_file():
+        raise StoreError(f"{path}: no database here; set SIDECAR_DB or --db to the file that the sidecar writes")
+    try:
+        with closing(open_reader(path)) as connection:
+            yield connection
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: cannot be read: {error}; is it the sidecar's database, and readable?") from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[sqlite3.Connection]:
+    """A writing connection for a verb; the running sidecar, if any, keeps its own."""
+    if not path.is_file():
+        raise StoreError(f"{path}: no database here; set SIDECAR_DB or --db to the file that the sidecar writes")
+    try:
+        with closing(open_writer(path)) as connection:
+            connection.execute("PRAGMA busy_timeout=5000")
+            yield connection
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(f"{path}: cannot be written: {error}; check the disk, the mode and other users") from error
+
+
+def _record(row: sqlite3.Row) -> Record:
+    """One joined row as `decisions --json` prints it: JSON columns parsed, `stream` a truth value."""
+    record = dict(row)
+    for name in _JSON_COLUMNS:
+        if record[name] is not None:
+            record[name] = orjson.loads(record[name])
+    record["stream"] = bool(record["stream"])
+    return record
+
+
+def decisions(path: Path, service: str | None = None, last: int = 20) -> list[Record]:
+    """The newest `last` decisions joined with their outcomes, newest first, keys in the order of COLUMNS."""
+    where = "" if service is None else " WHERE service = ?"
+    values = (last,) if service is None else (service, last)
+    with _reading(path) as connection:
+        return [_record(row) for row in connection.execute(f"{_SELECT}{where} ORDER BY id DESC LIMIT ?", values)]
+
+
+def find(path: Path, key: str) -> Record | list[Record] | None:
+    """The decision with this id, or else with this completion id: a list when several have it, None when none."""
+    with _reading(path) as connection:
+        rows = connection.execute(f"{_SELECT} WHERE id = ?", (key,)).fetchall()
+        if not rows:
+            rows = connection.execute(
+                f"{_SELECT} WHERE completion_id = ? ORDER BY id DESC LIMIT 100", (key,)
+            ).fetchall()
+    if len(rows) > 1:
+        return [_record(row) for row in rows]
+    return _record(rows[0]) if rows else None
+
+
+def feedback_of(path: Path, key: str) -> list[Record]:
+    """The scores that one decision has received, one per source."""
+    with _reading(path) as connection:
+        return [
+            dict(row) for row in connection.execute("SELECT * FROM feedback WHERE decision_id = ? ORDER BY at", (key,))
+        ]
+
+
+def export(path: Path, service: str | None = None, since: str = "", until: str = "~") -> Iterator[Record]:
+    """Every kept row, oldest first, one at a time: `since` <= at < `until` (RFC 3339 text, or any beginning of it)."""
+    where = " WHERE at >= ? AND at < ?" + ("" if service is None else " AND service = ?")
+    values = (since, until) if service is None else (since, until, service)
+    with _reading(path) as connection:
+        for row in connection.execute(f"{_SELECT}{where} ORDER BY id", values):
+            yield _record(row)
+
+
+def events(path: Path, last: int = 100, kind: str | None = None) -> list[Record]:
+    """The newest events, newest first; `kind` selects one kind, or all that begin with it when it ends with a dot."""
+    where = "" if kind is None else " WHERE kind GLOB ?"
+    pattern = () if kind is None else (f"{kind}*" if kind.endswith(".") else kind,)
+    with _reading(path) as connection:
+        text = f"SELECT * FROM events{where} ORDER BY id DESC LIMIT ?"  # noqa: S608 (names of ours)
+        found = connection.execute(text, (*pattern, last))
+        return [dict(row) | {"detail": orjson.loads(row["detail"])} for row in found]
+
+
+def load_state(path: Path, service: str = "default") -> bytes | None:
+    """The newest engine snapshot of this service; None when there is no file, no table or no snapshot."""
+    if not path.is_file():
+        return None
+    try:
+        with closing(open_reader(path)) as connection:
+            row = connection.execute(
+                "SELECT state FROM arms WHERE service = ? AND route = ? AND arm = ?", (service, STATE_KEY, STATE_KEY)
+            ).fetchone()
+    except sqlite3.Error:
+        return None  # a store that cannot be read must not keep the process from starting (GW-37)
+    return None if row is None else bytes(row[0])
+
+
+def spending(path: Path, since_s: float, service: str | None = None) -> dict[str, int]:
+    """Nano-dollars per route since the hour of `since_s` (seconds since the epoch): what budgets are rebuilt from."""
+    where = "" if service is None else " AND service = ?"
+    values: tuple[str, ...] = (at_text(since_s)[:13],) if service is None else (at_text(since_s)[:13], service)
+    with _reading(path) as connection:
+        found = connection.execute(
+            f"SELECT route, sum(cost_nusd) FROM windows WHERE hour >= ?{where} GROUP BY route",  # noqa: S608 (ours)
+            values,
+        )
+        return {route: int(total) for route, total in found}
+
+
+def backup(path: Path, target: Path) -> None:
+    """A consistent copy of the store, also while it is written. Raises StoreError; an existing target is refused."""
+    if target.exists():
+        raise StoreError(f"{target}: exists already; name a new file")
+    with _reading(path) as connection:
+        target.touch(mode=0o600)
+        with closing(sqlite3.connect(target)) as copy:
+            connection.backup(copy, pages=1024)
+
+
+def prune(path: Path, limits: Limits) -> int:
+    """Delete what the limits say is due, in bounded steps, and give the pages back; the number of raw rows deleted."""
+    deleted = 0
+    with _writing(path) as connection:
+        for _ in range(_PRUNE_CALLS):
+            gone = prune_steps(connection, limits, wall(), steps=1)
+            deleted += gone
+            if gone < STEP_ROWS:
+                break
+        connection.execute("PRAGMA incremental_vacuum").fetchall()
+    return deleted
+
+
+def forget(path: Path, key_hash: str, actor: str = "cli") -> int:
+    """Erase every row of one sticky key (a person); the number of decisions. Leaves an audit row without the key.
+
+    Hourly sums stay: they hold no key.
+    """
+    erased = 0
+    with _writing(path) as connection:
+        while True:
+            connection.execute("BEGIN IMMEDIATE")
+            found = connection.execute(
+                "SELECT id FROM decisions WHERE sticky_key = ? LIMIT ?", (key_hash, STEP_ROWS)
+            ).fetchall()
+            for table, column in (("decisions", "id"), ("outcomes", "id"), ("feedback", "decision_id")):
+                connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", found)  # noqa: S608 (ours)
+            erased += len(found)
+            if len(found) < STEP_ROWS:
+                detail = orjson.dumps({"decisions": erased}).decode()
+                connection.execute(INSERT_AUDIT, (at_text(wall()), "", actor, "forget", "", detail))
+                connection.execute("COMMIT")
+                break
+            connection.execute("COMMIT")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return erased
+
+
+def status(path: Path) -> Record:
+    """Size, free space, row counts of the small tables, and the time span that raw rows cover."""
+    with _reading(path) as connection:
+        used, free = size_bytes(connection)
+        oldest = connection.execute("SELECT at FROM decisions ORDER BY id LIMIT 1").fetchone()
+        newest = connection.execute("SELECT at FROM decisions ORDER BY id DESC LIMIT 1").fetchone()
+        counts = {
+            table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608 (names of ours)
+            for table in ("decisions", "feedback", "windows", "rollouts", "events", "audit")
+        }
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+    return {
+        "path": str(path),
+        "schema": version,
+        "used_bytes": used,
+        "free_bytes": free,
+        "oldest": None if oldest is None else oldest[0],
+        "newest": None if newest is None else newest[0],
+        **counts,
+    }

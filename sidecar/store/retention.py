@@ -1,0 +1,78 @@
+"""What the store forgets, and when: bounded steps that fit between two group commits.
+
+Raw rows (decisions, outcomes, feedback) go when they are older than `raw_s`, or, oldest first, when the file is larger
+than `max_bytes`; hourly windows and events go after `aggregates_s`. Posteriors (`arms`), rollouts, experiments and the
+audit are never touched. One step deletes at most STEP_ROWS rows in one transaction and nothing is read into memory but
+their ids; freed pages are given back to the file system a few at a time, so no step holds the file for long.
+"""
+
+import sqlite3
+from dataclasses import dataclass
+
+from sidecar.core.record import at_text
+from sidecar.store.database import size_bytes
+
+STEP_ROWS = 1000  # rows of one transaction
+STEPS = 8  # steps of one call, so that new rows wait only tens of milliseconds
+VACUUM_PAGES = 256  # 1 MiB given back per call
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is kept. Sizes in bytes, ages in seconds."""
+
+    max_bytes: int = 256 * 2**20
+    raw_s: float = 7 * 86400.0
+    aggregates_s: float = 365 * 86400.0
+
+
+def prune(connection: sqlite3.Connection, limits: Limits, wall_s: float, *, steps: int = STEPS) -> int:
+    """Delete what is due, at most `steps` steps; the number of raw rows deleted. Raises sqlite3.Error."""
+    deleted = 0
+    oldest = at_text(wall_s - limits.raw_s)
+    for _ in range(steps):
+        used, _ = size_bytes(connection)
+        gone = _delete_raw(connection, None if used > limits.max_bytes else oldest)
+        deleted += gone
+        if gone < STEP_ROWS:
+            break
+    horizon = at_text(wall_s - limits.aggregates_s)
+    _in_steps(connection, "DELETE FROM windows WHERE hour < ?", (horizon[:13],))
+    _in_steps(
+        connection,
+        "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE at < ? ORDER BY at LIMIT 1000)",
+        (horizon,),
+    )
+    _give_back(connection, limits)
+    return deleted
+
+
+def _delete_raw(connection: sqlite3.Connection, older_than: str | None) -> int:
+    """One step: the oldest rows, all of them when `older_than` is None, else only those before it."""
+    found = connection.execute("SELECT id, at FROM decisions ORDER BY id LIMIT ?", (STEP_ROWS,)).fetchall()
+    ids = [(key,) for key, at in found if older_than is None or at < older_than]
+    if ids:
+        _delete_ids(connection, ids)
+    return len(ids)
+
+
+def _delete_ids(connection: sqlite3.Connection, ids: list[tuple[str]]) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for table, key in (("decisions", "id"), ("outcomes", "id"), ("feedback", "decision_id")):
+            connection.executemany(f"DELETE FROM {table} WHERE {key} = ?", ids)  # noqa: S608 (names of ours)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise
+
+
+def _in_steps(connection: sqlite3.Connection, statement: str, values: tuple[str, ...]) -> None:
+    connection.execute(statement, values)
+
+
+def _give_back(connection: sqlite3.Connection, limits: Limits) -> None:
+    """Return free pages to the file system: a few, when a fifth of the limit lies free (else they are used again)."""
+    _, free = size_bytes(connection)
+    if free * 5 > limits.max_bytes:
+        connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()

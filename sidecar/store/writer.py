@@ -1,0 +1,330 @@
+"""The store's one writer: a thread that owns the only writing connection and commits what was put in groups.
+
+Promise. `put*` returns in microseconds, never raises and never waits for the disk. What was put is committed within
+`commit_s`; a killed process loses at most that. While the file cannot be written (locked, full, read-only, gone,
+damaged) the batch that failed is kept and tried again at least once a second, the queue behind it is bounded, the
+oldest rows are dropped and counted, and a `gap` event says so in the file once it can be written again. A file that was
+deleted or replaced is created anew; one that is damaged is moved aside.
+
+The thread and the callers share only the queues, under a lock that is held for the time of a list append or swap.
+"""
+
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from sidecar.clock import monotonic, wall
+from sidecar.core.record import row
+from sidecar.core.types import Event, Feedback, Settled
+from sidecar.store.batch import Audit, Batch, write
+from sidecar.store.database import Identity, identity, is_damaged, move_aside, open_writer
+from sidecar.store.retention import Limits, prune
+
+COMMIT_S: Final = 0.1  # with the app's flush every 100 ms, a kill loses at most the last 250 ms
+QUEUE_ROWS: Final = 10_000  # about 20 MiB of records; minutes of an ordinary service's traffic
+QUEUE_OTHERS: Final = 1_000  # events, feedback and audit lines waiting, each
+BATCH_ROWS: Final = 2_000  # one transaction: about 15 ms
+RETRY_FIRST_S: Final = 0.05
+RETRY_MAX_S: Final = 1.0  # rows are written again within 5 s of the file's return
+CHORE_S: Final = 2.0  # how often old rows are looked for
+IDLE_S: Final = 1.0  # longest sleep without work
+
+_UNWRITABLE = (ValueError, TypeError, OverflowError, AttributeError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
+
+
+class Writer:
+    """Writes one service's rows into the file at `path`. Counters may be read at any time from any thread."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        service: str = "default",
+        limits: Limits | None = None,
+        queue_rows: int = QUEUE_ROWS,
+        commit_s: float = COMMIT_S,
+    ) -> None:
+        self.rows_written = 0
+        self.rows_dropped = 0
+        self.rows_pruned = 0
+        self.commits = 0
+        self.errors = 0
+        self.last_error: str | None = None
+        self.moved_aside: Path | None = None  # the newest damaged file
+        self.writable: bool | None = None  # whether the last attempt succeeded; None before the first
+        self._path = path
+        self._service = service
+        self._limits = limits or Limits()
+        self._queue_rows = queue_rows
+        self._commit_s = commit_s
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._deadline: float | None = None
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._settled: deque[Settled] = deque()
+        self._others = Batch()  # events, feedback, audit and state that wait
+        self._gap: list[str] = []  # first and last id of dropped rows, and how many
+        self._gap_rows = 0
+        self._oldest: float | None = None  # monotonic time of the oldest thing not yet committed
+        self._last_id: str | None = None  # of the newest row put
+        self._held: Batch | None = None  # the batch that failed
+        self._connection: sqlite3.Connection | None = None
+        self._identity: Identity | None = None
+        self._suspect = False
+        self._saved: tuple[float, bytes, str | None] | None = None  # written again into a file made anew
+        self._next_chore = 0.0
+
+    # --- called from the loop ---------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread. The file is opened there, so a slow disk delays nothing."""
+        self._thread.start()
+
+    @property
+    def lag_s(self) -> float:
+        """Age of the oldest thing that was put and is not committed yet, seconds; 0 when there is none."""
+        oldest = self._oldest
+        return 0.0 if oldest is None else max(0.0, monotonic() - oldest)
+
+    @property
+    def queued(self) -> int:
+        """Rows that wait, those of a failed batch included."""
+        held = self._held
+        return len(self._settled) + (0 if held is None else len(held.rows))
+
+    def put(self, settled: Sequence[Settled]) -> None:
+        """Finished exchanges, in the order in which they ended."""
+        if not settled:
+            return
+        with self._lock:
+            self._settled.extend(settled)
+            self._last_id = settled[-1].id
+            while len(self._settled) > self._queue_rows:
+                self._drop(self._settled.popleft().id)
+        self._notify()
+
+    def put_events(self, events: Sequence[tuple[float, Event]]) -> None:
+        """Events with the wall clock reading at which each happened."""
+        with self._lock:
+            self._others.events.extend(events)
+            del self._others.events[:-QUEUE_OTHERS]
+        self._notify()
+
+    def put_feedback(self, feedback: Sequence[tuple[float, Feedback]]) -> None:
+        """Scores with the wall clock reading at which each came; the last one per decision and source stays."""
+        with self._lock:
+            self._others.feedback.extend(feedback)
+            del self._others.feedback[:-QUEUE_OTHERS]
+        self._notify()
+
+    def put_audit(self, lines: Sequence[Audit]) -> None:
+        """Changes that somebody made; never pruned from the file."""
+        with self._lock:
+            self._others.audit.extend(lines)
+            del self._others.audit[:-QUEUE_OTHERS]
+        self._notify()
+
+    def put_state(self, state: bytes) -> None:
+        """The engine's snapshot. It is written with, or after, every row put before it, and names the last of them."""
+        with self._lock:
+            self._others.state = (wall(), state, self._last_id)
+        self._notify()
+
+    def close(self, timeout_s: float = 5.0) -> bool:
+        """Write what waits and end the thread; False when `timeout_s` was not enough (then the rest is lost)."""
+        self._deadline = monotonic() + timeout_s
+        self._stop.set()
+        self._wake.set()
+        if self._thread.ident is None:
+            return True
+        self._thread.join(timeout_s + 0.5)
+        return not self._thread.is_alive() and self.queued == 0
+
+    def _notify(self) -> None:
+        if self._oldest is None:
+            self._oldest = monotonic()
+        self._wake.set()
+
+    def _drop(self, key: str) -> None:
+        """Count one lost row for the gap event. The lock is held, or the row is the thread's own."""
+        self.rows_dropped += 1
+        self._gap_rows += 1
+        self._gap[1:] = [key]
+        if len(self._gap) == 1:
+            self._gap.append(key)
+
+    # --- the thread -------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        pause = 0.0
+        while True:
+            if pause:
+                self._stop.wait(pause)
+            elif self._wake.wait(IDLE_S):
+                self._stop.wait(self._commit_s)  # let a group gather
+            stopping = self._stop.is_set()
+            self._wake.clear()
+            done = self._drain()
+            pause = 0.0 if done else min(RETRY_MAX_S, max(RETRY_FIRST_S, pause * 2))
+            if stopping:
+                if done or self._late():
+                    break
+                threading.Event().wait(RETRY_FIRST_S)
+        self._disconnect()
+
+    def _late(self) -> bool:
+        return self._deadline is not None and monotonic() >= self._deadline
+
+    def _drain(self) -> bool:
+        """Write everything that waits; False when the file refused."""
+        while True:
+            batch = self._held or self._take()
+            if not batch and self._connection is not None and not self._due():
+                return True
+            if not self._attempt(batch):
+                self._held = batch or None
+                return False
+            self._held = None
+            if not self._settled and not self._others:
+                self._oldest = None if not self._wake.is_set() else self._oldest
+                return True
+
+    def _due(self) -> bool:
+        return monotonic() >= self._next_chore
+
+    def _take(self) -> Batch:
+        """The next batch: up to BATCH_ROWS rows; the rest of what waits comes with the last of them."""
+        with self._lock:
+            count = min(len(self._settled), BATCH_ROWS)
+            settled = [self._settled.popleft() for _ in range(count)]
+            batch = Batch()
+            if not self._settled:
+                batch, self._others = self._others, Batch()
+            if self._gap_rows:
+                batch.events.append((wall(), self._gap_event()))
+        for one in settled:
+            try:
+                batch.rows.append(row(one, self._service))
+            except _UNWRITABLE as error:
+                self._fail(error)
+                self._drop(one.id)
+        return batch
+
+    def _gap_event(self) -> Event:
+        first, last = self._gap
+        message = f"{self._gap_rows} rows were dropped because the database could not be written"
+        detail: dict[str, object] = {"rows": self._gap_rows, "first_id": first, "last_id": last}
+        self._gap, self._gap_rows = [], 0
+        return Event(kind="gap", severity="medium", message=message, detail=detail)
+
+    def _attempt(self, batch: Batch) -> bool:
+        """One try to write the batch and do the chores; never raises."""
+        try:
+            connection = self._connected()
+            if batch:
+                self._commit(connection, batch)
+                if identity(self._path) != self._identity:
+                    self._disconnect()  # the file was deleted or replaced: this commit is gone with it
+                    self._commit(self._connected(), batch)
+                self.rows_written += len(batch.rows)
+                self._saved = batch.state or self._saved
+            if self._due():
+                self._next_chore = monotonic() + CHORE_S
+                self._tidy()
+        except _UNWRITABLE as error:
+            self._fail(error)
+            self._isolate(batch)
+            return True
+        except (sqlite3.Error, OSError) as error:
+            self._fail(error)
+            self._recover(error)
+            return False
+        self.writable = True
+        return True
+
+    def _commit(self, connection: sqlite3.Connection, batch: Batch) -> None:
+        _transaction(connection, lambda: write(connection, batch, self._service))
+        self.commits += 1
+
+    def _isolate(self, batch: Batch) -> None:
+        """Something in this batch cannot be stored at all: write its items one by one and drop those that cannot."""
+        for one in batch.singles():
+            try:
+                self._commit(self._connected(), one)
+                self.rows_written += len(one.rows)
+            except (*_UNWRITABLE, sqlite3.Error, OSError) as error:
+                self._fail(error)
+                for lost in one.rows:
+                    self._drop(str(lost[0]))
+
+    def _tidy(self) -> None:
+        connection = self._connected()
+        self.rows_pruned += prune(connection, self._limits, wall())
+
+    def _fail(self, error: Exception) -> None:
+        self.errors += 1
+        self.writable = False
+        self.last_error = f"{type(error).__name__}: {error}"
+
+    def _recover(self, error: Exception) -> None:
+        """After a failure: a lock is waited for with the same connection, everything else opens the file again."""
+        if is_damaged(error):
+            self._suspect = True
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
+            self._disconnect()
+
+    def _connected(self) -> sqlite3.Connection:
+        """The connection to the file that lies at the path now."""
+        if self._connection is not None and identity(self._path) == self._identity:
+            return self._connection
+        self._disconnect()
+        if self._suspect:
+            self._examine()
+        connection = open_writer(self._path)
+        self._connection = connection
+        self._identity = identity(self._path)
+        if self._saved is not None:
+            saved = Batch(state=self._saved)
+            _transaction(connection, lambda: write(connection, saved, self._service))
+        return connection
+
+    def _examine(self) -> None:
+        """Move the file aside if it is damaged indeed."""
+        self._suspect = False
+        if identity(self._path) is None:
+            return
+        try:
+            probe = sqlite3.connect(self._path, timeout=RETRY_MAX_S)
+            try:
+                sound = probe.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok"
+            finally:
+                probe.close()
+        except sqlite3.Error as error:
+            if not is_damaged(error):
+                raise
+            sound = False
+        if not sound:
+            self.moved_aside = move_aside(self._path, wall())
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.close()
+            except sqlite3.Error as error:
+                self._fail(error)
+
+
+def _transaction(connection: sqlite3.Connection, body: Callable[[], None]) -> None:
+    """Run `body` in one transaction; nothing of it stays when anything raises."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        body()
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise

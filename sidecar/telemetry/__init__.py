@@ -1,0 +1,1 @@
+"""Prometheus, OpenTelemetry, the line per request."""

@@ -1,0 +1,146 @@
+"""Finds the texts of a request that tell conversations apart, and the latest thing its user said.
+
+A conversation repeats its system text and its first user message in every call, whoever serves it. Markers that move
+from call to call (cache_control) stand beside the texts and are not read.
+"""
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+from msgspec import Raw, Struct
+
+from sidecar.wire.json_edit import RequestView
+from sidecar.wire.json_scan import MemberScanner
+
+MAX_KEY_BYTES = 65_536
+_MAX_ITEM_BYTES = 262_144  # a larger message counts by its first bytes as written: decoding it would hold the loop
+_ROLE_NEAR = 4096  # where the role of a very large message is looked for, from either end
+_PART_BYTES = 4096
+_ROLE = re.compile(rb'"role"\s*:\s*"([a-z]{1,16})"')
+_SYSTEM_ROLES = frozenset({"system", "developer"})
+
+
+class _Item(Struct, gc=False):
+    role: str = ""
+    content: Raw = Raw(b"")
+
+
+class _Part(Struct, gc=False):
+    text: str | None = None
+
+
+class _Body(Struct, gc=False):
+    messages: Raw = Raw(b"")
+    input: Raw = Raw(b"")
+    system: Raw = Raw(b"")
+    instructions: Raw = Raw(b"")
+
+
+_decode_body = msgspec.json.Decoder(_Body).decode
+_decode_items = msgspec.json.Decoder(list[Raw]).decode
+_decode_item = msgspec.json.Decoder(_Item).decode
+_decode_str = msgspec.json.Decoder(str).decode
+_decode_part = msgspec.json.Decoder(_Part).decode
+_FAULTS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+def system_and_first_user(body: bytes, view: RequestView | None = None) -> bytes:
+    """The system or developer text and the first user message of a chat, messages or Responses body.
+
+    At most 64 KiB; empty where there is neither. With the `view` of a body read in slices nothing is scanned again.
+    """
+    fields = _fields(body, view)
+    pieces = [text.encode("utf-8", "surrogatepass") for text in _texts(fields.system)]
+    pieces += [text.encode("utf-8", "surrogatepass") for text in _texts(fields.instructions)]
+    for item in _items(body, fields, view, from_end=False):
+        role, content = _role(item)
+        if role in _SYSTEM_ROLES or role == "user":
+            pieces += [text.encode("utf-8", "surrogatepass") for text in _texts(content)]
+        if role == "user":
+            break
+    return b"\0".join(pieces)[:MAX_KEY_BYTES]
+
+
+def last_user_text(body: bytes, limit: int = 2048, view: RequestView | None = None) -> str:
+    """The text of the last user message that has one, at most `limit` characters of it; empty where there is none."""
+    fields = _fields(body, view)
+    for item in _items(body, fields, view, from_end=True):
+        role, content = _role(item)
+        if role == "user":
+            text = "\n".join(_texts(content, parts_without_text=False))
+            if text:
+                return text[:limit]
+    return ""
+
+
+def _fields(body: bytes, view: RequestView | None) -> _Body:
+    if view is not None and view.layout is not None:
+        return _from_layout(view.layout)
+    try:
+        return _decode_body(body)
+    except _FAULTS:
+        return _Body()
+
+
+def _from_layout(layout: MemberScanner) -> _Body:
+    fields = _Body()
+    for member in layout.members:
+        key = layout.key(member)
+        if key in (b"messages", b"input", b"system", b"instructions"):
+            setattr(fields, key.decode(), Raw(memoryview(layout.body)[member.start : member.end]))
+    return fields
+
+
+def _items(body: bytes, fields: _Body, view: RequestView | None, *, from_end: bool) -> Iterator[Raw]:
+    """The messages in order, or the last first. A Responses `input` that is a text is one user message."""
+    found: list[Raw] = []
+    for key, value in (("messages", fields.messages), ("input", fields.input)):
+        start = bytes(memoryview(value)[:1])
+        if start == b'"':
+            text = bytes(memoryview(value)[: _MAX_ITEM_BYTES + 1])
+            found.append(Raw(b'{"role":"user","content":' + text + b"}"))
+        elif start != b"[":
+            continue
+        elif view is not None and view.layout is not None:
+            found += [Raw(memoryview(body)[begin:end]) for begin, end in view.layout.items(key.encode())]
+        else:
+            found += _decode_items(value)
+    return reversed(found) if from_end else iter(found)
+
+
+def _role(item: Raw) -> tuple[str, Raw]:
+    """The role and the content of one message; of a very large one the whole message stands for its content."""
+    if len(memoryview(item)) > _MAX_ITEM_BYTES:
+        ends = bytes(memoryview(item)[:_ROLE_NEAR]) + bytes(memoryview(item)[-_ROLE_NEAR:])
+        named = _ROLE.search(ends)
+        return ("" if named is None else named[1].decode()), item
+    try:
+        message = _decode_item(item)
+    except _FAULTS:
+        return "", Raw(b"")
+    return message.role, message.content
+
+
+def _texts(content: Raw, *, parts_without_text: bool = True) -> list[str]:
+    """The texts of a content: one string, or a list of parts. An image part counts by its beginning as written."""
+    size = len(memoryview(content))
+    if size > _MAX_ITEM_BYTES:
+        return [bytes(memoryview(content)[:MAX_KEY_BYTES]).decode("utf-8", "replace")]
+    try:
+        if bytes(memoryview(content)[:1]) == b'"':
+            return [_decode_str(content)]
+        parts = _decode_items(content)
+    except _FAULTS:
+        return []
+    return [text for text in (_part_text(part, parts_without_text) for part in parts) if text]
+
+
+def _part_text(part: Raw, raw: bool) -> str:
+    try:
+        text = _decode_part(part).text
+    except _FAULTS:
+        text = None
+    if text is None and raw:
+        return bytes(memoryview(part)[:_PART_BYTES]).decode("utf-8", "replace")
+    return text or ""

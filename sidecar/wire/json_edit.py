@@ -1,0 +1,343 @@
+"""Reads the few top-level members of a request that we act on, and changes few bytes of it in place.
+
+A body is never re-serialised: duplicate keys, escapes, big numbers, order and white space stay as the client wrote
+them, except the bytes named by an edit. Wrong types never fail a request here: such a member counts as absent, and the
+upstream says what is wrong with it.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from sidecar.wire.json_scan import Member, MemberScanner
+
+_T = TypeVar("_T")
+
+SMALL_BODY_BYTES = 262_144  # read in one go: about 0.3 ms at most; larger bodies go through SlicedReader
+_STEP_BYTES = 262_144
+
+# Whole strings that only calls carry which continue some upstream's state; inside a text the quotes would be escaped.
+# One expression, because it costs half of six searches. A "signature" is Anthropic's thinking block's: it is a text
+# there, and an object where a tool's schema has a property of that name.
+_STATE = re.compile(
+    rb'"(?:encrypted_content"|file_id"|item_reference"|redacted_thinking"|thoughtSignature"'
+    rb'|signature"[ \t\r\n]{0,8}:[ \t\r\n]{0,8}"|type"[ \t\r\n]{0,8}:[ \t\r\n]{0,8}"reasoning")'
+)
+_STATE_LONGEST_BYTES = 48  # the longest match and some more: slices overlap by this
+_SERVER_TOOL = re.compile(
+    rb'"type"\s*:\s*"(?:web_search|web_fetch|file_search|code_interpreter|code_execution|computer|mcp|image_generation)'
+)
+
+
+class RequestView(Struct, gc=False, kw_only=True):
+    """What we read of one request body. None and False also stand for members of a wrong type."""
+
+    model: str | None = None
+    stream: bool = False
+    has_stream_options: bool = False  # the member is there, whatever its value
+    include_usage: bool | None = None  # stream_options.include_usage
+    max_tokens: int | None = None  # max_completion_tokens, max_output_tokens or max_tokens
+    tools: bool = False
+    stateful: bool = False  # carries an upstream's state, asks it to keep some, or uses the upstream's own tools
+    conversation: str | None = None  # conversation id, else previous_response_id, else prompt_cache_key
+    layout: MemberScanner | None = None  # of a body read in slices: edits use it again
+
+
+_ABSENT = Raw(b"")
+
+
+class _StreamOptions(Struct, gc=False):
+    include_usage: bool | None = None
+
+
+class _Body(Struct, gc=False):
+    """As most requests are; read with strict types, because that is the fastest."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | UnsetType | None = UNSET
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+    tools: Raw = _ABSENT
+    functions: Raw = _ABSENT
+    conversation: Raw = _ABSENT
+    previous_response_id: str | None = None
+    prompt_cache_key: str | None = None
+    store: bool | None = None
+    container: Raw = _ABSENT
+
+
+class _Loose(Struct, gc=False):
+    """The same members, of any type."""
+
+    model: Raw = _ABSENT
+    stream: Raw = _ABSENT
+    stream_options: Raw = _ABSENT
+    max_tokens: Raw = _ABSENT
+    max_completion_tokens: Raw = _ABSENT
+    max_output_tokens: Raw = _ABSENT
+    tools: Raw = _ABSENT
+    functions: Raw = _ABSENT
+    conversation: Raw = _ABSENT
+    previous_response_id: Raw = _ABSENT
+    prompt_cache_key: Raw = _ABSENT
+    store: Raw = _ABSENT
+    container: Raw = _ABSENT
+
+
+_FIELDS = frozenset(name.encode() for name in _Loose.__struct_fields__)
+_decode_body = msgspec.json.Decoder(_Body).decode
+_decode_loose = msgspec.json.Decoder(_Loose).decode
+_decode_str = msgspec.json.Decoder(str).decode
+_decode_bool = msgspec.json.Decoder(bool).decode
+_decode_int = msgspec.json.Decoder(int).decode
+_decode_options = msgspec.json.Decoder(_StreamOptions).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class _Id(Struct, gc=False):
+    id: str
+
+
+_decode_id = msgspec.json.Decoder(_Id).decode
+
+
+def read_request(body: bytes) -> RequestView | None:
+    """Reads a body of at most `SMALL_BODY_BYTES` (any size works, in one go). None: not one JSON object."""
+    try:
+        members = _decode_body(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        try:
+            members = _tolerate(_decode_loose(body))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+    view = _view(members)
+    if not view.stateful:
+        view.stateful = _STATE.search(body) is not None
+    return view
+
+
+class SlicedReader:
+    """Reads a larger body a slice at a time, so that no call holds the loop for more than about 2 ms.
+
+    Call `step` until it returns True; `view` is then what `read_request` would have given (None: not an object, or one
+    with more than 4,096 members). Faults deep inside a value are not seen.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        self.view: RequestView | None = None
+        self._scanner = MemberScanner(body)
+        self._scanned = False
+        self._searched = 0
+        self._state = False
+
+    def step(self, max_bytes: int = _STEP_BYTES) -> bool:
+        """Goes on for about `max_bytes`. True when `view` is final."""
+        if not self._scanned:
+            self._scanned = self._scanner.step(max_bytes)
+            return self._scanned and not self._scanner.valid
+        body = self._scanner.body
+        start = max(0, self._searched - _STATE_LONGEST_BYTES)
+        self._searched += max_bytes
+        self._state = _STATE.search(body, start, self._searched) is not None
+        if self._searched < len(body) and not self._state:
+            return False
+        self.view = self._read()
+        return True
+
+    def _read(self) -> RequestView:
+        scanner = self._scanner
+        found: dict[str, Raw] = {}
+        for member in scanner.members:
+            key = _plain_key(scanner.key(member))
+            if key in _FIELDS:
+                found[key.decode()] = Raw(scanner.body[member.start : member.end])
+        view = _view(_tolerate(_Loose(**found)))
+        view.stateful = view.stateful or self._state
+        view.layout = scanner
+        return view
+
+
+def edit_request(
+    body: bytes,
+    *,
+    model: str | None,
+    params: Sequence[tuple[str, bytes]] = (),
+    ask_usage: bool = False,
+    view: RequestView | None = None,
+) -> bytes:
+    """The body with these changes and no other.
+
+    `model` replaces the value of every top-level `model` member (inserted where there is none); each of `params`
+    (key, JSON text) likewise; `ask_usage` makes `stream_options.include_usage` true. `view` is what the reader gave for
+    this very body: with it the usual request needs no scan. Raises nothing for a body that a reader accepted.
+    """
+    if view is None and len(body) <= SMALL_BODY_BYTES:
+        view = read_request(body)
+    if view is not None and view.layout is None:
+        quick = _edit_quickly(body, model, params, view.has_stream_options if ask_usage else None, view)
+        if quick is not None:
+            return quick
+    scanner = view.layout if view is not None and view.layout is not None else MemberScanner(body).finish()
+    wanted = [(key.encode(), text) for key, text in params]
+    if model is not None:
+        wanted.append((b"model", _encode(model)))
+    last = dict(wanted)  # of a key given twice, the last one counts
+    keys = {member: _plain_key(scanner.key(member)) for member in scanner.members}
+    present = set(keys.values())
+    cuts = [(member.start, member.end, last[key]) for member, key in keys.items() if key in last]
+    inserts = [_encode(key.decode()) + b":" + text for key, text in last.items() if key not in present]
+    if ask_usage and b"stream_options" not in last:
+        if b"stream_options" in present:
+            cuts += [cut for member, key in keys.items() if key == b"stream_options" for cut in _ask(body, member)]
+        else:
+            inserts.append(_ASK_MEMBER)
+    return _apply(body, sorted(cuts), inserts, empty=not scanner.members)
+
+
+_ASK_MEMBER = b'"stream_options":{"include_usage":true}'
+_MODEL_VALUE = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*("[^"\\]*+")')
+
+
+def _edit_quickly(
+    body: bytes,
+    model: str | None,
+    params: Sequence[tuple[str, bytes]],
+    has_options: bool | None,
+    view: RequestView,
+) -> bytes | None:
+    r"""The same edit for the usual request, or None where it cannot be proved to be the same.
+
+    The reader saw a top-level string member `model`. If its plain spelling stands in the body exactly once, and no
+    escape can spell a letter of it (m, o, d, e, l are all \u006.), that place is the member. A key that stands nowhere
+    in quotes, in a body without \u00.. escapes, is no member.
+    """
+    if has_options is True or view.model is None:  # without a model the object may even be empty
+        return None
+    if model is not None:
+        at = body.find(b'"model"')
+        place = _MODEL_VALUE.match(body, at) if at >= 0 else None
+        if place is None or body.find(b'"model"', at + 7) >= 0 or body.find(b"\\u006") >= 0:
+            return None
+        start, end = place.span(1)
+        middle = _encode(model)
+    else:
+        start = end = body.index(b"{") + 1
+        middle = b""
+    inserts = [_ASK_MEMBER] if has_options is False else []
+    if params:
+        texts = {_encode(key): text for key, text in params}
+        if inserts and b'"stream_options"' in texts:
+            return None  # the param wins
+        if body.find(b"\\u00") >= 0 or len(texts) != len(params) or any(key in body for key in texts):
+            return None
+        inserts[:0] = [key + b":" + text for key, text in texts.items()]
+    if not inserts:
+        return body[:start] + middle + body[end:]
+    opening = body.index(b"{") + 1
+    return b"".join((body[:opening], b",".join(inserts), b",", body[opening:start], middle, body[end:]))
+
+
+def _apply(body: bytes, cuts: list[tuple[int, int, bytes]], inserts: list[bytes], *, empty: bool) -> bytes:
+    """Replaces each (start, end) by its text and puts the inserts right after the opening brace."""
+    pieces: list[bytes] = []
+    pos = 0
+    if inserts:
+        pos = body.index(b"{") + 1
+        pieces = [body[:pos], b",".join(inserts), b"" if empty else b","]
+    for start, end, text in cuts:
+        pieces += (body[pos:start], text)
+        pos = end
+    pieces.append(body[pos:])
+    return b"".join(pieces)
+
+
+def _ask(body: bytes, member: Member) -> list[tuple[int, int, bytes]]:
+    """The cuts that make one existing stream_options ask for usage; none where it has an unknown type."""
+    text = body[member.start : member.end]
+    if text in (b"null", b"false"):
+        return [(member.start, member.end, b'{"include_usage":true}')]
+    if not text.startswith(b"{"):
+        return []
+    inner = MemberScanner(text).finish()
+    asked = [item for item in inner.members if _plain_key(inner.key(item)) == b"include_usage"]
+    if not asked:
+        at = member.start + 1
+        return [(at, at, b'"include_usage":true' + (b"," if inner.members else b""))]
+    return [(member.start + item.start, member.start + item.end, b"true") for item in asked]
+
+
+def _plain_key(key: bytes) -> bytes:
+    """The key as a parser reads it."""
+    if b"\\" not in key:
+        return key
+    try:
+        return _decode_str(b'"' + key + b'"').encode()
+    except (msgspec.MsgspecError, UnicodeError):
+        return key
+
+
+def _view(body: _Body) -> RequestView:
+    options = body.stream_options
+    limit = body.max_completion_tokens
+    if limit is None:
+        limit = body.max_tokens if body.max_output_tokens is None else body.max_output_tokens
+    view = RequestView(model=body.model, stream=body.stream is True, max_tokens=limit)
+    if options is not UNSET:
+        view.has_stream_options = True
+        if options is not None:
+            view.include_usage = options.include_usage
+    if body.tools is not _ABSENT or body.functions is not _ABSENT:
+        _read_tools(view, body)
+    view.conversation = body.previous_response_id or body.prompt_cache_key
+    if body.conversation is not _ABSENT:
+        view.conversation = _conversation(body.conversation) or view.conversation
+        view.stateful = view.stateful or _given(body.conversation)
+    if body.previous_response_id is not None or body.store or _given(body.container):
+        view.stateful = True
+    return view
+
+
+def _read_tools(view: RequestView, body: _Body) -> None:
+    for raw in (bytes(body.tools), bytes(body.functions)):
+        if raw[:1] == b"[" and raw[1:-1].strip():
+            view.tools = True
+            view.stateful = view.stateful or _SERVER_TOOL.search(raw) is not None
+
+
+def _given(raw: Raw) -> bool:
+    return bytes(raw) not in (b"", b"null")
+
+
+def _conversation(raw: Raw) -> str | None:
+    """The id in `conversation`, which is a string or an object with an id."""
+    named = _try(_decode_id, raw)
+    return _try(_decode_str, raw) if named is None else named.id
+
+
+def _tolerate(body: _Loose) -> _Body:
+    """The members whose type is right; the others count as absent."""
+    strict = _Body(tools=body.tools, functions=body.functions, container=body.container)
+    strict.conversation = body.conversation
+    strict.model = _try(_decode_str, body.model)
+    strict.stream = _try(_decode_bool, body.stream)
+    strict.max_tokens = _try(_decode_int, body.max_tokens)
+    strict.max_completion_tokens = _try(_decode_int, body.max_completion_tokens)
+    strict.max_output_tokens = _try(_decode_int, body.max_output_tokens)
+    strict.previous_response_id = _try(_decode_str, body.previous_response_id)
+    strict.prompt_cache_key = _try(_decode_str, body.prompt_cache_key)
+    strict.store = _try(_decode_bool, body.store)
+    if body.stream_options is not _ABSENT:
+        strict.stream_options = _try(_decode_options, body.stream_options)
+    return strict
+
+
+def _try(decode: Callable[[Raw], _T], raw: Raw) -> _T | None:
+    try:
+        return decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,288 @@
+"""Measures one response while it passes: first-token times, gaps, usage, identity and how it ended.
+
+A meter is fed copies of the decoded body and never changes, delays or fails anything: what it cannot read is "unknown".
+Times are the caller's readings, taken at the socket before anything was parsed; a meter asks no clock.
+"""
+
+import math
+import re
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct
+
+from sidecar.core.types import Dialect, Endpoint, Usage
+from sidecar.wire import anthropic, gemini, openai
+from sidecar.wire.reading import Piece, Reading, read_as
+from sidecar.wire.sse import SseEvent, SseParser
+
+_GAP_BINS_PER_E = 50.5  # bins grow by 2 %, so that their middle is within 1 % of every gap in them
+_GAP_FLOOR_S = 1e-6
+_GAP_FIRST_BIN = math.log(_GAP_FLOOR_S) * _GAP_BINS_PER_E
+_log = math.log
+
+
+class Meter(Protocol):
+    """Feed it every read of the body, then ask once."""
+
+    def feed(self, data: bytes, t_s: float) -> None: ...
+
+    def finish(self) -> Reading: ...
+
+
+def make_meter(endpoint: Endpoint, dialect: Dialect, *, event_stream: bool, max_bytes: int) -> Meter:
+    """The meter for one response. `max_bytes` bounds what it may hold: one event of a stream, or a whole body."""
+    readers = _readers(endpoint, dialect)
+    if event_stream:
+        return StreamMeter(readers.event, max_bytes)
+    return BodyMeter(readers.body, endpoint, max_bytes)
+
+
+class _EventReader(Protocol):
+    def __call__(self, name: bytes, data: bytes) -> Piece | None: ...
+
+
+class _BodyReader(Protocol):
+    def __call__(self, body: bytes) -> Piece | None: ...
+
+
+class _Readers(Struct, frozen=True):
+    event: _EventReader
+    body: _BodyReader
+
+
+_CHAT = _Readers(openai.read_chunk, openai.read_completion)
+_RESPONSES = _Readers(openai.read_responses_event, openai.read_response)
+_MESSAGES = _Readers(anthropic.read_event, anthropic.read_message)
+_GENERATE = _Readers(gemini.read_chunk, gemini.read_body)
+_BY_ENDPOINT = {
+    "chat": _CHAT,
+    "completions": _CHAT,
+    "embeddings": _CHAT,
+    "responses": _RESPONSES,
+    "messages": _MESSAGES,
+    "generate": _GENERATE,
+}
+_BY_DIALECT = {"openai": _RESPONSES, "anthropic": _MESSAGES, "gemini": _GENERATE}
+
+
+def _readers(endpoint: Endpoint, dialect: Dialect) -> _Readers:
+    """By endpoint; elsewhere ("other") by dialect, with the reader that knows both of OpenAI's spellings of usage."""
+    return _BY_ENDPOINT.get(endpoint) or _BY_DIALECT[dialect]
+
+
+class Gaps:
+    """Times between arrivals in bins that grow by 2 %: bounded memory, percentiles within 1 %, no randomness."""
+
+    def __init__(self) -> None:
+        self._bins: dict[int, int] = {}
+
+    def add(self, gap_s: float) -> None:
+        """One gap; below a microsecond it counts as one."""
+        place = int(_log(gap_s) * _GAP_BINS_PER_E - _GAP_FIRST_BIN) if gap_s > _GAP_FLOOR_S else 0
+        try:
+            self._bins[place] += 1
+        except KeyError:
+            self._bins[place] = 1
+
+    def percentile(self, q: float) -> float | None:
+        """The nearest-rank percentile for `q` in (0, 1]; None without a gap."""
+        rank = math.ceil(q * sum(self._bins.values()))
+        seen = 0
+        for place in sorted(self._bins):
+            seen += self._bins[place]
+            if seen >= rank:
+                return _GAP_FLOOR_S * math.exp((place + 0.5) / _GAP_BINS_PER_E)
+        return None
+
+
+class StreamMeter:
+    """Meters an event stream. Tokens of one read arrive together: gaps lie between the reads that carried some."""
+
+    def __init__(self, read: _EventReader, max_event_bytes: int) -> None:
+        self._read = read
+        self._parser = SseParser(max_event_bytes)
+        self._gaps = Gaps()
+        self._merged = Piece()
+        self._counts: anthropic.AnthropicUsage | None = None
+        self._provisional = False  # output tokens so far are a first guess of the server
+        self._events = 0
+        self._token_events = 0
+        self._output_bytes = 0
+        self._ttfe_s: float | None = None
+        self._ttft_s: float | None = None
+        self._ttfa_s: float | None = None
+        self._last_s: float | None = None
+
+    def feed(self, data: bytes, t_s: float) -> None:
+        """One read of the decoded stream, which arrived at `t_s`."""
+        events = self._parser.feed(data)
+        if not events:
+            return
+        if self._ttfe_s is None:
+            self._ttfe_s = t_s
+        self._events += len(events)
+        tokens = self._token_events
+        for event in events:
+            self._one(event, t_s)
+        if self._token_events != tokens:
+            if self._last_s is not None:
+                self._gaps.add(t_s - self._last_s)
+            self._last_s = t_s
+
+    def _one(self, event: SseEvent, t_s: float) -> None:
+        piece = self._read(event.name, event.data)
+        if piece is None:
+            return
+        if piece.text_bytes:
+            self._token_events += 1
+            self._output_bytes += piece.text_bytes
+            if self._ttft_s is None:
+                self._ttft_s = t_s
+        if piece.answer and self._ttfa_s is None:
+            self._ttfa_s = t_s
+        merged = self._merged
+        if merged.completion_id is None:
+            merged.completion_id = piece.completion_id
+            merged.model = piece.model
+        if piece.finish is not None:
+            merged.finish = piece.finish
+        if piece.terminal:
+            merged.terminal = True
+        if piece.usage is not None:
+            merged.usage = piece.usage
+        if type(piece) is not Piece or piece.called or piece.refused or piece.error is not None:
+            self._rare(piece)
+
+    def _rare(self, piece: Piece) -> None:
+        merged = self._merged
+        merged.called = merged.called or piece.called
+        merged.refused = merged.refused or piece.refused
+        merged.error = merged.error or piece.error
+        if merged.model is None:
+            merged.model = piece.model
+        if isinstance(piece, anthropic.MessagePiece) and piece.counts is not None:
+            self._counts = anthropic.merge(self._counts, piece.counts)
+            self._provisional = piece.partial_usage
+
+    def finish(self) -> Reading:
+        """What was seen until now; the stream may have ended anywhere."""
+        merged = self._merged
+        usage = merged.usage
+        if self._counts is not None:
+            usage = anthropic.to_usage(self._counts)
+            if self._provisional:
+                usage = msgspec.structs.replace(usage, output_tokens=None)
+        produced = self._token_events > 0 or merged.called
+        return Reading(
+            usage=_trusted(usage, self._output_bytes),
+            completion_id=merged.completion_id,
+            model=merged.model,
+            finish=merged.finish,
+            empty=not produced if merged.terminal and not self._parser.overflow else None,
+            refused=merged.refused,
+            error=merged.error,
+            terminal=merged.terminal,
+            events=self._events,
+            ttfe_s=self._ttfe_s,
+            ttft_s=self._ttft_s,
+            ttfa_s=self._ttfa_s,
+            last_token_s=self._last_s,
+            gap_p50_s=self._gaps.percentile(0.5),
+            gap_p95_s=self._gaps.percentile(0.95),
+            output_bytes=self._output_bytes,
+            token_events=self._token_events,
+        )
+
+
+class BodyMeter:
+    """Meters a whole JSON body: collected up to `max_bytes`, decoded once at the end."""
+
+    def __init__(self, read: _BodyReader, endpoint: Endpoint, max_bytes: int) -> None:
+        self._read = read
+        self._endpoint = endpoint
+        self._room = max_bytes
+        self._parts: list[bytes] = []
+
+    def feed(self, data: bytes, t_s: float) -> None:  # noqa: ARG002  # a whole body has no token times
+        """One read of the decoded body."""
+        self._room -= len(data)
+        if self._room < 0:
+            self._parts.clear()
+        else:
+            self._parts.append(data)
+
+    def finish(self) -> Reading:
+        """The body's reading; an empty one where it was too large or is no JSON of this dialect."""
+        if not self._parts:
+            return Reading()
+        piece = self._read(self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
+        if piece is None:
+            return Reading()
+        usage = _trusted(piece.usage, piece.text_bytes)
+        empty: bool | None = None
+        if self._endpoint == "embeddings":
+            if usage is not None and usage.output_tokens is None:
+                usage = msgspec.structs.replace(usage, output_tokens=0)  # embeddings generate nothing: 0 is known
+        elif self._endpoint not in ("other", "count_tokens") and piece.error is None:
+            empty = not (piece.text_bytes or piece.called or piece.answer)
+        return Reading(
+            usage=usage if self._endpoint != "count_tokens" else None,
+            completion_id=piece.completion_id,
+            model=piece.model,
+            finish=piece.finish,
+            empty=empty,
+            refused=piece.refused,
+            error=piece.error,
+            terminal=piece.terminal,
+            output_bytes=piece.text_bytes,
+        )
+
+
+def _trusted(usage: Usage | None, output_bytes: int) -> Usage | None:
+    """Usage that is all zero although text was generated is a server that does not count: unknown, never 0."""
+    if usage is not None and output_bytes and not usage.input_tokens and not usage.output_tokens:
+        return None
+    return usage
+
+
+class _ErrorText(Struct, gc=False):
+    type: str | None = None
+    message: str | None = None
+
+
+class _ErrorBody(Struct, gc=False):
+    error: _ErrorText | str | None = None
+
+
+_error_body = msgspec.json.Decoder(_ErrorBody)
+_NO_FAULT_STATUS = frozenset({408, 425, 429})  # the server's own timing and limits
+_CALLER_TYPES = frozenset({"invalid_request_error", "not_supported_error", "exceed_context_size_error"})
+# Messages of servers that answer a caller's mistake with 500 (llama.cpp, vLLM and their kin).
+_CALLER_WORDS = re.compile(
+    r"failed to parse (?:tools|messages|grammar|input)|input is not supported|' is required"
+    r"|invalid (?:role|tool|message)|json schema|unsupported (?:content|role|param)"
+    r"|does not support (?:tools|images|embeddings|system)"
+    r"|(?:input|prompt) (?:\(\d+ tokens\) )?is too (?:large|long)|exceeds? the (?:available |maximum )?context",
+    re.IGNORECASE,
+)
+_MODEL_WORDS = re.compile(r"model .{0,200}(?:not found|not exist|not loaded|not available)", re.IGNORECASE | re.DOTALL)
+
+
+def caller_fault(status: int, body: bytes) -> bool:
+    """Whether the body of an error shows the caller's mistake, so that it must not blame the arm.
+
+    True for a 4xx other than 408, 425 and 429, unless it says that the model does not exist: an arm with a wrong model
+    name has to be rolled back. For a 5xx only where the body says so.
+    """
+    if status < 400 or status in _NO_FAULT_STATUS:
+        return False
+    read = read_as(_error_body, body)
+    error = None if read is None else read.error
+    text = error if isinstance(error, str) else (error.message or "") if error is not None else ""
+    if _MODEL_WORDS.search(text):
+        return False
+    if status < 500:
+        return True
+    kind = error.type if isinstance(error, _ErrorText) else None
+    return kind in _CALLER_TYPES or _CALLER_WORDS.search(text) is not None

@@ -1,0 +1,321 @@
+"""Reads what we act on from OpenAI-shaped responses: chat, completions, Responses, embeddings, and their look-alikes.
+
+Typed decoders skip everything else. Usage is accepted on any chunk and the last one wins (some servers put it on the
+final chunk with choices, some on every chunk); it never ends a stream.
+"""
+
+from decimal import ROUND_HALF_EVEN, Decimal
+
+import msgspec
+from msgspec import Raw, Struct
+
+from sidecar.core.types import Usage
+from sidecar.wire.reading import Piece, label, read_as, text_bytes
+
+DONE = b"[DONE]"
+_ABSENT = Raw(b"")
+_NANO = Decimal(10**9)
+
+
+class _Details(Struct, gc=False):
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    audio_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class OpenAIUsage(Struct, gc=False):
+    """Both spellings: chat's prompt/completion and Responses' input/output."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
+    prompt_cache_hit_tokens: int | None = None  # DeepSeek's name of cached_tokens
+    cost: Decimal | None = None  # OpenRouter, in dollars
+
+
+class _Error(Struct, gc=False):
+    type: str | None = None
+    code: str | int | None = None
+
+
+class _Function(Struct, gc=False):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(Struct, gc=False):
+    function: _Function | None = None
+    custom: Raw = _ABSENT
+
+
+class _Audio(Struct, gc=False):
+    data: str | None = None
+    transcript: str | None = None
+
+
+class _Message(Struct, gc=False):
+    """A chunk's `delta` or a body's `message`."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+    function_call: _Function | None = None
+    audio: _Audio | None = None
+
+
+class _Choice(Struct, gc=False):
+    delta: _Message | None = None
+    message: _Message | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class _Chunk(Struct, gc=False):
+    choices: list[_Choice] | None = None
+    id: str | None = None
+    model: str | None = None
+    usage: OpenAIUsage | None = None
+    service_tier: str | None = None
+    error: _Error | str | None = None
+
+
+class _Part(Struct, gc=False):
+    type: str | None = None
+    text: str | None = None
+    refusal: str | None = None
+
+
+class _Item(Struct, gc=False):
+    type: str | None = None
+    content: list[_Part] | None = None
+    summary: list[_Part] | None = None
+    arguments: str | None = None
+    input: str | None = None
+
+
+class _Reason(Struct, gc=False):
+    reason: str | None = None
+
+
+class _Response(Struct, gc=False):
+    id: str | None = None
+    model: str | None = None
+    status: str | None = None
+    service_tier: str | None = None
+    output: list[_Item] | None = None
+    usage: OpenAIUsage | None = None
+    incomplete_details: _Reason | None = None
+    error: _Error | None = None
+
+
+class _ResponsesEvent(Struct, gc=False):
+    type: str | None = None
+    delta: str | None = None
+    response: _Response | None = None
+    usage: OpenAIUsage | None = None
+    error: _Error | None = None
+    code: str | int | None = None
+
+
+_chunk = msgspec.json.Decoder(_Chunk)
+_event = msgspec.json.Decoder(_ResponsesEvent)
+_response = msgspec.json.Decoder(_Response)
+_TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
+
+
+def read_chunk(name: bytes, data: bytes) -> Piece | None:
+    """One event of a chat or completions stream; None when it cannot be read."""
+    if data == DONE:
+        return Piece(terminal=True)
+    try:
+        chunk: _Chunk | None = _chunk.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        chunk = read_as(_chunk, data)
+    if chunk is None:
+        return Piece(error="error") if name == b"error" else None
+    piece = Piece(completion_id=chunk.id, model=chunk.model)
+    for choice in chunk.choices or ():
+        if choice.delta is not None:
+            _add_message(piece, choice.delta)
+        if choice.text:
+            piece.text_bytes += text_bytes(choice.text)
+            piece.answer = True
+        if choice.finish_reason:
+            piece.finish = choice.finish_reason
+            piece.terminal = True
+    if chunk.usage is not None:
+        piece.usage = to_usage(chunk.usage, chunk.service_tier)
+    if chunk.error is not None or name == b"error":
+        piece.error = _error_label(chunk.error)
+    return piece
+
+
+def read_completion(body: bytes) -> Piece | None:
+    """A whole chat, completions or embeddings body, or an error body."""
+    chunk = read_as(_chunk, body)
+    if chunk is None:
+        return None
+    piece = Piece(completion_id=chunk.id, model=chunk.model, terminal=True)
+    for choice in chunk.choices or ():
+        if choice.message is not None:
+            _add_message(piece, choice.message)
+        if choice.text:
+            piece.text_bytes += text_bytes(choice.text)
+            piece.answer = True
+        piece.finish = choice.finish_reason or piece.finish
+    if chunk.usage is not None:
+        piece.usage = to_usage(chunk.usage, chunk.service_tier)
+    if chunk.error is not None:
+        piece.error = _error_label(chunk.error)
+    return piece
+
+
+def read_responses_event(name: bytes, data: bytes) -> Piece | None:
+    """One event of a Responses stream, or of another stream that names its events by `type` (audio, images)."""
+    event = read_as(_event, data)
+    if event is None:
+        return Piece(terminal=True) if data == DONE else None
+    kind = event.type or name.decode("ascii", "replace")
+    if kind.endswith(".delta"):
+        piece = Piece()
+        if event.delta:
+            piece.text_bytes = text_bytes(event.delta)
+            piece.answer = not kind.startswith("response.reasoning")
+            piece.refused = kind == "response.refusal.delta"
+        return piece
+    if event.response is not None:
+        piece = _from_response(event.response) if kind in _TERMINAL else _identity(event.response)
+        piece.terminal = kind in _TERMINAL
+        piece.text_bytes = 0  # the text was counted as it came
+        piece.answer = False
+        return piece
+    piece = Piece()
+    if event.usage is not None:
+        piece.usage = to_usage(event.usage, None)
+    if kind == "error":
+        piece.error = label(event.code, *_names(event.error))
+    return piece
+
+
+def read_response(body: bytes) -> Piece | None:
+    """A whole Responses body."""
+    response = read_as(_response, body)
+    if response is None:
+        return None
+    piece = _from_response(response)
+    piece.terminal = True
+    return piece
+
+
+def to_usage(usage: OpenAIUsage, service_tier: str | None) -> Usage:
+    """Inclusive totals: cached, audio and reasoning tokens are already inside OpenAI's counts."""
+    into = usage.prompt_tokens_details or usage.input_tokens_details or _NO_DETAILS
+    out = usage.completion_tokens_details or usage.output_tokens_details or _NO_DETAILS
+    return Usage(
+        input_tokens=_count(usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens),
+        output_tokens=_count(usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens),
+        cached_input_tokens=_count(usage.prompt_cache_hit_tokens if into.cached_tokens is None else into.cached_tokens),
+        cache_write_tokens=_count(into.cache_write_tokens),
+        reasoning_tokens=_count(out.reasoning_tokens),
+        input_audio_tokens=_count(into.audio_tokens),
+        output_audio_tokens=_count(out.audio_tokens),
+        service_tier=service_tier,
+        reported_cost_nusd=None if usage.cost is None else _nano(usage.cost),
+    )
+
+
+_NO_DETAILS = _Details()
+
+
+def _count(value: int | None) -> int | None:
+    """A count as it may be stored: not negative and within 63 bits, else unknown."""
+    return value if value is None or 0 <= value < 1 << 53 else None
+
+
+def _nano(dollars: Decimal) -> int | None:
+    if not 0 <= dollars < 10**6:
+        return None
+    return int((dollars * _NANO).to_integral_value(ROUND_HALF_EVEN))
+
+
+def _add_message(piece: Piece, message: _Message) -> None:
+    if message.content:
+        piece.text_bytes += text_bytes(message.content)
+        piece.answer = True
+        return_early = message.tool_calls is None and message.reasoning_content is None
+        if return_early and message.reasoning is None and message.refusal is None:
+            return
+    thought = message.reasoning_content or message.reasoning
+    if thought:
+        piece.text_bytes += text_bytes(thought)
+    if message.refusal:
+        piece.text_bytes += text_bytes(message.refusal)
+        piece.answer = piece.refused = True
+    for call in message.tool_calls or ():
+        _add_call(piece, call.function)
+        if bytes(call.custom) not in (b"", b"null"):
+            piece.text_bytes += len(bytes(call.custom))
+            piece.answer = True
+    _add_call(piece, message.function_call)
+    if message.audio is not None and (message.audio.data or message.audio.transcript):
+        piece.text_bytes += text_bytes(message.audio.transcript or "")
+        piece.answer = True
+
+
+def _add_call(piece: Piece, call: _Function | None) -> None:
+    """Arguments are tokens; a name alone only shows that the answer is not empty."""
+    if call is None:
+        return
+    piece.called = piece.called or bool(call.name)
+    if call.arguments:
+        piece.text_bytes += text_bytes(call.arguments)
+        piece.answer = True
+
+
+def _identity(response: _Response) -> Piece:
+    return Piece(completion_id=response.id, model=response.model)
+
+
+def _from_response(response: _Response) -> Piece:
+    piece = _identity(response)
+    piece.finish = response.status
+    if response.incomplete_details is not None and response.incomplete_details.reason:
+        piece.finish = response.incomplete_details.reason
+    if response.usage is not None:
+        piece.usage = to_usage(response.usage, response.service_tier)
+    if response.error is not None:
+        piece.error = label(*_names(response.error))
+    elif response.status == "failed":
+        piece.error = "error"
+    for item in response.output or ():
+        _add_item(piece, item)
+    return piece
+
+
+def _add_item(piece: Piece, item: _Item) -> None:
+    reasoning = item.type == "reasoning"
+    for part in (*(item.content or ()), *(item.summary or ())):
+        size = text_bytes(part.text or "") + text_bytes(part.refusal or "")
+        piece.text_bytes += size
+        piece.answer = piece.answer or (size > 0 and not reasoning)
+        piece.refused = piece.refused or bool(part.refusal)
+    piece.called = piece.called or (item.type or "").endswith("_call")
+    size = text_bytes(item.arguments or "") + text_bytes(item.input or "")
+    piece.text_bytes += size
+    piece.answer = piece.answer or size > 0
+
+
+def _names(error: _Error | None) -> tuple[object, ...]:
+    return () if error is None else (error.type, error.code)
+
+
+def _error_label(error: _Error | str | None) -> str:
+    return label(*_names(error)) if not isinstance(error, str) else label(error)

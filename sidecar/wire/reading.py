@@ -1,0 +1,104 @@
+"""What a meter learns of one response: the values that the dialects fill and the meter gathers."""
+
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from sidecar.core.types import Usage
+
+_T = TypeVar("_T")
+_MAX_REPAIRS = 8  # members of a wrong type dropped from one event before it counts as unreadable
+
+
+class Piece(Struct, gc=False):
+    """What one event, or one whole body, says. Only what it says: the rest stays at its default."""
+
+    text_bytes: int = 0  # UTF-8 bytes of generated text: answer, reasoning, refusal, tool arguments
+    answer: bool = False  # some of them are not reasoning
+    called: bool = False  # a tool call began: no token yet, but no empty answer either
+    refused: bool = False
+    terminal: bool = False
+    partial_usage: bool = False  # the output count is provisional and a later event gives the total
+    usage: Usage | None = None
+    completion_id: str | None = None
+    model: str | None = None
+    finish: str | None = None
+    error: str | None = None
+
+
+class Reading(Struct, frozen=True, gc=False, kw_only=True):
+    """The whole response. Times have the zero of the `t_s` that were fed; None means unknown or not applicable."""
+
+    usage: Usage | None = None
+    completion_id: str | None = None
+    model: str | None = None
+    finish: str | None = None
+    empty: bool | None = None  # ended well without any token; None when it cannot be told
+    refused: bool = False
+    error: str | None = None  # type or code of an error event or error body, never its message
+    terminal: bool = False  # ended well-formed: the dialect's last event, or a whole body that could be read
+    events: int = 0
+    ttfe_s: float | None = None
+    ttft_s: float | None = None
+    ttfa_s: float | None = None
+    last_token_s: float | None = None
+    gap_p50_s: float | None = None
+    gap_p95_s: float | None = None
+    output_bytes: int = 0
+    token_events: int = 0
+
+
+def text_bytes(text: str) -> int:
+    """The length of the text in UTF-8; lone surrogates, which JSON can spell, count three bytes each."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def label(*candidates: object) -> str:
+    """The first candidate that is a short identifier, else "error": a server's message must never pass for a code."""
+    for candidate in candidates:
+        if isinstance(candidate, int) and not isinstance(candidate, bool):
+            return str(candidate)[:64]
+        if isinstance(candidate, str) and 0 < len(candidate) <= 64 and candidate.replace(".", "_").isidentifier():
+            return candidate
+    return "error"
+
+
+def read_as(decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T | None:
+    """Decodes `data`; members of a wrong type count as absent. None when it is not JSON or not of this shape at all."""
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError:
+        return _repaired(decoder, data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _repaired(decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T | None:
+    try:
+        tree = msgspec.json.decode(data)
+        for _ in range(_MAX_REPAIRS):
+            try:
+                return msgspec.convert(tree, decoder.type)
+            except msgspec.ValidationError as error:
+                if not _drop(tree, str(error)):
+                    return None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return None
+
+
+def _drop(tree: object, message: str) -> bool:
+    """Takes out the member that msgspec's message names (`... - at `$.choices[0].delta.content``)."""
+    _, named, path = message.rpartition("`$")
+    steps = [step for step in path.rstrip("`").replace("[", ".[").split(".") if step]
+    if not named:
+        return False  # the whole is of another type
+    for step in steps[:-1]:
+        tree = tree[int(step[1:-1])] if step.startswith("[") else tree[step]  # type: ignore[index]  # the path exists
+    last = steps[-1]
+    if last.startswith("["):
+        del tree[int(last[1:-1])]  # type: ignore[attr-defined]
+    else:
+        del tree[last]  # type: ignore[attr-defined]
+    return True

@@ -1,0 +1,160 @@
+"""Takes out of a stream what only our own `stream_options.include_usage` put there.
+
+The client did not ask for usage, so its bytes must be those that it would have got without us. Two things differ: one
+event with `"choices":[]` and the usage, after the finish reason; and, at some providers, a top-level `"usage":null` in
+every other chunk. The first is dropped, the second is cut out with its comma. Everything else passes as it came.
+
+What is held back: after a finish reason the incomplete event (then it is judged whole); before that only a tail that
+could be the beginning of `,"usage":null`, and from `"usage"` on until its event is complete. An event of more than
+64 KiB is not judged but let through.
+"""
+
+import re
+
+import msgspec
+from msgspec import Raw, Struct
+
+from sidecar.wire.json_scan import MemberScanner
+
+MAX_HELD_BYTES = 65_536  # DESIGN section 4: the look-ahead holds at most one event of this size
+
+_KEY = b'"usage"'
+_BLANK = b" \t"
+_BOUNDARY = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?=[^\n]))")
+_DATA_LINE = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])data:([^\r\n]*)")
+_COMMENT = re.compile(rb"(?:\A|(?<=[\r\n])):[^\r\n]*(?:\r\n|\n|\r)")
+_NULL = re.compile(rb'"usage"[ \t]*:[ \t]*null')
+_FINISH = re.compile(rb'"finish_reason"[ \t]*:[ \t]*"')
+
+
+class _Head(Struct, gc=False):
+    choices: Raw = Raw(b"")
+    usage: Raw = Raw(b"")
+
+
+_decode = msgspec.json.Decoder(_Head).decode
+
+
+class UsageStrip:
+    """Feed the decoded stream, send on what comes back. `changed` tells whether any byte was taken out."""
+
+    def __init__(self) -> None:
+        self.changed = False
+        self._event = b""  # of the incomplete event; of one too large only its last bytes
+        self._sent = 0  # how much of it the client has
+        self._too_large = False
+        self._finished = False  # a finish reason was seen: the usage may follow
+
+    def feed(self, data: bytes) -> bytes:
+        """The bytes that may go to the client now."""
+        if (
+            not self._event
+            and not self._finished
+            and data[-2:] == b"\n\n"
+            and data.find(_KEY) < 0  # `in` is slower: it tries the needle as a number first
+            and data.find(b'"finish_reason":"') < 0
+            and data.find(b'"finish_reason": "') < 0
+        ):
+            return data
+        if not self._event and 0 < data.find(b"\n\n") == len(data) - 2:
+            return self._complete(data)  # one whole event, as providers that write usage in each chunk send them
+        buffer = self._event + data
+        scan = max(0, len(self._event) - 3)  # a boundary may lie across the cut
+        start = 0
+        out: list[bytes] = []
+        while (boundary := _BOUNDARY.search(buffer, scan)) is not None:
+            out.append(self._complete(buffer[start : boundary.end()]))
+            start = scan = boundary.end()
+        self._event = buffer[start:]
+        out.append(self._incomplete())
+        return b"".join(out)
+
+    def finish(self) -> bytes:
+        """What is still held when the stream ends."""
+        held = self._event[self._sent :]
+        self._event = b""
+        self._sent = 0
+        return held
+
+    def _complete(self, event: bytes) -> bytes:
+        kept = event if self._too_large or len(event) > MAX_HELD_BYTES else self._judge(event)
+        out = kept[self._sent :]
+        self._sent = 0
+        self._too_large = False
+        return out
+
+    def _incomplete(self) -> bytes:
+        event, sent = self._event, self._sent
+        if self._too_large or len(event) > MAX_HELD_BYTES:
+            self._too_large = True
+            self._event = event[-3:]
+            self._sent = len(self._event)
+            return event[sent:]
+        if self._finished:
+            return b""
+        self._sent = max(sent, _safe_length(event))
+        return event[sent : self._sent]
+
+    def _judge(self, event: bytes) -> bytes:
+        """The event without what we caused; of a usage-only event nothing but its comments."""
+        if not self._finished and _FINISH.search(event) is not None:
+            self._finished = True
+        if event.find(_KEY) < 0:
+            return event
+        line = _DATA_LINE.search(event)
+        if line is None or _DATA_LINE.search(event, line.end()) is not None:
+            return event  # JSON spread over lines: no server that sends usage does so
+        try:
+            head = _decode(line[1])
+        except (msgspec.MsgspecError, RecursionError):
+            return event
+        usage = bytes(head.usage)
+        if usage == b"null":
+            self.changed = True
+            return _without_null(event, line.start(1), line.end(1))
+        if usage[:1] == b"{" and bytes(head.choices).translate(None, b" \t") == b"[]" and not self._sent:
+            self.changed = True
+            return b"".join(_COMMENT.findall(event))
+        return event
+
+
+def refuses_usage(status: int, body: bytes) -> bool:
+    """Whether this answer says that the upstream does not know `stream_options`: the call is repeated without it."""
+    return status in (400, 422) and (b"stream_options" in body or b"include_usage" in body)
+
+
+def _safe_length(event: bytes) -> int:
+    """How much of an incomplete event cannot be part of a member `usage` or of the comma before it."""
+    at = event.find(_KEY)
+    if at < 0:
+        at = len(event)
+        for length in range(len(_KEY) - 1, 0, -1):
+            if event.endswith(_KEY[:length]):
+                at -= length
+                break
+    head = event[:at].rstrip(_BLANK)
+    return len(head[:-1].rstrip(_BLANK)) if head.endswith(b",") else len(head)
+
+
+def _without_null(event: bytes, start: int, end: int) -> bytes:
+    """The event whose JSON is at [start, end) without its top-level `usage` members of null; there is at least one."""
+    at = event.find(_KEY, start)
+    place = _NULL.match(event, at)
+    if place is not None and event.find(_KEY, at + 1) < 0:
+        return _cut(event, at, place.end())
+    scanner = MemberScanner(event[start:end]).finish()
+    for member in reversed(scanner.members):
+        if scanner.key(member) == b"usage" and scanner.body[member.start : member.end] == b"null":
+            event = _cut(event, start + member.key_start - 1, start + member.end)
+    return event
+
+
+def _cut(text: bytes, start: int, end: int) -> bytes:
+    """`text` without the member at [start, end) and without the comma (and its blanks) that only this member needed."""
+    head = text[:start].rstrip(_BLANK)
+    if head.endswith(b","):
+        return head[:-1].rstrip(_BLANK) + text[end:]
+    tail = text[end:].lstrip(_BLANK)
+    if tail.startswith(b","):
+        return text[:start] + tail[1:].lstrip(_BLANK)
+    return text[:start] + text[end:]
