@@ -12,6 +12,7 @@ from sidecar.core import policy as core
 from sidecar.core.types import Mode, Severity, Unit
 
 LATER = "this version accepts it and does not act on it"
+CHOOSING = ("canary", "optimize")  # the modes in which the engine changes the arm of a call
 _RATIO = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,4})?)x", re.ASCII)
 _LOSS = re.compile(r"-([0-9]{1,2}(?:\.[0-9]{1,4})?)%", re.ASCII)
 _FAILURE = re.compile(r"connect|timeout|5xx|4[0-9]{2}|5[0-9]{2}", re.ASCII)
@@ -106,18 +107,22 @@ class RouteBuilder:
                 self.problems.warn(node, f"{name!r} is not in match.models", "add it there, else it never comes here")
 
     def _check_mode(self, arms: tuple[written.Arm, ...]) -> None:
-        one = self.one
-        if one.mode == "shadow":
-            self.problems.warn(one.node.find("mode"), f"shadow: {LATER}", "the route behaves like observe")
-        if one.mode != "observe" and not arms:
-            what = f"mode {one.mode} has nothing to choose from"
-            self.problems.warn(one.node.find("mode"), what, "add `arms`, or use observe")
+        one, warn = self.one, self.problems.warn
+        if one.mode in ("shadow", "ab"):
+            warn(one.node.find("mode"), f"{one.mode}: {LATER}", "the route behaves like observe")
+        if one.mode in CHOOSING and not arms:
+            warn(one.node.find("mode"), f"mode {one.mode} has nothing to choose from", "add `arms`, or use observe")
         if one.objective is not None and one.mode != "optimize":
-            self.problems.warn(one.node.find("objective"), f"means nothing in mode {one.mode}", "use mode optimize")
-        if one.rollout is not None and one.mode not in ("canary", "optimize"):
-            self.problems.warn(
-                one.node.find("rollout"), f"means nothing in mode {one.mode}", "use mode canary or optimize"
-            )
+            warn(one.node.find("objective"), f"means nothing in mode {one.mode}", "use mode optimize")
+        if one.mode in CHOOSING:
+            return
+        for key in ("rollout", "fallback"):
+            if getattr(one, key) is not None:
+                warn(one.node.find(key), f"means nothing in mode {one.mode}", "use mode canary or optimize")
+        for limit in one.thresholds:
+            if limit.action != "log" and (limit.action or limit.severity != "low"):
+                what = f"its action means nothing in mode {one.mode}: it only makes an event"
+                warn(limit.node, what, "use mode canary or optimize, or action log")
 
     def _arm(self, arm: written.Arm) -> core.Arm:
         for name in sorted(_TAKEN.keys() & arm.params.keys()):
@@ -145,7 +150,7 @@ class RouteBuilder:
         one, replicas = self.one.rollout, self.file.replicas
         if one is None:
             spec = core.RolloutSpec()
-            by_default = self.one.mode in ("canary", "optimize")
+            by_default = self.one.mode in CHOOSING
             return core.RolloutSpec(false_rollback=spec.false_rollback / replicas) if by_default else None
         if list(one.steps) != sorted(set(one.steps)) or not one.steps:
             self.problems.add(one.node.find("steps"), f"{list(one.steps)} do not rise", "write [5, 25, 50, 100]")
@@ -153,8 +158,8 @@ class RouteBuilder:
             self.problems.warn(one.node.find("steps"), "do not end at 100", "the arm joins after the last step anyway")
         if one.max_wait < one.interval:
             self.problems.add(one.node.find("max_wait"), "is shorter than `interval`", "make it longer")
-        if one.strategy != "canary":
-            self.problems.warn(one.node.find("strategy"), f"{one.strategy}: {LATER}", "use canary")
+        if one.strategy == "shadow":
+            self.problems.warn(one.node.find("strategy"), f"shadow: {LATER} (no call is copied)", "use canary")
         promote = one.promote
         spec = core.RolloutSpec()
         return core.RolloutSpec(

@@ -1,10 +1,10 @@
 """The compiler behind `llm-sidecar prices refresh`: the price data of genai-prices as the flat file that serving reads.
 
 genai-prices (its data, its matching rules, its order of precedence) is the source; it is imported here and nowhere
-else, and only when the verb runs, because its import costs 30 MiB. Its prices are decimals in dollars per million tokens
-and become whole femto-dollars per token. Prices of things that a usage report does not count (images, seconds, pages) are
-left out and the model is marked partial, so that its costs are labelled estimates. Nothing is fetched from the network
-unless the caller says so.
+else, and only when the verb runs, because its import costs 30 MiB. Its prices are decimals in dollars per million
+tokens and become whole femto-dollars per token. Prices of things that a usage report does not count (images, seconds,
+pages) are left out and the model is marked partial, so that its costs are labelled estimates. Nothing is fetched from
+the network unless the caller says so.
 """
 
 import importlib.metadata

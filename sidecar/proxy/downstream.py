@@ -42,6 +42,7 @@ class Downstream(asyncio.Protocol):
         self.full = False  # the client reads slowly
         self._pending = b""
         self._pumping = False
+        self._paused = False  # the client's bytes wait in its socket
         self._discard = False  # after a refusal: what the client still sends is thrown away
         self._tunnel: Tunnel | None = None
         self._read_at = 0.0
@@ -111,6 +112,7 @@ class Downstream(asyncio.Protocol):
         """Lets the client's body wait in its socket, or come on."""
         if self.transport.is_closing():
             return
+        self._paused = not on
         if on:
             self.transport.resume_reading()
         else:
@@ -136,7 +138,8 @@ class Downstream(asyncio.Protocol):
             self._leave(linger=exchange is not None and exchange.reader is not None)
             return
         self.deadline = self._read_at + self.plane.settings.keepalive_idle_s
-        self.set_reading(True)
+        if self._paused:
+            self.set_reading(True)
         if self._pending and not self._pumping:
             pending, self._pending = self._pending, b""
             self.loop.call_soon(self._resume, pending)
@@ -271,7 +274,11 @@ class Downstream(asyncio.Protocol):
         tokens = self.plane.tokens
         fields = head.fields
         given = fields.get(b"authorization", b"")
-        token = given[7:] if given[:7].lower() == b"bearer " else fields.get(b"x-api-key", fields.get(b"x-goog-api-key", b""))
+        token = (
+            given[7:]
+            if given[:7].lower() == b"bearer "
+            else fields.get(b"x-api-key", fields.get(b"x-goog-api-key", b""))
+        )
         return tokens is None or tokens.service_of(token, self.now()) is not None
 
     def _during(self, data: bytes) -> None:

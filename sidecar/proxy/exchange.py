@@ -317,7 +317,7 @@ class Exchange:
             head, self.head_in, self.way, asked=self.asked, meter_max_bytes=self.plane.settings.meter_max_bytes
         )
         body_left = self.reader is not None and not self.reader.done
-        if reply.body.framing == "close" or not self.head_in.minor or body_left or self.plane.draining:
+        if reply.framing == "close" or not self.head_in.minor or body_left or self.plane.draining:
             self.keep_client = False
         if b"keep-alive" in head.fields and self.connection is not None:
             self.connection.take_hint(head.fields[b"keep-alive"])
@@ -327,18 +327,17 @@ class Exchange:
 
     def _forward(self, reply: Reply, data: bytes, now: float, head: bytes = b"") -> None:
         """One read of the upstream: to the client first, in one write, then to the meter."""
-        body = reply.body
         try:
-            out, payload = body.feed(data) if data else (b"", b"")
+            out, payload = reply.feed(data) if data else (b"", b"")
         except ProtocolError:
             self.client.write(head)
             self._cut("bad_framing")
             return
         if head or out:
-            self.client.write(head + out if head else out)
+            self.client.write(head + out)
         if payload:
             reply.measure(payload, now - self.zero, self.plane.on_bug)
-        if body.done:
+        if reply.done:
             self._completed(now)
         else:
             self.deadline = NEVER if self.client.full else now + self.plane.settings.idle_timeout_s
@@ -414,7 +413,7 @@ class Exchange:
         try:
             if error is not None:
                 raise ProtocolError("the upstream's connection broke", 502)
-            rest = reply.body.end()
+            rest = reply.end()
         except ProtocolError:
             self._cut("truncated")
             return
@@ -460,7 +459,7 @@ class Exchange:
         self.connection = None
         if connection is not None:
             sent_all = self.reader is None or self.reader.done
-            reusable = reply.head.keep_alive and reply.body.framing != "close" and not reply.body.extra
+            reusable = reply.head.keep_alive and reply.framing != "close" and not reply.extra
             if reusable and sent_all:
                 connection.release()
             else:
@@ -471,7 +470,7 @@ class Exchange:
         """The response cannot be finished and the client must see that: no last chunk, no clean end."""
         self._drop_upstream()
         self.keep_client = False
-        hard = self.reply is not None and self.reply.body.framing == "close"
+        hard = self.reply is not None and self.reply.framing == "close"
         self._finish("failed", error)
         self.client.cut(reset=hard or not self.head_in.minor)
 

@@ -25,7 +25,11 @@ def bind(what: str, addresses: Iterable[tuple[str, int]], on_skip: Callable[[str
             except OSError as error:
                 where = f"{what} listener {host}:{port}"
                 if error.errno not in _NO_FAMILY:
-                    fix = "stop the other program or choose another port" if error.errno == errno.EADDRINUSE else "choose another"
+                    fix = (
+                        "stop the other program or choose another port"
+                        if error.errno == errno.EADDRINUSE
+                        else "choose another"
+                    )
                     raise ConfigError(f"{where}: {error.strerror}; {fix}") from None
                 on_skip(f"{where} skipped: {error.strerror}")
         if not sockets:

@@ -50,7 +50,11 @@ class Origins:
 
     def _make(self, spec: Upstream) -> Origin:
         settings = self._settings
-        tls = self._tls(spec.ca_file or (str(settings.ca_file) if settings.ca_file else None)) if spec.scheme == "https" else None
+        tls = (
+            self._tls(spec.ca_file or (str(settings.ca_file) if settings.ca_file else None))
+            if spec.scheme == "https"
+            else None
+        )
         pool = Pool(
             Dialer(spec.host, spec.port, tls, self._egress),
             self._tasks,

@@ -1,15 +1,22 @@
-"""The response of one exchange from its head on: how it goes down, and what is measured of it on the way."""
+"""The response of one exchange from its head on: how its bytes go down, and what is measured of them on the way.
+
+Bytes pass as they came, chunk framing included. They are framed anew only where something has to come out of them (the
+usage event that we asked for) or where the client cannot take the framing (HTTP/1.0).
+"""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 
+from sidecar.errors import ProtocolError
 from sidecar.proxy.gate import Way
-from sidecar.proxy.response import ResponseBody, framing_of
 from sidecar.wire.decode import CopyDecoder, make_decoder
+from sidecar.wire.framing import LAST_CHUNK, Chunked, chunk
 from sidecar.wire.http1 import RequestHead, ResponseHead, edit_response
 from sidecar.wire.meter import Meter, make_meter
 from sidecar.wire.usage_ask import UsageStrip
 
+Framing = Literal["none", "length", "chunked", "close"]
+_NO_BODY: Final = frozenset({204, 304})
 _METERED: Final = frozenset({"chat", "completions", "responses", "messages", "embeddings"})
 _MAX_ERROR_BYTES: Final = 64 * 1024
 _REFRAMED: Final = frozenset({b"content-length", b"transfer-encoding"})
@@ -17,56 +24,126 @@ _DECHUNKED: Final = frozenset({b"transfer-encoding"})
 _NOTHING_CUT: Final[frozenset[bytes]] = frozenset()
 
 
-class Reply:
-    """Built when the response's head is complete. Its body is read by `body.feed`; `measure` gets what was forwarded."""
+def framing_of(head: ResponseHead, method: bytes) -> Framing:
+    """How the end of this response is found (RFC 9112 section 6.3)."""
+    if method == b"HEAD" or head.status in _NO_BODY:
+        return "none"
+    if head.chunked:
+        return "chunked"
+    return "length" if head.length is not None else "close"
 
-    __slots__ = ("_cut", "_decoder", "_error", "_framing_line", "body", "head", "meter", "size")
+
+class Reply:
+    """Built when the response's head is complete; `feed` reads its body, `measure` gets what was forwarded."""
+
+    # Defaults stand on the class: the ordinary response sets few of its own.
+    done = False  # the body is whole
+    extra = False  # bytes came behind the end: whatever they are, this connection is not to be trusted again
+    size = 0  # payload bytes so far
+    meter: Meter | None = None
+    _left = 0
+    _chunked: Chunked | None = None
+    _strip: UsageStrip | None = None
+    _rechunk = False  # what is taken out makes a Content-Length wrong, so a stripped body goes on as chunks
+    _decoder: CopyDecoder | None = None
+    _error: list[bytes] | None = None
+    _cut = _NOTHING_CUT
+    _framing_line = b""
 
     def __init__(
         self, head: ResponseHead, request: RequestHead, way: Way, *, asked: bool, meter_max_bytes: int
     ) -> None:
         """`asked`: we asked for usage that the client had not asked for, and take it out again."""
         self.head = head
-        self.size = 0  # payload bytes so far
-        self.meter: Meter | None = None
-        self._error: list[bytes] | None = None
-        self._decoder: CopyDecoder | None = None
-        self._cut = _NOTHING_CUT
-        self._framing_line = b""
-        framing = framing_of(head, request.method)
-        plain = not request.minor
-        fields = head.fields
-        events = fields.get(b"content-type", b"").lower().startswith(b"text/event-stream")
-        encoding = fields.get(b"content-encoding")
-        strip = UsageStrip() if asked and events and head.status == 200 and encoding is None else None
-        self.body = ResponseBody(head, framing, strip=strip, plain=plain)
-        if plain and framing == "chunked":
-            self._cut = _DECHUNKED
-        elif strip is not None and framing != "close" and not plain:
-            self._cut = _REFRAMED
-            self._framing_line = b"Transfer-Encoding: chunked\r\n"
+        self.framing = framing = framing_of(head, request.method)
+        if framing == "length":
+            self._left = head.length or 0
+            self.done = not self._left
+        elif framing == "chunked":
+            self._chunked = Chunked()
+        elif framing == "none":
+            self.done = True
+        self._plain = plain = not request.minor
+        events = head.fields.get(b"content-type", b"").startswith(b"text/event-stream")
         if head.status >= 400:
             self._error = []
         elif way.endpoint in _METERED and request.method == b"POST":
-            if encoding is not None:
-                self._decoder = make_decoder(encoding.decode("latin-1"), meter_max_bytes)
-            if encoding is None or self._decoder is not None:
-                self.meter = make_meter(way.endpoint, way.dialect, event_stream=events, max_bytes=meter_max_bytes)
+            self._open_meter(way, events, meter_max_bytes)
+        if asked and events and head.status == 200 and b"content-encoding" not in head.fields:
+            self._strip = UsageStrip()
+            if framing != "close" and not plain:
+                self._rechunk = True
+                self._cut = _REFRAMED
+                self._framing_line = b"Transfer-Encoding: chunked\r\n"
+        if plain and framing == "chunked":
+            self._cut = _DECHUNKED
+
+    def _open_meter(self, way: Way, events: bool, limit: int) -> None:
+        encoding = self.head.fields.get(b"content-encoding")
+        if encoding is not None:
+            self._decoder = make_decoder(encoding.decode("latin-1"), limit)
+        if encoding is None or self._decoder is not None:
+            self.meter = make_meter(way.endpoint, way.dialect, event_stream=events, max_bytes=limit)
 
     def head_bytes(self, add: bytes, *, close: bool) -> bytes:
         """The head for the client with `add` (whole lines) at its end."""
         line = b"connection: close\r\n" if close else b""
         return edit_response(self.head, add + self._framing_line + line, cut=self._cut)
 
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """One read of the upstream: (bytes for the client, payload for the meter).
+
+        Raises:
+            ProtocolError: the chunked framing is broken.
+        """
+        if self.framing == "length":
+            left = self._left - len(data)
+            if left < 0:
+                self.extra = True
+                data = data[:left]
+                left = 0
+            self._left = left
+            self.done = not left
+            payload = data
+        elif self._chunked is not None:
+            payload, end = self._chunked.feed(data)
+            self.done = self._chunked.done
+            self.extra = end < len(data)
+            if self._strip is None and not self._plain:
+                return (data[:end] if self.extra else data), payload
+        elif self.framing == "close":
+            payload = data
+        else:
+            self.extra = True
+            return b"", b""
+        return (payload if self._strip is None else self._stripped(self._strip, payload)), payload
+
+    def end(self) -> bytes:
+        """The upstream closed the connection: what is left for the client, when that is how this body ends.
+
+        Raises:
+            ProtocolError: the body is not whole.
+        """
+        if self.framing != "close":
+            raise ProtocolError("the upstream closed the connection before the response was whole", 502)
+        self.done = True
+        return self._strip.finish() if self._strip is not None else b""
+
+    def _stripped(self, strip: UsageStrip, payload: bytes) -> bytes:
+        kept = strip.feed(payload) if payload else b""
+        if self.done:
+            kept += strip.finish()
+        if not self._rechunk:
+            return kept
+        return chunk(kept) + LAST_CHUNK if self.done else chunk(kept)
+
     def measure(self, payload: bytes, t_s: float, on_bug: Callable[[str, BaseException], None]) -> None:
         """Gives the meter its copy. A fault of the meter costs its figures, never the call."""
         self.size += len(payload)
-        if self._error is not None:
-            if self.size <= _MAX_ERROR_BYTES:
-                self._error.append(payload)
-            return
         meter = self.meter
         if meter is None:
+            if self._error is not None and self.size <= _MAX_ERROR_BYTES:
+                self._error.append(payload)
             return
         try:
             if self._decoder is not None:

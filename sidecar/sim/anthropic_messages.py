@@ -83,6 +83,7 @@ class _Blocks:
         return taken
 
     def deltas(self, kind: str, member: str, pieces: list[str]) -> list[str]:
+        """One delta event per piece, the first with what was waiting before it."""
         return [
             self.take()
             + _event(

@@ -67,6 +67,7 @@ class Connection(asyncio.Protocol):
         self._owner.disconnected(self)
 
     def data_received(self, data: bytes) -> None:
+        """Looks at the bytes as soon as a whole request may be there; time zero is this read."""
         start = monotonic()
         if self._parts or self._plan is not None:
             self._parts.append(data)

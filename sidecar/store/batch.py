@@ -96,6 +96,14 @@ class Batch:
             *([Batch(state=self.state)] if self.state else []),
         ]
 
+    def keep(self, singles: list["Batch"]) -> None:
+        """Become the sum of these, which `singles` made."""
+        self.rows = [row for one in singles for row in one.rows]
+        self.events = [event for one in singles for event in one.events]
+        self.feedback = [score for one in singles for score in one.feedback]
+        self.audit = [line for one in singles for line in one.audit]
+        self.state = singles[-1].state
+
 
 def write(connection: sqlite3.Connection, batch: Batch, service: str) -> None:
     """Execute the batch inside the transaction that the caller opened."""

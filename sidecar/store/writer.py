@@ -32,7 +32,16 @@ RETRY_MAX_S: Final = 1.0  # rows are written again within 5 s of the file's retu
 CHORE_S: Final = 2.0  # how often old rows are looked for
 IDLE_S: Final = 1.0  # longest sleep without work
 
-_UNWRITABLE = (ValueError, TypeError, OverflowError, AttributeError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
+_UNWRITABLE = (  # what a value causes that no file could store, however healthy
+    ValueError,
+    TypeError,
+    OverflowError,
+    AttributeError,
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+)
 
 
 class Writer:
@@ -168,7 +177,7 @@ class Writer:
                 self._stop.wait(self._commit_s)  # let a group gather
             stopping = self._stop.is_set()
             self._wake.clear()
-            done = self._drain()
+            done = self._drained()
             pause = 0.0 if done else min(RETRY_MAX_S, max(RETRY_FIRST_S, pause * 2))
             if stopping:
                 if done or self._late():
@@ -178,6 +187,14 @@ class Writer:
 
     def _late(self) -> bool:
         return self._deadline is not None and monotonic() >= self._deadline
+
+    def _drained(self) -> bool:
+        """`_drain`, and no error of ours ends the thread: it is counted and the next attempt follows."""
+        try:
+            return self._drain()
+        except Exception as error:  # noqa: BLE001 (the last line of a thread that must not end)
+            self._fail(error)
+            return False
 
     def _drain(self) -> bool:
         """Write everything that waits; False when the file refused."""
@@ -237,8 +254,7 @@ class Writer:
                 self._tidy()
         except _UNWRITABLE as error:
             self._fail(error)
-            self._isolate(batch)
-            return True
+            return self._isolate(batch)
         except (sqlite3.Error, OSError) as error:
             self._fail(error)
             self._recover(error)
@@ -250,16 +266,26 @@ class Writer:
         _transaction(connection, lambda: write(connection, batch, self._service))
         self.commits += 1
 
-    def _isolate(self, batch: Batch) -> None:
-        """Something in this batch cannot be stored at all: write its items one by one and drop those that cannot."""
-        for one in batch.singles():
+    def _isolate(self, batch: Batch) -> bool:
+        """Something in this batch cannot be stored at all: write its items one by one and drop those that cannot.
+        When the file itself refuses meanwhile, the items that are left stay in the batch, for the next attempt."""
+        singles = batch.singles()
+        while singles:
+            one = singles[0]
             try:
                 self._commit(self._connected(), one)
                 self.rows_written += len(one.rows)
-            except (*_UNWRITABLE, sqlite3.Error, OSError) as error:
+            except _UNWRITABLE as error:
                 self._fail(error)
                 for lost in one.rows:
                     self._drop(str(lost[0]))
+            except (sqlite3.Error, OSError) as error:
+                self._fail(error)
+                self._recover(error)
+                batch.keep(singles)
+                return False
+            del singles[0]
+        return True
 
     def _tidy(self) -> None:
         connection = self._connected()

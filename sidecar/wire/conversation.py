@@ -14,6 +14,7 @@ from sidecar.wire.json_edit import RequestView
 from sidecar.wire.json_scan import MemberScanner
 
 MAX_KEY_BYTES = 65_536
+_QUICK_BYTES = 65_536  # up to here decoding all messages is cheaper than looking for the first ones
 _MAX_ITEM_BYTES = 262_144  # a larger message counts by its first bytes as written: decoding it would hold the loop
 _ROLE_NEAR = 4096  # where the role of a very large message is looked for, from either end
 _PART_BYTES = 4096
@@ -37,6 +38,21 @@ class _Body(Struct, gc=False):
     instructions: Raw = Raw(b"")
 
 
+class _QuickItem(Struct, gc=False):
+    role: str
+    content: str
+
+
+class _Quick(Struct, gc=False):
+    """The usual call: every message is one text. Anything else fails to decode, and is read piece by piece."""
+
+    messages: list[_QuickItem]
+    system: str = ""
+    input: None = None
+    instructions: None = None
+
+
+_decode_quick = msgspec.json.Decoder(_Quick).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
 _decode_items = msgspec.json.Decoder(list[Raw]).decode
 _decode_item = msgspec.json.Decoder(_Item).decode
@@ -50,6 +66,11 @@ def system_and_first_user(body: bytes, view: RequestView | None = None) -> bytes
 
     At most 64 KiB; empty where there is neither. With the `view` of a body read in slices nothing is scanned again.
     """
+    if len(body) <= _QUICK_BYTES:
+        try:
+            return _quick(_decode_quick(body))
+        except _FAULTS:
+            pass  # another shape: the complete way follows
     fields = _fields(body, view)
     pieces = [text.encode("utf-8", "surrogatepass") for text in _texts(fields.system)]
     pieces += [text.encode("utf-8", "surrogatepass") for text in _texts(fields.instructions)]
@@ -60,6 +81,17 @@ def system_and_first_user(body: bytes, view: RequestView | None = None) -> bytes
         if role == "user":
             break
     return b"\0".join(pieces)[:MAX_KEY_BYTES]
+
+
+def _quick(call: _Quick) -> bytes:
+    texts = [call.system] if call.system else []
+    for message in call.messages:
+        if message.role == "user":
+            texts.append(message.content)
+            break
+        if message.role in _SYSTEM_ROLES:
+            texts.append(message.content)
+    return "\0".join(texts).encode("utf-8", "surrogatepass")[:MAX_KEY_BYTES]
 
 
 def last_user_text(body: bytes, limit: int = 2048, view: RequestView | None = None) -> str:

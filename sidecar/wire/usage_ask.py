@@ -3,8 +3,10 @@
 The client did not ask for usage, so its bytes must be those that it would have got without us. Two things differ: one
 event with `"choices":[]` and the usage, after the finish reason; and, at some providers, a top-level `"usage":null` in
 every other chunk. The first is dropped, the second is cut out with its comma. Everything else passes as it came.
+llama.cpp moves its `timings` from the finish event to the usage event when asked: there the finish event waits for the
+event behind it (the server writes both at once) and gets them back.
 
-What is held back: after a finish reason the incomplete event (then it is judged whole); before that only a tail that
+What is held back: from a finish reason on the incomplete event (then it is judged whole); before that only a tail that
 could be the beginning of `,"usage":null`, and from `"usage"` on until its event is complete. An event of more than
 64 KiB is not judged but let through.
 """
@@ -24,12 +26,14 @@ _BOUNDARY = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?=[^\n]))")
 _DATA_LINE = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])data:([^\r\n]*)")
 _COMMENT = re.compile(rb"(?:\A|(?<=[\r\n])):[^\r\n]*(?:\r\n|\n|\r)")
 _NULL = re.compile(rb'"usage"[ \t]*:[ \t]*null')
+_LLAMA = re.compile(rb'"system_fingerprint":"b[0-9]+-')
 _FINISH = re.compile(rb'"finish_reason"[ \t]*:[ \t]*"')
 
 
 class _Head(Struct, gc=False):
     choices: Raw = Raw(b"")
     usage: Raw = Raw(b"")
+    timings: Raw = Raw(b"")
 
 
 _decode = msgspec.json.Decoder(_Head).decode
@@ -44,6 +48,8 @@ class UsageStrip:
         self._sent = 0  # how much of it the client has
         self._too_large = False
         self._finished = False  # a finish reason was seen: the usage may follow
+        self._waiting = b""  # llama.cpp's finish event, until the one behind it is known
+        self._timings = b""  # of the usage event just dropped
 
     def feed(self, data: bytes) -> bytes:
         """The bytes that may go to the client now."""
@@ -71,17 +77,34 @@ class UsageStrip:
 
     def finish(self) -> bytes:
         """What is still held when the stream ends."""
-        held = self._event[self._sent :]
+        held = self._waiting + self._event[self._sent :]
+        self._waiting = b""
         self._event = b""
         self._sent = 0
         return held
 
     def _complete(self, event: bytes) -> bytes:
-        kept = event if self._too_large or len(event) > MAX_HELD_BYTES else self._judge(event)
+        small = not self._too_large and len(event) <= MAX_HELD_BYTES
+        kept = self._judge(event) if small else event
         out = kept[self._sent :]
         self._sent = 0
         self._too_large = False
-        return out
+        if not self._finished:
+            return out
+        before = self._released()
+        if small and b"}" in out and _moves_timings(kept):
+            self._waiting = out
+            return before
+        return before + out
+
+    def _released(self) -> bytes:
+        """The finish event that waited, with the timings of the usage event behind it."""
+        held, self._waiting = self._waiting, b""
+        timings, self._timings = self._timings, b""
+        if not held or not timings:
+            return held
+        end = held.rindex(b"}")
+        return held[:end] + b',"timings":' + timings + held[end:]
 
     def _incomplete(self) -> bytes:
         event, sent = self._event, self._sent
@@ -89,8 +112,8 @@ class UsageStrip:
             self._too_large = True
             self._event = event[-3:]
             self._sent = len(self._event)
-            return event[sent:]
-        if self._finished:
+            return self._released() + event[sent:]
+        if self._finished or event.find(b'"finish_reason":"') >= 0:
             return b""
         self._sent = max(sent, _safe_length(event))
         return event[sent : self._sent]
@@ -101,19 +124,21 @@ class UsageStrip:
             self._finished = True
         if event.find(_KEY) < 0:
             return event
-        line = _DATA_LINE.search(event)
-        if line is None or _DATA_LINE.search(event, line.end()) is not None:
-            return event  # JSON spread over lines: no server that sends usage does so
+        place = _json_place(event)
+        if place is None:
+            return event
+        start, end = place
         try:
-            head = _decode(line[1])
+            head = _decode(event[start:end])
         except (msgspec.MsgspecError, RecursionError):
             return event
         usage = bytes(head.usage)
         if usage == b"null":
             self.changed = True
-            return _without_null(event, line.start(1), line.end(1))
+            return _without_null(event, start, end)
         if usage[:1] == b"{" and bytes(head.choices).translate(None, b" \t") == b"[]" and not self._sent:
             self.changed = True
+            self._timings = bytes(head.timings)
             return b"".join(_COMMENT.findall(event))
         return event
 
@@ -121,6 +146,11 @@ class UsageStrip:
 def refuses_usage(status: int, body: bytes) -> bool:
     """Whether this answer says that the upstream does not know `stream_options`: the call is repeated without it."""
     return status in (400, 422) and (b"stream_options" in body or b"include_usage" in body)
+
+
+def _moves_timings(event: bytes) -> bool:
+    """Whether this is a finish event of llama.cpp without the timings that it would have had without us."""
+    return _LLAMA.search(event) is not None and event.find(b'"timings"') < 0 and _FINISH.search(event) is not None
 
 
 def _safe_length(event: bytes) -> int:
@@ -134,6 +164,17 @@ def _safe_length(event: bytes) -> int:
                 break
     head = event[:at].rstrip(_BLANK)
     return len(head[:-1].rstrip(_BLANK)) if head.endswith(b",") else len(head)
+
+
+def _json_place(event: bytes) -> tuple[int, int] | None:
+    """Where the event's JSON is; None where it is not in one data line: no server that sends usage does so."""
+    end = len(event) - 2
+    if event.startswith(b"data:") and event.find(b"\n") == end and event.find(b"\r") < 0:
+        return 5, end
+    line = _DATA_LINE.search(event)
+    if line is None or _DATA_LINE.search(event, line.end()) is not None:
+        return None
+    return line.span(1)
 
 
 def _without_null(event: bytes, start: int, end: int) -> bytes:
@@ -152,7 +193,7 @@ def _without_null(event: bytes, start: int, end: int) -> bytes:
 def _cut(text: bytes, start: int, end: int) -> bytes:
     """`text` without the member at [start, end) and without the comma (and its blanks) that only this member needed."""
     head = text[:start].rstrip(_BLANK)
-    if head.endswith(b","):
+    if head[-1:] == b",":
         return head[:-1].rstrip(_BLANK) + text[end:]
     tail = text[end:].lstrip(_BLANK)
     if tail.startswith(b","):

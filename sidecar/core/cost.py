@@ -1,0 +1,256 @@
+"""What one exchange cost: rates per token times tokens, as exact integers, rounded once.
+
+Theory. A price list states dollars per million tokens; one dollar per million tokens is 1e9 femto-dollars (1e-15 USD)
+per token, so every list price is a whole number of femto-dollars and a cost is a sum of integer products. Only the
+total is rounded, to nano-dollars, half to even. There is no float anywhere.
+
+Usage is inclusive (types.Usage): input contains cached reads, cache writes and audio; output contains reasoning and
+audio. `cost` takes the total apart into disjoint buckets, so that no token is paid twice and the buckets add up to the
+provider's bill. Where a card states no rate of its own for a bucket, the bucket's parent applies: cached and written
+tokens cost what input costs, one-hour writes what other writes cost, reasoning what output costs.
+
+Size tiers are cliffs, as providers bill them: when the input is LARGER than a tier's start, the whole request pays that
+tier's rates. Service tiers (flex, priority, batch, fast) replace single rates of the standard card.
+
+What is unknown stays unknown: no usage, no card, or a missing count that would have been paid gives None, never 0.
+`kind` says how far the figure can be trusted: `exact`; `estimate` (token counts estimated, inconsistent, of a service
+tier without a listed price, or of a model that also bills images, video or time that usage does not show);
+`lower_bound` (aborted or truncated: what was seen is paid, more may be). Tool fees (web search) are not in it.
+
+Reference: providers' price pages as collected by genai-prices, whose arithmetic the tests compare this with.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from sidecar.core.policy import FlatPrice
+from sidecar.core.types import CostKind, Usage
+
+FEMTO_PER_NANO = 1_000_000
+STANDARD_TIERS = frozenset({None, "", "default", "standard", "auto", "on_demand", "ON_DEMAND"})  # billed at list price
+REPORTED = "provider"  # price_version of a cost that the provider itself stated
+STATED = "policy"  # price_version of a price that the policy states
+
+Part = tuple[str, int, int, int]  # bucket, tokens, rate (femto-dollars per token), femto-dollars
+
+
+class Rates(NamedTuple):
+    """Femto-dollars per token of every bucket, fallbacks filled in; `request` is per call."""
+
+    input: int
+    cached: int
+    write: int
+    write_1h: int
+    output: int
+    reasoning: int
+    audio_in: int
+    audio_cached: int
+    audio_out: int
+    request: int = 0
+
+
+Sizes = tuple[tuple[int, Rates], ...]  # (start, rates) with falling start; the last start is -1
+
+
+@dataclass(frozen=True, slots=True)
+class RateCard:
+    """The rates of one model on one day. `tiers` holds the sizes of each service tier that is priced apart; `peaks`
+    are (from, to, card) in seconds of the UTC day, the first that contains the moment applies, `to` < `from` wraps."""
+
+    version: str
+    sizes: Sizes
+    tiers: dict[str, Sizes] = field(default_factory=dict)
+    peaks: tuple[tuple[int, int, "RateCard"], ...] = ()
+    partial: bool = False  # the model also bills what Usage does not count: costs are estimates
+    label: str = ""  # the list's own name of the model
+
+    @property
+    def free(self) -> bool:
+        """Whether nothing that this card prices can ever cost anything."""
+        sizes = [self.sizes, *self.tiers.values()]
+        return not any(any(rates) for steps in sizes for _, rates in steps) and all(c.free for _, _, c in self.peaks)
+
+    def at(self, second_of_day: int) -> "RateCard":
+        """The card that applies at this second of the UTC day."""
+        for start, end, card in self.peaks:
+            inside = start <= second_of_day < end if start <= end else not end <= second_of_day < start
+            if inside:
+                return card
+        return self
+
+
+class Cost(Struct, frozen=True, gc=False):
+    """One cost. `parts` are exact and disjoint; `total_nusd` is their sum, rounded once."""
+
+    total_nusd: int
+    kind: CostKind
+    version: str
+    usage: Usage | None = None
+    rates: Rates | None = None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What the total is made of; empty when the provider stated the cost. Made when asked for: few ask."""
+        if self.usage is None or self.rates is None:
+            return ()
+        return tuple(_parts(self.usage, self.rates))
+
+
+def flat_card(price: FlatPrice) -> RateCard:
+    """The card of a price that the policy itself states."""
+    cached = price.input_fusd if price.cached_fusd is None else price.cached_fusd
+    write = price.input_fusd if price.cache_write_fusd is None else price.cache_write_fusd
+    hour = write if price.cache_write_1h_fusd is None else price.cache_write_1h_fusd
+    out = price.output_fusd
+    rates = Rates(price.input_fusd, cached, write, hour, out, out, price.input_fusd, cached, out)
+    return RateCard(STATED, ((-1, rates),))
+
+
+def round_nusd(femto: int) -> int:
+    """Femto-dollars as nano-dollars, half to even."""
+    nano, rest = divmod(femto, FEMTO_PER_NANO)
+    if rest * 2 > FEMTO_PER_NANO or (rest * 2 == FEMTO_PER_NANO and nano & 1):
+        return nano + 1
+    return nano
+
+
+def cost(
+    usage: Usage | None,
+    card: RateCard | None,
+    *,
+    kind: CostKind = "exact",
+    tier: str | None = None,
+    second_of_day: int | None = None,
+) -> Cost | None:
+    """What this usage costs by this card; None when it cannot be known (see the head of this file).
+
+    `kind` is what the caller knows of the counts: provider's own, estimated, or cut short. `tier` is the service tier
+    when the usage does not carry one. `second_of_day` (UTC) selects a time-of-day price where the card has one.
+    """
+    if usage is None:
+        return None
+    if usage.reported_cost_nusd is not None:
+        return Cost(usage.reported_cost_nusd, "exact", REPORTED)
+    if card is None:
+        return None
+    if card.peaks and second_of_day is not None:
+        card = card.at(second_of_day)
+    name = usage.service_tier or tier
+    sizes = card.sizes
+    listed = True
+    if name is not None:
+        own = card.tiers.get(name)
+        listed = own is not None or name in STANDARD_TIERS
+        sizes = sizes if own is None else own
+    rates = _sized(sizes, usage.input_tokens or 0)
+    if _unpaid(usage, rates, kind):
+        return None
+    femto = _femto(usage, rates)
+    if femto is None:
+        femto = sum(part[3] for part in _parts(usage, rates))
+        listed = listed and _consistent(usage)
+    if kind == "exact" and (card.partial or not listed):
+        kind = "estimate"
+    return Cost(round_nusd(femto), kind, card.version, usage, rates)
+
+
+def _sized(sizes: Sizes, input_tokens: int) -> Rates:
+    """The rates of the highest size tier that the input exceeds."""
+    for start, rates in sizes:
+        if input_tokens > start:
+            return rates
+    return sizes[-1][1]
+
+
+def _unpaid(usage: Usage, rates: Rates, kind: CostKind) -> bool:
+    """Whether a count is missing that would have cost something. A lower bound needs only one of the two."""
+    missing_in = usage.input_tokens is None
+    missing_out = usage.output_tokens is None
+    if kind == "lower_bound":
+        return missing_in and missing_out
+    return (missing_in and rates.input != 0) or (missing_out and rates.output != 0)
+
+
+def _femto(usage: Usage, rates: Rates) -> int | None:
+    """The sum of the parts of ordinary text usage, without making them; None when it is not ordinary."""
+    if usage.input_audio_tokens or usage.cached_audio_tokens or usage.output_audio_tokens:
+        return None
+    plain = usage.input_tokens or 0
+    answer = usage.output_tokens or 0
+    femto = rates.request
+    cached, writes, reasoning = usage.cached_input_tokens, usage.cache_write_tokens, usage.reasoning_tokens
+    if cached:
+        plain -= cached
+        femto += cached * rates.cached
+    if writes:
+        plain -= writes
+        hour = usage.cache_write_1h_tokens or 0
+        if hour > writes:
+            return None
+        femto += (writes - hour) * rates.write + hour * rates.write_1h
+    if reasoning:
+        answer -= reasoning
+        femto += reasoning * rates.reasoning
+    if plain < 0 or answer < 0:
+        return None
+    return femto + plain * rates.input + answer * rates.output
+
+
+def _consistent(usage: Usage) -> bool:
+    """Whether the subsets fit into their totals."""
+    fresh = (usage.input_audio_tokens or 0) - (usage.cached_audio_tokens or 0)
+    inside = (usage.cached_input_tokens or 0) + (usage.cache_write_tokens or 0) + max(fresh, 0)
+    spoken = (usage.reasoning_tokens or 0) + (usage.output_audio_tokens or 0)
+    return (
+        inside <= (usage.input_tokens or 0)
+        and spoken <= (usage.output_tokens or 0)
+        and (usage.cache_write_1h_tokens or 0) <= (usage.cache_write_tokens or 0)
+        and (usage.cached_audio_tokens or 0) <= (usage.cached_input_tokens or 0)
+    )
+
+
+def _parts(usage: Usage, rates: Rates) -> list[Part]:
+    """The disjoint buckets that hold any token."""
+    plain_in = usage.input_tokens or 0
+    plain_out = usage.output_tokens or 0
+    cached = usage.cached_input_tokens
+    writes = usage.cache_write_tokens
+    reasoning = usage.reasoning_tokens
+    parts: list[Part] = []
+    if cached:
+        plain_in -= cached
+    if usage.input_audio_tokens or usage.cached_audio_tokens:
+        heard = usage.cached_audio_tokens or 0
+        fresh = max((usage.input_audio_tokens or 0) - heard, 0)
+        plain_in -= fresh
+        cached = max((cached or 0) - heard, 0)
+        _add(parts, "audio_input", fresh, rates.audio_in)
+        _add(parts, "cached_audio", heard, rates.audio_cached)
+    if cached:
+        parts.append(("cached_input", cached, rates.cached, cached * rates.cached))
+    if writes:
+        plain_in -= writes
+        hour = usage.cache_write_1h_tokens or 0
+        _add(parts, "cache_write", max(writes - hour, 0), rates.write)
+        _add(parts, "cache_write_1h", min(hour, writes), rates.write_1h)
+    if reasoning:
+        plain_out -= reasoning
+        parts.append(("reasoning", reasoning, rates.reasoning, reasoning * rates.reasoning))
+    spoken = usage.output_audio_tokens
+    if spoken:
+        plain_out -= spoken
+        parts.append(("audio_output", spoken, rates.audio_out, spoken * rates.audio_out))
+    if plain_in > 0:
+        parts.append(("input", plain_in, rates.input, plain_in * rates.input))
+    if plain_out > 0:
+        parts.append(("output", plain_out, rates.output, plain_out * rates.output))
+    if rates.request:
+        parts.append(("request", 1, rates.request, rates.request))
+    return parts
+
+
+def _add(parts: list[Part], name: str, tokens: int, rate: int) -> None:
+    if tokens:
+        parts.append((name, tokens, rate, tokens * rate))

@@ -1,0 +1,247 @@
+"""The engine: all decisions of one service, as synchronous verbs that return values.
+
+    decide -> (the exchange runs) -> settle            release, when the request never went upstream
+    feedback, tick, apply, rollout verbs -> events      snapshot <-> restore
+
+Theory: everything that is learnt or bound lives in one `RouteState` per route of the policy in force, in the common
+table of conversations and in the service's ledger. Every verb runs to its end without waiting, so no lock exists;
+time and chance are arguments, so the same events with the same seed give the same decisions. A request takes the
+first route that matches; requests that no route matches, and routes that only observe, have one shared Decision per
+(model, endpoint, dialect) unless rules, budgets, paths or tags make requests differ.
+
+Failing: rules and budgets refuse (closed). The selection has no expected error; should `decide` raise, that is our
+bug, and the shell calls `fail_open`, which reads the policy and nothing else: what the app asked for, or the
+baseline's model when that name is virtual. Memory is bounded: 65,536 bindings, 1,024 cached decisions per table, arms
+and routes of the policy.
+
+What it does not do: translate between dialects, watch connections, share state between pods.
+"""
+
+import numpy as np
+from msgspec.structs import replace
+
+from sidecar.core.budget import Ledger
+from sidecar.core.cost import RateCard, flat_card
+from sidecar.core.governance import Governance
+from sidecar.core.memory import dump, load
+from sidecar.core.policy import Policy, Upstream
+from sidecar.core.route import PriceOf, RouteState, unknown_arm
+from sidecar.core.settle import NOTHING, Verdict, billed_nusd, learn, score
+from sidecar.core.status import RouteStatus, describe
+from sidecar.core.sticky import Sticky
+from sidecar.core.types import Clocks, Decision, Endpoint, Event, Facts, Feedback, Outcome
+from sidecar.errors import RolloutError
+
+NO_ROUTE = "-"
+MAX_PENDING = 256  # events that wait for the next tick; more of them say nothing new
+MAX_STATIC = 1_024  # cached decisions; model names come from requests, so the cache is bounded and then emptied
+PASS = Decision(
+    route=NO_ROUTE, mode="observe", arm=None, upstream=None, model=None, reason="passthrough", propensity=1.0
+)
+FAIL_OPEN = replace(PASS, reason="fail-open")
+
+
+def stated_price(upstream: Upstream, _model: str) -> RateCard | None:
+    """The price that the policy itself states: what an engine without a price list knows."""
+    return None if upstream.price is None else flat_card(upstream.price)
+
+
+class Engine:
+    """The decisions of one service. See the head of this module."""
+
+    def __init__(self, policy: Policy, rng: np.random.Generator, now: float, price_of: PriceOf = stated_price) -> None:
+        """`price_of` looks an arm's list price up; it is asked at `apply` and at every `tick`, so it should be
+        cached."""
+        self._rng = rng
+        self._price_of = price_of
+        self._sticky = Sticky()
+        self._ledger = Ledger(now)
+        self._routes: dict[str, RouteState] = {}
+        self._order: tuple[RouteState, ...] = ()
+        self._static: dict[tuple[str | None, Endpoint, str], Decision] = {}
+        self._policy = policy
+        self._governance = Governance(())
+        self._pending: list[Event] = []
+        self._now = now  # of the newest request that was decided one by one
+        self._uniform = True  # no route looks at paths or tags: equal (model, endpoint, dialect) take equal routes
+        self.needs_key = False
+        self.apply(policy, now)
+
+    @property
+    def policy(self) -> Policy:
+        return self._policy
+
+    # ---- one request
+
+    def decide(self, facts: Facts, now: float) -> Decision:
+        """Which arm serves this request, why, and with what probability; a refusal when rules or budgets deny it."""
+        found = self._static.get((facts.model, facts.endpoint, facts.dialect))
+        return found if found is not None else self._decide(facts, now)
+
+    def settle(self, facts: Facts, decision: Decision, outcome: Outcome, now: float) -> Verdict:
+        """Takes the exchange's one outcome in; call it exactly once for each decision that went upstream."""
+        ledger = self._ledger
+        cost_nusd = outcome.cost_nusd
+        if cost_nusd is None:
+            cost_nusd = billed_nusd(decision, outcome)
+        if cost_nusd:
+            ledger.charge(cost_nusd, now)
+        if decision.route == NO_ROUTE:
+            return NOTHING
+        state = self._routes.get(decision.route)
+        return NOTHING if state is None else learn(state, facts, decision, outcome, now)
+
+    def release(self, decision: Decision) -> None:
+        """Gives back what a decision reserved whose request never went upstream."""
+        state = self._routes.get(decision.route)
+        if state is not None:
+            state.ledger.release(decision.reserved_nusd)
+
+    def fallback(self, facts: Facts, decision: Decision, trigger: str) -> Decision | None:
+        """The next arm of the policy's fallback after `trigger` ("connect", "timeout" or a status code), or None.
+
+        The arm that failed is blamed for it; what it reserved goes over to the returned decision.
+        """
+        state = self._routes.get(decision.route)
+        made = None if state is None else state.fallback(facts, decision, trigger)
+        if state is not None and made is not None:
+            status = int(trigger) if trigger.isdigit() else 0
+            failure = Outcome(kind="failed", status=status, error=trigger, clocks=Clocks(), stream=facts.stream)
+            verdict = learn(state, facts, replace(decision, reserved_nusd=0), failure, self._now)
+            self._pending += verdict.events[: MAX_PENDING - len(self._pending)]
+        return made
+
+    def fail_open(self, facts: Facts) -> Decision:
+        """What the policy's text alone gives: the app's own model, or the baseline's when that name is virtual."""
+        for state in self._order:
+            if state.matches(facts):
+                return state.fail_open(facts)
+        return FAIL_OPEN
+
+    def _decide(self, facts: Facts, now: float) -> Decision:
+        self._now = now
+        state = next((one for one in self._order if one.matches(facts)), None)
+        if not self._governance.active:
+            if state is None:
+                return self._keep(facts, PASS)
+            decision = state.decide(facts, now, self._rng)
+            return decision if state.varies else self._keep(facts, decision)
+        ledger = self._ledger
+        ledger.roll(now)
+        arms = (unknown_arm(facts),) if state is None else state.candidates(facts)
+        allowed, refusal = self._governance.allowed(facts, arms, ledger.spent_day_nusd, ledger.spent_month_nusd)
+        if state is None:
+            return PASS if refusal is None else replace(PASS, reason="policy", refusal=refusal)
+        if refusal is not None:
+            return state.refuse(refusal, "policy")
+        return state.decide(facts, now, self._rng, allowed)
+
+    def _keep(self, facts: Facts, decision: Decision) -> Decision:
+        if self._uniform:
+            if len(self._static) >= MAX_STATIC:
+                self._static.clear()
+            self._static[(facts.model, facts.endpoint, facts.dialect)] = decision
+        return decision
+
+    # ---- learning from outside, and time
+
+    def feedback(self, feedback: Feedback, now: float) -> list[Event]:
+        """Takes one score in. `previous` is this source's earlier score of the same decision: it is taken out again."""
+        state = self._routes.get(feedback.route)
+        if state is None or feedback.arm not in state.arms or not state.route.quality.feedback:
+            return []
+        if not 0.0 <= feedback.score <= 1.0:
+            return []
+        return score(state, feedback, now)
+
+    def tick(self, now: float) -> list[Event]:
+        """What time alone causes: steps, pauses, recoveries, new prices, a new day. Call it about once a second."""
+        self._ledger.roll(now)
+        events, self._pending = [*self._pending, *self._governance.tick()], []
+        for state in self._order:
+            events += state.tick(now)
+        return events
+
+    # ---- the policy
+
+    def apply(self, policy: Policy, now: float) -> list[Event]:
+        """Puts a policy in force at once, for the next request on; what was learnt of arms that stay is kept.
+
+        A new arm of a canary or optimize route starts its rollout. An arm that is removed, or whose upstream, model
+        or params change, is forgotten and its conversations are assigned anew. A changed rollout spec begins the
+        rollout again, except for arms that have completed theirs. Requests in flight settle with the route of their
+        name.
+        """
+        old, governance = self._routes, Governance(policy.rules)
+        order, events = [], []
+        for route in policy.routes:
+            state = RouteState(policy, route, self._sticky, self._price_of, now)
+            before = old.get(route.name)
+            events += state.begin(before, now)
+            order.append(state)
+        for name in old.keys() - {state.route.name for state in order}:
+            old[name].forget()
+        self._policy, self._governance = policy, governance
+        self._order, self._routes = tuple(order), {state.route.name: state for state in order}
+        self._uniform = not any(state.route.match.paths or state.route.match.tags for state in order)
+        self._static = {}
+        self.needs_key = any(state.chooses and state.route.sticky != "request" for state in order)
+        applied = Event(kind="policy.applied", message=policy.version, detail={"routes": len(order)})
+        return [applied, *events]
+
+    # ---- rollouts by hand
+
+    def start_rollout(self, route: str, arm: str, now: float) -> list[Event]:
+        """Begins (again) the rollout of an arm. Raises RolloutError when the route or the arm does not allow it."""
+        return self._chosen(route).staging.start(arm, now)
+
+    def promote(self, route: str, now: float) -> list[Event]:
+        """Moves the rollout to its next step now. Raises RolloutError when none is under way."""
+        return self._chosen(route).staging.promote(now)
+
+    def pause(self, route: str, now: float) -> list[Event]:
+        """Keeps the rollout at its step. Raises RolloutError when none is under way."""
+        return self._chosen(route).staging.pause(now)
+
+    def resume(self, route: str, now: float) -> list[Event]:
+        """Ends a pause. Raises RolloutError when nothing is paused."""
+        return self._chosen(route).staging.resume(now)
+
+    def rollback(self, route: str, now: float) -> list[Event]:
+        """Takes the canary (or the arm that completed last) out and unbinds its conversations at once."""
+        return self._chosen(route).staging.rollback(now)
+
+    def _chosen(self, route: str) -> RouteState:
+        state = self._routes.get(route)
+        if state is None:
+            raise RolloutError(f"no route {route!r}; routes are: {', '.join(self._routes) or 'none'}")
+        if not state.chooses:
+            raise RolloutError(f"route {route!r} is in mode {state.route.mode}; rollouts need mode canary or optimize")
+        return state
+
+    # ---- state
+
+    def charge(self, route: str, cost_nusd: int, at: float) -> None:
+        """Books a cost that a snapshot does not contain (rows written after it), as of the time `at`."""
+        self._ledger.charge(cost_nusd, at)
+        state = self._routes.get(route)
+        if state is not None:
+            state.ledger.charge(cost_nusd, at)
+
+    def snapshot(self) -> bytes:
+        """All that outlives the process, as JSON; see `core.memory`."""
+        return dump(self._ledger, self._order, self._sticky)
+
+    def restore(self, state: bytes, now: float) -> list[Event]:
+        """Takes over a snapshot, for the routes and arms that still exist. What cannot be read is named in an event and
+        the engine starts empty."""
+        try:
+            return load(state, self._ledger, self._order, self._sticky, now)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            self._routes, self._ledger, self._sticky = {}, Ledger(now), Sticky()
+            message = f"state not taken over, starting empty: {type(error).__name__}: {error}"
+            return [Event(kind="state.ignored", severity="high", message=message), *self.apply(self._policy, now)]
+
+    def status(self) -> list[RouteStatus]:
+        """Every route and arm, for people."""
+        return [describe(state, self._now) for state in self._order]

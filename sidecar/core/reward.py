@@ -1,0 +1,128 @@
+"""What one exchange was worth: quality, cost and latency scores in [0, 1], and one reward in [0, 1] or none.
+
+    reward = (w_q quality + w_c cost + w_l latency) / (w_q + w_c + w_l)
+
+* quality: 0 for an exchange that failed by the arm's fault; else the product of the listed validators (`finish_reason`,
+  `refusal`, `empty`) as far as the outcome tells; a feedback score replaces it later. None when nothing is known.
+* cost: 0.5 - 0.5 log(cost / reference) / log(COST_SPAN), cut to [0, 1]. Logarithmic because list prices span three
+  orders of magnitude and a linear score sees only the dearest arm (RouterArena, `compute_scores.py`). The reference
+  is what the baseline's calls cost, so 0.5 means "as dear as the baseline".
+* latency: 1 - log(t / FAST) / log(SLOW / FAST), cut to [0, 1]; t is TTFT - sent for streams, duration - sent
+  otherwise. The two have different scales and their scores are never mixed in one posterior. TTFT is never divided by
+  the length of the answer: that made slow starters look fast elsewhere (GW-09).
+
+Without quality there is no reward: a cheap, fast answer of unknown worth must not teach that cheap and fast is good.
+An unknown cost or latency counts as NEUTRAL, so that reporting less never pays. Aborted exchanges and the caller's
+own mistakes teach nothing. The validators `json_schema` and `tool_arguments` need the body and are not judged here.
+"""
+
+from math import log
+
+from msgspec import Struct
+
+from sidecar.core.policy import Objective
+from sidecar.core.types import Outcome
+
+COST_SPAN = (
+    100.0  # 10..1000; cost ratio at which the score saturates; smaller hides big savings, larger flattens small ones
+)
+STREAM_FAST_S, STREAM_SLOW_S = 0.05, 60.0  # nobody feels faster, nobody waits longer for a first token
+WHOLE_FAST_S, WHOLE_SLOW_S = 0.1, 300.0  # the same for a whole answer
+NEUTRAL = 0.5  # score of what is unknown; 1 would reward silence, 0 would punish providers without usage
+
+FINISHED = frozenset(
+    {"stop", "end_turn", "stop_sequence", "tool_calls", "tool_use", "function_call", "completed", "STOP", "pause_turn"}
+)
+CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "incomplete", "MAX_TOKENS"})
+CUT_OFF_QUALITY = 0.5  # 0..1; a truncated answer is half an answer: the caller's limit has its part in it
+
+Weights = tuple[float, float, float]  # of quality, cost, latency; they sum to 1
+_COST_SCALE = 0.5 / log(COST_SPAN)
+_STREAM_SCALE, _WHOLE_SCALE = 1.0 / log(STREAM_SLOW_S / STREAM_FAST_S), 1.0 / log(WHOLE_SLOW_S / WHOLE_FAST_S)
+
+
+class Signal(Struct, frozen=True, gc=False):
+    """What one exchange teaches. None: unknown. `answered` is 1 for a fine answer, 0 for none, of an exchange that
+    counts."""
+
+    answered: float | None = None
+    quality: float | None = None
+    quality_source: str | None = None
+    latency: float | None = None
+    reward: float | None = None
+
+
+SILENT = Signal()
+
+
+def measure(outcome: Outcome, weighing: Weights, validators: tuple[str, ...], reference_nusd: float | None) -> Signal:
+    """The signal of one settled exchange; `reference_nusd` is the mean cost of the baseline's calls, if known."""
+    if outcome.kind == "aborted" or outcome.caller_fault:
+        return SILENT
+    if outcome.kind == "failed":
+        reward = weigh(weighing, 0.0, NEUTRAL, 0.0)
+        return Signal(0.0, 0.0, "outcome", None, reward)
+    quality = validate(outcome, validators) if validators else None
+    latency = latency_score(outcome)
+    if quality is None:
+        return Signal(1.0, None, None, latency, None)
+    reward = weigh(
+        weighing, quality, cost_score(outcome.cost_nusd, reference_nusd), NEUTRAL if latency is None else latency
+    )
+    return Signal(quality, quality, "validators", latency, reward)
+
+
+def validate(outcome: Outcome, validators: tuple[str, ...]) -> float | None:
+    """Quality of a completed answer by the listed validators: their product, None when none could tell."""
+    quality: float | None = None
+    for name in validators:
+        score: float | None = None
+        if name == "finish_reason" and outcome.finish is not None:
+            score = 1.0 if outcome.finish in FINISHED else CUT_OFF_QUALITY if outcome.finish in CUT_OFF else 0.0
+        elif name == "refusal":
+            score = 0.0 if outcome.refused else 1.0
+        elif name == "empty" and outcome.empty is not None:
+            score = 0.0 if outcome.empty else 1.0
+        if score is not None:
+            quality = score if quality is None else quality * score
+    return quality
+
+
+def latency_score(outcome: Outcome) -> float | None:
+    """Score of raw TTFT (streams) or duration, both counted from when the request was sent. None when not measured."""
+    clocks = outcome.clocks
+    sent_s = clocks.sent_s or 0.0
+    if outcome.stream:
+        return None if clocks.ttft_s is None else _log_score(clocks.ttft_s - sent_s, STREAM_FAST_S, _STREAM_SCALE)
+    return _log_score(clocks.duration_s - sent_s, WHOLE_FAST_S, _WHOLE_SCALE)
+
+
+def cost_score(cost_nusd: float | None, reference_nusd: float | None) -> float:
+    """1 for free, 0.5 for as dear as the reference, 0 for COST_SPAN times as dear; NEUTRAL when either is unknown."""
+    if cost_nusd is None or reference_nusd is None:
+        return NEUTRAL
+    if cost_nusd <= 0:
+        return NEUTRAL if reference_nusd <= 0 else 1.0
+    if reference_nusd <= 0:
+        return 0.0
+    return min(1.0, max(0.0, 0.5 - _COST_SCALE * log(cost_nusd / reference_nusd)))
+
+
+def weights(objective: Objective) -> Weights:
+    """Normalised weights of quality, cost, latency; with `minimize: latency` the last two change places."""
+    quality, cost, latency = objective.quality_weight, objective.cost_weight, objective.latency_weight
+    if objective.minimize == "latency":
+        cost, latency = latency, cost
+    total = quality + cost + latency
+    return (quality / total, cost / total, latency / total) if total > 0 else (1.0, 0.0, 0.0)
+
+
+def weigh(weighing: Weights, quality: float, cost: float, latency: float) -> float:
+    """The reward of three scores in [0, 1]."""
+    return weighing[0] * quality + weighing[1] * cost + weighing[2] * latency
+
+
+def _log_score(seconds: float, fast_s: float, scale: float) -> float:
+    if seconds <= fast_s:
+        return 1.0
+    return max(0.0, 1.0 - log(seconds / fast_s) * scale)

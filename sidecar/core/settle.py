@@ -1,0 +1,86 @@
+"""What one finished exchange teaches: budgets, spending, beliefs, thresholds and the rollout, each exactly once.
+
+Aborted exchanges are paid for but teach nothing; a caller's own mistake does not blame the arm. A cost that is
+unknown is taken to be what was reserved, so that a meter that fails cannot open a budget; a call that the upstream
+answered with an error, or never answered, costs nothing unless it says so.
+"""
+
+from msgspec import Struct
+
+from sidecar.core.reward import SILENT, Signal, measure
+from sidecar.core.route import RouteState
+from sidecar.core.types import Decision, Event, Facts, Feedback, Outcome
+
+RESCORE_EVERY = 64  # exchanges between new cost scores; ticks bring them too
+
+
+class Verdict(Struct, frozen=True, gc=False):
+    """What one exchange was worth, and what happened because of it. None: unknown or not judged."""
+
+    reward: float | None = None
+    quality: float | None = None
+    quality_source: str | None = None
+    events: tuple[Event, ...] = ()
+
+
+NOTHING = Verdict()
+
+
+def billed_nusd(decision: Decision, outcome: Outcome) -> int:
+    """What the budgets book for one exchange."""
+    if outcome.cost_nusd is not None:
+        return outcome.cost_nusd
+    unanswered = outcome.kind == "failed" and (outcome.status == 0 or outcome.status >= 400)
+    return 0 if unanswered else decision.reserved_nusd
+
+
+def learn(state: RouteState, facts: Facts, decision: Decision, outcome: Outcome, now: float) -> Verdict:
+    """Updates the route with one exchange; the verdict's events are those of thresholds and rollout."""
+    if state.route.budget is not None:
+        state.ledger.release(decision.reserved_nusd)
+        state.ledger.charge(billed_nusd(decision, outcome), now)
+    arm = outcome.served_arm or decision.arm
+    signal = SILENT
+    events: list[Event] = []
+    if arm is not None and arm in state.arms:
+        reference = state.reference_nusd
+        signal = measure(outcome, state.selector.weights, state.route.quality.validators, reference)
+        _teach(state, arm, signal, outcome)
+        if decision.rollout_id is not None and arm == decision.arm:
+            events += _compare(state, facts, decision, outcome, signal, now)
+    if not events and signal.reward is None and signal.quality is None:
+        return NOTHING
+    return Verdict(signal.reward, signal.quality, signal.quality_source, tuple(events))
+
+
+def _compare(
+    state: RouteState, facts: Facts, decision: Decision, outcome: Outcome, signal: Signal, now: float
+) -> list[Event]:
+    staging = state.staging
+    if staging.active is None or decision.rollout_id != staging.active.id or decision.arm is None:
+        return []
+    key = 0 if decision.unit == "request" else facts.key
+    return staging.observe(decision.arm, outcome, signal.quality, (key, decision.rollout_step), now)
+
+
+def score(state: RouteState, feedback: Feedback, now: float) -> list[Event]:
+    """Takes one feedback score in, replacing this source's earlier one."""
+    state.selector.label(feedback.arm, feedback.score, feedback.previous)
+    staging = state.staging
+    if feedback.rollout_id is None or staging.active is None or feedback.rollout_id != staging.active.id:
+        return []
+    return staging.label(feedback.canary, feedback.score, feedback.context_key, now)
+
+
+def _teach(state: RouteState, arm: str, signal: Signal, outcome: Outcome) -> None:
+    state.selector.partial_fit(arm, signal, outcome.stream)
+    if outcome.kind != "completed":
+        return
+    usage = outcome.usage
+    if usage is None:
+        state.spend.observe(arm, None, None, outcome.cost_nusd)
+    else:
+        state.spend.observe(arm, usage.input_tokens, usage.output_tokens, outcome.cost_nusd)
+    state.settled += 1
+    if state.settled % RESCORE_EVERY == 0:
+        state.rescore()

@@ -1,0 +1,196 @@
+"""The arms of one route on their way in: one rollout at a time, in the policy's order.
+
+Each arm has one `Rollout`. The first that is running or paused is the active one; when there is none, the next
+pending one is started at the next tick. One at a time, because two canaries at once would be each other's control. A
+rollback does not stop the queue, a pause does.
+
+    pool    baseline and all promoted arms: what the selector of an optimize route chooses from
+    stable  canary routes: the arm that was promoted last, the baseline before the first
+
+An arm without quality evidence stays at its first step (`core.rollout`), so it reaches the pool only with labels or
+by a person's `promote`. A rollback calls `unbind` for the arm before it returns: no conversation stays with it.
+"""
+
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from typing import Any
+
+from sidecar.core.policy import Arm, RolloutSpec, Route
+from sidecar.core.rollout import Phase, Rollout, rollout_id_of
+from sidecar.core.types import Event, Outcome
+from sidecar.errors import RolloutError
+
+UNDER_WAY = (Phase.RUNNING, Phase.PAUSED)
+
+
+def arm_digest(arm: Arm) -> str:
+    """16 hex digits of what an arm is: its upstream, model and params, not its name."""
+    return blake2b(repr((arm.upstream, arm.model, arm.params)).encode(), digest_size=8).hexdigest()
+
+
+class Staging:
+    """The rollouts of one route. The attributes are read for every request; the verbs keep them true."""
+
+    def __init__(self, route: Route, unbind: Callable[[str], None]) -> None:
+        self._route = route
+        self._unbind = unbind
+        self._digests = {arm.id: arm_digest(arm) for arm in route.all_arms}
+        self._promoted: list[str] = []
+        spec = route.rollout or RolloutSpec()
+        arms = route.arms if route.mode in ("canary", "optimize") else ()
+        self.rollouts: dict[str, Rollout] = {
+            arm.id: Rollout(rollout_id_of(route, arm, spec), route.name, arm.id, spec, route.quality.min_samples)
+            for arm in arms
+        }
+        self.active: Rollout | None = None
+        self.arm = ""  # of the active rollout
+        self.tag = ""  # of the active rollout's present attempt
+        self.share = 0.0  # of new units that the active canary takes
+        self.pool: tuple[str, ...] = ()
+        self.stable = ""
+        self._refresh()
+
+    # ---- carried over from the last policy
+
+    def begin(self, before: "Staging | None", labels: Mapping[str, int], now: float) -> list[Event]:
+        """Takes over what goes on unchanged, and starts the first rollout that waits. `labels` count evidence so
+        far."""
+        for arm in list(self.rollouts) if before is not None else ():
+            assert before is not None
+            old = before.rollouts.get(arm)
+            if old is None:
+                continue
+            same = before._digests[arm] == self._digests[arm]
+            if old.id == self.rollouts[arm].id or (same and old.phase is Phase.PROMOTED):
+                self.rollouts[arm] = old
+            elif old.phase in UNDER_WAY:
+                self._unbind(arm)
+        if before is not None:
+            self._promoted = [arm for arm in before._promoted if self._is(arm, Phase.PROMOTED)]
+        for arm, rollout in self.rollouts.items():
+            rollout.quality_labels = max(rollout.quality_labels, labels[arm])
+        self._refresh()
+        return self._next(now)
+
+    # ---- what happens
+
+    def observe(
+        self, arm: str, outcome: Outcome, quality: float | None, unit: tuple[int, int | None], now: float
+    ) -> list[Event]:
+        """Counts one exchange that the active rollout's hash assigned; `unit` is its key (0: itself) and step."""
+        if self.active is None:
+            return []
+        group = "canary" if arm == self.arm else "control"
+        key, step = unit
+        return self._after(self.active.observe(group, outcome, now=now, unit_key=key, quality=quality, step=step))
+
+    def label(self, canary: bool, score: float, key: int, now: float) -> list[Event]:
+        """Counts one score of an answer that the active rollout's hash assigned."""
+        if self.active is None:
+            return []
+        return self._after(self.active.label("canary" if canary else "control", score, now=now, unit_key=key))
+
+    def tick(self, now: float) -> list[Event]:
+        events = self._after(self.active.tick(now)) if self.active is not None else []
+        return events + self._next(now)
+
+    # ---- a person's verbs
+
+    def start(self, arm: str, now: float) -> list[Event]:
+        """Starts the rollout of `arm` now. Raises RolloutError when it cannot be, or another is under way."""
+        rollout = self.rollouts.get(arm)
+        if rollout is None:
+            known = ", ".join(self.rollouts) or "none"
+            raise RolloutError(f"route {self._route.name}: no arm {arm!r} to roll out; arms are: {known}")
+        if self.active is not None and self.active is not rollout:
+            raise RolloutError(
+                f"route {self._route.name}: the rollout of {self.arm} is {self.active.phase}; "
+                "promote it or roll it back first"
+            )
+        return self._after(rollout.start(now))
+
+    def promote(self, now: float) -> list[Event]:
+        return self._after(self._under_way().promote(now))
+
+    def pause(self, now: float) -> list[Event]:
+        return self._after(self._under_way().pause(now))
+
+    def resume(self, now: float) -> list[Event]:
+        return self._after(self._under_way().resume(now))
+
+    def rollback(self, now: float, cause: str = "by hand", arm: str | None = None) -> list[Event]:
+        """Takes out `arm`, or the active canary, or the arm that was promoted last. Raises RolloutError without any."""
+        if arm is not None:
+            rollout = self.rollouts.get(arm)
+        elif self.active is not None or not self._promoted:
+            rollout = self._under_way()
+        else:
+            rollout = self.rollouts[self._promoted[-1]]
+        if rollout is None:
+            raise RolloutError(f"route {self._route.name}: no arm {arm!r} to roll back")
+        return self._after(rollout.rollback(now, cause))
+
+    # ---- state
+
+    def to_state(self) -> dict[str, object]:
+        rollouts = {arm: rollout.to_state() for arm, rollout in self.rollouts.items()}
+        return {"promoted": self._promoted, "rollouts": rollouts}
+
+    def restore(self, state: dict[str, Any], now: float) -> list[Event]:
+        """Takes over rollouts with the same id; the others begin anew. Answers which, and why."""
+        events = []
+        for arm, kept in state["rollouts"].items():
+            rollout = self.rollouts.get(arm)
+            if rollout is None:
+                continue
+            try:
+                anew = rollout.restore(kept)
+            except RolloutError as error:
+                anew = (str(error),)
+            if anew:
+                text = f"begins anew: {'; '.join(anew)}"
+                events.append(Event(kind="rollout.evidence_lost", route=self._route.name, arm=arm, message=text))
+        self._promoted = [arm for arm in state["promoted"] if self._is(arm, Phase.PROMOTED)]
+        self._refresh()
+        return events + self._next(now)
+
+    # ---- inside
+
+    def _is(self, arm: str, phase: Phase) -> bool:
+        return arm in self.rollouts and self.rollouts[arm].phase is phase
+
+    def _under_way(self) -> Rollout:
+        if self.active is None:
+            raise RolloutError(f"route {self._route.name}: no rollout is under way; start one with `rollout start`")
+        return self.active
+
+    def _next(self, now: float) -> list[Event]:
+        if self.active is not None:
+            return []
+        waiting = next((one for one in self.rollouts.values() if one.phase is Phase.PENDING), None)
+        return [] if waiting is None else self._after(waiting.start(now))
+
+    def _after(self, events: list[Event]) -> list[Event]:
+        """Makes the attributes true again after a verb that said something."""
+        for event in events:
+            arm = event.arm
+            if arm is None:
+                continue
+            if event.kind == "rollout.rolled_back":
+                self._promoted = [one for one in self._promoted if one != arm]
+                self._unbind(arm)
+            elif event.kind == "rollout.promoted":
+                self._promoted = [*(one for one in self._promoted if one != arm), arm]
+        if events:
+            self._refresh()
+        return events
+
+    def _refresh(self) -> None:
+        self.active = next((one for one in self.rollouts.values() if one.phase in UNDER_WAY), None)
+        active = self.active
+        self.arm = "" if active is None else active.arm
+        self.tag = "" if active is None else f"{active.id}.{active.attempt}"
+        self.share = 0.0 if active is None else active.step / 100
+        base = self._route.baseline.id
+        self.pool = (base, *(arm for arm in self.rollouts if self._is(arm, Phase.PROMOTED)))
+        self.stable = self._promoted[-1] if self._promoted and self._route.mode == "canary" else base

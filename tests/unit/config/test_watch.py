@@ -1,0 +1,121 @@
+"""Reload: changes are seen, also a ConfigMap's symlink swap, and a bad file keeps the last good policy."""
+
+from pathlib import Path
+
+import pytest
+
+from sidecar.config import watch
+from sidecar.config.policy import Loaded
+from sidecar.config.watch import PolicySource, Watch
+from sidecar.core.policy import NO_POLICY
+
+GOOD = 'version: 1\nservice: bot\nupstreams:\n  o: {dialect: openai, base_url: "http://h"}\n'
+
+
+def config_map(root: Path, name: str, content: str) -> None:
+    """What the kubelet does: a new folder, then one rename of the `..data` symlink."""
+    (root / name).mkdir()
+    (root / name / "policy.yaml").write_text(content)
+    (root / "..data_tmp").symlink_to(name)
+    (root / "..data_tmp").replace(root / "..data")
+    if not (root / "policy.yaml").is_symlink():
+        (root / "policy.yaml").symlink_to("..data/policy.yaml")
+
+
+def test_watch_sees_edits_new_files_and_deletions(tmp_path: Path) -> None:
+    """Each change once, and nothing when nothing happened; also of single files and of what does not exist yet."""
+    single, watched = tmp_path / "priors", tmp_path / "policies"
+    seen = Watch([watched, single])
+    assert not seen.changed()
+    watched.mkdir()
+    assert [seen.changed(), seen.changed()] == [True, False]
+    (watched / "a.yaml").write_text("a")
+    assert [seen.changed(), seen.changed()] == [True, False]
+    (watched / "a.yaml").write_text("ab")
+    assert [seen.changed(), seen.changed()] == [True, False]
+    (watched / "a.yaml").unlink()
+    assert [seen.changed(), seen.changed()] == [True, False]
+    single.write_text("x")
+    assert [seen.changed(), seen.changed()] == [True, False]
+
+
+def test_config_map_swap(tmp_path: Path) -> None:
+    """INC-35, GW-50: the swap of `..data` is a change although no file of the folder was touched."""
+    config_map(tmp_path, "..1", GOOD)
+    source = PolicySource(tmp_path, "bot", {})
+    assert source.poll() is None
+    config_map(tmp_path, "..2", GOOD + "replicas: 2\n")
+    loaded = source.poll()
+    assert loaded is not None
+    assert (loaded.policy.replicas, source.current, source.error) == (2, loaded, None)
+    assert source.poll() is None
+
+
+def test_a_bad_file_keeps_the_last_good_policy(tmp_path: Path) -> None:
+    """INC-35: broken, then deleted, then good again; `error` says what is wrong meanwhile."""
+    file = tmp_path / "p.yaml"
+    file.write_text(GOOD)
+    source = PolicySource(tmp_path, "bot", {})
+    good = source.current
+    assert good.policy.service == "bot"
+    file.write_text("version: 1\nserv")
+    assert (source.poll(), source.current) == (None, good)
+    assert source.error is not None
+    assert source.error.startswith(f"{file}:")
+    file.unlink()
+    assert (source.poll(), source.current) == (None, good)
+    assert source.error == f"{file}: is gone, its policy stays in force; write a policy without routes instead"
+    file.write_text("# another layout\n" + GOOD)
+    assert (source.poll(), source.error, source.current.policy) == (None, None, good.policy)
+    file.write_text(GOOD + "replicas: 3\n")
+    loaded = source.poll()
+    assert loaded is not None
+    assert (loaded.policy.replicas, source.error) == (3, None)
+
+
+def test_a_bad_start_means_no_policy(tmp_path: Path) -> None:
+    """Traffic goes on unchanged; the error is told; the repaired file is taken."""
+    (tmp_path / "p.yaml").write_text("nonsense")
+    source = PolicySource(tmp_path, "bot", {})
+    assert (source.current, source.error is None) == (Loaded(NO_POLICY), False)
+    (tmp_path / "p.yaml").write_text(GOOD)
+    assert source.poll() == source.current
+    assert source.error is None
+
+
+def test_no_folder() -> None:
+    """Unset means no policy, and no error."""
+    source = PolicySource(None, "bot", {})
+    assert (source.current, source.error, source.poll()) == (Loaded(NO_POLICY), None, None)
+
+
+def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+    """A wrong path is an error in words, not in an exception."""
+    source = PolicySource(tmp_path / "none", "bot", {})
+    assert source.error is not None
+    assert "cannot be listed" in source.error
+
+
+def test_our_own_bug_keeps_the_policy_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a reload raises, the policy in force stays."""
+    (tmp_path / "p.yaml").write_text(GOOD)
+    source = PolicySource(tmp_path, "bot", {})
+
+    def broken(*_: object) -> Loaded:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(watch, "load_policies", broken)
+    assert (source.reload(), source.current.policy.service) == (None, "bot")
+    assert source.error is not None
+    assert "ZeroDivisionError: our bug" in source.error
+
+
+def test_an_unreadable_folder_is_watched_as_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that cannot be listed now (permissions, a stale mount) does not stop the polling."""
+    seen = Watch([tmp_path])
+
+    def unlistable(_: Path) -> object:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "iterdir", unlistable)
+    assert not seen.changed()

@@ -1,0 +1,183 @@
+"""Request lines, events and the sink that never waits."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+import structlog
+
+from sidecar.core.record import COLUMNS
+from sidecar.errors import ConfigError
+from sidecar.telemetry.log import RequestLog, configure, line
+from sidecar.telemetry.sink import Sink
+from tests.unit.telemetry.records import settled
+
+
+def test_a_line_is_one_json_object_with_the_columns() -> None:
+    """Keys are `event` and the store's columns in order; eligible and context are JSON and not text."""
+    text = line(settled(), "bot")
+    record = orjson.loads(text)
+    assert tuple(record) == ("event", *COLUMNS)
+    assert (record["event"], record["service"], record["cost_nusd"]) == ("request", "bot", 1500)
+    assert record["eligible"] == []
+    assert record["context"]["endpoint"] == "chat"
+    assert text.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    "evil", ["a\r\nb", "a\x1b[31mb", "a\u2028b\u2029", "a\x9b31mb", "a\x85b", "a\x7fb", "\u00e9\u2013"]
+)
+def test_text_of_others_breaks_neither_line_nor_terminal(evil: str) -> None:
+    """CR, LF, ANSI, C1 and Unicode line separators arrive escaped, and unchanged after parsing; é stays as it is."""
+    text = line(settled(model=evil), "bot")
+    assert orjson.loads(text)["model"] == evil
+    decoded = text.decode()
+    assert len(decoded.splitlines()) == 1
+    assert not any(ord(char) < 32 or 127 <= ord(char) < 160 for char in decoded[:-1])
+
+
+def test_lines_go_to_a_file_that_may_be_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A renamed file is noticed within a second, an absent one made again, SIGHUP reopens at once; mode 0600."""
+    clock = [100.0]
+    monkeypatch.setattr("sidecar.telemetry.sink.monotonic", lambda: clock[0])
+    path = tmp_path / "requests.log"
+    log = RequestLog(str(path), "bot")
+    log.observe([settled(), settled()])
+    assert len(path.read_bytes().splitlines()) == 2
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.rename(tmp_path / "old.log")
+    log.observe([settled()])
+    assert not path.exists()
+    clock[0] += 1.0
+    log.observe([settled()])
+    assert len(path.read_bytes().splitlines()) == 1
+    path.rename(tmp_path / "older.log")
+    path.touch()
+    clock[0] += 1.0
+    log.observe([settled()])
+    assert len(path.read_bytes().splitlines()) == 1
+    log.sink.reopen()
+    log.observe([])
+    log.close()
+    assert log.dropped == 0
+
+
+def test_off_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """The target `off` costs and writes nothing."""
+    log = RequestLog("off", "bot")
+    log.observe([settled()])
+    log.close()
+    assert (capfd.readouterr().out, log.dropped) == ("", 0)
+
+
+def test_standard_output_is_a_target(capfd: pytest.CaptureFixture[str]) -> None:
+    """`-` writes to standard output."""
+    log = RequestLog("-", "bot")
+    log.observe([settled()])
+    log.close()
+    assert orjson.loads(capfd.readouterr().out)["event"] == "request"
+
+
+def test_a_blocked_pipe_hangs_nobody_and_tears_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that stops costs lines, which are counted whole; what it reads later are whole lines in order."""
+    reader, writer = os.pipe()
+    monkeypatch.setitem(__import__("sidecar.telemetry.sink", fromlist=["STREAMS"]).STREAMS, "pipe", writer)
+    sink = Sink("pipe", backlog_bytes=200_000)
+    began = time.perf_counter()
+    for number in range(600):
+        sink.put(b"%06d %b\n" % (number, b"x" * 993), 1)
+    assert time.perf_counter() - began < 1
+    assert sink.dropped > 0
+    assert sink.waiting_bytes > 0
+    assert os.get_blocking(writer)  # the stream of others stays as it was
+    received = b""
+    while sink.waiting_bytes:
+        received += os.read(reader, 65536)
+        sink.flush()
+    sink.reopen()
+    sink.put(b"last\n", 1)
+    sink.close()
+    os.close(writer)
+    while piece := os.read(reader, 65536):
+        received += piece
+    os.close(reader)
+    *lines, last = received.splitlines()
+    assert last == b"last"
+    assert {len(found) for found in lines} == {1000}
+    assert len(lines) == 600 - sink.dropped
+    assert lines == sorted(lines)
+
+
+def test_what_cannot_be_written_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No such directory, a full disk and a reader that is gone are counted; nothing is raised."""
+    absent = Sink(str(tmp_path / "no" / "such" / "file"))
+    absent.put(b"a\n", 1)
+    absent.close()
+    assert (absent.errors > 0, absent.dropped) == (True, 1)
+    full = Sink("/dev/full")
+    full.put(b"a\n", 1)
+    full.close()
+    assert (full.errors > 0, full.dropped) == (True, 1)
+    reader, writer = os.pipe()
+    monkeypatch.setitem(__import__("sidecar.telemetry.sink", fromlist=["STREAMS"]).STREAMS, "pipe", writer)
+    monkeypatch.setattr(os, "open", _refuse)
+    gone = Sink("pipe")
+    os.close(reader)
+    gone.write(b"a\n")
+    gone.close()
+    os.close(writer)
+    assert gone.dropped == 1
+
+
+def _refuse(*_arguments: object) -> int:
+    raise OSError("no /proc here")
+
+
+@pytest.fixture
+def _fresh_structlog() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("_fresh_structlog")
+def test_events_are_json_without_secrets(tmp_path: Path) -> None:
+    """GW-45: secrets are hidden by name and by shape, also in exceptions and nested values; levels are obeyed."""
+    path = tmp_path / "events.log"
+    sink = configure("info", str(path))
+    log = structlog.get_logger()
+    log.debug("quiet")
+    log.info("hello\u2028", api_key="abc", note="Bearer abcdefghijkl", deep={"token": 1, "raw": b"sk-abcdefghijklmnop"})
+    try:
+        raise ValueError("key sk-abcdefghijklmnopqrstuv is wrong")
+    except ValueError:
+        log.exception("failed", values=["sk-abcdefghijklmnop", 3], missing_key=None)
+    sink.close()
+    first, second = path.read_bytes().splitlines()
+    event = orjson.loads(first)
+    assert (event["level"], event["api_key"], event["note"]) == ("info", "[hidden]", "[hidden]")
+    assert event["deep"] == {"token": "[hidden]", "raw": "[hidden]"}
+    failed = orjson.loads(second)
+    assert "ValueError: key [hidden] is wrong" in failed["exception"]
+    assert (failed["values"], failed["missing_key"]) == (["[hidden]", 3], None)
+
+
+@pytest.mark.usefixtures("_fresh_structlog")
+def test_terminals_get_readable_lines_that_cannot_move_the_cursor(tmp_path: Path) -> None:
+    """On a terminal events are for people, and control characters of others are shown as escapes."""
+    path = tmp_path / "events.log"
+    sink = configure("debug", str(path), terminal=True)
+    structlog.get_logger().debug("hello", model="a\x1b[2Jb", count=3)
+    sink.close()
+    text = path.read_text()
+    assert "\x1b[2J" not in text
+    assert "\\x1b[2J" in text
+    assert "hello" in text
+
+
+def test_an_unknown_level_is_an_error() -> None:
+    """The message names the setting and the levels."""
+    with pytest.raises(ConfigError, match="SIDECAR_LOG_LEVEL: 'loud' is no level"):
+        configure("loud")
