@@ -21,7 +21,7 @@ from aiohttp import web
 
 from sidecar import __version__
 from sidecar.clock import monotonic, steady, wall
-from sidecar.config.policy import Loaded, check_client_auth, default_upstreams
+from sidecar.config.policy import Loaded, default_upstreams
 from sidecar.config.prices import load_prices
 from sidecar.config.secrets import ClientTokens, KeyRing
 from sidecar.config.settings import Settings
@@ -30,7 +30,7 @@ from sidecar.control.admin import Admin, admin_app
 from sidecar.control.feedback import FeedbackDesk
 from sidecar.control.gauges import register
 from sidecar.control.health import Readiness, health_app
-from sidecar.control.loop import ControlLoop
+from sidecar.control.loop import Consumers, ControlLoop
 from sidecar.core.cost import RateCard, flat_card
 from sidecar.core.engine import Engine
 from sidecar.core.policy import Upstream
@@ -72,22 +72,25 @@ class Sidecar:
         self.tasks = Tasks(self._task_failed)
         self.book = load_prices()
         self.policies = PolicySource(settings.policies, settings.service, environ, settings)
-        check_client_auth(settings, self.policies.current.policy)
+        if settings.mode != "sidecar" and self.policies.error is not None:
+            raise ConfigError(self.policies.error)  # others can reach this port: nothing is guessed
         self.engine = Engine(self.policies.current.policy, np.random.default_rng(), steady(), self._price_of)
         self.keys = KeyRing(environ)
         self.metrics = Metrics(settings.service, __version__, self.started)
-        self.request_log = RequestLog(settings.request_log, settings.service)
+        self.request_log = RequestLog(settings.request_log)
         self.archive = Archive(settings)
         self.spans = self._spans()
-        self.desk = FeedbackDesk(self.engine.feedback, self.archive.feedback, self.archive.look_up, self._spawn, self.on_events)
-        consumers = [
+        self.desk = FeedbackDesk(
+            self.engine.feedback, self.archive.feedback, self.archive.look_up, self._spawn, self.on_events
+        )
+        of_exchanges = [
             ("metrics", self.metrics.observe),
             ("feedback", self.desk.remember),
-            ("log", self.request_log.observe),
             ("store", self.archive.put),
         ]
         if self.spans is not None:
-            consumers.append(("spans", self.spans.observe))
+            of_exchanges.append(("spans", self.spans.observe))
+        consumers = Consumers(settings.service, of_exchanges, [("log", self.request_log.observe)])
         steps = [("tick", self._tick), ("policy", self._poll_policy)]
         self.loop = ControlLoop(consumers, steps, self.on_bug)
         self.plane = Plane(settings, self.engine, self.tasks, self.loop.emit)
@@ -95,7 +98,9 @@ class Sidecar:
         self.plane.on_feedback = self.desk.handle
         self.plane.on_events = self.on_events
         self.plane.on_bug = self.on_bug
-        self.plane.tokens = ClientTokens(settings.client_tokens_file) if settings.client_tokens_file else None
+        if settings.client_tokens_file is not None:
+            self.plane.tokens = ClientTokens(settings.client_tokens_file)
+            self.plane.tokens.check(steady())
         self.origins = Origins(settings, self.book, self.tasks, self._key_of)
         self.defaults = default_upstreams(settings)
         self.origins.apply(self.plane, self.policies.current.policy, self.defaults)
@@ -153,7 +158,9 @@ class Sidecar:
         tls = _server_tls(self.settings)
         self.plane.start()
         for sock in sockets["traffic"]:
-            self._servers.append(await loop.create_server(lambda: Downstream(self.plane), sock=sock, ssl=tls, backlog=1024))
+            self._servers.append(
+                await loop.create_server(lambda: Downstream(self.plane), sock=sock, ssl=tls, backlog=1024)
+            )
         admin = Admin(self.settings, self.engine, self.desk, self.archive, self.on_events, self.readiness)
         for what, app in (("health", health_app(self.readiness, self.metrics.render)), ("admin", admin_app(admin))):
             runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
@@ -181,7 +188,9 @@ class Sidecar:
 
     def _server_of(self, upstream: str) -> tuple[str, int] | None:
         origin = self.plane.origins.get(upstream)
-        specs = [origin.spec] if origin is not None else [spec for spec in self.defaults.values() if spec.name == upstream]
+        specs = (
+            [origin.spec] if origin is not None else [spec for spec in self.defaults.values() if spec.name == upstream]
+        )
         return (specs[0].host, specs[0].port) if specs else None
 
     def _price_of(self, upstream: Upstream, model: str) -> RateCard | None:
@@ -299,7 +308,9 @@ def _server_tls(settings: Settings) -> ssl.SSLContext | None:
     try:
         context.load_cert_chain(settings.tls_cert, settings.tls_key)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"tls_cert {settings.tls_cert}: {error}; give a readable PEM certificate and its key") from None
+        raise ConfigError(
+            f"tls_cert {settings.tls_cert}: {error}; give a readable PEM certificate and its key"
+        ) from None
     return context
 
 

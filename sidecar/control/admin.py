@@ -102,7 +102,9 @@ def _guard(token: str | None) -> Any:
             return _error(403, "origin", "Requests of web pages are refused.")
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         if expected is None or not hmac.compare_digest(given, expected):
-            return _error(401, "token", "Send `Authorization: Bearer <token>`; docs/operations.md says where the token lies.")
+            return _error(
+                401, "token", "Send `Authorization: Bearer <token>`; docs/operations.md says where the token lies."
+            )
         if request.method not in ("GET", "HEAD") and request.content_type != "application/json":
             return _error(415, "content_type", "Send JSON with content type application/json.")
         try:
@@ -197,7 +199,9 @@ class _Api:
             names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
             paths.setdefault(path, {})[method.lower()] = {
                 "summary": (handler.__doc__ or "").strip(),
-                "parameters": [{"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in names],
+                "parameters": [
+                    {"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in names
+                ],
                 "responses": {"200": {"description": "JSON"}},
                 "security": [{"token": []}],
             }
@@ -213,7 +217,9 @@ class _Api:
 
 
 def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS), content_type="application/json")
+    return web.Response(
+        status=status, body=orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS), content_type="application/json"
+    )
 
 
 def _error(status: int, code: str, message: str) -> web.Response:

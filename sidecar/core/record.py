@@ -18,6 +18,7 @@ from sidecar.clock import rfc3339
 from sidecar.core.types import Clocks, Decision, Facts, Outcome, Settled, Usage
 
 Scalar: TypeAlias = str | int | float | bool | None
+Row: TypeAlias = tuple[Scalar, ...]
 
 COLUMNS: tuple[str, ...] = (
     "id",
@@ -99,7 +100,7 @@ def _context_text(facts: Facts, decision: Decision, served: str | None) -> str:
     )
 
 
-def row(settled: Settled, service: str) -> tuple[Scalar, ...]:
+def row(settled: Settled, service: str) -> Row:
     """The values of COLUMNS for one exchange. `arm` and `model` are those that served: after a fallback the reason is
     `fallback` and the arm that `propensity` speaks of stands in the context as `decided`."""
     facts: Facts = settled.facts

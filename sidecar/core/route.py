@@ -30,6 +30,7 @@ from sidecar.core.reward import cost_score
 from sidecar.core.spend import ArmSpend, Spend
 from sidecar.core.staging import Staging, arm_digest
 from sidecar.core.sticky import Binding, HeavyKeys, Sticky
+from sidecar.core.thresholds import ThresholdSet
 from sidecar.core.types import SELECTABLE, Decision, Event, Facts, Reason, Refusal, Unit
 
 PriceOf = Callable[[Upstream, str], RateCard | None]
@@ -57,6 +58,7 @@ class RouteState:
         self.ledger = Ledger(now, route.budget)
         self.heavy = HeavyKeys()
         self.staging = Staging(route, self.unbind)
+        self.thresholds = ThresholdSet(route)
         self.settled = 0
         self.reference_nusd: float | None = None  # expected cost of a call on the baseline
         self._capable: dict[str, tuple[str, ...]] = {}
@@ -147,13 +149,9 @@ class RouteState:
             bound = self.sticky.get(facts.key ^ self.salt) if facts.key else None
             arm = bound.arm if bound is not None and bound.arm in eligible else self._fixed(eligible)
             return self._serve(self.arms[arm], "pinned", 1.0, eligible)
-        diverted = self.diverted()
+        diverted = self.thresholds.active_route_to()
         if diverted is not None and diverted in eligible:
             return self._serve(self.arms[diverted], "threshold", 1.0, eligible)
-        return None
-
-    def diverted(self) -> str | None:
-        """The arm to which an active threshold action sends everything."""
         return None
 
     def _assigned(self, facts: Facts, eligible: tuple[str, ...], now: float, rng: np.random.Generator) -> Decision:
@@ -320,6 +318,8 @@ class RouteState:
             self.spend.output_tokens = totals.output_tokens
             before.ledger.budget = self.route.budget
             self.ledger, self.heavy = before.ledger, before.heavy
+            if before.route.thresholds == self.route.thresholds:
+                self.thresholds = before.thresholds
             self.reprice()
         labels = {arm: belief.samples for arm, belief in self.selector.beliefs.items()}
         return self.staging.begin(None if before is None else before.staging, labels, now)
@@ -335,7 +335,21 @@ class RouteState:
     def tick(self, now: float) -> list[Event]:
         self.ledger.roll(now)
         self.reprice()
-        return self.staging.tick(now)
+        return [*self.obey(self.thresholds.tick(now), now), *self.staging.tick(now)]
+
+    def obey(self, events: list[Event], now: float) -> list[Event]:
+        """What the thresholds said, and the rollbacks that they order: of their arm, else of the canary under way.
+
+        `route_to` needs no order (it is read for every request); `adjust` and `log` only tell.
+        """
+        orders: list[Event] = []
+        for event in events:
+            if event.kind != "threshold.breached" or event.detail.get("action") != "rollback":
+                continue
+            arm = event.arm or self.staging.arm
+            if arm in self.staging.rollouts and self.staging.may_roll_back(arm):
+                orders += self.staging.rollback(now, event.message, arm)
+        return [*events, *orders]
 
     def shares(self) -> dict[str, float]:
         """Each arm's part of new assignments as things stand, for streams; pins and filters aside."""

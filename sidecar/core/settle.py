@@ -48,6 +48,8 @@ def learn(state: RouteState, facts: Facts, decision: Decision, outcome: Outcome,
         _teach(state, arm, signal, outcome)
         if decision.rollout_id is not None and arm == decision.arm:
             events += _compare(state, facts, decision, outcome, signal, now)
+    if state.route.thresholds:
+        events += state.obey(state.thresholds.observe(decision.arm, outcome, now, signal.quality), now)
     if not events and signal.reward is None and signal.quality is None:
         return NOTHING
     return Verdict(signal.reward, signal.quality, signal.quality_source, tuple(events))
@@ -66,10 +68,11 @@ def _compare(
 def score(state: RouteState, feedback: Feedback, now: float) -> list[Event]:
     """Takes one feedback score in, replacing this source's earlier one."""
     state.selector.label(feedback.arm, feedback.score, feedback.previous)
+    events = state.obey(state.thresholds.label(feedback.arm, feedback.score, now), now)
     staging = state.staging
     if feedback.rollout_id is None or staging.active is None or feedback.rollout_id != staging.active.id:
-        return []
-    return staging.label(feedback.canary, feedback.score, feedback.context_key, now)
+        return events
+    return events + staging.label(feedback.canary, feedback.score, feedback.context_key, now)
 
 
 def _teach(state: RouteState, arm: str, signal: Signal, outcome: Outcome) -> None:

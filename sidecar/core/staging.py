@@ -130,6 +130,9 @@ class Staging:
             raise RolloutError(f"route {self._route.name}: no arm {arm!r} to roll back")
         return self._after(rollout.rollback(now, cause))
 
+    def may_roll_back(self, arm: str) -> bool:
+        return self.rollouts[arm].phase in (*UNDER_WAY, Phase.PROMOTED)
+
     # ---- state
 
     def to_state(self) -> dict[str, object]:

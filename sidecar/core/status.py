@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sidecar.core.rollout import RolloutStatus
 from sidecar.core.route import RouteState
+from sidecar.core.thresholds import ThresholdStatus
 from sidecar.core.types import Mode
 
 
@@ -34,6 +35,7 @@ class RouteStatus:
     rollouts: tuple[RolloutStatus, ...]
     explanations: tuple[str, ...]
     diverted_to: str | None
+    thresholds: tuple[ThresholdStatus, ...]
     spent_day_nusd: int
     spent_month_nusd: int
     reserved_nusd: int
@@ -50,7 +52,8 @@ def describe(state: RouteState, now: float) -> RouteStatus:
         arms=tuple(_arm(state, arm, shares[arm], gates[arm]) for arm in state.arms),
         rollouts=tuple(rollout.status(now) for rollout in rollouts),
         explanations=tuple(rollout.explain(now) for rollout in rollouts),
-        diverted_to=state.diverted(),
+        diverted_to=state.thresholds.active_route_to(),
+        thresholds=state.thresholds.status(now),
         spent_day_nusd=state.ledger.spent_day_nusd,
         spent_month_nusd=state.ledger.spent_month_nusd,
         reserved_nusd=state.ledger.reserved_nusd,

@@ -14,8 +14,8 @@ from sidecar.wire.reading import Reading
 if TYPE_CHECKING:
     from sidecar.proxy.exchange import Exchange
 
-_CALLERS_OWN: Final = frozenset({400, 411, 413, 414, 415, 416, 417, 422, 431})
-_OURS_WHEN_CHOSEN: Final = frozenset({401, 403, 404, 405, 410})  # the caller's, unless we sent it to another arm
+_ABOUT_KEYS: Final = frozenset({401, 403})  # the caller's key, unless it is ours
+_ABOUT_PLACE: Final = frozenset({404, 405, 410})  # the caller's, unless we sent the call to another arm
 _NOTHING: Final = Reading()
 
 
@@ -126,12 +126,13 @@ def _outcome(exchange: "Exchange", kind: OutcomeKind, error: str | None, duratio
 
 
 def _is_callers(exchange: "Exchange", status: int) -> bool:
-    if status in _CALLERS_OWN:
-        return True
-    if status in _OURS_WHEN_CHOSEN:
-        decision = exchange.decision
-        return decision is None or decision.model in (None, exchange.facts.model)
-    return status >= 500 and exchange.reply is not None and caller_fault(status, exchange.reply.error_body)
+    """Whether an error answer is the caller's own mistake, so that the arm is not blamed for it."""
+    reply, decision = exchange.reply, exchange.decision
+    if reply is None or decision is None or not caller_fault(status, reply.error_body):
+        return False
+    if status in _ABOUT_KEYS and exchange.origin.holds_key:
+        return False
+    return status not in _ABOUT_PLACE or decision.model in (None, exchange.facts.model)
 
 
 def _usage(exchange: "Exchange", reading: Reading, kind: OutcomeKind) -> tuple[Usage | None, UsageSource | None]:

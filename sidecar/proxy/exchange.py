@@ -193,7 +193,9 @@ class Exchange:
             self.asked = asks and self.origin.ask_usage
             model = decision.model if decision.model != facts.model else None
             if model is not None or self.asked or decision.params:
-                self._outgoing = edit_request(self.body, model=model, params=decision.params, ask_usage=self.asked)
+                self._outgoing = edit_request(
+                    self.body, model=model, params=decision.params, ask_usage=self.asked, view=view
+                )
         self._view = view
         self.phase = "queue"
         self.deadline = monotonic() + self.plane.settings.pool_queue_timeout_s

@@ -68,7 +68,7 @@ def _sticky_key(plane: Plane, head: RequestHead, way: Way, view: RequestView | N
         return 0, "request"
     if view.conversation:
         return plane.hash(b"conversation", view.conversation.encode("utf-8", "surrogatepass")), "conversation"
-    beginning = system_and_first_user(body)
+    beginning = system_and_first_user(body, view)
     if not beginning:
         return 0, "request"
     credential = next((head.fields[name] for name in _CREDENTIALS if name in head.fields), b"")

@@ -249,6 +249,7 @@ class Writer:
                     self._commit(self._connected(), batch)
                 self.rows_written += len(batch.rows)
                 self._saved = batch.state or self._saved
+                batch.keep([])  # a chore that fails below must not write it again
             if self._due():
                 self._next_chore = monotonic() + CHORE_S
                 self._tidy()

@@ -14,8 +14,7 @@ import msgspec
 import orjson
 import structlog
 
-from sidecar.core.record import COLUMNS, row
-from sidecar.core.types import Settled
+from sidecar.core.record import COLUMNS, Row
 from sidecar.errors import ConfigError
 from sidecar.telemetry.sink import Sink
 
@@ -36,9 +35,9 @@ _Line = msgspec.defstruct("_Line", [("event", str), *((name, object) for name in
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
-def line(settled: Settled, service: str) -> bytes:
-    """The line of one exchange, with its newline."""
-    values: list[object] = list(row(settled, service))
+def line(row: Row) -> bytes:
+    """The line of one exchange's row (`core.record`), with its newline."""
+    values: list[object] = list(row)
     for at in _RAW_AT:
         values[at] = msgspec.Raw(str(values[at]).encode())
     return _safe(_encode(_Line("request", *values)) + b"\n")
@@ -55,8 +54,7 @@ def _safe(text: bytes) -> bytes:
 class RequestLog:
     """Writes the lines of a batch with one write. `target`: `-` (standard output), a path, or `off`."""
 
-    def __init__(self, target: str, service: str) -> None:
-        self._service = service
+    def __init__(self, target: str) -> None:
         self.sink: Sink | None = None if target == "off" else Sink(target)
 
     @property
@@ -64,12 +62,10 @@ class RequestLog:
         """Lines that were given up."""
         return self.sink.dropped if self.sink is not None else 0
 
-    def observe(self, batch: Sequence[Settled]) -> None:
-        """Writes one line per exchange; never blocks and never raises."""
-        if self.sink is None or not batch:
-            return
-        service = self._service
-        self.sink.put(b"".join([line(settled, service) for settled in batch]), len(batch))
+    def observe(self, rows: Sequence[Row]) -> None:
+        """Writes one line per row; never blocks and never raises."""
+        if self.sink is not None and rows:
+            self.sink.put(b"".join([line(row) for row in rows]), len(rows))
 
     def close(self) -> None:
         """Writes what waits and lets the target go."""

@@ -84,14 +84,14 @@ def system_and_first_user(body: bytes, view: RequestView | None = None) -> bytes
 
 
 def _quick(call: _Quick) -> bytes:
-    texts = [call.system] if call.system else []
+    texts = [call.system]
     for message in call.messages:
         if message.role == "user":
             texts.append(message.content)
             break
         if message.role in _SYSTEM_ROLES:
             texts.append(message.content)
-    return "\0".join(texts).encode("utf-8", "surrogatepass")[:MAX_KEY_BYTES]
+    return "\0".join(filter(None, texts)).encode("utf-8", "surrogatepass")[:MAX_KEY_BYTES]
 
 
 def last_user_text(body: bytes, limit: int = 2048, view: RequestView | None = None) -> str:
@@ -161,11 +161,12 @@ def _texts(content: Raw, *, parts_without_text: bool = True) -> list[str]:
         return [bytes(memoryview(content)[:MAX_KEY_BYTES]).decode("utf-8", "replace")]
     try:
         if bytes(memoryview(content)[:1]) == b'"':
-            return [_decode_str(content)]
-        parts = _decode_items(content)
+            texts = [_decode_str(content)]
+        else:
+            texts = [_part_text(part, parts_without_text) for part in _decode_items(content)]
     except _FAULTS:
         return []
-    return [text for text in (_part_text(part, parts_without_text) for part in parts) if text]
+    return [text for text in texts if text]
 
 
 def _part_text(part: Raw, raw: bool) -> str:

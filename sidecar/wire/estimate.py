@@ -17,7 +17,6 @@ class Ratio:
     """Bytes per token of one model."""
 
     def __init__(self) -> None:
-        self.bytes_per_token = START_BYTES_PER_TOKEN
         self._seen: deque[float] = deque(maxlen=_WINDOW)
 
     def observe(self, size: int, tokens: int) -> None:
@@ -27,7 +26,11 @@ class Ratio:
         ratio = size / tokens
         if _RANGE[0] <= ratio <= _RANGE[1]:
             self._seen.append(ratio)
-            self.bytes_per_token = median(self._seen)
+
+    @property
+    def bytes_per_token(self) -> float:
+        """The median of what was seen; sorted when asked, because most models never need an estimate."""
+        return median(self._seen) if self._seen else START_BYTES_PER_TOKEN
 
     def tokens(self, size: int) -> int:
         """The estimate for `size` bytes, at least 1 where there is any text."""

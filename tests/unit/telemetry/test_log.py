@@ -9,7 +9,7 @@ import orjson
 import pytest
 import structlog
 
-from sidecar.core.record import COLUMNS
+from sidecar.core.record import COLUMNS, row
 from sidecar.errors import ConfigError
 from sidecar.telemetry.log import RequestLog, configure, line
 from sidecar.telemetry.sink import Sink
@@ -18,7 +18,7 @@ from tests.unit.telemetry.records import settled
 
 def test_a_line_is_one_json_object_with_the_columns() -> None:
     """Keys are `event` and the store's columns in order; eligible and context are JSON and not text."""
-    text = line(settled(), "bot")
+    text = line(row(settled(), "bot"))
     record = orjson.loads(text)
     assert tuple(record) == ("event", *COLUMNS)
     assert (record["event"], record["service"], record["cost_nusd"]) == ("request", "bot", 1500)
@@ -32,7 +32,7 @@ def test_a_line_is_one_json_object_with_the_columns() -> None:
 )
 def test_text_of_others_breaks_neither_line_nor_terminal(evil: str) -> None:
     """CR, LF, ANSI, C1 and Unicode line separators arrive escaped, and unchanged after parsing; é stays as it is."""
-    text = line(settled(model=evil), "bot")
+    text = line(row(settled(model=evil), "bot"))
     assert orjson.loads(text)["model"] == evil
     decoded = text.decode()
     assert len(decoded.splitlines()) == 1
@@ -44,20 +44,20 @@ def test_lines_go_to_a_file_that_may_be_rotated(tmp_path: Path, monkeypatch: pyt
     clock = [100.0]
     monkeypatch.setattr("sidecar.telemetry.sink.monotonic", lambda: clock[0])
     path = tmp_path / "requests.log"
-    log = RequestLog(str(path), "bot")
-    log.observe([settled(), settled()])
+    log = RequestLog(str(path))
+    log.observe([row(settled(), "bot"), row(settled(), "bot")])
     assert len(path.read_bytes().splitlines()) == 2
     assert path.stat().st_mode & 0o777 == 0o600
     path.rename(tmp_path / "old.log")
-    log.observe([settled()])
+    log.observe([row(settled(), "bot")])
     assert not path.exists()
     clock[0] += 1.0
-    log.observe([settled()])
+    log.observe([row(settled(), "bot")])
     assert len(path.read_bytes().splitlines()) == 1
     path.rename(tmp_path / "older.log")
     path.touch()
     clock[0] += 1.0
-    log.observe([settled()])
+    log.observe([row(settled(), "bot")])
     assert len(path.read_bytes().splitlines()) == 1
     log.sink.reopen()
     log.observe([])
@@ -67,16 +67,16 @@ def test_lines_go_to_a_file_that_may_be_rotated(tmp_path: Path, monkeypatch: pyt
 
 def test_off_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     """The target `off` costs and writes nothing."""
-    log = RequestLog("off", "bot")
-    log.observe([settled()])
+    log = RequestLog("off")
+    log.observe([row(settled(), "bot")])
     log.close()
     assert (capfd.readouterr().out, log.dropped) == ("", 0)
 
 
 def test_standard_output_is_a_target(capfd: pytest.CaptureFixture[str]) -> None:
     """`-` writes to standard output."""
-    log = RequestLog("-", "bot")
-    log.observe([settled()])
+    log = RequestLog("-")
+    log.observe([row(settled(), "bot")])
     log.close()
     assert orjson.loads(capfd.readouterr().out)["event"] == "request"
 
