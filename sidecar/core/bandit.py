@@ -146,7 +146,9 @@ class ArmBelief:
 
     def restore(self, samples: int, posteriors: Sequence[Sequence[float]]) -> None:
         self.samples = samples
-        for posterior, state in zip((self.answered, self.labels, self.stream, self.whole), posteriors, strict=True):
+        answered, labels, stream, whole = posteriors
+        self.answered.restore(answered)
+        for posterior, state in ((self.labels, labels), (self.stream, stream), (self.whole, whole)):
             posterior.restore(state)
 
 
@@ -271,5 +273,6 @@ def best_probabilities(
     beaten = np.maximum(1.0 - gates[:, None] * (1.0 - below), 1e-25)  # so that the product can be divided again
     others = beaten.prod(axis=0) / beaten
     mass = np.diff(below, axis=1) * (0.5 * (others[:, 1:] + others[:, :-1]))
-    made: NDArray[np.float64] = gates * mass.sum(axis=1)
-    return made / made.sum()
+    chances = gates * mass.sum(axis=1)
+    made: NDArray[np.float64] = chances / chances.sum()
+    return made

@@ -120,7 +120,11 @@ class Engine:
 
     def _decide(self, facts: Facts, now: float) -> Decision:
         self._now = now
-        state = next((one for one in self._order if one.matches(facts)), None)
+        state = None
+        for one in self._order:
+            if one.matches(facts):
+                state = one
+                break
         if not self._governance.active:
             if state is None:
                 return self._keep(facts, PASS)

@@ -46,17 +46,17 @@ def load(text: bytes, ledger: Ledger, routes: Sequence[RouteState], sticky: Stic
     if state["version"] != VERSION:
         raise ValueError(f"snapshot version {state['version']!r}, this program reads version {VERSION}")
     ledger.restore(state["ledger"], now)
-    restored = 0
+    restored, events = 0, list[Event]()
     for route in routes:
         kept = state["routes"].get(route.route.name)
         if kept is not None:
-            _restore(route, kept, now)
+            events += _restore(route, kept, now)
             restored += 1
     for owner, arm, propensity, keys in reversed(state["bindings"]):
         binding = Binding(owner, arm, float(propensity), sticky.generation(owner))
         for key in keys:
             sticky.bind(int(key), binding)
-    return [Event(kind="state.restored", detail={"routes": restored, "bindings": len(sticky)})]
+    return [*events, Event(kind="state.restored", detail={"routes": restored, "bindings": len(sticky)})]
 
 
 def _route(state: RouteState) -> dict[str, object]:
@@ -72,7 +72,7 @@ def _route(state: RouteState) -> dict[str, object]:
     }
 
 
-def _restore(state: RouteState, kept: dict[str, Any], now: float) -> None:
+def _restore(state: RouteState, kept: dict[str, Any], now: float) -> list[Event]:
     state.ledger.restore(kept["ledger"], now)
     same = {
         arm: one
@@ -83,9 +83,9 @@ def _restore(state: RouteState, kept: dict[str, Any], now: float) -> None:
         state.selector.beliefs[arm].restore(int(one["samples"]), [[float(x) for x in row] for row in one["posteriors"]])
     arms = {arm: [int(x) for x in row] for arm, row in kept["spend"]["arms"].items() if arm in same}
     state.spend.restore([int(x) for x in kept["spend"]["total"]], arms)
-    state.staging.restore(kept["staging"], now)
     state.reprice()
     state.selector.touch()
+    return state.staging.restore(kept["staging"], now)
 
 
 def _bindings(sticky: Sticky) -> list[tuple[str, str, float, list[int]]]:

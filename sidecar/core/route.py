@@ -70,11 +70,12 @@ class RouteState:
     def matches(self, facts: Facts) -> bool:
         """Whether this route serves the request: every filled field of its match agrees."""
         match = self.route.match
-        if match.models and not any(_fits(pattern, facts.model) for pattern in match.models):
+        models = match.models
+        if models and facts.model not in models and not any(_fits(pattern, facts.model) for pattern in models):
             return False
         if match.paths and not any(_fits(pattern, facts.path) for pattern in match.paths):
             return False
-        return all(facts.tags.get(name) == value for name, value in match.tags.items())
+        return not match.tags or all(facts.tags.get(name) == value for name, value in match.tags.items())
 
     @property
     def varies(self) -> bool:
@@ -164,7 +165,7 @@ class RouteState:
                 return self._kept(bound, eligible, unit)
         step: int | None = None
         reason: Reason
-        if staging.active is not None and staging.arm in eligible:
+        if staging.active is not None and staging.arm in eligible and self._contested(eligible):
             step = staging.active.step
             if staging.active.includes(facts.draw if unit == "request" else facts.key):
                 arm, reason, propensity = staging.arm, "canary", staging.share
@@ -178,6 +179,10 @@ class RouteState:
             made = Binding(owner, arm, propensity, self.sticky.generation(owner), tag, step)
             self.sticky.bind(facts.key ^ self.salt, made)
         return self._serve(self.arms[arm], reason, propensity, eligible, unit, step)
+
+    def _contested(self, eligible: tuple[str, ...]) -> bool:
+        """Whether an established arm may serve too: without one nothing is drawn, the canary serves by necessity."""
+        return len(eligible) == len(self.arms) or any(arm in eligible for arm in self.staging.pool)
 
     def _kept(self, bound: Binding, eligible: tuple[str, ...], unit: Unit) -> Decision:
         """The conversation's arm, counted in the rollout that assigned it with the step of then, if that still runs."""
@@ -203,7 +208,7 @@ class RouteState:
 
     def _fixed(self, eligible: tuple[str, ...]) -> str:
         """The arm of those who are not chosen for: stable arm, else baseline, else what rules and dialect left."""
-        for arm in (self.staging.stable, self.route.baseline.id):
+        for arm in (self.staging.stable, *self.staging.pool):
             if arm in eligible:
                 return arm
         return eligible[0]

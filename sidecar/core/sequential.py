@@ -14,9 +14,9 @@ f0(1). So the wealth E is a non-negative supermartingale that begins at 1, and P
 (Ville 1939): reject then. If the labels' true share differs from w, the error is of second order, as `a` follows the
 observed harm.
 
-**Bets.** `a` is the smoothed mean harm so far, recomputed at geometric times, `b` has k times the odds of a, k in
-`_ODDS`: a mixture, so no effect size need be guessed. Half of the wealth begins as cash; at growing intervals of canary
-observations a part of the cash is bet anew, so that an arm that turns bad after a long good time is still found
+**Bets.** `a` is the control's smoothed mean harm so far, recomputed at geometric times, `b` has k times the odds of
+a, k in `_ODDS`: a mixture, so no effect size need be guessed. A part of the wealth begins as cash; at growing intervals
+of canary observations some of it is bet anew, so that an arm that turns bad after a long good time is still found
 (Herbster, Warmuth 1998). Moving money between bets before the next observation keeps the supermartingale.
 
 **Numbers** (`OrderTest`: TTFT, latency, cost). H0: the canary is stochastically no larger than the control. Then it
@@ -35,8 +35,8 @@ from collections.abc import Sequence
 from math import exp, log, sqrt
 from typing import Final
 
-_ODDS: Final = (1.5, 2.2, 3.5, 7.0, 20.0, 400.0)  # alternatives: odds of harm, canary against control
-_CASH: Final = 0.5  # kept aside at the beginning: costs log 2, pays for finding later changes
+_ODDS: Final = (1.6, 3.0, 9.0, 300.0)  # alternatives: odds of harm, canary against control
+_CASH: Final = 0.25  # kept aside at the beginning: pays for finding later changes, costs a third of the wealth bet
 _REBET_EVERY: Final = 32  # canary observations between new bets
 _MAX_WEALTH: Final = 1e100  # wealth is cut here: multiplication must not overflow in a long and clear case
 _CAP: Final = 0.5  # largest bet of the confidence sequence (the paper uses 1/2 or 3/4)
@@ -69,21 +69,17 @@ class HarmTest:
         self.canary_n += 1
         if self.canary_n % _REBET_EVERY == 0:
             self._rebet()
-        self._count(harm)
 
     def update_control(self, harm: float, share: float) -> None:
         """One concurrent control unit with `harm` in 0..1."""
         if self._ready(share):
             self._bet(harm, 0)
-        self._count(harm)
+        self._harm += harm
+        self._n += 1
 
     def rejected(self, alpha: float) -> bool:
         """Whether H0 is rejected now. At any and every time, wrong with probability <= alpha in all."""
         return self.e_value * alpha >= 1.0
-
-    def _count(self, harm: float) -> None:
-        self._harm += harm
-        self._n += 1
 
     def _ready(self, share: float) -> bool:
         if not 0.0 < share < 1.0:
@@ -93,7 +89,7 @@ class HarmTest:
         return True
 
     def _refresh(self, share: float) -> None:
-        """New factors from what is known so far; a tenth more observations until the next time."""
+        """New factors from the control so far; a tenth more of it until the next time."""
         a = (self._harm + 0.2) / (self._n + 10.0)  # prior: 2 % harm, worth ten observations
         odds = a / (1 - a)
         alternatives = [k * odds / (1 + k * odds) for k in _ODDS]

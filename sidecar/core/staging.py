@@ -16,7 +16,7 @@ from hashlib import blake2b
 from typing import Any
 
 from sidecar.core.policy import Arm, RolloutSpec, Route
-from sidecar.core.rollout import Phase, Rollout, rollout_id_of
+from sidecar.core.rollout import Group, Phase, Rollout, rollout_id_of
 from sidecar.core.types import Event, Outcome
 from sidecar.errors import RolloutError
 
@@ -80,7 +80,7 @@ class Staging:
         """Counts one exchange that the active rollout's hash assigned; `unit` is its key (0: itself) and step."""
         if self.active is None:
             return []
-        group = "canary" if arm == self.arm else "control"
+        group: Group = "canary" if arm == self.arm else "control"
         key, step = unit
         return self._after(self.active.observe(group, outcome, now=now, unit_key=key, quality=quality, step=step))
 
@@ -176,9 +176,7 @@ class Staging:
     def _after(self, events: list[Event]) -> list[Event]:
         """Makes the attributes true again after a verb that said something."""
         for event in events:
-            arm = event.arm
-            if arm is None:
-                continue
+            arm = event.arm or ""
             if event.kind == "rollout.rolled_back":
                 self._promoted = [one for one in self._promoted if one != arm]
                 self._unbind(arm)

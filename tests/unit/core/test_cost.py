@@ -1,0 +1,391 @@
+"""Costs: golden bills of every provider's accounting, exact parts, one rounding, and unknown that stays unknown."""
+
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import genai_prices
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.core.cost import Cost, RateCard, Rates, cost, flat_card, round_nusd
+from sidecar.core.policy import FlatPrice
+from sidecar.core.pricebook import PriceBook
+from sidecar.core.types import Usage
+
+ROOT = Path(__file__).resolve().parents[3]
+DAY = (date(2026, 11, 21) - date(1970, 1, 1)).days
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+RATES = Rates(1000, 100, 1250, 2000, 5000, 6000, 40000, 2500, 80000)
+
+
+@pytest.fixture(scope="module")
+def book() -> PriceBook:
+    return PriceBook((ROOT / "policies/prices/genai-prices.json").read_bytes())
+
+
+def parts_of(found: Cost | None) -> dict[str, tuple[int, int]]:
+    assert found is not None
+    return {name: (tokens, femto) for name, tokens, _, femto in found.parts}
+
+
+def theirs(usage: Usage, provider: str, model: str, context: dict[str, str] | None = None) -> Decimal:
+    """The same bill by genai-prices' own decimal arithmetic, in dollars."""
+    hour = usage.cache_write_1h_tokens
+    return genai_prices.calc_price(
+        genai_prices.Usage(
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cache_read_tokens=usage.cached_input_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            cache_write_1h_tokens=hour,
+            input_audio_tokens=usage.input_audio_tokens,
+            cache_audio_read_tokens=usage.cached_audio_tokens,
+            output_audio_tokens=usage.output_audio_tokens,
+            output_reasoning_tokens=usage.reasoning_tokens,
+        ),
+        model,
+        provider_id=provider,
+        genai_request_timestamp=NOON,
+        price_context=context,
+    ).total_price
+
+
+GOLDEN: list[tuple[str, str, Usage, dict[str, str] | None, dict[str, tuple[int, int]]]] = [
+    (
+        "openai",
+        "gpt-4o",
+        Usage(input_tokens=2006, output_tokens=300, cached_input_tokens=1920, reasoning_tokens=0),
+        None,
+        {"cached_input": (1920, 2400 * 10**9), "input": (86, 215 * 10**9), "output": (300, 3000 * 10**9)},
+    ),
+    (
+        "openai",
+        "gpt-5",
+        Usage(input_tokens=1000, output_tokens=900, cached_input_tokens=600, reasoning_tokens=832),
+        None,
+        {
+            "cached_input": (600, 75 * 10**9),
+            "reasoning": (832, 8320 * 10**9),
+            "input": (400, 500 * 10**9),
+            "output": (68, 680 * 10**9),
+        },
+    ),
+    (
+        "openai",
+        "gpt-5",
+        Usage(input_tokens=1000, output_tokens=100, cached_input_tokens=600, service_tier="flex"),
+        {"service_tier": "flex"},
+        {"cached_input": (600, 375 * 10**8), "input": (400, 250 * 10**9), "output": (100, 500 * 10**9)},
+    ),
+    (
+        "openai",
+        "gpt-4o",
+        Usage(input_tokens=1000, output_tokens=100, service_tier="priority"),
+        {"service_tier": "priority"},
+        {"input": (1000, 4250 * 10**9), "output": (100, 1700 * 10**9)},
+    ),
+    (
+        "openai",
+        "gpt-4o",
+        Usage(input_tokens=1000, output_tokens=100, cached_input_tokens=200, service_tier="batch"),
+        {"processing": "batch"},
+        {"cached_input": (200, 250 * 10**9), "input": (800, 1000 * 10**9), "output": (100, 500 * 10**9)},
+    ),
+    (
+        "openai",
+        "gpt-5.4",
+        Usage(input_tokens=272_001, output_tokens=10),
+        None,
+        {"input": (272_001, 272_001 * 5 * 10**9), "output": (10, 225 * 10**9)},
+    ),
+    (
+        "openai",
+        "gpt-5.4",
+        Usage(input_tokens=272_000, output_tokens=10),
+        None,
+        {"input": (272_000, 680_000 * 10**9), "output": (10, 150 * 10**9)},
+    ),
+    (
+        "anthropic",
+        "claude-haiku-4-5-20251001",
+        Usage(
+            input_tokens=10_000,
+            output_tokens=500,
+            cached_input_tokens=6000,
+            cache_write_tokens=3000,
+            cache_write_1h_tokens=1000,
+        ),
+        None,
+        {
+            "cached_input": (6000, 600 * 10**9),
+            "cache_write": (2000, 2500 * 10**9),
+            "cache_write_1h": (1000, 2000 * 10**9),
+            "input": (1000, 1000 * 10**9),
+            "output": (500, 2500 * 10**9),
+        },
+    ),
+    (
+        "google",
+        "gemini-2.5-pro",
+        Usage(input_tokens=200_001, output_tokens=1500, reasoning_tokens=1000, cached_input_tokens=100_000),
+        None,
+        {
+            "cached_input": (100_000, 25_000 * 10**9),
+            "reasoning": (1000, 15_000 * 10**9),
+            "input": (100_001, 250_002_500 * 10**6),
+            "output": (500, 7500 * 10**9),
+        },
+    ),
+    (
+        "openai",
+        "gpt-4o-realtime-preview",
+        Usage(
+            input_tokens=1000,
+            output_tokens=300,
+            cached_input_tokens=700,
+            input_audio_tokens=800,
+            cached_audio_tokens=600,
+            output_audio_tokens=200,
+        ),
+        None,
+        {
+            "audio_input": (200, 8000 * 10**9),
+            "cached_audio": (600, 1500 * 10**9),
+            "cached_input": (100, 250 * 10**9),
+            "audio_output": (200, 16_000 * 10**9),
+            "input": (100, 500 * 10**9),
+            "output": (100, 2000 * 10**9),
+        },
+    ),
+    (
+        "openai",
+        "text-embedding-3-small",
+        Usage(input_tokens=8191),
+        None,
+        {"input": (8191, 8191 * 20_000_000)},
+    ),
+]
+
+
+@pytest.mark.parametrize(("provider", "model", "usage", "context", "expected"), GOLDEN)
+def test_golden_bills(
+    book: PriceBook,
+    provider: str,
+    model: str,
+    usage: Usage,
+    context: dict[str, str] | None,
+    expected: dict[str, tuple[int, int]],
+) -> None:
+    """GW-13, GW-14, GW-16: every bucket is exact and the total is genai-prices' total, rounded once."""
+    found = cost(usage, book.lookup(provider, model, DAY))
+    assert parts_of(found) == expected
+    assert found is not None
+    assert found.kind == "exact"
+    assert found.version == book.version
+    dollars = theirs(usage, provider, model, context)
+    assert found.total_nusd == int((dollars * 10**9).to_integral_value("ROUND_HALF_EVEN"))
+
+
+def test_cache_tokens_are_paid_once() -> None:
+    """GW-13: the buckets add up to the inclusive totals, whichever provider counted them."""
+    usage = Usage(input_tokens=100, output_tokens=50, cached_input_tokens=30, cache_write_tokens=20, reasoning_tokens=5)
+    tokens = {name: count for name, (count, _) in parts_of(cost(usage, RateCard("v", ((-1, RATES),)))).items()}
+    assert tokens == {"cached_input": 30, "cache_write": 20, "reasoning": 5, "input": 50, "output": 45}
+
+
+def test_hour_writes_keep_their_own_bucket() -> None:
+    """GW-14: one-hour cache writes cost their own rate and five-minute writes theirs."""
+    usage = Usage(input_tokens=30, output_tokens=0, cache_write_tokens=30, cache_write_1h_tokens=10)
+    assert parts_of(cost(usage, RateCard("v", ((-1, RATES),)))) == {
+        "cache_write": (20, 25_000),
+        "cache_write_1h": (10, 20_000),
+    }
+
+
+def test_cumulative_usage_merged_field_by_field_is_priced_like_one_report() -> None:
+    """GW-15: it does not matter in which event the cache counts came; the merged usage has one price."""
+    start = Usage(input_tokens=100, output_tokens=1, cached_input_tokens=80)
+    end = Usage(input_tokens=100, output_tokens=40, cached_input_tokens=80)
+    card = RateCard("v", ((-1, RATES),))
+    merged = Usage(
+        **{
+            name: max((getattr(start, name) or 0, getattr(end, name) or 0))
+            for name in ("input_tokens", "output_tokens")
+        },
+        cached_input_tokens=80,
+    )
+    assert cost(merged, card) == cost(end, card)
+
+
+def test_cached_audio_has_its_own_rate() -> None:
+    """GW-16: cached audio is not paid as fresh audio, and cached text beside it is not paid as audio."""
+    usage = Usage(
+        input_tokens=100, output_tokens=0, cached_input_tokens=60, input_audio_tokens=50, cached_audio_tokens=40
+    )
+    assert parts_of(cost(usage, RateCard("v", ((-1, RATES),)))) == {
+        "audio_input": (10, 400_000),
+        "cached_audio": (40, 100_000),
+        "cached_input": (20, 2_000),
+        "input": (30, 30_000),
+    }
+
+
+def test_unknown_model_is_none(book: PriceBook) -> None:
+    """GW-17: an unknown model, provider or usage has no cost; it is not free."""
+    usage = Usage(input_tokens=1, output_tokens=1)
+    assert cost(usage, book.lookup("openai", "my-own-model", DAY)) is None
+    assert cost(usage, book.lookup("nobody", "gpt-4o", DAY)) is None
+    assert cost(usage, book.lookup(None, "gpt-4o", DAY)) is None
+    assert cost(None, book.lookup("openai", "gpt-4o", DAY)) is None
+
+
+def test_an_aborted_call_costs_at_least_what_was_seen() -> None:
+    """GW-18: a lower bound is what is known; with nothing known there is no cost."""
+    card = RateCard("v", ((-1, RATES),))
+    bound = cost(Usage(input_tokens=2_000_000), card, kind="lower_bound")
+    assert bound is not None
+    assert (bound.total_nusd, bound.kind) == (2000, "lower_bound")
+    assert cost(Usage(), card, kind="lower_bound") is None
+    assert cost(Usage(input_tokens=5), card) is None
+    assert cost(Usage(output_tokens=5), card) is None
+
+
+def test_a_free_local_model_costs_zero_and_says_so() -> None:
+    """`price: free` is a known price of zero, also where the server reports only one of the counts."""
+    card = flat_card(FlatPrice(0, 0))
+    assert card.free
+    found = cost(Usage(input_tokens=10), card)
+    assert found is not None
+    assert (found.total_nusd, found.kind, found.version) == (0, "exact", "policy")
+    assert not RateCard("v", ((-1, RATES),)).free
+
+
+def test_a_policy_price_fills_what_it_does_not_state() -> None:
+    """Unstated rates of a policy's price cost what their parent costs; stated ones are used."""
+    usage = Usage(
+        input_tokens=40,
+        output_tokens=10,
+        cached_input_tokens=10,
+        cache_write_tokens=20,
+        cache_write_1h_tokens=10,
+        reasoning_tokens=4,
+    )
+    plain = cost(usage, flat_card(FlatPrice(1_000_000, 3_000_000)))
+    assert plain is not None
+    assert plain.total_nusd == 70
+    stated = cost(usage, flat_card(FlatPrice(1_000_000, 3_000_000, 100_000, 2_000_000, 5_000_000)))
+    assert stated is not None
+    assert stated.total_nusd == 10 + 1 + 20 + 50 + 30
+
+
+def test_a_cost_that_the_provider_states_is_taken() -> None:
+    """OpenRouter's own figure wins over any list and is labelled as the provider's."""
+    found = cost(Usage(input_tokens=1, reported_cost_nusd=777), None)
+    assert found == Cost(777, "exact", "provider")
+    assert found is not None
+    assert found.parts == ()
+
+
+@pytest.mark.parametrize(
+    ("usage", "kind"),
+    [
+        (Usage(input_tokens=10, output_tokens=5, service_tier="scale"), "estimate"),
+        (Usage(input_tokens=10, output_tokens=5, service_tier="default"), "exact"),
+        (Usage(input_tokens=10, output_tokens=5, cached_input_tokens=11), "estimate"),
+        (Usage(input_tokens=10, output_tokens=5, reasoning_tokens=6), "estimate"),
+        (Usage(input_tokens=10, output_tokens=5, cache_write_tokens=2, cache_write_1h_tokens=3), "estimate"),
+        (Usage(input_tokens=10, output_tokens=5, input_audio_tokens=3, cached_audio_tokens=4), "estimate"),
+        (Usage(input_tokens=10, output_tokens=5, output_audio_tokens=5), "exact"),
+    ],
+)
+def test_what_does_not_add_up_is_an_estimate(usage: Usage, kind: str) -> None:
+    """Counts that contradict each other, or a tier without a listed price, are never called exact."""
+    found = cost(usage, RateCard("v", ((-1, RATES),)))
+    assert found is not None
+    assert found.kind == kind
+    assert found.total_nusd == round_nusd(sum(part[3] for part in found.parts))
+
+
+def test_estimated_counts_stay_estimates() -> None:
+    """The caller's label is kept, and a partial card makes an exact one an estimate."""
+    usage = Usage(input_tokens=10, output_tokens=5)
+    card = RateCard("v", ((-1, RATES),), partial=True)
+    kinds = [found.kind for kind in ("exact", "estimate", "lower_bound") if (found := cost(usage, card, kind=kind))]
+    assert kinds == ["estimate", "estimate", "lower_bound"]
+
+
+def test_the_tier_may_come_from_the_caller() -> None:
+    """A batch job knows its tier although the response does not repeat it."""
+    half = RATES._replace(input=500, output=2500)
+    card = RateCard("v", ((-1, RATES),), tiers={"batch": ((-1, half),)})
+    found = cost(Usage(input_tokens=2_000_000, output_tokens=0), card, tier="batch")
+    assert found is not None
+    assert (found.total_nusd, found.kind) == (1000, "exact")
+
+
+def test_a_peak_price_applies_in_its_hours() -> None:
+    """Time-of-day prices, also across midnight; without a time the standard price applies."""
+    peak = RateCard("v", ((-1, RATES._replace(input=2000)),))
+    night = RateCard("v", ((-1, RATES._replace(input=4000)),))
+    card = replace(RateCard("v", ((-1, RATES),)), peaks=((3600, 7200, peak), (82_800, 1800, night)))
+    usage = Usage(input_tokens=1_000_000, output_tokens=0)
+    moments = (None, 3600, 7199, 7200, 0, 1800, 86_399)
+    assert [cost(usage, card, second_of_day=at).total_nusd for at in moments] == [  # type: ignore[union-attr] # priced
+        1000,
+        2000,
+        2000,
+        1000,
+        4000,
+        1000,
+        4000,
+    ]
+    assert not card.free
+
+
+def test_a_fee_per_request_is_added_once() -> None:
+    """Some providers bill each call beside its tokens."""
+    card = RateCard("v", ((-1, RATES._replace(request=5_000_000)),))
+    found = cost(Usage(input_tokens=0, output_tokens=0), card)
+    assert parts_of(found) == {"request": (1, 5_000_000)}
+    assert found is not None
+    assert found.total_nusd == 5
+
+
+def test_sizes_fall_back_to_the_smallest() -> None:
+    """A card whose smallest size starts above the input still has a price."""
+    found = cost(Usage(input_tokens=0, output_tokens=200), RateCard("v", ((0, RATES),)))
+    assert found is not None
+    assert found.total_nusd == 1
+
+
+def test_rounding_is_half_even() -> None:
+    """Nano-dollars are rounded once, half to even."""
+    assert [round_nusd(x) for x in (499_999, 500_000, 500_001, 1_500_000, 2_500_000, 0)] == [0, 0, 1, 2, 2, 0]
+
+
+counts = st.none() | st.integers(0, 3_000_000)
+
+
+@given(
+    st.builds(
+        Usage,
+        input_tokens=st.integers(0, 3_000_000),
+        output_tokens=st.integers(0, 3_000_000),
+        cached_input_tokens=counts,
+        cache_write_tokens=counts,
+        cache_write_1h_tokens=counts,
+        reasoning_tokens=counts,
+        input_audio_tokens=counts,
+        cached_audio_tokens=counts,
+        output_audio_tokens=counts,
+    )
+)
+def test_the_total_is_the_sum_of_the_parts(usage: Usage) -> None:
+    """The fast sum and the parts are the same arithmetic, rounded once; no part is negative."""
+    found = cost(usage, RateCard("v", ((200_000, RATES._replace(input=2000)), (-1, RATES))))
+    assert found is not None
+    assert found.total_nusd == round_nusd(sum(part[3] for part in found.parts))
+    assert all(tokens > 0 and femto == tokens * rate for _, tokens, rate, femto in found.parts)

@@ -1,0 +1,152 @@
+"""Each guardrail compares its own metric, inside its limit, with alpha divided among them."""
+
+import json
+import random  # noqa: TID251  # seeded below; ten times as fast as numpy for single draws
+
+import pytest
+
+from sidecar.core.guardrails import BoundedGuard, Guard, NumberGuard, Sample, guards_of, restore_guards, sample_of
+from sidecar.core.policy import Guardrail, RolloutSpec
+from sidecar.core.types import Clocks, Outcome
+
+
+def run(guard: Guard, n: int, canary: Sample, control: Sample, share: float = 0.5) -> None:
+    for _ in range(n):
+        guard.observe(control, canary=False, share=share)
+        guard.observe(canary, canary=True, share=share)
+
+
+def test_what_an_outcome_teaches() -> None:
+    """Nothing when aborted; rejection when the caller's fault; failure when a fallback served; else all it knows."""
+    clocks = Clocks(sent_s=0.2, ttft_s=0.7, duration_s=1.2)
+    done = Outcome(kind="completed", status=200, clocks=clocks, stream=True, cost_nusd=7)
+    assert sample_of(Outcome(kind="aborted", clocks=clocks), 1.0) is None
+    assert sample_of(Outcome(kind="failed", caller_fault=True, clocks=clocks), 1.0) == Sample(rejected=True)
+    assert sample_of(Outcome(kind="failed", clocks=clocks), 1.0) == Sample(failed=True, rejected=False)
+    served = Outcome(kind="completed", served_arm="big", clocks=clocks)
+    assert sample_of(served, 1.0) == Sample(failed=True, rejected=False)
+    taught = sample_of(done, 0.9)
+    assert taught is not None
+    assert (taught.failed, taught.stream, taught.cost_nusd, taught.validated) == (False, True, 7, 0.9)
+    assert taught.ttft_s == pytest.approx(0.5)
+    assert taught.latency_s == pytest.approx(1.0)
+    plain = sample_of(Outcome(kind="completed", clocks=Clocks(duration_s=1.0)), None)
+    assert plain is not None
+    assert (plain.ttft_s, plain.latency_s) == (None, 1.0)
+
+
+def test_alpha_is_divided_and_two_guardrails_are_always_there() -> None:
+    """Bonferroni: the sum of the alphas is false_rollback."""
+    assert [guard.metric for guard in guards_of(RolloutSpec())] == ["error_rate", "rejections"]
+    spec = RolloutSpec(
+        false_rollback=0.03,
+        guardrails=(
+            Guardrail("error_rate", ratio=3.0),
+            Guardrail("quality", loss=0.05),
+            Guardrail("cost", loss=0.2),
+            Guardrail("latency_p95"),
+        ),
+    )
+    status = [guard.status() for guard in guards_of(spec)]
+    limits = {each.metric: each.limit for each in status}
+    assert limits == {
+        "error_rate": "3x", "rejections": "2x", "quality": "-5.0%", "cost": "1.2x", "latency_p95": "1x",
+        "validated_quality": "-5.0%",
+    }  # fmt: skip
+    assert sum(1 / each.needed for each in status) == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize(
+    ("metric", "bad", "good"),
+    [
+        ("error_rate", Sample(failed=True), Sample(failed=False)),
+        ("rejections", Sample(rejected=True), Sample(rejected=False)),
+    ],
+)
+def test_rates_fail_on_clear_harm_and_only_for_the_canary(metric: str, bad: Sample, good: Sample) -> None:
+    worse, better = BoundedGuard(metric, 1.5, 0.01), BoundedGuard(metric, 1.5, 0.01)
+    run(worse, 40, bad, good)
+    run(better, 40, good, bad)
+    run(worse, 5, Sample(), Sample())
+    assert worse.fails()
+    assert worse.status().verdict == "fail"
+    assert (worse.status().canary, worse.status().control, worse.status().canary_n) == (1.0, 0.0, 40)
+    assert not better.fails()
+    assert better.status().verdict == "pass"
+    assert not worse.not_inferior(0.5)
+
+
+@pytest.mark.parametrize("metric", ["quality", "validated_quality"])
+def test_quality_labels_and_validators_are_kept_apart(metric: str) -> None:
+    """A loss of 20 % against -5 %: fails in its own guardrail, the other kind of score teaches nothing."""
+    rng = random.Random(1)
+    guard = BoundedGuard(metric, 0.95, 0.01)
+    other = "validated" if metric == "quality" else "labelled"
+    own = "labelled" if metric == "quality" else "validated"
+    for _ in range(800):
+        canary = rng.random() < 0.5
+        score = float(rng.random() < (0.7 if canary else 0.9))
+        guard.observe(Sample(**{own: score}), canary=canary, share=0.5)
+        guard.observe(Sample(**{other: 0.0}), canary=canary, share=0.5)
+    status = guard.status()
+    assert guard.fails()
+    assert status.canary == pytest.approx(0.7, abs=0.06)
+    assert status.control == pytest.approx(0.9, abs=0.05)
+
+
+@pytest.mark.parametrize("metric", ["ttft_p95", "latency_p95", "cost"])
+def test_numbers_fail_on_a_slower_or_dearer_canary(metric: str) -> None:
+    """Half as much again at 25 %, log-normal, limit 1.2x."""
+    rng = random.Random(2)
+    guard, equal = NumberGuard(metric, 1.2, 0.004), NumberGuard(metric, 1.2, 0.004)
+    for one, factor in ((guard, 1.5), (equal, 1.0)):
+        for _ in range(3000):
+            canary = rng.random() < 0.25
+            value = rng.lognormvariate(0.0, 0.5) * (factor if canary else 1.0)
+            seen = Sample(stream=True, ttft_s=value, latency_s=value, cost_nusd=round(value * 1e6))
+            one.observe(seen, canary=canary, share=0.25)
+            one.observe(Sample(), canary=canary, share=0.25)
+    assert guard.fails()
+    assert equal.status().verdict == "pass"
+    assert equal.not_inferior(0.0)
+
+
+def test_streams_are_never_compared_with_the_rest() -> None:
+    """GW-12: all canary calls are (slow) streams, all control calls are not: there is nothing to compare."""
+    guard = NumberGuard("latency_p95", 1.2, 0.01)
+    run(guard, 200, Sample(stream=True, latency_s=30.0), Sample(latency_s=0.1))
+    assert not guard.fails()
+    assert guard.status().verdict == "inconclusive"
+
+
+def test_few_units_are_inconclusive() -> None:
+    guard = BoundedGuard("error_rate", 1.5, 0.01)
+    assert guard.status().verdict == "inconclusive"
+    run(guard, 19, Sample(failed=False), Sample(failed=False))
+    assert guard.status().verdict == "inconclusive"
+    run(guard, 1, Sample(failed=False), Sample(failed=False))
+    assert guard.status().verdict == "pass"
+
+
+def test_evidence_without_exceeding_the_limit_passes() -> None:
+    guard = BoundedGuard("error_rate", 10.0, 0.05)
+    rng = random.Random(3)
+    for _ in range(4000):
+        canary = rng.random() < 0.5
+        guard.observe(Sample(failed=rng.random() < (0.4 if canary else 0.1)), canary=canary, share=0.5)
+    assert guard.status().e_value > guard.status().needed
+    assert not guard.fails()
+
+
+def test_states_survive_json_and_broken_parts_begin_anew() -> None:
+    spec = RolloutSpec(guardrails=(Guardrail("cost", ratio=1.2),))
+    one, again = guards_of(spec), guards_of(spec)
+    for guard in one:
+        run(guard, 60, Sample(failed=False, rejected=False, cost_nusd=9), Sample(failed=True, cost_nusd=8))
+    state = json.loads(json.dumps({guard.metric: guard.to_state() for guard in one}))
+    assert restore_guards(again, state) == ()
+    assert [g.status().canary_n for g in again] == [g.status().canary_n for g in one]
+    assert [g.status().e_value for g in again] == pytest.approx([g.status().e_value for g in one])
+    assert restore_guards(guards_of(spec), {"error_rate": 5, "rejections": [1], "cost": [[[1.0]]]}) == (
+        "error_rate", "rejections", "cost",
+    )  # fmt: skip

@@ -1,0 +1,117 @@
+"""The flat row of one finished exchange."""
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.clock import rfc3339
+from sidecar.core.record import COLUMNS, at_text, row
+from sidecar.core.types import Clocks, Decision, Facts, Outcome, Settled, Usage
+
+
+def settled(**outcome: object) -> Settled:
+    facts = Facts(
+        endpoint="chat",
+        dialect="openai",
+        path="/v1/chat/completions",
+        model="auto",
+        stream=True,
+        key=0xABC,
+        max_tokens=64,
+        tools=True,
+        tags={"tenant": "a"},
+        input_bytes=507,
+    )
+    decision = Decision(
+        route="support", mode="optimize", arm="mini", upstream="openai", model="gpt-4o-mini", reason="sampled",
+        propensity=0.25, unit="conversation", eligible=("gpt-4o", "mini"), rollout_id="r1", rollout_step=25,
+        policy_version="v1",
+    )  # fmt: skip
+    values: dict[str, object] = {
+        "kind": "completed",
+        "status": 200,
+        "clocks": Clocks(sent_s=0.001, ttfb_s=0.1, ttft_s=0.2, duration_s=1.5, gap_p50_s=0.01, gap_p95_s=0.02),
+        "stream": True,
+        "usage": Usage(input_tokens=10, output_tokens=20, cached_input_tokens=4),
+        "usage_source": "provider",
+        "cost_nusd": 1234,
+        "cost_kind": "exact",
+    }
+    return Settled(
+        id="00abc", at=1_700_000_000.25, facts=facts, decision=decision, outcome=Outcome(**(values | outcome)),
+        upstream="openai", sent_model="gpt-4o-mini", quality=1.0, quality_source="validator", reward=0.9,
+    )  # fmt: skip
+
+
+def test_every_column_of_the_contract_has_its_value() -> None:
+    """Each value stands under its own name, in the contract's order."""
+    record = dict(zip(COLUMNS, row(settled(), "bot"), strict=True))
+    assert record["at"] == "2023-11-14T22:13:20.250000Z"
+    assert record["service"] == "bot"
+    assert (record["arm"], record["model"], record["reason"]) == ("mini", "gpt-4o-mini", "sampled")
+    assert record["sticky_key"] == "0000000000000abc"
+    assert orjson.loads(str(record["eligible"])) == ["gpt-4o", "mini"]
+    assert orjson.loads(str(record["context"])) == {
+        "endpoint": "chat",
+        "unit": "conversation",
+        "input_bytes": 507,
+        "max_tokens": 64,
+        "tools": True,
+        "tags": {"tenant": "a"},
+    }
+    assert (record["itl_p50_s"], record["itl_p95_s"]) == (0.01, 0.02)
+    assert (record["input_tokens"], record["output_tokens"], record["cached_input_tokens"]) == (10, 20, 4)
+    assert (record["cost_nusd"], record["reward"], record["quality"]) == (1234, 0.9, 1.0)
+
+
+def test_columns_are_those_of_the_contract() -> None:
+    """The order of DESIGN 2.6, which `decisions --json` promises."""
+    contract = (
+        "id at service route mode dialect stream requested_model arm upstream model reason propensity eligible context "
+        "sticky_key rollout_id rollout_step policy_version completion_id outcome error status sent_s ttfb_s ttfe_s "
+        "ttft_s ttfa_s duration_s itl_s itl_p50_s itl_p95_s input_tokens cached_input_tokens cache_write_tokens "
+        "output_tokens reasoning_tokens usage_source cost_nusd cost_kind price_version quality quality_source reward"
+    )
+    assert " ".join(COLUMNS) == contract
+
+
+def test_a_fallback_names_who_served_and_who_was_decided() -> None:
+    """After a fallback the row names the arm that served; the decided arm stays in the context."""
+    record = dict(zip(COLUMNS, row(settled(served_arm="gpt-4o"), "bot"), strict=True))
+    assert (record["arm"], record["reason"]) == ("gpt-4o", "fallback")
+    assert orjson.loads(str(record["context"]))["decided"] == "mini"
+
+
+def test_unknown_is_null_and_never_zero() -> None:
+    """Usage, cost and status that nobody reported are None."""
+    bare = Settled(
+        id="x",
+        at=0.0,
+        facts=Facts(endpoint="other", dialect="openai", path="/v1/x", model=None, stream=False, key=0),
+        decision=Decision(
+            route="", mode="observe", arm=None, upstream=None, model=None, reason="passthrough", propensity=1.0
+        ),
+        outcome=Outcome(kind="failed", error="timeout_connect", clocks=Clocks(), served_model="m"),
+        upstream="default",
+        sent_model=None,
+    )
+    record = dict(zip(COLUMNS, row(bare, "bot"), strict=True))
+    for name in ("status", "cost_nusd", "input_tokens", "output_tokens", "sticky_key", "ttft_s", "requested_model"):
+        assert record[name] is None
+    assert record["model"] == "m"
+    assert orjson.loads(str(record["context"])) == {"endpoint": "other", "unit": "request", "input_bytes": 0}
+
+
+@given(st.integers(min_value=0, max_value=4_102_444_800_000_000))
+def test_at_is_what_the_clock_would_write(micros: int) -> None:
+    """The cached formatting equals `clock.rfc3339` to a microsecond (both round a double)."""
+    at = micros / 1_000_000
+    assert abs(int(at_text(at)[20:26]) - int(rfc3339(at)[20:26])) in (0, 1, 999_999)
+    assert at_text(at)[19::7] == ".Z"
+
+
+@pytest.mark.parametrize("at", [0.9999996, 59.9999999, 1_700_000_000.9999999])
+def test_rounding_up_carries_into_the_second(at: float) -> None:
+    """No row ever has 1000000 microseconds."""
+    assert len(at_text(at)) == 27

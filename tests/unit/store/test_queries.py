@@ -1,0 +1,169 @@
+"""Reading verbs: right rows, right errors, and forgetting that leaves a trace but no person."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from sidecar.clock import wall
+from sidecar.core.types import Event, Feedback
+from sidecar.errors import StoreError
+from sidecar.store import queries
+from sidecar.store.database import move_aside, open_writer
+from sidecar.store.retention import Limits, prune
+from sidecar.store.writer import Writer
+from tests.fixtures.settled import START, settled
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "s.db"
+    writer = Writer(path, service="bot")
+    writer.put([settled(n, key=n % 3, completion_id="twice" if n in {4, 5} else None) for n in range(1, 31)])
+    writer.put_feedback([(START, Feedback(decision_id=settled(3).id, route="support", arm="mini", score=1.0))])
+    writer.put_state(b"{}")
+    writer.put_events([(START, Event(kind="policy.applied", message="p1"))])
+    writer.start()
+    assert writer.close(5.0)
+    return path
+
+
+def test_the_newest_come_first_and_services_are_apart(path: Path) -> None:
+    """`last` bounds, `service` selects."""
+    assert [row["id"] for row in queries.decisions(path, last=2)] == [settled(30).id, settled(29).id]
+    assert len(queries.decisions(path, service="bot")) == 20
+    assert queries.decisions(path, service="other") == []
+
+
+def test_find_by_either_id(path: Path) -> None:
+    """A decision id, a completion id, an ambiguous one, an unknown one."""
+    by_id = queries.find(path, settled(7).id)
+    assert isinstance(by_id, dict)
+    assert queries.find(path, "chatcmpl-7") == by_id
+    several = queries.find(path, "twice")
+    assert isinstance(several, list)
+    assert len(several) == 2
+    assert queries.find(path, "' OR 1=1 --") is None
+
+
+def test_export_is_oldest_first_and_cut_by_time(path: Path) -> None:
+    """Rows of a span, one at a time."""
+    rows = list(queries.export(path))
+    assert [row["id"] for row in rows] == sorted(row["id"] for row in rows)
+    assert len(rows) == 30
+    assert [row["id"] for row in queries.export(path, "bot", since=rows[10]["at"], until=rows[12]["at"])] == [
+        settled(11).id,
+        settled(12).id,
+    ]
+
+
+def test_a_backup_is_a_database_and_never_overwrites(path: Path, tmp_path: Path) -> None:
+    """The copy has the rows; an existing file is refused."""
+    copy = tmp_path / "copy.db"
+    queries.backup(path, copy)
+    assert queries.decisions(copy) == queries.decisions(path)
+    with pytest.raises(StoreError, match="exists already"):
+        queries.backup(path, copy)
+
+
+def test_forget_erases_a_person(path: Path) -> None:
+    """Rows, outcomes and feedback of the key go; an audit row stays without the key; sums stay."""
+    key = f"{1:016x}"
+    assert queries.forget(path, key, actor="admin") == 10
+    assert all(row["sticky_key"] != key for row in queries.export(path))
+    assert len(list(queries.export(path))) == 20
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT count(*) FROM outcomes").fetchone() == (20,)
+        audit = connection.execute("SELECT actor, action, target, detail FROM audit").fetchall()
+    connection.close()
+    assert audit == [("admin", "forget", "", '{"decisions":10}')]
+    assert queries.spending(path, START - 3600)["support"] == 30 * 12_345
+
+
+def test_prune_by_age_and_by_size(path: Path) -> None:
+    """GW-41: everything old goes; a size limit takes the oldest first; small tables stay."""
+    assert queries.prune(path, Limits(raw_s=1e9, aggregates_s=1e9)) == 0
+    assert queries.prune(path, Limits(max_bytes=1)) == 30
+    status = queries.status(path)
+    assert (status["decisions"], status["feedback"], status["oldest"], status["newest"]) == (0, 0, None, None)
+    assert queries.load_state(path, "bot") == b"{}"
+
+
+def test_aggregates_have_their_own_age(path: Path) -> None:
+    """Windows and events go after their year, not with the raw rows."""
+    connection = open_writer(path)
+    prune(connection, Limits(raw_s=0.0), START + 86_400)
+    assert connection.execute("SELECT (SELECT count(*) FROM windows), (SELECT count(*) FROM events)").fetchone() == (
+        1,
+        1,
+    )
+    prune(connection, Limits(aggregates_s=0.0), START + 86_400)
+    assert connection.execute("SELECT (SELECT count(*) FROM windows), (SELECT count(*) FROM events)").fetchone() == (
+        0,
+        0,
+    )
+    connection.close()
+
+
+def test_freed_pages_go_back_in_small_steps(tmp_path: Path) -> None:
+    """When a fifth of the limit lies free, the file shrinks, by at most a step each call."""
+    path = tmp_path / "big.db"
+    writer = Writer(path, limits=Limits(raw_s=1e9))
+    writer.put([settled(n) for n in range(6000)])
+    writer.start()
+    assert writer.close(10.0)
+    connection = open_writer(path)
+    before = connection.execute("PRAGMA page_count").fetchone()[0]
+    assert prune(connection, Limits(max_bytes=10_000), wall(), steps=8) == 6000
+    after = connection.execute("PRAGMA page_count").fetchone()[0]
+    assert 0 < before - after <= 256
+    connection.close()
+
+
+def test_a_failed_deletion_leaves_the_rows(path: Path) -> None:
+    """Deletions are transactions: an error in the middle changes nothing."""
+    connection = open_writer(path)
+    connection.execute("DROP TABLE feedback")
+    with pytest.raises(sqlite3.OperationalError):
+        prune(connection, Limits(raw_s=0.0), START + 1e6)
+    assert connection.execute("SELECT count(*) FROM decisions").fetchone() == (30,)
+    assert not connection.in_transaction
+    connection.close()
+
+
+def test_errors_say_what_and_how(tmp_path: Path) -> None:
+    """No file, no database, no directory: StoreError with the path and a fix."""
+    missing = tmp_path / "none.db"
+    for call in (
+        lambda: queries.decisions(missing),
+        lambda: queries.forget(missing, "k"),
+        lambda: queries.prune(missing, Limits()),
+    ):
+        with pytest.raises(StoreError, match="SIDECAR_DB"):
+            call()
+    assert queries.load_state(missing) is None
+    garbage = tmp_path / "garbage.db"
+    garbage.write_bytes(b"not a database, " * 512)
+    with pytest.raises(StoreError, match="cannot be read"):
+        queries.status(garbage)
+    with pytest.raises(StoreError, match="cannot be written"):
+        queries.forget(garbage, "k")
+    assert queries.load_state(garbage) is None
+
+
+def test_load_state_of_another_service_is_none(path: Path) -> None:
+    """Snapshots belong to one service."""
+    assert queries.load_state(path, "bot") == b"{}"
+    assert queries.load_state(path, "other") is None
+
+
+def test_only_the_newest_damaged_files_are_kept(tmp_path: Path) -> None:
+    """Moving aside again and again does not fill the disk."""
+    path = tmp_path / "s.db"
+    for second in range(6):
+        path.write_bytes(b"x")
+        path.with_name("s.db-wal").write_bytes(b"y")
+        move_aside(path, START + second)
+    kept = sorted(p.name for p in tmp_path.iterdir())
+    assert len(kept) == 6
+    assert all(name.startswith("s.db.corrupt-2096") for name in kept)

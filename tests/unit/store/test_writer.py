@@ -1,0 +1,226 @@
+"""The writer: rows arrive, once, in groups; nothing that is put can block or raise."""
+
+import sqlite3
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from sidecar.clock import monotonic, wall
+from sidecar.core.record import COLUMNS, row
+from sidecar.core.types import Clocks, Event, Feedback, Outcome
+from sidecar.store import queries
+from sidecar.store.batch import Audit, Batch
+from sidecar.store.retention import Limits
+from sidecar.store.writer import Writer
+from tests.fixtures.settled import settled
+
+
+def wait_for(true: Callable[[], bool], within_s: float = 5.0) -> bool:
+    end = monotonic() + within_s
+    while not true():
+        if monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "new" / "sidecar.db"
+
+
+@pytest.fixture
+def writer(path: Path) -> Iterator[Writer]:
+    writer = Writer(path, service="bot", commit_s=0.02)
+    writer.start()
+    yield writer
+    writer.close(2.0)
+
+
+def test_rows_come_back_with_every_column_in_order(writer: Writer, path: Path) -> None:
+    """What is put is read back as `decisions --json` shows it."""
+    writer.put([settled(1), settled(2)])
+    writer.put([])
+    assert wait_for(lambda: writer.rows_written == 2)
+    newest, oldest = queries.decisions(path)
+    assert tuple(newest) == COLUMNS
+    assert newest["id"] > oldest["id"]
+    assert (newest["service"], newest["arm"], newest["eligible"]) == ("bot", "mini", ["gpt-4o", "mini"])
+    assert (newest["stream"], newest["cost_nusd"], newest["ttft_s"]) == (True, 12_345, 0.21)
+    assert (writer.errors, writer.writable, writer.lag_s) == (0, True, 0.0)
+
+
+def test_the_file_is_private_and_shrinkable(writer: Writer, path: Path) -> None:
+    """0600 in 0700, WAL, incremental auto_vacuum, our migrations table."""
+    assert wait_for(lambda: writer.writable is True)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("SELECT name FROM schema_migrations").fetchall() == [("0001_first",)]
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    connection.close()
+    wanted = "decisions outcomes arms rollouts experiments feedback windows events audit schema_migrations"
+    assert tables == set(wanted.split())
+
+
+def test_everything_else_is_kept_too(writer: Writer, path: Path) -> None:
+    """Events, rollouts, feedback (last write per source wins), audit lines and snapshots with the last row's id."""
+    row = settled(1)
+    writer.put([row])
+    writer.put_state(b"old")
+    writer.put_state(b"new")
+    score = Feedback(decision_id=row.id, route="support", arm="mini", score=0.1)
+    writer.put_feedback([(row.at, score), (row.at + 1, replace(score, score=0.9, label="good"))])
+    begun = Event(kind="rollout.started", route="support", arm="mini", detail={"rollout_id": "r1", "step": 5})
+    moved = replace(begun, kind="rollout.promoted", detail={"rollout_id": "r1", "step": 25, "phase": "canary"})
+    writer.put_events([(row.at, begun), (row.at + 9, moved), (row.at, Event(kind="policy.applied"))])
+    writer.put_audit([Audit(row.at, "admin", "rollout.promote", "support/mini")])
+    assert writer.close(2.0)
+    assert queries.load_state(path, "bot") == b"new"
+    assert [one["score"] for one in queries.feedback_of(path, row.id)] == [0.9]
+    assert {event["kind"] for event in queries.events(path, kind="rollout.")} == {"rollout.started", "rollout.promoted"}
+    assert len(queries.events(path)) == 3
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT phase, step FROM rollouts").fetchall() == [("canary", 25)]
+        assert connection.execute("SELECT last_id FROM arms").fetchall() == [(row.id,)]
+        assert connection.execute("SELECT actor, action FROM audit").fetchall() == [("admin", "rollout.promote")]
+    connection.close()
+
+
+def test_hourly_windows_are_the_sums_of_the_rows(writer: Writer, path: Path) -> None:
+    """Windows count unknown costs apart and add up over commits."""
+    failed = replace(settled(3), outcome=Outcome(kind="failed", clocks=Clocks()), reward=None, quality=None)
+    for one in (settled(1), settled(2), failed):
+        before = writer.commits
+        writer.put([one])
+        assert wait_for(lambda seen=before: writer.commits > seen)
+    with sqlite3.connect(path) as connection:
+        connection.row_factory = sqlite3.Row
+        (row,) = map(dict, connection.execute("SELECT * FROM windows"))
+    connection.close()
+    assert (row["requests"], row["completed"], row["failed"], row["aborted"]) == (3, 2, 1, 0)
+    assert (row["cost_nusd"], row["unpriced"], row["input_tokens"]) == (24_690, 1, 200)
+    assert (row["ttft_n"], row["quality_n"], row["reward_n"]) == (2, 2, 2)
+    assert row["duration_s"] == pytest.approx(3.0)
+    assert queries.spending(path, 0.0) == {"support": 24_690}
+    assert queries.spending(path, 0.0, "other") == {}
+
+
+def test_the_queue_is_bounded_and_says_what_it_dropped(path: Path) -> None:
+    """Oldest rows go first; a gap event names how many and which."""
+    writer = Writer(path, queue_rows=10, commit_s=0.02)
+    rows = [settled(number) for number in range(25)]
+    writer.put(rows[:20])
+    writer.put(rows[20:])
+    assert (writer.queued, writer.rows_dropped) == (10, 15)
+    assert writer.lag_s >= 0.0
+    writer.start()
+    assert wait_for(lambda: writer.rows_written == 10)
+    assert writer.close(2.0)
+    assert [row["id"] for row in queries.decisions(path)] == [row.id for row in reversed(rows[15:])]
+    (gap,) = queries.events(path, kind="gap")
+    assert gap["detail"] == {"rows": 15, "first_id": rows[0].id, "last_id": rows[14].id}
+
+
+def test_a_row_that_cannot_be_stored_does_not_take_others_with_it(writer: Writer, path: Path) -> None:
+    """A lone surrogate or a number beyond 64 bits costs that row only."""
+    strange = replace(settled(2), sent_model="\ud800")
+    huge = replace(settled(3), outcome=replace(settled(3).outcome, cost_nusd=2**70))
+    broken = replace(settled(4), at=float("nan"))
+    writer.put([settled(1), strange, huge, broken, settled(5)])
+    writer.put_events([(1.0, Event(kind="x"))])
+    writer.put_state(b"s")
+    assert wait_for(lambda: writer.rows_written == 2)
+    writer.put([settled(6)])
+    assert writer.close(2.0)
+    assert [row["id"] for row in queries.decisions(path)] == [settled(n).id for n in (6, 5, 1)]
+    assert writer.rows_dropped == 3
+    assert queries.load_state(path, "bot") == b"s"
+    assert sum(event["detail"]["rows"] for event in queries.events(path, kind="gap")) == 3
+
+
+def test_a_lock_while_a_bad_row_is_singled_out_loses_no_good_row(writer: Writer, path: Path) -> None:
+    """GW-39: good rows of a batch with a bad one wait for the file like any others."""
+    assert wait_for(lambda: writer.writable is True)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    bad = replace(settled(2), sent_model="\ud800")
+    batch = Batch(rows=[row(one, "bot") for one in (settled(1), bad, settled(3))], events=[(1.0, Event(kind="x"))])
+    idle = Writer(path)
+    assert idle._isolate(batch) is False
+    assert len(batch.rows) == 3
+    other.execute("ROLLBACK")
+    other.close()
+    assert idle._isolate(batch) is True
+    assert (idle.rows_written, idle.rows_dropped) == (2, 1)
+    idle._disconnect()
+    assert len(queries.decisions(path)) == 2
+
+
+def test_an_error_of_our_own_does_not_end_the_thread(path: Path) -> None:
+    """Whatever goes wrong is counted, and the next rows are written."""
+    writer = Writer(path, commit_s=0.01)
+    writer.start()
+    writer.put_events([(1.0, None)])  # type: ignore[list-item] # what no caller may put
+    assert wait_for(lambda: writer.errors > 0)
+    writer.put([settled(1)])
+    assert wait_for(lambda: writer.rows_written == 1)
+    assert writer.close(2.0)
+
+
+def test_rows_are_not_counted_twice_when_a_chore_fails(path: Path) -> None:
+    """Retention that fails after a commit does not write the committed batch again."""
+    writer = Writer(path, limits=Limits(raw_s=float("nan")), commit_s=0.01)
+    writer.put([settled(1)])
+    writer.start()
+    assert wait_for(lambda: writer.errors > 0)
+    assert writer.close(2.0)
+    assert queries.spending(path, 0.0) == {"support": 12_345}
+    assert writer.rows_written == 1
+
+
+def test_a_thread_that_meets_the_impossible_goes_on(path: Path) -> None:
+    """The last line of defence: an error that nobody foresaw is counted and the next attempt follows."""
+    writer = Writer(path, commit_s=0.01)
+    writer._held = object()  # type: ignore[assignment] # what cannot be
+    writer.start()
+    assert wait_for(lambda: writer.errors > 1)
+    writer._held = None
+    writer.put([settled(1)])
+    assert wait_for(lambda: writer.rows_written == 1)
+    assert writer.close(2.0)
+
+
+def test_a_writer_that_never_ran_closes_at_once(path: Path) -> None:
+    """close() before start() has nothing to wait for."""
+    assert Writer(path).close(1.0)
+
+
+def test_restart_keeps_what_is_there(path: Path) -> None:
+    """A second process run appends to the same file, without migrating again."""
+    for number in (1, 2):
+        writer = Writer(path)
+        writer.start()
+        writer.put([settled(number)])
+        assert writer.close(3.0)
+    assert len(queries.decisions(path)) == 2
+
+
+def test_old_rows_go_in_steps(path: Path) -> None:
+    """GW-41: raw rows past their age are deleted by the writer itself; windows and audit stay."""
+    writer = Writer(path, limits=Limits(raw_s=3600.0), commit_s=0.01)
+    now = wall()
+    writer.put([settled(n, at=now - 7200 + n * 0.001) for n in range(2500)])
+    writer.put([settled(9999, at=now)])
+    writer.put_audit([Audit(now - 10**8, "a", "b")])
+    writer.start()
+    assert wait_for(lambda: writer.rows_pruned == 2500)
+    assert writer.close(2.0)
+    status = queries.status(path)
+    assert (status["decisions"], status["windows"] > 0, status["audit"]) == (1, True, 1)
