@@ -49,7 +49,7 @@ class Plan:
 
 QUICK = Plan(
     cpu_rounds=1,
-    cpu_s=0.7,
+    cpu_s=0.5,
     latency_rounds=1,
     latency_s=1.0,
     latency_requests=0,
@@ -60,8 +60,8 @@ QUICK = Plan(
     memory_requests=5_000,
     truth_streams=(1, 200),
     starts=1,
-    truth_s=1.2,
-    settle_s=0.15,
+    truth_s=1.0,
+    settle_s=0.12,
 )
 
 

@@ -86,11 +86,12 @@ class Sidecar:
         of_exchanges = [
             ("metrics", self.metrics.observe),
             ("feedback", self.desk.remember),
-            ("store", self.archive.put),
         ]
         if self.spans is not None:
             of_exchanges.append(("spans", self.spans.observe))
-        consumers = Consumers(settings.service, of_exchanges, [("log", self.request_log.observe)])
+        consumers = Consumers(
+            settings.service, of_exchanges, [("log", self.request_log.observe), ("store", self.archive.put)]
+        )
         steps = [("tick", self._tick), ("policy", self._poll_policy)]
         self.loop = ControlLoop(consumers, steps, self.on_bug)
         self.plane = Plane(settings, self.engine, self.tasks, self.loop.emit)

@@ -56,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; docs/cli.md is generated from it."""
-    parser = argparse.ArgumentParser(prog="llm-sidecar", description="A measuring, deciding reverse proxy beside one service.")
+    parser = argparse.ArgumentParser(
+        prog="llm-sidecar", description="A measuring, deciding reverse proxy beside one service."
+    )
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     _serving(verbs)
     _reading(verbs)
@@ -72,7 +74,9 @@ def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int], text:
 
 def _configured(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (YAML)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; wins over all else")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; wins over all else"
+    )
     return parser
 
 
@@ -89,7 +93,9 @@ def _as_json(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 def _serving(verbs: Any) -> None:
     _configured(_verb(verbs, "run", run, "Serve until SIGTERM."))
     demo_verb = _verb(verbs, "demo", demo, "Show the product working on a simulated provider, without any key.")
-    demo_verb.add_argument("--seconds", type=float, default=0.0, help="stop after this long (default: when the story is told)")
+    demo_verb.add_argument(
+        "--seconds", type=float, default=0.0, help="stop after this long (default: when the story is told)"
+    )
     check_verb = _as_json(_verb(verbs, "check", check, "Validate policy files."))
     check_verb.add_argument("files", nargs="+", type=Path, metavar="FILE")
     simulate = _verb(verbs, "simulate-provider", simulate_provider, "Serve the simulated provider.")
@@ -190,7 +196,9 @@ def check(options: argparse.Namespace) -> int:
         if options.json:
             print_json([told])
         else:
-            sys.stdout.write(f"{file}: fine: service {policy.service}, {len(policy.routes)} routes, version {policy.version}\n")
+            sys.stdout.write(
+                f"{file}: fine: service {policy.service}, {len(policy.routes)} routes, version {policy.version}\n"
+            )
     return USAGE if wrong else OK
 
 
@@ -225,7 +233,9 @@ def explain_verb(options: argparse.Namespace) -> int:
     if found is None:
         raise StoreError(f"no decision has the id {options.id!r}; `llm-sidecar decisions` lists them")
     if isinstance(found, list):
-        raise StoreError(f"{len(found)} decisions have this completion id; name one: {', '.join(row['id'] for row in found[:5])}")
+        raise StoreError(
+            f"{len(found)} decisions have this completion id; name one: {', '.join(row['id'] for row in found[:5])}"
+        )
     if options.json:
         print_json([found])
     else:
@@ -244,7 +254,12 @@ def export(options: argparse.Namespace) -> int:
         if writer is None:
             writer = csv.DictWriter(sys.stdout, list(row), lineterminator="\n")
             writer.writeheader()
-        writer.writerow({key: orjson.dumps(value).decode() if isinstance(value, dict | list) else value for key, value in row.items()})
+        writer.writerow(
+            {
+                key: orjson.dumps(value).decode() if isinstance(value, dict | list) else value
+                for key, value in row.items()
+            }
+        )
     return OK
 
 
@@ -264,7 +279,9 @@ def rollout(options: argparse.Namespace) -> int:
             sys.stdout.writelines(f"{text}\n" for route in shown for text in route["explanations"])
         return OK
     if options.route is None or (options.action == "start" and options.arm is None):
-        raise ConfigError(f"rollout {options.action}: name the ROUTE{' and the ARM' if options.action == 'start' else ''}")
+        raise ConfigError(
+            f"rollout {options.action}: name the ROUTE{' and the ARM' if options.action == 'start' else ''}"
+        )
     body = {"action": options.action, "arm": options.arm}
     answer = _admin(settings, "POST", f"/api/v1/routes/{options.route}/rollout", body)
     if options.json:
@@ -314,7 +331,9 @@ def store_verb(options: argparse.Namespace) -> int:
     path, settings = _db(options), _settings(options)
     match options.action:
         case "prune":
-            gone = queries.prune(path, Limits(settings.store_max_bytes, settings.store_raw_s, settings.store_aggregates_s))
+            gone = queries.prune(
+                path, Limits(settings.store_max_bytes, settings.store_raw_s, settings.store_aggregates_s)
+            )
             sys.stdout.write(f"{gone} rows deleted\n")
         case "backup":
             if options.file is None:
@@ -363,7 +382,9 @@ def _admin(settings: Settings, method: str, path: str, body: object = None) -> A
     """Asks the admin port of the sidecar that these settings describe."""
     file = token_file(settings)
     if file is None or not file.is_file():
-        raise ConfigError(f"no admin token: set SIDECAR_ADMIN_TOKEN_FILE or SIDECAR_DB as the running sidecar has it ({file})")
+        raise ConfigError(
+            f"no admin token: set SIDECAR_ADMIN_TOKEN_FILE or SIDECAR_DB as the running sidecar has it ({file})"
+        )
     token = file.read_text("ascii").strip()
     host, port = settings.admin_listen[0]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"

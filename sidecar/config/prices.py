@@ -20,7 +20,9 @@ def bundled_prices() -> Path:
     for place in _PLACES:
         if place.is_file():
             return place
-    raise ConfigError(f"{_PLACES[0]}: the price list is missing; install the package again or run `llm-sidecar prices refresh`")
+    raise ConfigError(
+        f"{_PLACES[0]}: the price list is missing; install the package again or run `llm-sidecar prices refresh`"
+    )
 
 
 def load_prices(file: Path | None = None) -> PriceBook:

@@ -9,7 +9,8 @@ from sidecar.clock import steady, wall
 from sidecar.config.settings import Settings
 from sidecar.control.feedback import Known
 from sidecar.core.engine import Engine
-from sidecar.core.types import Event, Feedback, Settled
+from sidecar.core.record import Row
+from sidecar.core.types import Event, Feedback
 from sidecar.errors import StoreError
 from sidecar.store import queries
 from sidecar.store.batch import Audit
@@ -40,9 +41,9 @@ class Archive:
         self._started = True
         return engine.restore(state, steady()) if state else ()
 
-    def put(self, batch: Sequence[Settled]) -> None:
+    def put(self, rows: Sequence[Row]) -> None:
         if self.writer is not None:
-            self.writer.put(batch)
+            self.writer.put(rows)
 
     def events(self, events: Sequence[Event]) -> None:
         if self.writer is not None and events:

@@ -21,6 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
+from msgspec import Struct
+
 from sidecar.core.policy import Guardrail, RolloutSpec
 from sidecar.core.sequential import HarmTest, MeanSequence, OrderTest
 from sidecar.core.types import Outcome
@@ -35,8 +37,7 @@ _CUTS: Final = (0.5, 0.95)  # the median finds shifts, the 95th percentile tails
 _MIN_CUT_VALUES: Final = 20  # of the control before there are cuts
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(Struct, frozen=True, gc=False, kw_only=True):
     """What one unit showed. None: not applicable or unknown; then that guardrail learns nothing from it."""
 
     failed: bool | None = None
@@ -104,8 +105,9 @@ class Guard(Protocol):
 class BoundedGuard:
     """Guards a mean in [0, 1]: `error_rate`, `rejections` (harm = the value), qualities (harm = 1 - value)."""
 
-    def __init__(self, metric: str, worst: float, alpha: float) -> None:
+    def __init__(self, metric: str, worst: float, alpha: float, *, proves: bool = False) -> None:
         self.metric = metric
+        self._proves = proves  # keeps the intervals of `not_inferior`, which cost as much as the test
         self._worst = worst  # ratio to the control: at most for harms, at least for qualities
         self._alpha = alpha
         self._quality = metric in ("quality", "validated_quality")
@@ -131,10 +133,13 @@ class BoundedGuard:
             return
         if canary:
             self._test.update_canary(harm, share)
-            self._canary.add(harm)
         else:
             self._test.update_control(harm, share)
-            self._control.add(harm)
+        mean = self._canary if canary else self._control
+        if self._proves:
+            mean.add(harm)
+        else:
+            mean.count(harm)
 
     def not_inferior(self, margin: float) -> bool:
         """Whether 1 - harm of the canary is shown to be at least `1 - margin` times that of the control."""
@@ -179,8 +184,8 @@ class _Stratum:
     """Streaming or non-streaming calls: their numbers are never compared with each other (GW-12)."""
 
     def __init__(self) -> None:
-        self.canary: Histogram = Histogram()
-        self.control: Histogram = Histogram()
+        self.canary = Histogram()
+        self.control = Histogram()
         self.cuts: tuple[float, ...] = ()
         self._next = _MIN_CUT_VALUES
 
@@ -190,6 +195,11 @@ class _Stratum:
         if control.count >= self._next:
             self.cuts = tuple(control.quantile(q) or 0.0 for q in _CUTS)
             self._next = control.count + max(1, control.count // 4)
+
+    def restore(self, state: object) -> None:
+        if not (isinstance(state, list) and len(state) == 2):
+            raise ValueError("numbers of a stratum: expected those of canary and control")
+        self.canary, self.control = Histogram.from_state(state[0]), Histogram.from_state(state[1])
 
 
 class NumberGuard:
@@ -253,9 +263,8 @@ class NumberGuard:
     def restore(self, state: list[object]) -> None:
         test, *strata = state
         self._test = OrderTest.from_state(test)  # type: ignore[arg-type]  # JSON of our own; a bad one raises and is dropped
-        for stratum, (canary, control) in zip(self._strata, strata, strict=True):  # type: ignore[misc]  # as above
-            stratum.canary = Histogram.from_state(canary)
-            stratum.control = Histogram.from_state(control)
+        for stratum, kept in zip(self._strata, strata, strict=True):
+            stratum.restore(kept)
 
 
 def _verdict(e_value: float, alpha: float, beyond: bool, units: int) -> Verdict:
@@ -273,9 +282,10 @@ def guards_of(spec: RolloutSpec) -> tuple[Guard, ...]:
     if "quality" in limits:
         limits["validated_quality"] = limits["quality"]
     alpha = spec.false_rollback / len(limits)
+    proves = spec.require == "non_inferior"
     bounded = ("error_rate", "rejections", "quality", "validated_quality")
     return tuple(
-        BoundedGuard(metric, limit, alpha) if metric in bounded else NumberGuard(metric, limit, alpha)
+        BoundedGuard(metric, limit, alpha, proves=proves) if metric in bounded else NumberGuard(metric, limit, alpha)
         for metric, limit in limits.items()
     )
 

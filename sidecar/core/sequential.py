@@ -1,23 +1,23 @@
 """Tests that may be looked at after every observation: e-processes and a confidence sequence.
 
 **Harm test** (`HarmTest`). Every unit gets its label canary (G=1) by a hash with known probability w (the step),
-whatever happened before. Its result is a harm X in [0, 1]: an error, `1 - quality`, or "slower than the control's
-p95". H0: at no time is the canary's mean harm above the control's at that time. A gambler bets on the LABEL once the
-harm is seen; with any a < b fixed before the observation, and p = w b + (1 - w) a, the stake grows by
+whatever happened before. Its result is a harm X in [0, 1]: an error, `1 - quality`, or "slower than the control's p95".
+H0: at no time is the canary's mean harm above the control's at that time. A gambler who thinks that the canary does r
+times the harm bets on the LABEL of each harm: the stake grows by
 
-    X f1(G) + (1 - X) f0(G),   f1 = (b if G else a) / p,   f0 = ((1 - b) if G else (1 - a)) / (1 - p)
+    1 - X + X f(G),    f(1) = r / d,    f(0) = 1 / d,    d = w r + 1 - w
 
-which is the two-sample factor of Turner, Ly, Grunwald 2022 (arXiv 2106.02693), here as a test of the label. If the
-result does not depend on the label, E[factor | X] = 1 for EVERY sequence X: bursts, outages and drift that hit both
-groups cost nothing. If the canary is better the expectation is below 1, because the factor is linear in X and f1(1) >
-f0(1). So the wealth E is a non-negative supermartingale that begins at 1, and P(E ever reaches 1/alpha) <= alpha
-(Ville 1939): reject then. If the labels' true share differs from w, the error is of second order, as `a` follows the
-observed harm.
+which is the likelihood ratio of the label of a harm, the conditional form of the two-sample e-process of Turner, Ly,
+Grunwald 2022 (arXiv 2106.02693). If the result does not depend on the label, E[factor | X] = 1 for EVERY sequence X:
+bursts, outages and drift that hit both groups cost nothing. If the canary is better the expectation is below 1, since
+f(1) > 1. So the wealth E is a non-negative supermartingale that begins at 1, and P(E ever reaches 1/alpha) <= alpha
+(Ville 1939): reject then. Units without harm change nothing: a group whose results come late, or whose clients leave
+more often, is not evidence by its absence. While the odds of the labels that are counted are less than about sqrt(r)
+times those of w (22 % too many canary units for the smallest r), equal arms still lose money on average.
 
-**Bets.** `a` is the control's smoothed mean harm so far, recomputed at geometric times, `b` has k times the odds of
-a, k in `_ODDS`: a mixture, so no effect size need be guessed. A part of the wealth begins as cash; at growing intervals
-of canary observations some of it is bet anew, so that an arm that turns bad after a long good time is still found
-(Herbster, Warmuth 1998). Moving money between bets before the next observation keeps the supermartingale.
+**Bets.** A mixture over r in `_RATIOS`, so no effect size need be guessed. A part of the wealth begins as cash; at
+growing intervals of canary observations some of it is bet anew, so that an arm that turns bad after a long good time is
+still found (Herbster, Warmuth 1998). Moving money between bets before the next observation keeps the supermartingale.
 
 **Numbers** (`OrderTest`: TTFT, latency, cost). H0: the canary is stochastically no larger than the control. Then it
 exceeds any cut no more often, so each cut gives a HarmTest, and the mean of e-processes is one (sequential tests of
@@ -35,7 +35,7 @@ from collections.abc import Sequence
 from math import exp, log, sqrt
 from typing import Final
 
-_ODDS: Final = (1.6, 3.0, 9.0, 300.0)  # alternatives: odds of harm, canary against control
+_RATIOS: Final = (1.5, 2.5, 6.0, 100.0)  # alternatives: harm of the canary against the control
 _CASH: Final = 0.25  # kept aside at the beginning: pays for finding later changes, costs a third of the wealth bet
 _REBET_EVERY: Final = 32  # canary observations between new bets
 _MAX_WEALTH: Final = 1e100  # wealth is cut here: multiplication must not overflow in a long and clear case
@@ -49,69 +49,41 @@ class HarmTest:
     comparison and the observation only counts. About 1 us per update, O(1) memory.
     """
 
-    __slots__ = ("_cash", "_for_share", "_harm", "_n", "_refresh_at", "_stakes", "_tables", "canary_n", "e_value")
+    __slots__ = ("_cash", "_factors", "_for_share", "_stakes", "canary_n", "e_value")
 
     def __init__(self) -> None:
         self._cash = _CASH
-        self._stakes = [(1 - _CASH) / len(_ODDS)] * len(_ODDS)
+        self._stakes = [(1 - _CASH) / len(_RATIOS)] * len(_RATIOS)
         self.e_value = 1.0
         self.canary_n = 0
-        self._n = 0
-        self._harm = 0.0
-        self._refresh_at = 0
         self._for_share = -1.0
-        self._tables: tuple[tuple[float, ...], ...] = ()
+        self._factors: tuple[tuple[float, ...], ...] = ()  # of a whole harm: control, canary
 
     def update_canary(self, harm: float, share: float) -> None:
         """One canary unit with `harm` in 0..1."""
-        if self._ready(share):
-            self._bet(harm, 2)
+        if harm > 0.0 and 0.0 < share < 1.0:
+            self._bet(harm, 1, share)
         self.canary_n += 1
         if self.canary_n % _REBET_EVERY == 0:
             self._rebet()
 
     def update_control(self, harm: float, share: float) -> None:
         """One concurrent control unit with `harm` in 0..1."""
-        if self._ready(share):
-            self._bet(harm, 0)
-        self._harm += harm
-        self._n += 1
+        if harm > 0.0 and 0.0 < share < 1.0:
+            self._bet(harm, 0, share)
 
     def rejected(self, alpha: float) -> bool:
         """Whether H0 is rejected now. At any and every time, wrong with probability <= alpha in all."""
         return self.e_value * alpha >= 1.0
 
-    def _ready(self, share: float) -> bool:
-        if not 0.0 < share < 1.0:
-            return False
-        if self._n >= self._refresh_at or share != self._for_share:
-            self._refresh(share)
-        return True
-
-    def _refresh(self, share: float) -> None:
-        """New factors from the control so far; a tenth more of it until the next time."""
-        a = (self._harm + 0.2) / (self._n + 10.0)  # prior: 2 % harm, worth ten observations
-        odds = a / (1 - a)
-        alternatives = [k * odds / (1 + k * odds) for k in _ODDS]
-        mixed = [share * b + (1 - share) * a for b in alternatives]
-        self._tables = (
-            tuple(a / p for p in mixed),
-            tuple((1 - a) / (1 - p) for p in mixed),
-            tuple(b / p for b, p in zip(alternatives, mixed, strict=True)),
-            tuple((1 - b) / (1 - p) for b, p in zip(alternatives, mixed, strict=True)),
-        )
-        self._for_share = share
-        self._refresh_at = self._n + 1 + self._n // 10
-
-    def _bet(self, harm: float, group: int) -> None:
-        f1, f0 = self._tables[group], self._tables[group + 1]
-        stakes = self._stakes
-        if harm == 0.0:
-            stakes = [s * f for s, f in zip(stakes, f0, strict=True)]
-        elif harm == 1.0:
-            stakes = [s * f for s, f in zip(stakes, f1, strict=True)]
-        else:
-            stakes = [s * (harm * f + (1 - harm) * g) for s, f, g in zip(stakes, f1, f0, strict=True)]
+    def _bet(self, harm: float, group: int, share: float) -> None:
+        if share != self._for_share:
+            self._for_share = share
+            divisors = [share * r + 1 - share for r in _RATIOS]
+            whole = tuple(1 / d for d in divisors)
+            self._factors = (whole, tuple(r / d for r, d in zip(_RATIOS, divisors, strict=True)))
+        rest = 1 - harm
+        stakes = [s * (rest + harm * f) for s, f in zip(self._stakes, self._factors[group], strict=True)]
         wealth = self._cash + sum(stakes)
         if wealth > _MAX_WEALTH:
             stakes = [s * (_MAX_WEALTH / wealth) for s in stakes]
@@ -123,20 +95,19 @@ class HarmTest:
         """Bets a part of the cash anew: at the k-th time 1/(k+1) of it, so that some is left for every later change."""
         part = self._cash / (1 + self.canary_n // _REBET_EVERY)
         self._cash -= part
-        each = part / len(_ODDS)
+        each = part / len(_RATIOS)
         self._stakes = [s + each for s in self._stakes]
 
     def to_state(self) -> list[float]:
-        return [self._cash, self.canary_n, self._n, self._harm, *self._stakes]
+        return [self._cash, self.canary_n, *self._stakes]
 
     @classmethod
     def from_state(cls, state: Sequence[float]) -> "HarmTest":
         """The inverse of `to_state`. Raises ValueError when the state is not one of this version."""
-        if len(state) != 4 + len(_ODDS):
-            raise ValueError(f"state of a harm test has {len(state)} numbers, expected {4 + len(_ODDS)}")
+        if len(state) != 2 + len(_RATIOS):
+            raise ValueError(f"state of a harm test has {len(state)} numbers, expected {2 + len(_RATIOS)}")
         made = cls()
-        made._cash, made.canary_n, made._n, made._harm = state[0], int(state[1]), int(state[2]), state[3]
-        made._stakes = list(state[4:])
+        made._cash, made.canary_n, made._stakes = state[0], int(state[1]), list(state[2:])
         made.e_value = made._cash + sum(made._stakes)
         return made
 
@@ -161,7 +132,7 @@ class OrderTest:
 
     @property
     def e_value(self) -> float:
-        return sum(test.e_value for test in self.tests) / len(self.tests)
+        return sum([test.e_value for test in self.tests]) / len(self.tests)
 
     def rejected(self, alpha: float) -> bool:
         return self.e_value * alpha >= 1.0
@@ -209,6 +180,11 @@ class MeanSequence:
         radius = (self._budget + self._spread) / self._weight
         self.lower = max(self.lower, centre - radius)
         self.upper = min(self.upper, centre + radius)
+
+    def count(self, value: float) -> None:
+        """One value for the mean alone: the interval stays as it is."""
+        self.n += 1
+        self.total += value
 
     @property
     def mean(self) -> float | None:

@@ -5,6 +5,7 @@ scores and rollouts from `/api/v1/status`.
 """
 
 import asyncio
+import shutil
 import sqlite3
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from sidecar.store.database import open_reader
 
 _WINDOW_S: Final = 10.0
 _PLAIN_EVERY_S: Final = 5.0
+_REASONS: Final = 3  # of the reasons why a rollout waits
 _TOLD: Final = ("rollout.", "threshold.", "policy.")
 _TOTALS: Final = """SELECT coalesce(arm, '-') AS arm, count(*) AS requests, sum(outcome = 'failed') AS errors,
     count(cost_nusd) AS priced, coalesce(sum(cost_nusd), 0) AS nusd
@@ -166,7 +168,8 @@ def table(view: View) -> list[str]:
     cells = [_HEADINGS, *(_cells(row) for row in view.arms.values())]
     widths = [max(len(row[at]) for row in cells) for at in range(len(_HEADINGS))]
     lines = ["  ".join(_aligned(row, widths)) for row in cells]
-    lines += [text for rollout in view.rollouts.values() if (text := _rollout(rollout))]
+    for rollout in view.rollouts.values():
+        lines += _rollout(rollout)
     if view.baseline_usd is not None:
         lines.append(
             f"spent ${view.spent_usd:.4f} for {view.requests:,} requests; with {BASELINE} only ${view.baseline_usd:.4f}"
@@ -197,14 +200,17 @@ def _cells(row: ArmRow) -> tuple[str, ...]:
     )
 
 
-def _rollout(rollout: Mapping[str, Any]) -> str:
-    """One line for a rollout under way; nothing for the others, which their role tells."""
+def _rollout(rollout: Mapping[str, Any]) -> list[str]:
+    """Two lines for a rollout under way; nothing for the others, which their role tells."""
     if rollout["phase"] not in ("running", "paused"):
-        return ""
+        return []
+    waits = "; ".join(rollout["blocked_by"][:_REASONS]) or "about to go up"
     values = " ".join(f"{guard['metric']} {guard['e_value']:.2g}" for guard in rollout["guards"] if guard["canary_n"])
     needed = max((guard["needed"] for guard in rollout["guards"]), default=0.0)
-    waits = "; ".join(rollout["blocked_by"]) or "goes up"
-    return f"rollout of {rollout['arm']}: {rollout['phase']} at {rollout['step']} %, {waits} | e-values (out at {needed:.0f}): {values or '-'}"
+    return [
+        f"rollout of {rollout['arm']}: {rollout['phase']} at {rollout['step']} %: {waits}",
+        f"  evidence of harm (e-values; {needed:.0f} takes it out): {values or 'none yet'}",
+    ]
 
 
 class Screen:
@@ -231,7 +237,8 @@ class Screen:
         self._drawn_at = at_s
         lines = [f"-- {at_s:.0f} s, {rfc3339(wall())[11:19]} UTC", *table(view)]
         self._clear()
-        self._write("".join(f"{line}\n" for line in lines))
+        width = shutil.get_terminal_size().columns if self._live else None  # a wrapped line would spoil the count
+        self._write("".join(f"{line[:width]}\n" for line in lines))
         self._height = len(lines) if self._live else 0
 
     def _clear(self) -> None:

@@ -1,7 +1,7 @@
 """What the demo plays on: a folder with a policy and the provider's knobs, and two processes as a user starts them.
 
-The policy is an ordinary file. Only what a production rollout waits for is shortened (`SHORTENED`, printed at the start):
-the tests that decide are the ones of every other rollout.
+The policy is an ordinary file. Only what a production rollout waits for is shortened (`SHORTENED`, printed at the
+start): the tests that decide are the ones of every other rollout.
 """
 
 import os
@@ -55,11 +55,11 @@ routes:
 _SECOND_ARM: Final = "      - {id: nano, upstream: openai, model: gpt-4.1-nano}\n"
 _KNOBS: Final = """\
 # What the simulated models are like. `quality` is the chance that a sum in an answer is right; only the text tells it.
-seed: 7
+seed: 3
 known_models_only: true
 models:
   gpt-4o:
-    {ttft: {kind: lognormal, mean: 0.14, cv: 0.3}, itl: 0.003, tokens_per_chunk: 4, quality: 0.97,
+    {ttft: {kind: lognormal, mean: 0.14, cv: 0.3}, itl: 0.003, tokens_per_chunk: 4, quality: 0.96,
      output_tokens: {kind: lognormal, mean: 40, cv: 0.4, low: 8, high: 200}}
   gpt-4o-mini:
     {ttft: {kind: lognormal, mean: 0.08, cv: 0.3}, itl: 0.002, tokens_per_chunk: 4, quality: 0.98,
@@ -159,7 +159,7 @@ def _start(
         key: value for key, value in os.environ.items() if key not in settings and not key.startswith("SIDECAR_")
     }
     with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - our own program with our own arguments
             [sys.executable, "-m", "sidecar", *arguments],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=inherited | dict(environ), start_new_session=True,
         )  # fmt: skip

@@ -32,7 +32,7 @@ _LOSS: Final = 0.05  # the policy's max_quality_loss
 _SEEN_WELL: Final = 15  # requests on the second arm before the fault
 
 
-class Over(Exception):  # noqa: N818 - not an error: the time that the caller gave is over
+class Over(Exception):
     """`--seconds` is over."""
 
 
@@ -116,9 +116,8 @@ class _Story:
         await self._fault()
         await self._wait(f"the rollback of {BROKEN}", lambda view: _phase(view, BROKEN) == "rolled_back", 30)
         await self._measure_rollback()
-        self._say(
-            f"5  {BROKEN} is out {self._facts.rollback_s:.1f} s after the fault began; {self._facts.hit[1]} calls had failed"
-        )
+        seconds, (_, failed) = self._facts.rollback_s, self._facts.hit
+        self._say(f"5  {BROKEN} is out, {seconds:.1f} s and {failed} failed calls after the fault began")
         await self._wait(
             f"calls go on without {BROKEN}", lambda view: _share(view, BROKEN) == 0 and _took_over(view), 25
         )
@@ -215,7 +214,8 @@ def _summary(stage: Stage, traffic: Traffic, facts: Facts) -> int:
         )
     if facts.rollback_s is not None:
         lines.append(
-            f"time to rollback     {facts.rollback_s:.1f} s, {facts.hit[0]} requests on {BROKEN}, {facts.hit[1]} of them failed"
+            f"time to rollback     {facts.rollback_s:.1f} s: {facts.hit[0]} requests on {BROKEN}, {facts.hit[1]} of them"
+            " failed"
         )
     newest = queries.decisions(db, None, 1)
     lines += ["", "look further:", f"  {start} decisions --db {db}"]

@@ -168,7 +168,8 @@ class Dialer:
         transport, opening = await loop.create_connection(_Connect, egress.host, egress.port)
         set_keepalive(transport)
         try:
-            where = f"{self._host}:{self._port}".encode()
+            host = f"[{self._host}]" if ":" in self._host else self._host
+            where = f"{host}:{self._port}".encode()
             transport.write(b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (where, where, egress.authorization))
             head = await opening.head
             if _CONNECT_OK.match(head) is None:

@@ -6,6 +6,7 @@ comparisons of bytes instead of being parsed again.
 """
 
 import asyncio
+import select
 import socket
 import struct
 from typing import Final, cast
@@ -14,8 +15,9 @@ from sidecar.clock import monotonic, to_steady
 from sidecar.errors import ProtocolError
 from sidecar.proxy.answer import CONTINUE, error_body, response
 from sidecar.proxy.dial import set_keepalive
-from sidecar.proxy.exchange import NEVER, Exchange
+from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.gate import Refused, Way
+from sidecar.proxy.intake import NEVER
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.plane import Plane
 from sidecar.proxy.tunnel import Tunnel
@@ -42,7 +44,7 @@ class Downstream(asyncio.Protocol):
         self.full = False  # the client reads slowly
         self._pending = b""
         self._pumping = False
-        self._paused = False  # the client's bytes wait in its socket
+        self.paused = False  # the client's bytes wait in its socket
         self._discard = False  # after a refusal: what the client still sends is thrown away
         self._tunnel: Tunnel | None = None
         self._read_at = 0.0
@@ -112,7 +114,7 @@ class Downstream(asyncio.Protocol):
         """Lets the client's body wait in its socket, or come on."""
         if self.transport.is_closing():
             return
-        self._paused = not on
+        self.paused = not on
         if on:
             self.transport.resume_reading()
         else:
@@ -137,8 +139,8 @@ class Downstream(asyncio.Protocol):
         if not keep:
             self._leave(linger=exchange is not None and exchange.reader is not None)
             return
-        self.deadline = self._read_at + self.plane.settings.keepalive_idle_s
-        if self._paused:
+        self.deadline = monotonic() + self.plane.settings.keepalive_idle_s
+        if self.paused:
             self.set_reading(True)
         if self._pending and not self._pumping:
             pending, self._pending = self._pending, b""
@@ -164,8 +166,12 @@ class Downstream(asyncio.Protocol):
             self._tunnel.from_client(self._pending)
             self._pending = b""
 
-    def on_deadline(self) -> None:
-        """No request in time: an idle connection closes silently, a started head is told why."""
+    def on_sweep(self, now: float) -> None:
+        """Looked at because time is up, or because we do not read: then nobody else would tell us that the client left."""
+        if self.paused and self.exchange is not None and _has_left(self.transport):
+            self.transport.abort()
+        if self.deadline >= now:
+            return
         self.deadline = NEVER
         if self._pending and not self._discard:
             self._refuse(408, "head_timeout", "the request head did not arrive in time")
@@ -390,6 +396,16 @@ class LocalCall:
     def on_body(self, data: bytes) -> int:
         """Never reached: the body was whole before the call began."""
         return len(data)
+
+
+def _has_left(transport: asyncio.Transport) -> bool:
+    """Whether the peer closed or reset its side, asked of the kernel without reading."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or transport.is_closing():
+        return False
+    poller = select.poll()
+    poller.register(sock.fileno(), select.POLLRDHUP | select.POLLHUP | select.POLLERR)
+    return bool(poller.poll(0))
 
 
 def _looks_like_http(data: bytes) -> None:

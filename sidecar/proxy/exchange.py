@@ -6,50 +6,40 @@ Forward first, measure after: no chunk waits for the meter. Once a byte of the r
 answered by us any more: what goes wrong then is made visible by cutting the connection (DESIGN section 5).
 """
 
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from sidecar.clock import monotonic
 from sidecar.core.types import SELECTABLE, Decision, Facts, OutcomeKind
 from sidecar.errors import ProtocolError
 from sidecar.proxy.answer import NO_RETRY, error_body, response
-from sidecar.proxy.body import RequestBody
 from sidecar.proxy.dial import DialError
 from sidecar.proxy.ending import settle
 from sidecar.proxy.facts import facts_of
 from sidecar.proxy.gate import Way
+from sidecar.proxy.intake import NEVER, Intake
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.plane import Plane
 from sidecar.proxy.reply import Reply
 from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.wire.framing import LAST_CHUNK, chunk
 from sidecar.wire.http1 import RequestHead, ResponseHead, parse_response
+from sidecar.wire.json_edit import RequestView, edit_request
 from sidecar.wire.usage_ask import refuses_usage
-from sidecar.wire.json_edit import SMALL_BODY_BYTES, RequestView, SlicedReader, edit_request, read_request
 
 if TYPE_CHECKING:
     from sidecar.proxy.downstream import Downstream
 
-Phase = Literal["body", "queue", "first_byte", "streaming", "over"]
-NEVER: Final = float("inf")
 _ASKABLE: Final = frozenset({"chat", "completions"})
 _MAX_HELD_ERROR_BYTES: Final = 64 * 1024
 _MAX_RESPONSE_HEAD_BYTES: Final = 256 * 1024
 
 
-class Exchange:
+class Exchange(Intake):
     """One request and its response. Created when the head is complete; the downstream connection feeds it the body."""
 
-    # Defaults stand on the class: an ordinary exchange sets few of its own, and setting costs.
-    phase: Phase = "body"
-    deadline = NEVER
-    body = b""  # the client's, while it is needed
-    reader: RequestBody | None = None  # while the body is still coming
-    streaming_up = False  # the body is passed on as it comes
-    reserved = 0
     facts: Facts
     decision: Decision | None = None
     origin: Origin
-    connection: UpstreamConnection | None = None
     asked = False  # we asked for usage that the client had not asked for
     tries = 0  # fallbacks and repeats so far
     reply: Reply | None = None
@@ -58,104 +48,15 @@ class Exchange:
     _view: RequestView | None = None
     _outgoing = b""  # the body as this arm gets it
     _early = b""  # response bytes before its head is complete, or held back for a look at an error
-    _early_up: tuple[bytes, ...] = ()  # body pieces read before there was a connection
+    _held_head: ResponseHead | None = None  # of an error that is held back
 
     def __init__(self, plane: Plane, client: "Downstream", head: RequestHead, way: Way, zero: float) -> None:
         """`zero` is the monotonic time of the read that completed the head: the zero of all clocks."""
-        self.plane = plane
-        self.client = client
-        self.head_in = head
-        self.way = way
-        self.zero = zero
+        super().__init__(plane, client, head, way, zero)
         self.at = plane.wall()
         self.id = plane.new_id(self.at)
-        self.keep_client = head.keep_alive
         plane.exchanges.add(self)
         plane.books.accepted += 1
-
-    # ---- 1. the body, as the client's connection reads it
-
-    def begin(self, data: bytes, at: int) -> int:
-        """Takes the body that lies in `data` from `at`; gives the index behind what was taken.
-
-        Raises:
-            ProtocolError: 413 or 400; nothing has been forwarded.
-        """
-        head = self.head_in
-        settings = self.plane.settings
-        length = head.length
-        if (
-            not head.chunked
-            and (length is None or length <= len(data) - at)
-            and (length or 0) <= settings.route_body_max_bytes
-        ):
-            end = at + (length or 0)
-            self.body = data[at:end]
-            self._read_body()
-            return end
-        self.reader = RequestBody(head, settings.max_body_bytes)
-        want = length if length is not None else settings.route_body_max_bytes
-        if want > settings.route_body_max_bytes or self.way.endpoint == "other":
-            self._stream_up()
-        elif not self._reserve(want):
-            self._shed("the sidecar holds as many request bodies as it may")
-            return len(data)
-        return self.on_body(data, at)
-
-    def on_body(self, data: bytes, at: int = 0) -> int:
-        """More of the body; gives the index behind what belongs to it.
-
-        Raises:
-            ProtocolError: as `begin`; what was already forwarded has been cut off.
-        """
-        reader = self.reader
-        if reader is None or self.phase == "over":
-            return at
-        try:
-            payload, end = reader.feed(data, at)
-        except ProtocolError:
-            self._drop_upstream()
-            self._finish("failed", "bad_request_body")
-            raise
-        self.deadline = monotonic() + self.plane.settings.body_stall_timeout_s if not reader.done else NEVER
-        if self.streaming_up:
-            self._pass_up(payload, last=reader.done)
-        else:
-            reader.keep(payload)
-            if reader.done:
-                self.body, self.reader = reader.take(), None
-                self._read_body()
-            elif reader.size > self.plane.settings.route_body_max_bytes:
-                early = reader.take()
-                self._stream_up()
-                self._pass_up(early, last=False)
-        return end
-
-    def _reserve(self, size: int) -> bool:
-        plane = self.plane
-        if plane.buffered + size > plane.settings.max_buffered_bytes:
-            return False
-        plane.buffered += size
-        self.reserved = size
-        return True
-
-    def _read_body(self) -> None:
-        """The whole body is here: read the few members that we act on, then decide."""
-        body, endpoint = self.body, self.way.endpoint
-        if endpoint == "other" or not body or b"content-encoding" in self.head_in.fields:
-            self._decide(None)
-        elif len(body) <= SMALL_BODY_BYTES:
-            self._decide(read_request(body))
-        else:
-            self._read_slice(SlicedReader(body))
-
-    def _read_slice(self, reader: SlicedReader) -> None:
-        if self.phase == "over":
-            return
-        if reader.step():
-            self._decide(reader.view)
-        else:
-            self.client.loop.call_soon(self._read_slice, reader)
 
     # ---- 2. the decision
 
@@ -203,11 +104,6 @@ class Exchange:
         if connection is not None:
             self.on_connection(connection)
 
-    def _stream_up(self) -> None:
-        """The body is too large to hold, or is none that we read: it goes to the baseline as it comes."""
-        self.streaming_up = True
-        self._decide(None)
-
     def on_connection(self, connection: UpstreamConnection) -> None:
         """There is a connection: the request goes out in one write."""
         self.connection = connection
@@ -241,19 +137,9 @@ class Exchange:
     def _sent(self) -> None:
         now = monotonic()
         self.sent_s = now - self.zero
-        if self.reader is None or self.reader.done:
-            self.deadline = now + self.plane.settings.first_byte_timeout_s
-
-    def _pass_up(self, payload: bytes, *, last: bool) -> None:
-        if self.phase == "over":
-            return
-        piece = (chunk(payload) + (LAST_CHUNK if last else b"")) if self.head_in.chunked else payload
-        if self.connection is not None:
-            self.connection.transport.write(piece)
-            self._sent()
-        elif piece:
-            self._early_up += (piece,)
-            self.client.set_reading(False)
+        settings = self.plane.settings
+        client_is_due = self.body_left and not self.client.paused
+        self.deadline = now + (settings.body_stall_timeout_s if client_is_due else settings.first_byte_timeout_s)
 
     def on_no_connection(self, error: DialError) -> None:
         """The pool could not connect; nothing has been sent."""
@@ -261,11 +147,6 @@ class Exchange:
         if not self._fall_back(trigger):
             status = 504 if error.reason == "timeout_connect" else 502
             self._answer(status, error.reason, str(error), "failed", error.reason)
-
-    def on_upstream_full(self, full: bool) -> None:
-        """The upstream reads slowly: the client's body waits in the client's socket."""
-        if self.streaming_up and self.reader is not None and not self.reader.done:
-            self.client.set_reading(not full)
 
     # ---- 4. down
 
@@ -283,9 +164,9 @@ class Exchange:
             head = parse_response(data)
             while head is not None and head.status < 200:
                 data = self._interim(head, data)
-                if self.phase == "over":
-                    return
-                head = parse_response(data)
+                head = parse_response(data) if data else None
+            if self.phase == "over":
+                return
             if head is None and len(data) > _MAX_RESPONSE_HEAD_BYTES:
                 raise ProtocolError("the upstream's response head is too large", 502)
         except ProtocolError as error:
@@ -301,6 +182,8 @@ class Exchange:
         """A 1xx response: 101 opens the tunnel, 100 was answered by us, others pass."""
         rest = data[len(head.raw) :]
         if head.status == 101:
+            if not self.way.realtime or b"upgrade" not in self.head_in.fields:
+                raise ProtocolError("the upstream switched protocols, which nobody had asked for", 502)
             self._tunnel(data)
             return b""
         if head.status != 100 and self.head_in.minor:
@@ -308,22 +191,24 @@ class Exchange:
         return rest
 
     def _on_head(self, head: ResponseHead, data: bytes, now: float) -> None:
-        if head.status >= 400:
-            trigger = str(head.status)
-            if self._fall_back(trigger):
-                return
-            if self.asked and head.status in (400, 422) and self._refused_question(head, data):
-                return
+        """The head is complete: another try, or down it goes."""
+        if head.status >= 400 and (self._fall_back(str(head.status)) or self._refused_question(head, data)):
+            return
+        self._start_reply(head, data, now)
+
+    def _start_reply(self, head: ResponseHead, data: bytes, now: float) -> None:
         self._early = b""
+        self._held_head = None
         reply = self.reply = Reply(
             head, self.head_in, self.way, asked=self.asked, meter_max_bytes=self.plane.settings.meter_max_bytes
         )
-        body_left = self.reader is not None and not self.reader.done
-        if reply.framing == "close" or not self.head_in.minor or body_left or self.plane.draining:
+        if reply.framing == "close" or not self.head_in.minor or self.body_left or self.plane.draining:
             self.keep_client = False
         if b"keep-alive" in head.fields and self.connection is not None:
             self.connection.take_hint(head.fields[b"keep-alive"])
         add = b"x-sidecar-decision: %b\r\n%b" % (self.id.encode(), self._lines())
+        if self.tries and head.status >= 400:
+            add += NO_RETRY
         self.phase = "streaming"
         self._forward(reply, data[len(head.raw) :], now, reply.head_bytes(add, close=not self.keep_client))
 
@@ -363,13 +248,20 @@ class Exchange:
 
     # ---- 5. another try, before the first byte only
 
-    def _refused_question(self, head: ResponseHead, data: bytes) -> bool:
-        """A 400 that names stream_options: our question was not understood. Asked again without it, once; remembered."""
+    def _refused_question(self, head: ResponseHead, data: bytes, *, whole: bool = False) -> bool:
+        """A 400 that names stream_options: our question was not understood. Asked again without it, once; remembered.
+
+        The answer is held until it is whole, because only its text tells; whether it was held or asked again is returned.
+        """
+        if not self.asked or head.status not in (400, 422):
+            return False
         body = data[len(head.raw) :]
-        length = head.length
-        whole = body.endswith(b"0\r\n\r\n") if head.chunked else length is not None and len(body) >= length
-        if not whole and len(body) < _MAX_HELD_ERROR_BYTES and (head.chunked or (length or 0) <= _MAX_HELD_ERROR_BYTES):
-            self._early = data
+        if head.chunked:
+            whole = whole or body.endswith(LAST_CHUNK)
+        elif head.length is not None:
+            whole = whole or len(body) >= head.length
+        if not whole and len(body) < _MAX_HELD_ERROR_BYTES:
+            self._early, self._held_head = data, head
             return True
         if not refuses_usage(head.status, body):
             return False
@@ -404,9 +296,13 @@ class Exchange:
     def on_upstream_lost(self, error: Exception | None) -> None:
         """The upstream's connection is gone while this exchange was on it."""
         self.connection = None
+        if self._held_head is not None and self._held_head.length is None and not self._held_head.chunked:
+            self._release_held(self._held_head)
         reply = self.reply
+        if self.phase == "over":
+            return
         if reply is None:
-            if self.phase == "over" or self._fall_back("connect"):
+            if self._held_head is None and self._fall_back("connect"):
                 return
             self._answer(
                 502, "upstream_closed", "the upstream closed the connection without an answer", "failed", "truncated"
@@ -423,15 +319,26 @@ class Exchange:
             self.client.write(rest)
         self._completed(monotonic())
 
+    def _release_held(self, head: ResponseHead) -> None:
+        """The error that was held back ended with its connection: it was whole."""
+        data = self._early
+        if not self._refused_question(head, data, whole=True):
+            self._start_reply(head, data, monotonic())
+
     def on_deadline(self, now: float) -> None:
         """A timer ran out; which one follows from the phase."""
         self.deadline = NEVER
         match self.phase:
+            case "body" if self.waiting:
+                self._shed("no room among the request bodies became free in time")
             case "body":
-                self._answer(408, "body_stalled", "the request body did not arrive in time", "failed", "timeout_body")
+                self._stalled()
             case "queue":
                 self.origin.pool.give_up(self)
                 self._shed("no upstream connection became free in time")
+            case "first_byte" if self.body_left and not self.client.paused:
+                self._drop_upstream()
+                self._stalled()
             case "first_byte":
                 self._drop_upstream()
                 if not self._fall_back("timeout"):
@@ -460,9 +367,8 @@ class Exchange:
         assert reply is not None
         self.connection = None
         if connection is not None:
-            sent_all = self.reader is None or self.reader.done
             reusable = reply.head.keep_alive and reply.framing != "close" and not reply.extra
-            if reusable and sent_all:
+            if reusable and not self.body_left:
                 connection.release()
             else:
                 connection.close()
@@ -476,6 +382,9 @@ class Exchange:
         self._finish("failed", error)
         self.client.cut(reset=hard or not self.head_in.minor)
 
+    def _stalled(self) -> None:
+        self._answer(408, "body_stalled", "the request body did not arrive in time", "failed", "timeout_body")
+
     def _shed(self, message: str) -> None:
         self._answer(503, "overloaded", message, "failed", "shed", b"retry-after: 1\r\n")
 
@@ -485,8 +394,7 @@ class Exchange:
         """An answer of ours ends the exchange; it is only given while nothing of a response is with the client."""
         if self.tries:
             headers += NO_RETRY
-        body_left = self.reader is not None and not self.reader.done
-        if body_left or not self.head_in.keep_alive or not self.head_in.minor:
+        if self.body_left or not self.head_in.keep_alive or not self.head_in.minor:
             self.keep_client = False
         add = b"x-sidecar-decision: %b\r\nx-sidecar-error: %b\r\n%b" % (self.id.encode(), code.encode(), headers)
         if self.decision is not None:
@@ -517,7 +425,8 @@ class Exchange:
         self.deadline = NEVER
         plane = self.plane
         plane.exchanges.discard(self)
-        plane.buffered -= self.reserved
+        if self._held:
+            plane.release(self._held)
         plane.last_active = now = monotonic() if now is None else now
         settle(self, kind, error, now - self.zero, status)
         self.body = self._outgoing = b""

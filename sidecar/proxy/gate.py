@@ -4,6 +4,7 @@ Browsers are the threat here: any page may send requests to a port on localhost,
 So the Host must be ours, and a request that a browser marks as coming from a page is refused (DESIGN 2.3).
 """
 
+import re
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -24,6 +25,7 @@ _ENDPOINTS: Final[dict[str, tuple[Endpoint, Dialect]]] = {
     "/v1/messages/count_tokens": ("count_tokens", "anthropic"),
 }
 _LOCAL_NAMES: Final = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
+_HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._\-]+)(?::[0-9]*)?")
 _SAME_SITE: Final = frozenset({b"same-origin", b"none"})  # "none": typed into the address bar
 
 
@@ -59,7 +61,7 @@ class Gate:
     def admit(self, head: RequestHead) -> Way | Refused:
         """Judges one head; the same head gives the same answer, so callers may remember it."""
         fields = head.fields
-        if head.minor and _name(fields[b"host"]) not in self._hosts:
+        if (head.minor or b"host" in fields) and _name(fields[b"host"]) not in self._hosts:
             return Refused(421, "host", "The Host header names no host of this sidecar: use localhost or 127.0.0.1.")
         origin = fields.get(b"origin")
         if origin is not None and origin.lower() not in self._origins:
@@ -89,7 +91,6 @@ class Gate:
 
 
 def _name(host: bytes) -> bytes:
-    """The host of a Host header without its port."""
-    if host.startswith(b"["):
-        return host[: host.find(b"]") + 1].lower()
-    return host.partition(b":")[0].lower()
+    """The host of a Host header without its port; nothing when it is no host and port."""
+    match = _HOST.fullmatch(host)
+    return match[1].lower() if match is not None else b""

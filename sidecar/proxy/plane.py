@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -19,6 +20,7 @@ from sidecar.tasks import Tasks
 if TYPE_CHECKING:
     from sidecar.proxy.downstream import Downstream
     from sidecar.proxy.exchange import Exchange
+    from sidecar.proxy.intake import Intake
 
 _ENTROPY_BYTES: Final = 4096  # one system call for some 200 requests
 SWEEP_S: Final = 0.1  # deadlines are checked this often: a timer per request would cost more than the request's parsing
@@ -67,6 +69,7 @@ class Plane:
         self.draining = False
         self.last_active = monotonic()
         self.buffered = 0  # bytes of request bodies held in all connections
+        self.room: deque[Intake] = deque()  # exchanges whose bodies wait for those bytes
         self.salt = b""
         self._entropy = b""
         self._entropy_at = 0
@@ -105,6 +108,12 @@ class Plane:
         found = self.origins.get(name) if name is not None else None
         return found if found is not None else self.defaults[dialect]
 
+    def release(self, size: int) -> None:
+        """Bytes of held bodies are free again; who waits for them goes on."""
+        self.buffered -= size
+        while self.room and self.room[0].on_room():
+            self.room.popleft()
+
     def lines(self, upstream: str, model: str, reason: str) -> bytes:
         """The header lines that tell the client who served it, without the decision's id."""
         key = (upstream, model, reason)
@@ -131,8 +140,8 @@ class Plane:
         try:
             for exchange in [late for late in self.exchanges if late.deadline < now]:
                 exchange.on_deadline(now)
-            for connection in [late for late in self.connections if late.deadline < now]:
-                connection.on_deadline()
+            for connection in [late for late in self.connections if late.deadline < now or late.paused]:
+                connection.on_sweep(now)
             for origin in {*self.origins.values(), *self.defaults.values()}:
                 origin.pool.sweep(now)
         except Exception as error:  # noqa: BLE001 - the sweep must go on whatever one connection does

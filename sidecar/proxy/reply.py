@@ -21,6 +21,7 @@ _METERED: Final = frozenset({"chat", "completions", "responses", "messages", "em
 _MAX_ERROR_BYTES: Final = 64 * 1024
 _REFRAMED: Final = frozenset({b"content-length", b"transfer-encoding"})
 _DECHUNKED: Final = frozenset({b"transfer-encoding"})
+_RETRY: Final = frozenset({b"x-should-retry"})  # an upstream's own goes when we have tried again already
 _NOTHING_CUT: Final[frozenset[bytes]] = frozenset()
 
 
@@ -87,6 +88,8 @@ class Reply:
 
     def head_bytes(self, add: bytes, *, close: bool) -> bytes:
         """The head for the client with `add` (whole lines) at its end."""
+        if b"x-should-retry" in add:
+            self._cut = self._cut | _RETRY
         line = b"connection: close\r\n" if close else b""
         return edit_response(self.head, add + self._framing_line + line, cut=self._cut)
 

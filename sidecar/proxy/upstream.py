@@ -193,6 +193,8 @@ class Pool:
                 self.put(connection)
         elif failure is not None and self._waiting:
             self._waiting.popleft().on_no_connection(failure)
+            if self._waiting:
+                self._dial()
 
     def _hand(self, connection: UpstreamConnection) -> None:
         rider = self._waiting.popleft()

@@ -16,7 +16,7 @@ import orjson
 from sidecar.clock import wall
 from sidecar.core.record import COLUMNS, at_text
 from sidecar.errors import StoreError
-from sidecar.store.batch import INSERT_AUDIT, STATE_KEY
+from sidecar.store.batch import INSERT_AUDIT, STATE_KEY, UPSERT_STATE
 from sidecar.store.database import open_reader, open_writer, size_bytes
 from sidecar.store.retention import STEP_ROWS, Limits
 from sidecar.store.retention import prune as prune_steps
@@ -123,6 +123,12 @@ def load_state(path: Path, service: str = "default") -> bytes | None:
     except sqlite3.Error:
         return None  # a store that cannot be read must not keep the process from starting (GW-37)
     return None if row is None else bytes(row[0])
+
+
+def save_state(path: Path, state: bytes, service: str = "default") -> None:
+    """Put a snapshot in the place of the stored one, for the next start; a running sidecar would overwrite it."""
+    with _writing(path) as connection:
+        connection.execute(UPSERT_STATE, (service, STATE_KEY, STATE_KEY, at_text(wall()), None, state))
 
 
 def spending(path: Path, since_s: float, service: str | None = None) -> dict[str, int]:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from sidecar.clock import monotonic, wall
-from sidecar.core.record import row
-from sidecar.core.types import Event, Feedback, Settled
+from sidecar.core.record import Row
+from sidecar.core.types import Event, Feedback
 from sidecar.store.batch import Audit, Batch, write
 from sidecar.store.database import Identity, identity, is_damaged, move_aside, open_writer
 from sidecar.store.retention import Limits, prune
@@ -74,7 +74,7 @@ class Writer:
         self._stop = threading.Event()
         self._deadline: float | None = None
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
-        self._settled: deque[Settled] = deque()
+        self._rows: deque[Row] = deque()
         self._others = Batch()  # events, feedback, audit and state that wait
         self._gap: list[str] = []  # first and last id of dropped rows, and how many
         self._gap_rows = 0
@@ -103,17 +103,17 @@ class Writer:
     def queued(self) -> int:
         """Rows that wait, those of a failed batch included."""
         held = self._held
-        return len(self._settled) + (0 if held is None else len(held.rows))
+        return len(self._rows) + (0 if held is None else len(held.rows))
 
-    def put(self, settled: Sequence[Settled]) -> None:
-        """Finished exchanges, in the order in which they ended."""
-        if not settled:
+    def put(self, rows: Sequence[Row]) -> None:
+        """Rows of finished exchanges, in the order in which they ended."""
+        if not rows:
             return
         with self._lock:
-            self._settled.extend(settled)
-            self._last_id = settled[-1].id
-            while len(self._settled) > self._queue_rows:
-                self._drop(self._settled.popleft().id)
+            self._rows.extend(rows)
+            self._last_id = str(rows[-1][0])
+            while len(self._rows) > self._queue_rows:
+                self._drop(str(self._rows.popleft()[0]))
         self._notify()
 
     def put_events(self, events: Sequence[tuple[float, Event]]) -> None:
@@ -206,7 +206,7 @@ class Writer:
                 self._held = batch or None
                 return False
             self._held = None
-            if not self._settled and not self._others:
+            if not self._rows and not self._others:
                 self._oldest = None if not self._wake.is_set() else self._oldest
                 return True
 
@@ -216,19 +216,13 @@ class Writer:
     def _take(self) -> Batch:
         """The next batch: up to BATCH_ROWS rows; the rest of what waits comes with the last of them."""
         with self._lock:
-            count = min(len(self._settled), BATCH_ROWS)
-            settled = [self._settled.popleft() for _ in range(count)]
+            rows = [self._rows.popleft() for _ in range(min(len(self._rows), BATCH_ROWS))]
             batch = Batch()
-            if not self._settled:
+            if not self._rows:
                 batch, self._others = self._others, Batch()
+            batch.rows += rows
             if self._gap_rows:
                 batch.events.append((wall(), self._gap_event()))
-        for one in settled:
-            try:
-                batch.rows.append(row(one, self._service))
-            except _UNWRITABLE as error:
-                self._fail(error)
-                self._drop(one.id)
         return batch
 
     def _gap_event(self) -> Event:

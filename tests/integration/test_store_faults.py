@@ -15,7 +15,7 @@ import pytest
 from sidecar.clock import monotonic
 from sidecar.store import queries
 from sidecar.store.writer import Writer
-from tests.fixtures.settled import settled
+from tests.fixtures.settled import as_rows, settled
 
 ROOT = Path(__file__).resolve().parents[2]
 RECOVERY_S = 5.0  # DESIGN 5: rows are written again within 5 s of the file's return
@@ -41,7 +41,7 @@ class Traffic:
 
     def send(self, rows: int = 20) -> None:
         begun = monotonic()
-        self.writer.put([settled(self.count + n) for n in range(rows)])
+        self.writer.put(as_rows([settled(self.count + n) for n in range(rows)]))
         self.slowest_s = max(self.slowest_s, monotonic() - begun)
         self.count += rows
 
@@ -246,12 +246,12 @@ CHILD = """
 import sys, time
 from pathlib import Path
 from sidecar.store.writer import Writer
-from tests.fixtures.settled import settled
+from tests.fixtures.settled import as_rows, settled
 writer = Writer(Path(sys.argv[1]), commit_s=0.01)
 writer.start()
 number = int(sys.argv[2])
 while True:
-    writer.put([settled(number + n) for n in range(50)])
+    writer.put(as_rows([settled(number + n) for n in range(50)]))
     number += 50
     print(writer.rows_written, flush=True)
     time.sleep(0.005)

@@ -111,6 +111,18 @@ def test_numbers_fail_on_a_slower_or_dearer_canary(metric: str) -> None:
     assert equal.not_inferior(0.0)
 
 
+def test_non_inferiority_is_shown_by_intervals_only_where_they_are_kept() -> None:
+    """Equal rates of 0: 200 units are too few for a margin of 1 %, 2,000 are enough; without `proves` never."""
+    keeps, counts = BoundedGuard("error_rate", 1.5, 0.01, proves=True), BoundedGuard("error_rate", 1.5, 0.01)
+    for guard in (keeps, counts):
+        run(guard, 200, Sample(failed=False), Sample(failed=False))
+    assert not keeps.not_inferior(0.01)
+    for guard in (keeps, counts):
+        run(guard, 1800, Sample(failed=False), Sample(failed=False))
+    assert keeps.not_inferior(0.01)
+    assert not counts.not_inferior(0.01)
+
+
 def test_streams_are_never_compared_with_the_rest() -> None:
     """GW-12: all canary calls are (slow) streams, all control calls are not: there is nothing to compare."""
     guard = NumberGuard("latency_p95", 1.2, 0.01)
@@ -147,6 +159,6 @@ def test_states_survive_json_and_broken_parts_begin_anew() -> None:
     assert restore_guards(again, state) == ()
     assert [g.status().canary_n for g in again] == [g.status().canary_n for g in one]
     assert [g.status().e_value for g in again] == pytest.approx([g.status().e_value for g in one])
-    assert restore_guards(guards_of(spec), {"error_rate": 5, "rejections": [1], "cost": [[[1.0]]]}) == (
+    assert restore_guards(guards_of(spec), {"error_rate": 5, "rejections": [1], "cost": [[], 1, 2]}) == (
         "error_rate", "rejections", "cost",
     )  # fmt: skip

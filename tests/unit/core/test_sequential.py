@@ -30,10 +30,10 @@ def share_rejected(runs: list[int | None]) -> float:
 
 
 def test_identical_canaries_are_rarely_rejected() -> None:
-    """A/A: at alpha 2 % at most 2 % ever reject (Ville). 400 runs: Binomial(400, 0.02) exceeds 18 with p < 0.0004."""
+    """A/A: at alpha 2 % at most 2 % ever reject (Ville). Binomial(1000, 0.02) exceeds 38 with p < 0.0001."""
     rng = random.Random(7)
-    runs = [rollout(rng, (0.01, 0.01), 700) for _ in range(400)]
-    assert sum(run is not None for run in runs) <= 18
+    runs = [rollout(rng, (0.01, 0.01), 1000) for _ in range(1000)]
+    assert sum(run is not None for run in runs) <= 38
 
 
 def test_bursts_that_hit_both_groups_are_no_evidence() -> None:
@@ -147,6 +147,30 @@ def test_without_a_comparison_there_is_no_evidence(share: float) -> None:
         test.update_control(0.0, share)
     assert test.e_value == 1.0
     assert test.canary_n == 100
+
+
+def test_a_group_whose_results_come_late_is_no_evidence() -> None:
+    """Ten thousand control units, harmless or not, before the first of the canary: E does not rise."""
+    for harm in (0.0, 0.3, 1.0):
+        test = HarmTest()
+        for _ in range(10000):
+            test.update_control(harm, 0.05)
+        assert test.e_value <= 1.0
+
+
+def test_a_share_that_is_somewhat_wrong_is_harmless() -> None:
+    """A/A at 10 % errors with 5.5 % canary units instead of 5 %: of 150 runs 2 % is 3, more than 10 has p < 0.001."""
+    rng = random.Random(13)
+    rejected = 0
+    for _ in range(150):
+        test = HarmTest()
+        for _ in range(3000):
+            if rng.random() < 0.1:
+                (test.update_canary if rng.random() < 0.055 else test.update_control)(1.0, 0.05)
+                if test.rejected(0.02):
+                    rejected += 1
+                    break
+    assert rejected <= 10
 
 
 def test_wealth_does_not_overflow() -> None:

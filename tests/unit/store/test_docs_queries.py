@@ -9,7 +9,7 @@ import pytest
 from sidecar.core.types import Event
 from sidecar.store.database import open_reader
 from sidecar.store.writer import Writer
-from tests.fixtures.settled import settled
+from tests.fixtures.settled import as_rows, settled
 
 TEXT = (Path(__file__).resolve().parents[3] / "docs/queries.md").read_text()
 QUERIES = dict(zip(re.findall(r"^## (\d+)\.", TEXT, re.M), re.findall(r"```sql\n(.*?)```", TEXT, re.S), strict=True))
@@ -19,7 +19,7 @@ QUERIES = dict(zip(re.findall(r"^## (\d+)\.", TEXT, re.M), re.findall(r"```sql\n
 def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[sqlite3.Row]]:
     path = tmp_path_factory.mktemp("docs") / "s.db"
     writer = Writer(path)
-    writer.put([settled(n) for n in range(40)])
+    writer.put(as_rows([settled(n) for n in range(40)]))
     writer.put_events([(4e9, Event(kind="rollout.started", detail={"rollout_id": "r"}))])
     writer.start()
     assert writer.close(5.0)

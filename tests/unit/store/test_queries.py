@@ -12,14 +12,14 @@ from sidecar.store import queries
 from sidecar.store.database import move_aside, open_writer
 from sidecar.store.retention import Limits, prune
 from sidecar.store.writer import Writer
-from tests.fixtures.settled import START, settled
+from tests.fixtures.settled import START, as_rows, settled
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "s.db"
     writer = Writer(path, service="bot")
-    writer.put([settled(n, key=n % 3, completion_id="twice" if n in {4, 5} else None) for n in range(1, 31)])
+    writer.put(as_rows([settled(n, key=n % 3, completion_id="twice" if n in {4, 5} else None) for n in range(1, 31)]))
     writer.put_feedback([(START, Feedback(decision_id=settled(3).id, route="support", arm="mini", score=1.0))])
     writer.put_state(b"{}")
     writer.put_events([(START, Event(kind="policy.applied", message="p1"))])
@@ -109,7 +109,7 @@ def test_freed_pages_go_back_in_small_steps(tmp_path: Path) -> None:
     """When a fifth of the limit lies free, the file shrinks, by at most a step each call."""
     path = tmp_path / "big.db"
     writer = Writer(path, limits=Limits(raw_s=1e9))
-    writer.put([settled(n) for n in range(6000)])
+    writer.put(as_rows([settled(n) for n in range(6000)]))
     writer.start()
     assert writer.close(10.0)
     connection = open_writer(path)

@@ -1,0 +1,97 @@
+# Two commands for a newcomer: `make run` shows the product working, `make test` runs every test. Each sets up what it needs.
+# A fresh machine needs Python 3.11 or newer and make; everything else comes through pip, locked by hash.
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+VENV ?= .venv
+DATA ?= ../shared/data/quality
+ARGS ?=
+
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url --quiet
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' sidecar/__init__.py)
+FAST := not real and not campaign
+
+# uv where it can be had, as it is ten times quicker; pip checks the same hashes.
+install = { [ -x $(BIN)/uv ] && $(BIN)/uv pip install --quiet --python $(PY) $(1); } || $(PY) -m pip install --quiet $(1)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint coverage test-real campaign bench lock image clean
+
+help:
+	@echo "make run        set up, then the demo: a simulated provider, the sidecar, a fault and its rollback"
+	@echo "make test       set up, then every test but those with real models and the campaign"
+	@echo "make check      format, lint, types, import contracts, tests, coverage floors (what CI runs)"
+	@echo "make test-real  two real small models, real SDKs, the real process (gets 0.45 GB once)"
+	@echo "make campaign   what is too long for CI: soak, long fuzz, kill rounds"
+	@echo "make bench      proxy and routing benchmarks (DATA=folder of matrices)"
+	@echo "make lock       lock the dependencies again"
+	@echo "make image      build the container image"
+
+$(VENV)/.made:
+	@[ -n "$(PYTHON)" ] || { echo "llm-sidecar needs Python 3.11 or newer, and none was found. Install it, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "llm-sidecar needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || $(PYTHON) -m venv --without-pip --clear $(VENV)
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m pip --python $(PY) install --quiet pip \
+		|| { echo "$(PYTHON) has neither ensurepip nor pip (Debian: apt-get install python3-venv)"; rm -rf $(VENV); exit 1; }
+	@touch $@
+
+$(VENV)/.uv: requirements/uv.txt $(VENV)/.made
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt \
+		|| echo "uv cannot be had: going on with pip"
+	@touch $@
+
+$(VENV)/.run: requirements/run.txt pyproject.toml $(VENV)/.uv
+	@echo "installing what running needs into $(VENV)"
+	@$(call install,--require-hashes -r requirements/run.txt)
+	@$(call install,--no-deps --no-build-isolation -e .)
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.run
+	@echo "installing what testing needs into $(VENV)"
+	@$(call install,--require-hashes -r requirements/dev.txt)
+	@touch $@
+
+run: $(VENV)/.run
+	@$(BIN)/llm-sidecar demo $(ARGS)
+
+test: $(VENV)/.dev
+	$(PY) -m pytest -q -m "$(FAST)" $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+coverage: $(VENV)/.dev
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q -m "$(FAST)" $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --include='sidecar/core/*,sidecar/wire/*' --fail-under=100
+	$(BIN)/coverage report --fail-under=90
+
+check: lint coverage
+
+test-real: $(VENV)/.dev
+	$(PY) -m pytest -q -m real tests/real $(ARGS)
+
+campaign: $(VENV)/.dev
+	$(PY) -m pytest -q -m campaign $(ARGS)
+
+bench: $(VENV)/.dev
+	@mkdir -p build
+	$(PY) -m bench.proxy --out build/bench-proxy.json
+	$(PY) -m bench.routing --data $(DATA) --out build/bench-routing.json
+
+lock: $(VENV)/.uv
+	$(LOCK) pyproject.toml --group build --output-file requirements/run.txt
+	$(LOCK) pyproject.toml --group dev --output-file requirements/dev.txt
+
+image:
+	docker build --tag llm-sidecar:$(VERSION) .
+
+clean:
+	rm -rf build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
