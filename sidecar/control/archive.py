@@ -95,7 +95,13 @@ class Archive:
 def _known(record: queries.Record) -> Known:
     at = datetime.fromisoformat(record["at"]).timestamp()
     key = int(record["sticky_key"] or "0", 16)
-    canary = record["reason"] == "canary"
     return Known(
-        record["id"], at, record["route"], record["arm"], record["completion_id"], key, record["rollout_id"], canary
+        record["id"],
+        at,
+        record["route"],
+        record["arm"],
+        record["completion_id"],
+        key,
+        record["rollout_id"],
+        record["rollout_step"],
     )

@@ -35,7 +35,7 @@ class Known(Struct, frozen=True, gc=False):
     completion_id: str | None
     key: int
     rollout_id: str | None
-    canary: bool
+    rollout_step: int | None
 
 
 class _Written(Struct, forbid_unknown_fields=True):
@@ -139,7 +139,7 @@ class FeedbackDesk:
             label=written.label,
             context_key=known.key,
             rollout_id=known.rollout_id,
-            canary=known.canary,
+            rollout_step=known.rollout_step,
             previous=self._given.pop(place, None),
         )
         self._given[place] = written.score
@@ -176,7 +176,7 @@ def known_of(settled: Settled) -> Known:
         outcome.completion_id,
         settled.facts.key,
         decision.rollout_id,
-        decision.reason == "canary",
+        decision.rollout_step,
     )
 
 

@@ -33,8 +33,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 
+from sidecar.core.normal import ndtr, ndtri
 from sidecar.core.policy import Objective
 from sidecar.core.reward import Signal, weights
 

@@ -72,7 +72,7 @@ def score(state: RouteState, feedback: Feedback, now: float) -> list[Event]:
     staging = state.staging
     if feedback.rollout_id is None or staging.active is None or feedback.rollout_id != staging.active.id:
         return events
-    return events + staging.label(feedback.canary, feedback.score, feedback.context_key, now)
+    return events + staging.label(feedback.arm, feedback.score, (feedback.context_key, feedback.rollout_step), now)
 
 
 def _teach(state: RouteState, arm: str, signal: Signal, outcome: Outcome) -> None:

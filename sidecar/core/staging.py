@@ -84,11 +84,13 @@ class Staging:
         key, step = unit
         return self._after(self.active.observe(group, outcome, now=now, unit_key=key, quality=quality, step=step))
 
-    def label(self, canary: bool, score: float, key: int, now: float) -> list[Event]:
-        """Counts one score of an answer that the active rollout's hash assigned."""
+    def label(self, arm: str, score: float, unit: tuple[int, int | None], now: float) -> list[Event]:
+        """Counts one score of an answer that the active rollout's hash assigned; `unit` as in `observe`."""
         if self.active is None:
             return []
-        return self._after(self.active.label("canary" if canary else "control", score, now=now, unit_key=key))
+        group: Group = "canary" if arm == self.arm else "control"
+        key, step = unit
+        return self._after(self.active.label(group, score, now=now, unit_key=key, step=step))
 
     def tick(self, now: float) -> list[Event]:
         events = self._after(self.active.tick(now)) if self.active is not None else []

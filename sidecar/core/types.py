@@ -160,7 +160,7 @@ class Feedback(Struct, frozen=True, gc=False, kw_only=True):
     label: str | None = None
     context_key: int = 0  # sticky key of the decision, so that a rollout can count by conversation
     rollout_id: str | None = None
-    canary: bool = False
+    rollout_step: int | None = None  # of the decision: the share by which its group was drawn
     previous: float | None = None  # this source's earlier score of the same decision, to be taken back
 
 

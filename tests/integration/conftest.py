@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import structlog
+import uvloop
 
 from sidecar.app import Sidecar
 from sidecar.config.settings import Settings
@@ -14,6 +15,7 @@ from sidecar.sim.knobs import SimConfig
 from sidecar.sim.provider import SimulatedProvider
 from tests.integration.raw import WAIT_S, Script, ScriptedUpstream
 
+_BOTH_LOOPS = frozenset({"test_fidelity", "test_bodies", "test_faults", "test_tls_egress"})  # what touches transports
 _QUIET = {
     "listen": "127.0.0.1:0",
     "health_listen": "127.0.0.1:0",
@@ -22,6 +24,14 @@ _QUIET = {
     "drain_idle": "10ms",
     "drain": "1s",
 }
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Any]:
+    """The production loop, and asyncio's own where transports matter."""
+    factories: dict[str, Any] = {"uvloop": uvloop.new_event_loop}
+    if item.path.stem in _BOTH_LOOPS:
+        factories["asyncio"] = asyncio.new_event_loop
+    return factories
 
 
 class Running:

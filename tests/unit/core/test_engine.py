@@ -310,7 +310,7 @@ def test_labels_reach_the_rollout_and_the_posterior() -> None:
     """Without labels an arm stays at its first step; feedback lets it go on. Scores out of range are dropped."""
     made = engine(policy(quality=Quality((), min_samples=3), rollout=replace(SPEC, steps=(50, 100), interval_s=0.0)))
     rollout_id = made.status()[0].rollouts[0].id
-    score = Feedback(decision_id="d", route="support", arm="mini", score=1.0, rollout_id=rollout_id, canary=True)
+    score = Feedback(decision_id="d", route="support", arm="mini", score=1.0, rollout_id=rollout_id)
     events: list[Event] = []
     for key in range(1, 2_000):
         made.settle(facts(key), made.decide(facts(key), NOW), outcome(), NOW)

@@ -1,0 +1,43 @@
+"""The normal distribution function and its inverse, for arrays, with numpy alone.
+
+Formula: Hart's rational approximation as G. West gives it ("Better approximations to cumulative normal functions", Wilmott
+2005): absolute error below 1e-14 for all x. scipy.special has the same functions, but importing it costs a third of
+a second at start and 25 MiB, for two functions of which one is called in bulk every 16 updates.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_NUMERATOR: Final = (
+    3.52624965998911e-02, 0.700383064443688, 6.37396220353165, 33.912866078383, 112.079291497871, 221.213596169931,
+    220.206867912376,
+)  # fmt: skip
+_DENOMINATOR: Final = (
+    8.83883476483184e-02, 1.75566716318264, 16.064177579207, 86.7807322029461, 296.564248779674, 637.333633378831,
+    793.826512519948, 440.413735824752,
+)  # fmt: skip
+_FAR: Final = 38.0  # beyond it the tail is 0 in double precision
+_NEWTON_STEPS: Final = 60
+
+
+def ndtr(x: ArrayLike) -> NDArray[np.float64]:
+    """P(Z <= x) for a standard normal Z, elementwise."""
+    values = np.asarray(x, dtype=np.float64)
+    size = np.minimum(np.abs(values), _FAR)
+    tail = np.exp(-0.5 * size * size) * np.polyval(_NUMERATOR, size) / np.polyval(_DENOMINATOR, size)
+    return np.where(values > 0, 1.0 - tail, tail)
+
+
+def ndtri(p: ArrayLike) -> NDArray[np.float64]:
+    """The x with P(Z <= x) = p, elementwise, for p in [1e-6, 1 - 1e-6]: Newton's method with a bounded step.
+
+    Meant for tables made once; it takes a millisecond.
+    """
+    target = np.asarray(p, dtype=np.float64)
+    x = np.zeros_like(target)
+    for _ in range(_NEWTON_STEPS):
+        density = np.exp(-0.5 * x * x) / np.sqrt(2.0 * np.pi)
+        x = x - np.clip((ndtr(x) - target) / np.maximum(density, 1e-12), -1.0, 1.0)
+    return x
