@@ -8,11 +8,11 @@ import asyncio
 import contextlib
 import gc
 import hashlib
-import os
 import signal
 import socket
 import ssl
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -27,7 +27,8 @@ from sidecar.config.secrets import ClientTokens, KeyRing
 from sidecar.config.settings import Settings
 from sidecar.config.watch import PolicySource
 from sidecar.control.admin import Admin, admin_app
-from sidecar.control.feedback import FeedbackDesk
+from sidecar.control.archive import Archive
+from sidecar.control.feedback import Answer, FeedbackDesk
 from sidecar.control.gauges import register
 from sidecar.control.health import Readiness, health_app
 from sidecar.control.loop import Consumers, ControlLoop
@@ -40,7 +41,6 @@ from sidecar.proxy.downstream import Downstream
 from sidecar.proxy.listen import bind
 from sidecar.proxy.origins import Origins
 from sidecar.proxy.plane import Plane
-from sidecar.control.archive import Archive
 from sidecar.tasks import Tasks
 from sidecar.telemetry.log import RequestLog
 from sidecar.telemetry.metrics import Metrics
@@ -95,8 +95,8 @@ class Sidecar:
         steps = [("tick", self._tick), ("policy", self._poll_policy)]
         self.loop = ControlLoop(consumers, steps, self.on_bug)
         self.plane = Plane(settings, self.engine, self.tasks, self.loop.emit)
-        self.plane.salt = hashlib.blake2b(settings.service.encode(), digest_size=32).digest()
-        self.plane.on_feedback = self.desk.handle
+        self.plane.salt = _salt(settings)
+        self.plane.on_feedback = self.take_feedback
         self.plane.on_events = self.on_events
         self.plane.on_bug = self.on_bug
         if settings.client_tokens_file is not None:
@@ -124,6 +124,8 @@ class Sidecar:
             log.info("serving", service=self.settings.service, listen=self.ports("traffic"), version=__version__)
             for warning in self.policies.current.warnings:
                 log.warning("policy", note=warning)
+            if self.policies.error is not None:
+                log.error("policy", note=self.policies.error)
             if announce is not None:
                 announce(self)
             await self._stopping.wait()
@@ -224,6 +226,11 @@ class Sidecar:
         }
         return Readiness(self.state == "serving", self.state, notes, detail)
 
+    def take_feedback(self, body: bytes, answer: Answer) -> None:
+        """Feedback may come right behind its answer: what waits to be recorded is handed on first."""
+        self.loop.flush()
+        self.desk.handle(body, answer)
+
     def on_events(self, events: Sequence[Event]) -> None:
         """Events of the engine: logged, counted, stored."""
         for event in events:
@@ -233,7 +240,7 @@ class Sidecar:
         self.archive.events(events)
 
     def on_bug(self, where: str, error: BaseException) -> None:
-        """An exception that the process survived. Its text may hold a request's words, so only its kind and place are told."""
+        """An exception that the process survived. Its text may hold a request's words: only kind and place are told."""
         self.plane.books.bugs += 1
         log.error("bug", where=where, kind=type(error).__name__, at=_place(error))
 
@@ -315,6 +322,21 @@ def _server_tls(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
+def _salt(settings: Settings) -> bytes:
+    """The key of all keyed hashes: from the file, else from the service's name (equal in all pods, but no secret).
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    secret = settings.service.encode()
+    if settings.salt_file is not None:
+        try:
+            secret = settings.salt_file.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"salt_file {settings.salt_file}: {error.strerror}; give a readable file") from None
+    return hashlib.blake2b(secret, digest_size=32).digest()
+
+
 def _place(error: BaseException) -> str:
     """File and line of the innermost frame."""
     trace = error.__traceback__
@@ -322,7 +344,7 @@ def _place(error: BaseException) -> str:
         trace = trace.tb_next
     if trace is None:
         return "?"
-    return f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
+    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
 
 
 def serve(settings: Settings, environ: Mapping[str, str], announce: Callable[[Sidecar], None] | None = None) -> int:
@@ -338,7 +360,7 @@ def serve(settings: Settings, environ: Mapping[str, str], announce: Callable[[Si
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
-        import uvloop  # noqa: PLC0415 - optional: where it is missing the standard loop serves, slower
+        import uvloop
     except ImportError:
         return None
     return uvloop.new_event_loop

@@ -147,8 +147,8 @@ def _steering(verbs: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """`llm-sidecar run`."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: its threads would cost memory and never be used
-    from sidecar.app import serve  # noqa: PLC0415 - the reading verbs need no numpy, no aiohttp, no uvloop
-    from sidecar.telemetry.log import configure  # noqa: PLC0415
+    from sidecar.app import serve
+    from sidecar.telemetry.log import configure
 
     settings = _settings(options)
     sink = configure(settings.log_level)
@@ -161,15 +161,15 @@ def run(options: argparse.Namespace) -> int:
 def demo(options: argparse.Namespace) -> int:
     """`llm-sidecar demo`."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from sidecar.demo import play  # noqa: PLC0415 - as in `run`
+    from sidecar.demo import play
 
     return play(options.seconds)
 
 
 def simulate_provider(options: argparse.Namespace) -> int:
     """`llm-sidecar simulate-provider`."""
-    from sidecar.sim.knobs import SimConfig  # noqa: PLC0415 - as in `run`
-    from sidecar.sim.provider import run as run_provider  # noqa: PLC0415
+    from sidecar.sim.knobs import SimConfig
+    from sidecar.sim.provider import run as run_provider
 
     config = SimConfig.load(options.config, options.set)
     try:
@@ -350,8 +350,8 @@ def store_verb(options: argparse.Namespace) -> int:
 
 def prices_verb(options: argparse.Namespace) -> int:
     """`llm-sidecar prices refresh`."""
-    from sidecar.config.prices import bundled_prices  # noqa: PLC0415 - reads the bundled list
-    from sidecar.control.prices import compile_prices  # noqa: PLC0415 - imports genai-prices
+    from sidecar.config.prices import bundled_prices
+    from sidecar.control.prices import compile_prices
 
     target = options.to or bundled_prices()
     today = date.fromisoformat(rfc3339(wall())[:10])

@@ -1,4 +1,4 @@
-"""The one owner of background tasks: every task has a name, is bounded in number, is awaited at the end, and never dies silently."""
+"""The one owner of background tasks: each has a name, their number is bounded, and none dies silently or is left behind."""
 
 import asyncio
 from collections.abc import Callable, Coroutine

@@ -89,7 +89,7 @@ class RouteBuilder:
         if here is None or there is None:
             return
         if here.key == "client" and _place(here) != _place(there):
-            what = f"the client's key would go to {here.host}, another origin than the baseline's ({there.host})"
+            what = f"the client's key would go to {_shown(here)}, another origin than the baseline's ({_shown(there)})"
             self.problems.add(node, what, f"give `upstreams.{arm.upstream}` an api_key of its own: {{file: PATH}}")
         if here.dialect != there.dialect:
             what = f"{arm.id} speaks {here.dialect} and the baseline {there.dialect}: {LATER} (no translation yet)"
@@ -292,6 +292,10 @@ def _match(one: written.Match | None) -> core.Match:
 
 def _covers(pattern: str, name: str) -> bool:
     return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+
+
+def _shown(upstream: core.Upstream) -> str:
+    return f"{upstream.scheme}://{upstream.host}:{upstream.port}"
 
 
 def _place(upstream: core.Upstream) -> tuple[str, str, int]:

@@ -157,6 +157,12 @@ class Settings:
         default=None,
         metadata=about(scalars.path, "lines `token service`; required where others can reach keys that we hold"),
     )
+    salt_file: Path | None = field(
+        default=None,
+        metadata=about(
+            scalars.path, "keys the hashes of sticky keys; unset: the service's name, equal in all pods but guessable"
+        ),
+    )
     tls_cert: Path | None = field(default=None, metadata=about(scalars.path, "loopback needs no TLS"))
     tls_key: Path | None = field(default=None, metadata=about(scalars.path, "loopback needs no TLS"))
 

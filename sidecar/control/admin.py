@@ -10,11 +10,12 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import orjson
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from sidecar import __version__
 from sidecar.clock import steady, wall
@@ -89,7 +90,7 @@ def admin_app(admin: Admin) -> web.Application:
     return app
 
 
-def _guard(token: str | None) -> Any:
+def _guard(token: str | None) -> Middleware:
     expected = b"Bearer " + token.encode() if token else None
 
     @web.middleware

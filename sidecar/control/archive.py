@@ -1,4 +1,4 @@
-"""The store as the process uses it: one writer when a database is configured, nothing otherwise, and never a fault for traffic."""
+"""The store as the process uses it: one writer when a database is configured, else nothing; never a fault for traffic."""
 
 import asyncio
 from collections.abc import Callable, Sequence

@@ -64,7 +64,8 @@ class Engine:
         self._pending: list[Event] = []
         self._now = now  # of the newest request that was decided one by one
         self._uniform = True  # no route looks at paths or tags: equal (model, endpoint, dialect) take equal routes
-        self.needs_key = False
+        self.needs_key = False  # some route binds conversations: the shell derives their keys
+        self.chooses = False  # some route chooses arms: the shell gives each request its random bits
         self.apply(policy, now)
 
     @property
@@ -189,6 +190,7 @@ class Engine:
         self._order, self._routes = tuple(order), {state.route.name: state for state in order}
         self._uniform = not any(state.route.match.paths or state.route.match.tags for state in order)
         self._static = {}
+        self.chooses = any(state.chooses for state in order)
         self.needs_key = any(state.chooses and state.route.sticky != "request" for state in order)
         applied = Event(kind="policy.applied", message=policy.version, detail={"routes": len(order)})
         return [applied, *events]

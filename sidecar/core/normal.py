@@ -27,7 +27,8 @@ def ndtr(x: ArrayLike) -> NDArray[np.float64]:
     values = np.asarray(x, dtype=np.float64)
     size = np.minimum(np.abs(values), _FAR)
     tail = np.exp(-0.5 * size * size) * np.polyval(_NUMERATOR, size) / np.polyval(_DENOMINATOR, size)
-    return np.where(values > 0, 1.0 - tail, tail)
+    made: NDArray[np.float64] = np.where(values > 0, 1.0 - tail, tail)
+    return made
 
 
 def ndtri(p: ArrayLike) -> NDArray[np.float64]:

@@ -214,8 +214,8 @@ def _summary(stage: Stage, traffic: Traffic, facts: Facts) -> int:
         )
     if facts.rollback_s is not None:
         lines.append(
-            f"time to rollback     {facts.rollback_s:.1f} s: {facts.hit[0]} requests on {BROKEN}, {facts.hit[1]} of them"
-            " failed"
+            f"time to rollback     {facts.rollback_s:.1f} s: {facts.hit[0]} requests on {BROKEN}, "
+            f"{facts.hit[1]} of them failed"
         )
     newest = queries.decisions(db, None, 1)
     lines += ["", "look further:", f"  {start} decisions --db {db}"]

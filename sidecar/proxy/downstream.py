@@ -79,7 +79,7 @@ class Downstream(asyncio.Protocol):
         if self.exchange is not None:
             self.exchange.on_client_lost()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self.plane.connections.discard(self)
         self.deadline = NEVER
         if self._tunnel is not None:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _ABOUT_KEYS: Final = frozenset({401, 403})  # the caller's key, unless it is ours
 _ABOUT_PLACE: Final = frozenset({404, 405, 410})  # the caller's, unless we sent the call to another arm
+_NOT_THE_ARMS: Final = frozenset(
+    {"shed", "refused", "timeout_body", "bad_request_body", "too_large"}
+)  # it was never asked
 _NOTHING: Final = Reading()
 
 
@@ -50,7 +53,7 @@ def _count(exchange: "Exchange", kind: OutcomeKind, error: str | None) -> None:
 def _record(exchange: "Exchange", outcome: Outcome) -> None:
     plane, decision, facts = exchange.plane, exchange.decision, exchange.facts
     assert decision is not None
-    if exchange.sent_s is None:
+    if exchange.sent_s is None and (outcome.kind == "aborted" or outcome.error in _NOT_THE_ARMS):
         plane.engine.release(decision)
         reward = quality = source = None
     else:

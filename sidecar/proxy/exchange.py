@@ -15,19 +15,17 @@ from sidecar.proxy.answer import NO_RETRY, error_body, response
 from sidecar.proxy.dial import DialError
 from sidecar.proxy.ending import settle
 from sidecar.proxy.facts import facts_of
-from sidecar.proxy.gate import Way
 from sidecar.proxy.intake import NEVER, Intake
 from sidecar.proxy.origin import Origin
-from sidecar.proxy.plane import Plane
 from sidecar.proxy.reply import Reply
 from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.wire.framing import LAST_CHUNK, chunk
-from sidecar.wire.http1 import RequestHead, ResponseHead, parse_response
+from sidecar.wire.http1 import ResponseHead, parse_response
 from sidecar.wire.json_edit import RequestView, edit_request
 from sidecar.wire.usage_ask import refuses_usage
 
 if TYPE_CHECKING:
-    from sidecar.proxy.downstream import Downstream
+    pass
 
 _ASKABLE: Final = frozenset({"chat", "completions"})
 _MAX_HELD_ERROR_BYTES: Final = 64 * 1024
@@ -49,14 +47,6 @@ class Exchange(Intake):
     _outgoing = b""  # the body as this arm gets it
     _early = b""  # response bytes before its head is complete, or held back for a look at an error
     _held_head: ResponseHead | None = None  # of an error that is held back
-
-    def __init__(self, plane: Plane, client: "Downstream", head: RequestHead, way: Way, zero: float) -> None:
-        """`zero` is the monotonic time of the read that completed the head: the zero of all clocks."""
-        super().__init__(plane, client, head, way, zero)
-        self.at = plane.wall()
-        self.id = plane.new_id(self.at)
-        plane.exchanges.add(self)
-        plane.books.accepted += 1
 
     # ---- 2. the decision
 
@@ -99,10 +89,11 @@ class Exchange(Intake):
                 )
         self._view = view
         self.phase = "queue"
-        self.deadline = monotonic() + self.plane.settings.pool_queue_timeout_s
         connection = self.origin.pool.take(self)
         if connection is not None:
             self.on_connection(connection)
+        elif self.phase == "queue":
+            self.deadline = monotonic() + self.plane.settings.pool_queue_timeout_s
 
     def on_connection(self, connection: UpstreamConnection) -> None:
         """There is a connection: the request goes out in one write."""
@@ -138,8 +129,10 @@ class Exchange(Intake):
         now = monotonic()
         self.sent_s = now - self.zero
         settings = self.plane.settings
-        client_is_due = self.body_left and not self.client.paused
-        self.deadline = now + (settings.body_stall_timeout_s if client_is_due else settings.first_byte_timeout_s)
+        if self.reader is not None and not self.reader.done and not self.client.paused:
+            self.deadline = now + settings.body_stall_timeout_s
+        else:
+            self.deadline = now + settings.first_byte_timeout_s
 
     def on_no_connection(self, error: DialError) -> None:
         """The pool could not connect; nothing has been sent."""
@@ -325,7 +318,7 @@ class Exchange(Intake):
         if not self._refused_question(head, data, whole=True):
             self._start_reply(head, data, monotonic())
 
-    def on_deadline(self, now: float) -> None:
+    def on_deadline(self) -> None:
         """A timer ran out; which one follows from the phase."""
         self.deadline = NEVER
         match self.phase:
@@ -353,14 +346,16 @@ class Exchange(Intake):
         """The client is gone: the upstream learns it at once, whatever phase this is."""
         if self.phase == "over":
             return
-        self.origin_give_up()
-        self._drop_upstream()
-        self._finish("aborted", "client_closed")
-
-    def origin_give_up(self) -> None:
-        """Leaves the pool's queue, if it stands in it."""
         if self.phase == "queue":
             self.origin.pool.give_up(self)
+        self._drop_upstream()
+        meter = self.reply.meter if self.reply is not None else None
+        if meter is not None and meter.ended:
+            self._finish(
+                "completed", None
+            )  # SDKs hang up at the dialect's last event, without waiting for the last chunk
+        else:
+            self._finish("aborted", "client_closed")
 
     def _completed(self, now: float) -> None:
         connection, reply = self.connection, self.reply
@@ -425,13 +420,14 @@ class Exchange(Intake):
         self.deadline = NEVER
         plane = self.plane
         plane.exchanges.discard(self)
-        if self._held:
-            plane.release(self._held)
+        plane.buffered -= self._held
+        if plane.room:
+            plane.let_in()
         plane.last_active = now = monotonic() if now is None else now
         settle(self, kind, error, now - self.zero, status)
         self.body = self._outgoing = b""
         if not detach:
-            self.client.on_exchange_over(keep=self.keep_client and kind == "completed" or self._may_keep(kind))
+            self.client.on_exchange_over(keep=(self.keep_client and kind == "completed") or self._may_keep(kind))
 
     def _may_keep(self, kind: OutcomeKind) -> bool:
         """After an answer of ours the client's connection stays, when its request was read whole."""

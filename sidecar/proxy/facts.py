@@ -6,8 +6,8 @@ from typing import Final
 from sidecar.core.types import SELECTABLE, Facts, Unit
 from sidecar.proxy.gate import Way
 from sidecar.proxy.plane import Plane
-from sidecar.wire.http1 import RequestHead
 from sidecar.wire.conversation import system_and_first_user
+from sidecar.wire.http1 import RequestHead
 from sidecar.wire.json_edit import RequestView
 
 _MAX_TAGS: Final = 16
@@ -22,9 +22,10 @@ def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None
     key = 0
     source: Unit = "request"
     draw = 0
-    if plane.engine.needs_key and way.endpoint in SELECTABLE:
-        key, source = _sticky_key(plane, head, way, view, body)
+    if plane.engine.chooses and way.endpoint in SELECTABLE:
         draw = plane.draw()
+        if plane.engine.needs_key:
+            key, source = _sticky_key(plane, head, way, view, body)
     tags = _tags(fields[b"x-sidecar-tags"]) if b"x-sidecar-tags" in fields else _NO_TAGS
     off = fields.get(b"x-sidecar-off") == b"1"
     if view is None:

@@ -47,7 +47,11 @@ class Intake(ABC):
         self.head_in = head
         self.way = way
         self.zero = zero
+        self.at = plane.wall()
+        self.id = plane.new_id(self.at)
         self.keep_client = head.keep_alive
+        plane.exchanges.add(self)
+        plane.books.accepted += 1
 
     @property
     def body_left(self) -> bool:
@@ -65,9 +69,17 @@ class Intake(ABC):
         length = head.length or 0
         if not head.chunked and length <= len(data) - at and length <= settings.route_body_max_bytes:
             end = at + length
-            self.body = data[at:end]
-            self._hold(length)
-            self._read_body()
+            self.body = body = data[at:end]
+            self.plane.buffered += length
+            self._held = length
+            if (
+                0 < length <= SMALL_BODY_BYTES
+                and self.way.endpoint != "other"
+                and b"content-encoding" not in head.fields
+            ):
+                self._decide(read_request(body))
+            else:
+                self._read_body()
             return end
         try:
             self.reader = RequestBody(head, settings.max_body_bytes)
@@ -196,6 +208,9 @@ class Intake(ABC):
             self.client.set_reading(False)
 
     # ---- the rest of the exchange's life
+
+    @abstractmethod
+    def on_deadline(self) -> None: ...
 
     @abstractmethod
     def _decide(self, view: RequestView | None) -> None: ...

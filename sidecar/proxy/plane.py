@@ -19,7 +19,6 @@ from sidecar.tasks import Tasks
 
 if TYPE_CHECKING:
     from sidecar.proxy.downstream import Downstream
-    from sidecar.proxy.exchange import Exchange
     from sidecar.proxy.intake import Intake
 
 _ENTROPY_BYTES: Final = 4096  # one system call for some 200 requests
@@ -52,6 +51,7 @@ class Plane:
 
     def __init__(self, settings: Settings, engine: Engine, tasks: Tasks, emit: Callable[[Settled], None]) -> None:
         """`emit` takes each finished exchange; it must be quick and must not raise."""
+        self.wall = wall
         self.settings = settings
         self.engine = engine
         self.tasks = tasks
@@ -65,7 +65,7 @@ class Plane:
         self.on_events: Callable[[Sequence[Event]], None] = lambda _events: None
         self.on_bug: Callable[[str, BaseException], None] = lambda _where, _error: None
         self.connections: set[Downstream] = set()
-        self.exchanges: set[Exchange] = set()
+        self.exchanges: set[Intake] = set()
         self.draining = False
         self.last_active = monotonic()
         self.buffered = 0  # bytes of request bodies held in all connections
@@ -89,7 +89,7 @@ class Plane:
 
     def new_id(self, at: float) -> str:
         """A decision id: 16 hexadecimal digits of microseconds since the epoch, then 10 random ones; sorts by time."""
-        return f"{int(at * 1e6):016x}{self._random(5).hex()}"
+        return "%016x%s" % (int(at * 1e6), self._random(5).hex())  # noqa: UP031 - a third cheaper than an f-string here
 
     def draw(self) -> int:
         """64 random bits."""
@@ -108,9 +108,8 @@ class Plane:
         found = self.origins.get(name) if name is not None else None
         return found if found is not None else self.defaults[dialect]
 
-    def release(self, size: int) -> None:
-        """Bytes of held bodies are free again; who waits for them goes on."""
-        self.buffered -= size
+    def let_in(self) -> None:
+        """Bytes of held bodies are free again: who waits for them goes on."""
         while self.room and self.room[0].on_room():
             self.room.popleft()
 
@@ -125,9 +124,6 @@ class Plane:
             found = self._lines[key] = text.encode("ascii")
         return found
 
-    def wall(self) -> float:
-        return wall()
-
     def _random(self, size: int) -> bytes:
         at = self._entropy_at
         if at + size > len(self._entropy):
@@ -139,7 +135,7 @@ class Plane:
         now = monotonic()
         try:
             for exchange in [late for late in self.exchanges if late.deadline < now]:
-                exchange.on_deadline(now)
+                exchange.on_deadline()
             for connection in [late for late in self.connections if late.deadline < now or late.paused]:
                 connection.on_sweep(now)
             for origin in {*self.origins.values(), *self.defaults.values()}:

@@ -32,7 +32,7 @@ class Rider(Protocol):
 class UpstreamConnection(asyncio.Protocol):
     """One connection. It carries one exchange at a time, or lies idle in its pool."""
 
-    __slots__ = ("_pool", "closed", "idle_since", "idle_limit_s", "rider", "transport", "used")
+    __slots__ = ("_pool", "closed", "idle_limit_s", "idle_since", "rider", "transport", "used")
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool

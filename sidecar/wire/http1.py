@@ -99,7 +99,7 @@ def parse_request(data: bytes) -> RequestHead | None:
     fields, spans, repeated = _find(_REQUEST_FIELDS, raw, block)
     if (
         repeated
-        or b"host" not in fields
+        or b"," in fields.get(b"host", b",")
         or b"transfer-encoding" in fields
         or b"expect" in fields
         or b"upgrade" in fields
@@ -266,7 +266,7 @@ def split_at_length(
 
 
 def edit_response(head: ResponseHead, add: bytes, *, cut: frozenset[bytes] = frozenset()) -> bytes:
-    """The head for the client: hop-by-hop lines, an upstream's own `x-sidecar-*` and those named in `cut` go, `add` comes last."""
+    """The head for the client: hop-by-hop lines, the upstream's own `x-sidecar-*` and those in `cut` go, `add` is last."""
     raw = head.raw
     parts: list[bytes] = []
     at = 0

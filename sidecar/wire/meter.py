@@ -23,7 +23,10 @@ _log = math.log
 
 
 class Meter(Protocol):
-    """Feed it every read of the body, then ask once."""
+    """Feed it every read of the body, then ask once. `ended`: the dialect's own end of the answer has been seen."""
+
+    @property
+    def ended(self) -> bool: ...
 
     def feed(self, data: bytes, t_s: float) -> None: ...
 
@@ -114,6 +117,10 @@ class StreamMeter:
         self._ttfa_s: float | None = None
         self._last_s: float | None = None
 
+    @property
+    def ended(self) -> bool:
+        return self._merged.terminal
+
     def feed(self, data: bytes, t_s: float) -> None:
         """One read of the decoded stream, which arrived at `t_s`."""
         events = self._parser.feed(data)
@@ -203,6 +210,10 @@ class BodyMeter:
         self._endpoint = endpoint
         self._room = max_bytes
         self._parts: list[bytes] = []
+
+    @property
+    def ended(self) -> bool:
+        return False  # a whole body has its end where its framing has it
 
     def feed(self, data: bytes, t_s: float) -> None:  # noqa: ARG002  # a whole body has no token times
         """One read of the decoded body."""

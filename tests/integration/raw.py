@@ -103,6 +103,10 @@ class Peer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.bytes_received += len(data)
+        if self.upstream.thrown_away:
+            if self.bytes_received >= self.upstream.thrown_away and self.answering is None:
+                self._answer(data)
+            return
         self.data += data
         self.upstream.changed.set()
         if self.upstream.early and b"\r\n\r\n" in self.data and self.answering is None:
@@ -155,11 +159,13 @@ class Peer(asyncio.Protocol):
 class ScriptedUpstream:
     """Answers the n-th request with the n-th script (the last one again and again), and keeps what it received."""
 
-    def __init__(self, *scripts: Script, early: bool = False, by: Callable[[bytes], Script] | None = None) -> None:
-        """`early` answers at the end of the head; `by` chooses the script from the head."""
+    def __init__(self, *scripts: Script, early: bool = False, by: Callable[[bytes], Script] | None = None, thrown_away: int = 0) -> None:
+        """`early` answers at the end of the head; `by` chooses the script from the head; with `thrown_away` nothing is
+        kept and the answer comes when so many bytes have."""
         self.scripts: list[Script] = list(scripts) or [[ok()]]
         self.early = early
         self.by = by
+        self.thrown_away = thrown_away
         self.peers: list[Peer] = []
         self.requests: list[Seen] = []
         self.changed = asyncio.Event()

@@ -12,7 +12,7 @@ from tests.integration.conftest import Serve, Upstream
 from tests.integration.raw import Response, connected, ok
 
 CHUNKINGS = [1, 7, 64, 1500, 0]  # bytes in each write of the upstream; 0: all in one
-_MANY_WRITES = 4000  # a recording that would need more is sent in larger pieces: the test has to end
+_MANY_WRITES = 600  # a recording that would need more is sent in larger pieces: the test has to end
 _NOT_COMPARED = (b"keep-alive:", b"connection:", b"x-sidecar-")
 
 
@@ -33,7 +33,7 @@ def recordings(shared: Path) -> Iterator[Recording]:
     folder = shared / "fixtures" / "llama_server"
     for file in sorted(folder.glob("*.http")):
         note = json.loads(file.with_suffix(".json").read_text())["request"]
-        fields = {name: value for name, value in note["headers"].items() if name.lower() not in ("host", "content-length")}
+        fields = {name: value for name, value in note["headers"].items() if name.lower() not in ("host", "origin", "content-length")}
         body = (note.get("body") or "").encode()
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         path = note["path"] if note["path"].startswith("/v1/") else "/v1" + note["path"]
@@ -51,14 +51,9 @@ def payload(wire: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("size", CHUNKINGS)
-async def test_every_recorded_response_comes_out_the_same(shared: Path, upstream: Upstream, serve: Serve, size: int, tmp_path: Path) -> None:
+async def test_every_recorded_response_comes_out_the_same(shared: Path, upstream: Upstream, serve: Serve, size: int) -> None:
     """FID-18, INC-1, INC-10: head lines and body bytes, framing included; a recorded cut stays a cut."""
-    url = "http://127.0.0.1:{port}"
     up = await upstream()
-    (tmp_path / "p.yaml").write_text(
-        "version: 1\nservice: '*'\nupstreams:\n"
-        f"  openai: {{dialect: openai, base_url: '{url.format(port=up.port)}', usage: never}}\n"
-    )
     side = await serve(up)
     side.app.plane.defaults["openai"].ask_usage = False
     for one in recordings(shared):
@@ -104,8 +99,8 @@ async def test_recorded_usage_event_is_taken_out(shared: Path, upstream: Upstrea
     up = await upstream()
     side = await serve(up)
     for one in recordings(shared):
-        if b"include_usage" not in one.request or not one.streams:
-            continue
+        if b"include_usage" not in one.request or b"/chat/" not in one.request or not one.streams:
+            continue  # completions of llama.cpp carry their usage unasked, in the finish event
         up.by = lambda _head, one=one: [*one.pieces(64), "close"]  # type: ignore[misc]
         asked = re.sub(rb', "stream_options": ?\{"include_usage": ?true\}', b"", one.request.partition(b"\r\n\r\n")[2])
         assert b"stream_options" not in asked
@@ -141,8 +136,8 @@ async def test_requests_of_real_sdks_go_up_as_they_came(shared: Path, upstream: 
         if asked:
             assert re.search(rb'"stream": ?true', sent), file
             assert b"include_usage" not in sent, file
-            inserted = re.sub(rb',"stream_options":\{"include_usage":true\}', b"", seen.body)
-            assert inserted == sent, (file, seen.body)
+            question = b'"stream_options":{"include_usage":true}'
+            assert seen.body.replace(b"," + question, b"").replace(question + b",", b"") == sent, file
         count += 1
     assert count > 100
 
