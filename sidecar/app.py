@@ -29,12 +29,13 @@ from sidecar.config.watch import PolicySource
 from sidecar.control.admin import Admin, admin_app
 from sidecar.control.archive import Archive
 from sidecar.control.feedback import Answer, FeedbackDesk
-from sidecar.control.gauges import register
+from sidecar.control.gauges import allow, register
 from sidecar.control.health import Readiness, health_app
 from sidecar.control.loop import Consumers, ControlLoop
 from sidecar.core.cost import RateCard, flat_card
 from sidecar.core.engine import Engine
 from sidecar.core.policy import Upstream
+from sidecar.core.record import Row
 from sidecar.core.types import Event
 from sidecar.errors import ConfigError
 from sidecar.proxy.downstream import Downstream
@@ -90,7 +91,9 @@ class Sidecar:
         if self.spans is not None:
             of_exchanges.append(("spans", self.spans.observe))
         consumers = Consumers(
-            settings.service, of_exchanges, [("log", self.request_log.observe), ("store", self.archive.put)]
+            settings.service,
+            of_exchanges,
+            [("log", self.request_log.observe), ("store", self.archive.put), ("state", self._keep_state)],
         )
         steps = [("tick", self._tick), ("policy", self._poll_policy)]
         self.loop = ControlLoop(consumers, steps, self.on_bug)
@@ -106,6 +109,7 @@ class Sidecar:
         self.defaults = default_upstreams(settings)
         self.origins.apply(self.plane, self.policies.current.policy, self.defaults)
         register(self.metrics, self)
+        allow(self.metrics, self.policies.current.policy)
 
     async def run(self, announce: Callable[["Sidecar"], None] | None = None) -> int:
         """Serves until SIGTERM or SIGINT; the exit code.
@@ -115,17 +119,15 @@ class Sidecar:
         """
         with contextlib.ExitStack() as undo:
             sockets = self._bind(undo)
-            await self.archive.open(self.engine)
+            self.on_events(await self.archive.open(self.engine))
             await self._serve(sockets)
             self._handle_signals()
             gc.collect()
             gc.freeze()  # what lives as long as the process need not be looked at again by every collection
             self.state = "serving"
             log.info("serving", service=self.settings.service, listen=self.ports("traffic"), version=__version__)
-            for warning in self.policies.current.warnings:
-                log.warning("policy", note=warning)
-            if self.policies.error is not None:
-                log.error("policy", note=self.policies.error)
+            for note in self.readiness().notes:
+                log.warning("note", note=note)
             if announce is not None:
                 announce(self)
             await self._stopping.wait()
@@ -221,7 +223,7 @@ class Sidecar:
         detail = {
             "service": self.settings.service,
             "version": __version__,
-            "policy_version": self.policies.current.policy.version,
+            "policy_version": self.engine.policy.version,
             "exchanges": len(self.plane.exchanges),
         }
         return Readiness(self.state == "serving", self.state, notes, detail)
@@ -238,6 +240,8 @@ class Sidecar:
             say(event.kind, route=event.route, arm=event.arm, message=event.message)
         self.metrics.observe_events(events)
         self.archive.events(events)
+        if any(event.kind.startswith("rollout.") for event in events):
+            self.archive.state(self.engine.snapshot())  # a step that was told is never forgotten
 
     def on_bug(self, where: str, error: BaseException) -> None:
         """An exception that the process survived. Its text may hold a request's words: only kind and place are told."""
@@ -252,7 +256,13 @@ class Sidecar:
 
     def _tick(self) -> None:
         self.on_events(self.engine.tick(steady()))
-        self.archive.state(self.engine.snapshot())
+
+    def _keep_state(self, _rows: Sequence[Row]) -> None:
+        """What was learnt goes to the store behind the rows that taught it, a few times a second."""
+        now = monotonic()
+        if self.engine.policy.routes and now >= self._snapshot_at:
+            self._snapshot_at = now + _SNAPSHOT_EVERY_S
+            self.archive.state(self.engine.snapshot())
 
     def _poll_policy(self) -> None:
         before = self.policies.error
@@ -271,6 +281,7 @@ class Sidecar:
             log.error("policy", note=str(error))
             return
         self.on_events(self.engine.apply(loaded.policy, steady()))
+        allow(self.metrics, loaded.policy)
         log.info("policy", version=loaded.policy.version, file=str(loaded.file), routes=len(loaded.policy.routes))
 
     # ---- down

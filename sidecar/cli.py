@@ -46,9 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SidecarError as error:
         sys.stderr.write(f"llm-sidecar: {error}\n")
         return FAILED
+    except UnicodeDecodeError as error:
+        sys.stderr.write(f"llm-sidecar: a file that should be text is not: {error.reason}\n")
+        return FAILED
     except BrokenPipeError:
         sys.stderr.close()  # the reader (head, less) has seen enough
         return OK
+    except OSError as error:
+        sys.stderr.write(f"llm-sidecar: {error.filename or 'input or output'}: {error.strerror}\n")
+        return FAILED
     except KeyboardInterrupt:
         return 130
     return code
@@ -90,6 +96,25 @@ def _as_json(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
+def _within(text: str, low: float, high: float) -> float:
+    value = float(text)
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"{text} does not lie between {low:g} and {high:g}")
+    return value
+
+
+def _port(text: str) -> int:
+    return int(_within(text, 0, 65535))
+
+
+def _count(text: str) -> int:
+    return int(_within(text, 1, 1_000_000))
+
+
+def _score(text: str) -> float:
+    return _within(text, 0.0, 1.0)
+
+
 def _serving(verbs: Any) -> None:
     _configured(_verb(verbs, "run", run, "Serve until SIGTERM."))
     demo_verb = _verb(verbs, "demo", demo, "Show the product working on a simulated provider, without any key.")
@@ -102,14 +127,14 @@ def _serving(verbs: Any) -> None:
     simulate.add_argument("--config", type=Path, metavar="FILE", help="its knobs (YAML)")
     simulate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     simulate.add_argument("--host", default="127.0.0.1")
-    simulate.add_argument("--port", type=int, default=8099)
+    simulate.add_argument("--port", type=_port, default=8099)
     _verb(verbs, "version", version, "Print the version.")
 
 
 def _reading(verbs: Any) -> None:
     listing = _as_json(_from_store(_verb(verbs, "decisions", decisions, "List decisions, newest first.")))
     listing.add_argument("--service", metavar="S")
-    listing.add_argument("--last", type=int, default=20, metavar="N")
+    listing.add_argument("--last", type=_count, default=20, metavar="N")
     one = _as_json(_from_store(_verb(verbs, "explain", explain_verb, "Explain one decision in plain words.")))
     one.add_argument("id", metavar="ID", help="decision id, or the provider's completion id")
     out = _from_store(_verb(verbs, "export", export, "Write all rows, oldest first, to standard output."))
@@ -126,7 +151,7 @@ def _steering(verbs: Any) -> None:
     roll.add_argument("arm", nargs="?")
     score = _configured(_verb(verbs, "feedback", feedback, "Score one past decision of a running sidecar."))
     score.add_argument("id", metavar="ID", help="decision id, or the provider's completion id")
-    score.add_argument("--score", type=float, required=True, metavar="0..1")
+    score.add_argument("--score", type=_score, required=True, metavar="0..1")
     score.add_argument("--source", default="user")
     state = _from_store(_verb(verbs, "state", state_verb, "Export or import what was learnt."))
     state.add_argument("action", choices=("export", "import"))

@@ -62,8 +62,11 @@ class SecretFile(Generic[T]):
                 self._refresh()
             except OSError as error:
                 self._seen = None
-                self.error = f"{self.path}: cannot be read ({type(error).__name__}); the last good content stays in use"
+                self.error = f"{self.path}: cannot be read ({type(error).__name__}); {self._kept()}"
         return self._good
+
+    def _kept(self) -> str:
+        return "nothing is used until it can be read" if self._good is None else "the last good content stays in use"
 
     def _refresh(self) -> None:
         found = self.path.stat()
@@ -82,7 +85,7 @@ class SecretFile(Generic[T]):
         try:
             self._good, self.error = self._parse(content), None
         except ValueError as error:
-            self.error = f"{self.path}: {error}; the last good content stays in use"
+            self.error = f"{self.path}: {error}; {self._kept()}"
 
 
 def parse_key(content: bytes) -> Secret:

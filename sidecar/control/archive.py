@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TypeVar
 
 from sidecar.clock import steady, wall
@@ -26,6 +27,7 @@ class Archive:
     def __init__(self, settings: Settings) -> None:
         self._path = settings.db
         self._service = settings.service
+        self._priors = settings.priors
         limits = Limits(settings.store_max_bytes, settings.store_raw_s, settings.store_aggregates_s)
         self.writer = Writer(settings.db, service=settings.service, limits=limits) if settings.db is not None else None
         self._state = b""
@@ -33,13 +35,15 @@ class Archive:
 
     async def open(self, engine: Engine) -> Sequence[Event]:
         """Restores what the engine had learnt, then starts the writer. A database that cannot be read costs only that."""
-        if self._path is None or self.writer is None:
-            return ()
-        path = self._path
-        state = await asyncio.to_thread(queries.load_state, path, self._service)
-        self.writer.start()
-        self._started = True
-        return engine.restore(state, steady()) if state else ()
+        state: bytes | None = None
+        events: list[Event] = []
+        if self._path is not None and self.writer is not None:
+            state = await asyncio.to_thread(queries.load_state, self._path, self._service)
+            self.writer.start()
+            self._started = True
+        if state is None and self._priors is not None:
+            state, events = await asyncio.to_thread(_read_priors, self._priors)
+        return [*events, *engine.restore(state, steady())] if state else events
 
     def put(self, rows: Sequence[Row]) -> None:
         if self.writer is not None:
@@ -90,6 +94,14 @@ class Archive:
         """Writes what waits; blocking, at most `timeout_s`."""
         if self.writer is not None and self._started:
             self.writer.close(timeout_s)
+
+
+def _read_priors(file: Path) -> tuple[bytes | None, list[Event]]:
+    try:
+        return file.read_bytes(), []
+    except OSError as error:
+        message = f"priors {file}: {error.strerror}; starting without"
+        return None, [Event(kind="state.no_priors", severity="medium", message=message)]
 
 
 def _known(record: queries.Record) -> Known:

@@ -7,6 +7,7 @@ from sidecar.config.watch import PolicySource
 from sidecar.control.archive import Archive
 from sidecar.control.loop import ControlLoop
 from sidecar.core.engine import Engine
+from sidecar.core.policy import Policy
 from sidecar.core.status import RouteStatus
 from sidecar.proxy.plane import Plane
 from sidecar.telemetry.log import RequestLog
@@ -44,6 +45,8 @@ def register(metrics: Metrics, parts: Parts) -> None:
     metrics.gauge("fail_open", "", lambda: {("engine",): books.fail_open})
     metrics.gauge("policy_loaded", "", lambda: {(parts.policies.current.policy.version,): 1.0})
     metrics.gauge("pool_connections", "", lambda: _pools(plane))
+    metrics.gauge("pool_dials", "", lambda: _dials(plane))
+    metrics.gauge("stripped_usage", "", lambda: books.stripped_usage)
     _register_store(metrics, parts.archive)
     _register_spans(metrics, parts.spans)
     _register_routes(metrics, parts.engine)
@@ -56,6 +59,22 @@ def _pools(plane: Plane) -> dict[tuple[str, ...], float]:
         found[(origin.name, "idle")] = found.get((origin.name, "idle"), 0) + idle
         found[(origin.name, "busy")] = found.get((origin.name, "busy"), 0) + opened - idle
     return found
+
+
+def _dials(plane: Plane) -> dict[tuple[str, ...], float]:
+    found: dict[tuple[str, ...], float] = {}
+    for origin in {*plane.origins.values(), *plane.defaults.values()}:
+        for result, count in (("ok", origin.pool.dials), ("failed", origin.pool.dials_failed)):
+            found[(origin.name, result)] = found.get((origin.name, result), 0) + count
+    return found
+
+
+def allow(metrics: Metrics, policy: Policy) -> None:
+    """The policy's own names are never cut off, however many names clients invent."""
+    arms = [arm for route in policy.routes for arm in route.all_arms]
+    metrics.allow("route", [route.name for route in policy.routes])
+    metrics.allow("arm", [arm.id for arm in arms])
+    metrics.allow("model", [arm.model for arm in arms])
 
 
 def _register_store(metrics: Metrics, archive: Archive) -> None:
@@ -77,6 +96,7 @@ def _register_routes(metrics: Metrics, engine: Engine) -> None:
     metrics.gauge("rollout_step_percent", "", lambda: _steps(engine.status()))
     metrics.gauge("rollout_phase", "", lambda: _phases(engine.status()))
     metrics.gauge("arm_share", "", lambda: {(r.route, arm.id): arm.share for r in engine.status() for arm in r.arms})
+    metrics.gauge("threshold_breached", "", lambda: _breached(engine.status()))
     metrics.gauge("budget_spent_usd", "", lambda: _spent(engine.status()))
 
 
@@ -86,6 +106,10 @@ def _steps(routes: Sequence[RouteStatus]) -> dict[tuple[str, ...], float]:
 
 def _phases(routes: Sequence[RouteStatus]) -> dict[tuple[str, ...], float]:
     return {(one.route, one.arm, one.phase): 1.0 for route in routes for one in route.rollouts}
+
+
+def _breached(routes: Sequence[RouteStatus]) -> dict[tuple[str, ...], float]:
+    return {(route.route, one.name): float(one.level == "breached") for route in routes for one in route.thresholds}
 
 
 def _spent(routes: Sequence[RouteStatus]) -> dict[tuple[str, ...], float]:

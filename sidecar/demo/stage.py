@@ -8,10 +8,12 @@ import os
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Final
 
 from sidecar.clock import monotonic
@@ -26,6 +28,7 @@ BROKEN: Final = "nano"
 BROKEN_MODEL: Final = "gpt-4.1-nano"
 _START_S: Final = 20.0
 _STOP_S: Final = 10.0
+_POLL_S: Final = 0.05
 
 _POLICY: Final = """\
 # The demo's policy. Try it: change a number while the demo runs; it is in force within two seconds.
@@ -132,8 +135,8 @@ def build(folder: Path, undo: ExitStack) -> Stage:
     }
     processes["sidecar"] = _start("sidecar", ["run"], folder, environ, undo)
     stage = Stage(folder, origin, f"http://127.0.0.1:{traffic}", f"http://127.0.0.1:{admin}", processes)
-    for port in (provider, admin, traffic):
-        _wait_for(port, stage)
+    _wait_for(f"{origin}/v1/models", stage)
+    _wait_for(f"http://127.0.0.1:{health}/ready", stage)
     return stage
 
 
@@ -188,15 +191,17 @@ def _free_ports(count: int) -> list[int]:
         return [int(one.getsockname()[1]) for one in sockets]
 
 
-def _wait_for(port: int, stage: Stage) -> None:
-    """Until the port accepts."""
+def _wait_for(url: str, stage: Stage) -> None:
+    """Until a GET is answered with 200: for `/ready` that is when all listeners serve."""
     end = monotonic() + _START_S
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while True:
         stage.check()
         try:
-            socket.create_connection(("127.0.0.1", port), 0.2).close()
-        except OSError:
+            opener.open(url, timeout=1.0).close()
+        except OSError as error:  # also what urllib makes of a 503
             if monotonic() > end:
-                raise StoryError(f"port {port} did not open within {_START_S:.0f} s; see {stage.folder}") from None
+                raise StoryError(f"{url} did not answer within {_START_S:.0f} s: {error}; see {stage.folder}") from None
+            Event().wait(_POLL_S)
             continue
         return

@@ -79,8 +79,9 @@ def _record(exchange: "Exchange", outcome: Outcome) -> None:
 
 def _outcome(exchange: "Exchange", kind: OutcomeKind, error: str | None, duration_s: float, status: int) -> Outcome:
     reply = exchange.reply
-    if reply is not None and not status:
-        status = reply.head.status
+    if reply is not None:
+        status = status or reply.head.status
+        exchange.plane.books.stripped_usage += reply.stripped
     fault = False
     if kind == "completed" and status >= 400:
         kind, error = "failed", "upstream_status"

@@ -374,7 +374,8 @@ class Exchange(Intake):
         self._drop_upstream()
         self.keep_client = False
         hard = self.reply is not None and self.reply.framing == "close"
-        self._finish("failed", error)
+        self._finish("failed", error, detach=True)
+        self.client.exchange = None
         self.client.cut(reset=hard or not self.head_in.minor)
 
     def _stalled(self) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
@@ -41,9 +41,9 @@ class Books:
     turned_away: int = 0  # answered from the head alone: bad host, unknown path, malformed
     fail_open: int = 0
     unpriced: int = 0
+    stripped_usage: int = 0  # streams from which the usage that we had asked for was taken out
     upstream_retries: int = 0  # the one permitted repeat without stream_options, and fallbacks
     bugs: int = 0  # exceptions of ours that the data plane survived
-    reasons: dict[str, int] = field(default_factory=dict)
 
 
 class Plane:

@@ -158,6 +158,11 @@ class Reply:
             on_bug("meter", error)
 
     @property
+    def stripped(self) -> bool:
+        """Whether anything of ours was taken out of this response."""
+        return self._strip is not None and self._strip.changed
+
+    @property
     def error_body(self) -> bytes:
         """The beginning of an error's body, to tell whose fault it was; never stored."""
         return b"".join(self._error or ())

@@ -108,6 +108,8 @@ class Pool:
         self._dialling = 0
         self._waiting: deque[Rider] = deque()
         self._closed = False
+        self.dials = 0  # connections opened
+        self.dials_failed = 0
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -181,9 +183,11 @@ class Pool:
             connection = await self._dialer.connect(lambda: UpstreamConnection(self), self._connect_timeout_s)
         except DialError as error:
             failure = error
+            self.dials_failed += 1
         finally:
             self._dialling -= 1
         if connection is not None:
+            self.dials += 1
             self._open.add(connection)
             if connection.closed:
                 self.forget(connection)

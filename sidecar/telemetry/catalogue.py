@@ -78,7 +78,6 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("arm_share", "gauge", ("route", "arm"), "Share of the route's traffic that the arm served lately, 0..1."),
     Metric("threshold_breached", "gauge", ("route", "threshold"), "1 while the threshold's action is in force."),
     Metric("budget_spent_usd", "gauge", ("route", "period"), "Spent in this UTC day or month; `period` says which."),
-    Metric("breaker_open", "gauge", ("upstream",), "1 while the upstream's breaker is open."),
     Metric("store_rows_written", "counter", (), "Rows committed to the store."),
     Metric("store_rows_dropped", "counter", (), "Rows given up because the store could not take them in time."),
     Metric("store_errors", "counter", (), "Errors of the store; traffic never sees them."),

@@ -146,8 +146,7 @@ def parse_request_fully(raw: bytes) -> RequestHead:
     if (b"host" not in fields and parser.minor) or b"," in fields.get(b"host", b""):
         raise ProtocolError("exactly one Host header is needed")
     chunked = _chunked(fields, parser.minor)
-    if chunked and b"content-length" in fields:
-        raise ProtocolError("Content-Length beside Transfer-Encoding")
+    assert not (chunked and b"content-length" in fields), "llhttp refuses both lengths together"
     length, length_span = None, (0, 0)
     if b"content-length" in fields:
         if _DIGITS.fullmatch(fields[b"content-length"]) is None:
@@ -260,6 +259,7 @@ def split_at_length(
     parts.append(raw[at:-2])
     if head.nominated:
         parts = [_without(b"".join(parts), head.nominated)]
+        before = None if before is None else _without(before, head.nominated)
     parts += [add, b"\r\n"]
     last = b"".join(parts)
     return (last, b"") if before is None else (before, last)

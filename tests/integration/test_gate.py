@@ -158,28 +158,28 @@ async def test_redirects_are_not_followed(upstream: Upstream, serve: Serve) -> N
 async def test_standalone_asks_for_a_token(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
     """DESIGN 2.3: with a token file a request without a known token is 401 in the client's dialect, on every path."""
     tokens = tmp_path / "tokens"
-    tokens.write_text("tok-of-the-bot support-bot\n")
+    tokens.write_text("token-of-the-support-bot support-bot\n")
     tokens.chmod(0o600)
     up = await upstream()
     side = await serve(up, mode="standalone", client_tokens_file=tokens)
-    for lines in ([], [b"Authorization: Bearer wrong"], [b"x-api-key: "], [b"Authorization: tok-of-the-bot"], [b"Authorization: Basic tok-of-the-bot"]):
+    for lines in ([], [b"Authorization: Bearer wrong"], [b"x-api-key: "], [b"Authorization: token-of-the-support-bot"], [b"Authorization: Basic token-of-the-support-bot"]):
         got = await call(side.port, request(b"localhost", *lines))
         assert got.status == 401, lines
     assert not up.peers
-    for lines in ([b"Authorization: Bearer tok-of-the-bot"], [b"authorization: bearer tok-of-the-bot"], [b"X-Api-Key: tok-of-the-bot"], [b"x-goog-api-key: tok-of-the-bot"]):
+    for lines in ([b"Authorization: Bearer token-of-the-support-bot"], [b"authorization: bearer token-of-the-support-bot"], [b"X-Api-Key: token-of-the-support-bot"], [b"x-goog-api-key: token-of-the-support-bot"]):
         assert (await call(side.port, request(b"localhost", *lines))).status == 200, lines
 
 
 async def test_a_token_is_asked_for_each_request_of_a_connection(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
     """SEC: a connection is not trusted for what an earlier request on it carried."""
     tokens = tmp_path / "tokens"
-    tokens.write_text("tok-of-the-bot support-bot\n")
+    tokens.write_text("token-of-the-support-bot support-bot\n")
     tokens.chmod(0o600)
     up = await upstream()
     side = await serve(up, mode="standalone", client_tokens_file=tokens)
     async with connected(side.port) as client:
         statuses = []
-        for line in (b"Authorization: Bearer tok-of-the-bot", b"Authorization: Bearer tok-of-the-bxt", b"Authorization: Bearer tok-of-the-bot"):
+        for line in (b"Authorization: Bearer token-of-the-support-bot", b"Authorization: Bearer token-of-the-support-bxt", b"Authorization: Bearer token-of-the-support-bot"):
             client.send(request(b"localhost", line))
             statuses.append((await client.response()).status)
     assert statuses == [200, 401, 200]

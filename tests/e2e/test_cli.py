@@ -1,0 +1,302 @@
+"""Every verb as a process: exit codes (0 fine, 1 failed, 2 wrong usage or configuration), messages, one object a line."""
+
+import csv
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar import __version__
+from sidecar.cli import main
+from sidecar.clock import monotonic
+from sidecar.core.record import COLUMNS
+from sidecar.demo.stage import Stage, build
+
+CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("SIDECAR_") and key != "SERVICE_ID"}
+POLICY = 'version: 1\nupstreams:\n  a: {dialect: openai, base_url: "http://127.0.0.1:9/v1"}\nroutes:\n'
+
+
+def llm_sidecar(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sidecar", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=CLEAN | environ, check=False)
+
+
+def objects(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    """What `--json` printed: one object a line, and nothing else."""
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def refused(done: subprocess.CompletedProcess[str], code: int) -> str:
+    """The one message of a verb that ended with `code`; a traceback is never a message."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """A running sidecar before a simulated provider, with five calls in its database."""
+    with ExitStack() as undo:
+        made = build(tmp_path_factory.mktemp("stage"), undo)
+        for number in range(5):
+            body = {"model": "gpt-4o", "messages": [{"role": "user", "content": f"{number}: what is 1 + 1?"}]}
+            url = f"{made.traffic}/v1/chat/completions"
+            request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                assert answer.status == 200
+        end = monotonic() + 10
+        while len(rows(made)) < 5:
+            assert monotonic() < end
+        yield made
+
+
+def rows(stage: Stage) -> list[dict[str, Any]]:
+    return objects(llm_sidecar("decisions", "--db", str(stage.db), "--json"))
+
+
+def running(stage: Stage) -> dict[str, str]:
+    """The environment by which a verb finds the running sidecar."""
+    return {
+        "SERVICE_ID": "demo",
+        "SIDECAR_DB": str(stage.db),
+        "SIDECAR_ADMIN_LISTEN": stage.admin.removeprefix("http://"),
+        "SIDECAR_LISTEN": stage.traffic.removeprefix("http://"),
+    }
+
+
+def test_version() -> None:
+    assert llm_sidecar("version").stdout == f"llm-sidecar {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["explain"],
+        ["feedback", "x"],
+        ["rollout", "dance"],
+        ["decisions", "--last", "many"],
+        ["check"],
+    ],
+)
+def test_wrong_usage_exits_2(arguments: list[str]) -> None:
+    """argparse names what is missing or wrong."""
+    assert "llm-sidecar" in refused(llm_sidecar(*arguments), 2)
+
+
+def test_decisions(stage: Stage) -> None:
+    """Newest first; the keys are those of DESIGN 2.6; a table for people."""
+    found = rows(stage)
+    assert len(found) == 5
+    assert list(found[0]) == list(COLUMNS)
+    assert [row["id"] for row in found] == sorted((row["id"] for row in found), reverse=True)
+    assert len(objects(llm_sidecar("decisions", "--db", str(stage.db), "--json", "--last", "2"))) == 2
+    assert objects(llm_sidecar("decisions", "--db", str(stage.db), "--json", "--service", "other")) == []
+    table = llm_sidecar("decisions", SIDECAR_DB=str(stage.db))
+    assert table.returncode == 0
+    assert table.stdout.splitlines()[0].split()[:2] == ["id", "at"]
+    assert len(table.stdout.splitlines()) == 6
+
+
+def test_explain(stage: Stage) -> None:
+    """By decision id or the provider's completion id; an unknown id is exit 1 and says where ids are."""
+    row = rows(stage)[0]
+    by_id = llm_sidecar("explain", row["id"], "--db", str(stage.db))
+    assert by_id.returncode == 0
+    assert "gpt-4o" in by_id.stdout
+    assert llm_sidecar("explain", row["completion_id"], "--db", str(stage.db)).stdout == by_id.stdout
+    assert objects(llm_sidecar("explain", row["id"], "--db", str(stage.db), "--json"))[0]["id"] == row["id"]
+    assert "llm-sidecar decisions" in refused(llm_sidecar("explain", "unknown", "--db", str(stage.db)), 1)
+
+
+def test_export(stage: Stage) -> None:
+    """Oldest first, as JSON lines and as CSV, between two times."""
+    lines = objects(llm_sidecar("export", "--db", str(stage.db)))
+    assert [row["id"] for row in lines] == sorted(row["id"] for row in lines)
+    done = llm_sidecar("export", "--db", str(stage.db), "--format", "csv")
+    assert [row["id"] for row in csv.DictReader(io.StringIO(done.stdout))] == [row["id"] for row in lines]
+    assert objects(llm_sidecar("export", "--db", str(stage.db), "--until", "2020")) == []
+
+
+def test_rollout(stage: Stage) -> None:
+    """The verbs reach the running sidecar with the token beside its database."""
+    environ = running(stage)
+    (route,) = objects(llm_sidecar("rollout", "status", "--json", **environ))
+    assert [arm["id"] for arm in route["arms"]] == ["gpt-4o", "mini"]
+    told = llm_sidecar("rollout", "status", **environ).stdout
+    assert "rollout of mini on route chat takes 5 % of new units" in told
+    assert objects(llm_sidecar("rollout", "pause", "chat", "--json", **environ))[0]["kind"] == "rollout.paused"
+    assert "rollout.resumed" in llm_sidecar("rollout", "resume", "chat", **environ).stdout
+    assert "25 %" in llm_sidecar("rollout", "promote", "chat", **environ).stdout
+    assert "rollout.rolled_back" in llm_sidecar("rollout", "rollback", "chat", **environ).stdout
+    assert "rollout.started" in llm_sidecar("rollout", "start", "chat", "mini", **environ).stdout
+    assert "no arm" in refused(llm_sidecar("rollout", "start", "chat", "nobody", **environ), 1)
+    assert "no route" in refused(llm_sidecar("rollout", "pause", "nowhere", **environ), 1)
+    assert "name the ROUTE and the ARM" in refused(llm_sidecar("rollout", "start", "chat", **environ), 2)
+
+
+def test_feedback(stage: Stage) -> None:
+    """A score for a known decision is taken; an unknown id is exit 1, a score out of range is exit 2."""
+    row, environ = rows(stage)[0], running(stage)
+    assert llm_sidecar("feedback", row["id"], "--score", "1", **environ).stdout == "taken\n"
+    assert llm_sidecar("feedback", row["completion_id"], "--score", "0.5", **environ).returncode == 0
+    assert "404" in refused(llm_sidecar("feedback", "unknown", "--score", "1", **environ), 1)
+    assert "between 0 and 1" in refused(llm_sidecar("feedback", row["id"], "--score", "2", **environ), 2)
+
+
+def test_a_sidecar_that_does_not_run_is_said(tmp_path: Path) -> None:
+    """Exit 1 and a question that helps; without a token exit 2 and which variable to set."""
+    nowhere = {"SIDECAR_ADMIN_LISTEN": "127.0.0.1:9", "SIDECAR_LISTEN": "127.0.0.1:7"}
+    token = tmp_path / "token"
+    token.write_text("abc\n")
+    done = llm_sidecar("rollout", "status", SIDECAR_ADMIN_TOKEN_FILE=str(token), **nowhere)
+    assert "is the sidecar running with these settings?" in refused(done, 1)
+    assert "is the sidecar running" in refused(llm_sidecar("feedback", "x", "--score", "1", **nowhere), 1)
+    assert "SIDECAR_ADMIN_TOKEN_FILE" in refused(llm_sidecar("rollout", "status", **nowhere), 2)
+
+
+def test_state(stage: Stage, tmp_path: Path) -> None:
+    """What was learnt goes out and in again; a file that is no state is exit 2."""
+    file, db = tmp_path / "state.json", str(stage.db)
+    assert llm_sidecar("state", "export", str(file), "--db", db, SERVICE_ID="demo").returncode == 0
+    assert json.loads(file.read_text())
+    copy = tmp_path / "copy.db"
+    assert llm_sidecar("store", "backup", str(copy), "--db", db).returncode == 0
+    assert llm_sidecar("state", "import", str(file), "--db", str(copy), SERVICE_ID="other").returncode == 0
+    assert llm_sidecar("state", "export", str(file), "--db", str(copy), SERVICE_ID="other").returncode == 0
+    assert "no learnt state" in refused(llm_sidecar("state", "export", str(file), "--db", db, SERVICE_ID="nobody"), 1)
+    file.write_text("no json")
+    assert "state export" in refused(llm_sidecar("state", "import", str(file), "--db", db), 2)
+
+
+def test_store(stage: Stage, tmp_path: Path) -> None:
+    """Status, a backup that is a whole database, prune, and forgetting a person's rows."""
+    db, copy = str(stage.db), tmp_path / "copy.db"
+    assert objects(llm_sidecar("store", "status", "--db", db))[0]["decisions"] >= 5
+    assert llm_sidecar("store", "backup", str(copy), "--db", db).returncode == 0
+    assert "exists already" in refused(llm_sidecar("store", "backup", str(copy), "--db", db), 1)
+    key = objects(llm_sidecar("decisions", "--db", str(copy), "--json"))[0]["sticky_key"]
+    assert llm_sidecar("store", "forget", "--key", key, "--db", str(copy)).stdout == "1 decisions erased\n"
+    assert llm_sidecar("store", "prune", "--db", str(copy)).stdout == "0 rows deleted\n"
+    assert "name the new FILE" in refused(llm_sidecar("store", "backup", "--db", db), 2)
+    assert "--key" in refused(llm_sidecar("store", "forget", "--db", db), 2)
+
+
+def test_a_database_that_is_none_is_said(tmp_path: Path) -> None:
+    """No file named: exit 2. A missing or foreign file: exit 1, and which."""
+    foreign = tmp_path / "foreign.db"
+    foreign.write_text("this is no database, and long enough to be seen as none " * 20)
+    for verb in (["decisions"], ["explain", "x"], ["export"], ["store", "status"], ["store", "prune"]):
+        assert "SIDECAR_DB" in refused(llm_sidecar(*verb), 2)
+        assert "no database here" in refused(llm_sidecar(*verb, "--db", str(tmp_path / "none.db")), 1)
+        assert str(foreign) in refused(llm_sidecar(*verb, "--db", str(foreign)), 1)
+
+
+def test_prices(tmp_path: Path) -> None:
+    """The list is compiled from the installed package, without the network."""
+    target = tmp_path / "prices.json"
+    done = llm_sidecar("prices", "refresh", "--to", str(target))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(target.read_text())
+    assert "providers" in done.stdout
+
+
+def test_a_busy_port_exits_2(stage: Stage) -> None:
+    """At once, with the listener and the address: GW-45 is not a hang."""
+    busy = stage.traffic.removeprefix("http://")
+    free = {"SIDECAR_HEALTH_LISTEN": "127.0.0.1:0", "SIDECAR_ADMIN_LISTEN": "127.0.0.1:0"}
+    told = refused(llm_sidecar("run", SIDECAR_LISTEN=busy, **free), 2)
+    assert f"traffic listener {busy}" in told
+    port = stage.provider.rpartition(":")[2]
+    assert "choose another --port" in refused(llm_sidecar("simulate-provider", "--port", port), 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--set", "lsten=127.0.0.1:1"], "did you mean 'listen'"),
+        (["--set", "listen=0.0.0.0:9090"], "SIDECAR_ALLOW_NON_LOOPBACK"),
+        (["--set", "drain=soon"], "drain"),
+        (["--config", "missing.yaml"], "missing.yaml"),
+        (["--set", "admin_token_file=missing-token", "--set", "listen=127.0.0.1:0"], "missing-token"),
+    ],
+)
+def test_bad_settings_exit_2(arguments: list[str], told: str) -> None:
+    """Before anything is served, with the name of the setting."""
+    free = {"SIDECAR_HEALTH_LISTEN": "127.0.0.1:0"}
+    assert told in refused(llm_sidecar("run", *arguments, **free), 2)
+
+
+def test_check_names_an_unknown_upstream(tmp_path: Path) -> None:
+    """Exit 2; file, line, key path and the nearest name."""
+    file = tmp_path / "bot.yaml"
+    file.write_text(f"{POLICY}  - {{name: chat, baseline: {{id: x, upstream: b, model: m}}}}\n")
+    assert f"{file}:5: routes[0].baseline.upstream: upstream 'b'" in refused(llm_sidecar("check", str(file)), 2)
+    assert "cannot be read" in refused(llm_sidecar("check", str(tmp_path / "missing.yaml")), 2)
+
+
+def test_a_key_file_that_cannot_be_read_is_in_ready(tmp_path: Path) -> None:
+    """The sidecar serves, and `/ready` says which file of which upstream: traffic of other routes goes on."""
+    (tmp_path / "bot.yaml").write_text(
+        'version: 1\nupstreams:\n  a: {dialect: openai, base_url: "http://127.0.0.1:9", api_key: {file: /no/such/key}}\n'
+        "routes:\n  - {name: chat, baseline: {id: x, upstream: a, model: m}}\n"
+    )
+    with ExitStack() as undo:
+        told = ready(tmp_path, undo)
+    assert told["ready"] is True
+    assert any("upstreams.a: /no/such/key: cannot be read" in note for note in told["notes"])
+
+
+def ready(policies: Path, undo: ExitStack) -> Any:
+    """What `/ready` says of a sidecar with these policies; it has to end with 0 on SIGTERM."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+    environ = CLEAN | {
+        "SIDECAR_LISTEN": "127.0.0.1:0",
+        "SIDECAR_HEALTH_LISTEN": f"127.0.0.1:{port}",
+        "SIDECAR_ADMIN_LISTEN": "127.0.0.1:0",
+        "SIDECAR_POLICIES": str(policies),
+        "SIDECAR_DRAIN_IDLE": "10ms",
+    }
+    process = subprocess.Popen([sys.executable, "-m", "sidecar", "run"], env=environ, stderr=subprocess.DEVNULL)
+    undo.callback(process.kill)
+    end = monotonic() + 20
+    while True:
+        try:
+            told = json.loads(urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2).read())
+            break
+        except OSError:
+            assert monotonic() < end
+            assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    return told
+
+
+def test_the_verbs_run_in_process_too(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same functions without a process: what the tests above start is what coverage sees."""
+    db = str(stage.db)
+    newest = rows(stage)[0]["id"]
+    assert main(["version"]) == 0
+    assert main(["decisions", "--db", db]) == 0
+    assert main(["explain", newest, "--db", db]) == 0
+    assert main(["explain", "unknown", "--db", db]) == 1
+    assert main(["export", "--format", "csv", "--db", db]) == 0
+    assert main(["store", "status", "--db", db]) == 0
+    assert main(["decisions", "--set", "nonsense=1"]) == 2
+    out, err = capsys.readouterr()
+    assert newest in out
+    assert "nonsense" in err
