@@ -19,7 +19,7 @@ from sidecar.proxy.intake import NEVER, Intake
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.reply import Reply
 from sidecar.proxy.upstream import UpstreamConnection
-from sidecar.wire.framing import LAST_CHUNK, chunk
+from sidecar.wire.framing import LAST_CHUNK, Chunked, chunk
 from sidecar.wire.http1 import ResponseHead, parse_response
 from sidecar.wire.json_edit import RequestView, edit_request
 from sidecar.wire.usage_ask import refuses_usage
@@ -250,9 +250,14 @@ class Exchange(Intake):
             return False
         body = data[len(head.raw) :]
         if head.chunked:
-            whole = whole or body.endswith(LAST_CHUNK)
+            decoder = Chunked()
+            try:
+                body, _ = decoder.feed(body)
+            except ProtocolError:
+                return False
+            whole = decoder.done
         elif head.length is not None:
-            whole = whole or len(body) >= head.length
+            whole = len(body) >= head.length
         if not whole and len(body) < _MAX_HELD_ERROR_BYTES:
             self._early, self._held_head = data, head
             return True
@@ -281,6 +286,7 @@ class Exchange(Intake):
         self._drop_upstream()
         self.tries += 1
         self._early = b""
+        self._held_head = None
         self.ttfb_s = None
         self._send(self._view)
 
@@ -289,8 +295,11 @@ class Exchange(Intake):
     def on_upstream_lost(self, error: Exception | None) -> None:
         """The upstream's connection is gone while this exchange was on it."""
         self.connection = None
-        if self._held_head is not None and self._held_head.length is None and not self._held_head.chunked:
-            self._release_held(self._held_head)
+        held = self._held_head
+        if held is not None and held.length is None and not held.chunked:  # it ended with its connection: it is whole
+            if self._refused_question(held, self._early, whole=True):
+                return
+            self._start_reply(held, self._early, monotonic())
         reply = self.reply
         if self.phase == "over":
             return
@@ -311,12 +320,6 @@ class Exchange(Intake):
         if rest:
             self.client.write(rest)
         self._completed(monotonic())
-
-    def _release_held(self, head: ResponseHead) -> None:
-        """The error that was held back ended with its connection: it was whole."""
-        data = self._early
-        if not self._refused_question(head, data, whole=True):
-            self._start_reply(head, data, monotonic())
 
     def on_deadline(self) -> None:
         """A timer ran out; which one follows from the phase."""

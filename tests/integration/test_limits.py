@@ -382,3 +382,37 @@ async def test_the_next_request_may_come_early(upstream: Upstream, serve: Serve)
         assert (await client.response()).end == "whole"
         assert (await client.response()).body == b"[2]"
     assert len(up.requests[1].body) == 300_000
+
+
+async def test_a_client_that_does_not_read_leaves_no_paused_connection(upstream: Upstream, serve: Serve) -> None:
+    """INC-17: a connection that was paused for one client and given back serves the next client."""
+    up = await upstream([ok(b"x" * 40_000)])
+    side = await serve(up)
+    async with connected(side.port) as deaf:
+        deaf.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        for _ in range(300):
+            deaf.send(get("/v1/m"))
+            await asyncio.sleep(0.0015)
+        await asyncio.sleep(0.1)
+        assert next(iter(side.app.plane.connections)).full
+        for _ in range(5):
+            got = await call(side.port, get(), timeout_s=2)
+            assert got.end == "whole", "the answer of another client waits for the deaf one"
+
+
+async def test_answers_to_a_client_that_does_not_read_are_bounded(upstream: Upstream, serve: Serve) -> None:
+    """INC-18: many small answers do not pile up either; with the connections of others kept out of it."""
+    up = await upstream([ok(b"x" * 40_000, b"Connection: close")])
+    side = await serve(up)
+    async with connected(side.port) as deaf:
+        deaf.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        deaf.send(get("/v1/m") * 1500)
+        await asyncio.sleep(1.0)
+        transport = next(iter(side.app.plane.connections)).transport
+        assert transport.get_write_buffer_size() < 2_000_000
+        deaf.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        received = 0
+        async with asyncio.timeout(20):
+            while received < 40_000 * 1500:
+                received += len(await deaf.reader.read(2**20))
+    assert len(up.requests) == 1500
