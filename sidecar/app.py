@@ -29,7 +29,6 @@ from sidecar.config.watch import PolicySource
 from sidecar.control.admin import Admin, admin_app
 from sidecar.control.archive import Archive
 from sidecar.control.feedback import Answer, FeedbackDesk
-from sidecar.control.gauges import allow, register
 from sidecar.control.health import Readiness, health_app
 from sidecar.control.loop import Consumers, ControlLoop
 from sidecar.core.cost import RateCard, flat_card
@@ -38,6 +37,7 @@ from sidecar.core.policy import Upstream
 from sidecar.core.record import Row
 from sidecar.core.types import Event
 from sidecar.errors import ConfigError
+from sidecar.gauges import allow, register
 from sidecar.proxy.downstream import Downstream
 from sidecar.proxy.listen import bind
 from sidecar.proxy.origins import Origins

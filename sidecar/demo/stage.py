@@ -110,7 +110,9 @@ class Stage:
         """Raises StoryError when one of the processes has ended."""
         for name, process in self.processes.items():
             if process.poll() is not None:
-                raise StoryError(f"the {name} ended with status {process.returncode}; see {self.folder / name}.log")
+                log = self.folder / f"{name}.log"
+                last = log.read_text("utf-8", "replace").strip().rpartition("\n")[2]
+                raise StoryError(f"the {name} ended with status {process.returncode}; {log} ends with: {last}")
 
 
 def build(folder: Path, undo: ExitStack) -> Stage:

@@ -8,8 +8,9 @@ from time import monotonic
 import psutil
 import pytest
 
-from tests.integration.conftest import Serve, Upstream
-from tests.integration.raw import SSE_HEAD, Client, Peer, Step, call, chunked, connected, delta, get, ok, post
+from sidecar.proxy.downstream import Downstream
+from tests.integration.conftest import Running, Serve, Upstream
+from tests.integration.raw import SSE_HEAD, Client, Peer, ScriptedUpstream, Step, call, chunked, connected, delta, get, ok, post
 
 STREAM = b'{"model":"m","stream":true,"messages":[]}'
 CHUNKED = b"POST %b HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -384,17 +385,24 @@ async def test_the_next_request_may_come_early(upstream: Upstream, serve: Serve)
     assert len(up.requests[1].body) == 300_000
 
 
+async def first_connection(side: Running, up: ScriptedUpstream) -> Downstream:
+    assert await up.until(lambda: bool(side.app.plane.connections))
+    return next(iter(side.app.plane.connections))
+
+
 async def test_a_client_that_does_not_read_leaves_no_paused_connection(upstream: Upstream, serve: Serve) -> None:
     """INC-17: a connection that was paused for one client and given back serves the next client."""
     up = await upstream([ok(b"x" * 40_000)])
     side = await serve(up)
     async with connected(side.port) as deaf:
         deaf.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        for _ in range(300):
+        connection = await first_connection(side, up)
+        for number in range(300):
+            if connection.full:
+                break
             deaf.send(get("/v1/m"))
-            await asyncio.sleep(0.0015)
-        await asyncio.sleep(0.1)
-        assert next(iter(side.app.plane.connections)).full
+            assert await up.until(lambda number=number: side.books.completed > number)  # type: ignore[misc]
+        assert connection.full
         for _ in range(5):
             got = await call(side.port, get(), timeout_s=2)
             assert got.end == "whole", "the answer of another client waits for the deaf one"
@@ -408,8 +416,7 @@ async def test_answers_to_a_client_that_does_not_read_are_bounded(upstream: Upst
         deaf.writer.transport.pause_reading()  # type: ignore[attr-defined]
         deaf.send(get("/v1/m") * 1500)
         await asyncio.sleep(1.0)
-        transport = next(iter(side.app.plane.connections)).transport
-        assert transport.get_write_buffer_size() < 2_000_000
+        assert (await first_connection(side, up)).transport.get_write_buffer_size() < 2_000_000
         deaf.writer.transport.resume_reading()  # type: ignore[attr-defined]
         received = 0
         async with asyncio.timeout(20):
