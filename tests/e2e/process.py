@@ -103,8 +103,8 @@ class Child:
 class Provider(Child):
     """The simulated provider. `knobs` are its `--set` values."""
 
-    def __init__(self, folder: Path, *knobs: str, faults: Sequence[Mapping[str, object]] = ()) -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, *knobs: str, faults: Sequence[Mapping[str, object]] = (), port: int = 0) -> None:
+        self.port = port or free_port()
         command = [sys.executable, "-m", "sidecar.sim", "--port", str(self.port)]
         for knob in (*knobs, f"faults={json.dumps(list(faults))}"):
             command += ["--set", knob]

@@ -143,7 +143,7 @@ async def _ride_out(
     while since - _ids(sidecar.db):
         assert time.monotonic() - back < RECOVERY_S + 5.0, f"{len(since - _ids(sidecar.db))} of {len(since)} rows lost"
         await asyncio.sleep(0.1)
-    outage = Outage(load.p99_s(until=taken), load.p99_s(taken, back), recovery_s, load.sent)
+    outage = Outage(load.p99_s(until=taken), load.p99_s(taken), recovery_s, load.sent)
     assert outage.during_p99_s < STALL_S, outage
     return outage
 

@@ -234,7 +234,8 @@ def _whole_chunked(data: bytes, head: bytes, at: int) -> tuple[bytes, bytes, int
 def reset(transport: Any) -> None:
     """Closes a transport with RST."""
     sock = transport.get_extra_info("socket")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    if sock is not None:  # None: it is closed already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     transport.abort()
 
 

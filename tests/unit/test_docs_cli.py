@@ -12,8 +12,8 @@ FILE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 HEAD = """\
 # The command line
 
-Made from the program's own help (`python -m tests.unit.test_docs_cli` writes it). Exit codes: 0 fine, 1 failed, 2 wrong usage
-or configuration. `--json` prints one object a line. Settings and their environment variables are in
+Made from the program's own help (`python -m tests.unit.test_docs_cli` writes it). Exit codes: 0 fine, 1 failed, 2 wrong
+usage or configuration. `--json` prints one object a line. Settings and their environment variables are in
 [operations.md](operations.md), policies in [policies.md](policies.md).
 """
 
