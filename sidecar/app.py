@@ -119,10 +119,10 @@ class Sidecar:
             ConfigError: a port is busy.
         """
         with contextlib.ExitStack() as undo:
+            self._handle_signals()
             sockets = self._bind(undo)
             self.on_events(await self.archive.open(self.engine))
             await self._serve(sockets)
-            self._handle_signals()
             gc.collect()
             gc.freeze()  # what lives as long as the process need not be looked at again by every collection
             self.state = "serving"
@@ -303,6 +303,9 @@ class Sidecar:
     async def _close(self) -> None:
         for server in self._servers:
             server.close()
+        for exchange in list(self.plane.exchanges):
+            exchange.on_shutdown()
+        await asyncio.sleep(0)  # what was just written goes out
         for connection in list(self.plane.connections):
             connection.transport.abort()
         self.plane.stop()

@@ -44,6 +44,7 @@ class Downstream(asyncio.Protocol):
         self.full = False  # the client reads slowly
         self._pending = b""
         self._pumping = False
+        self._scheduled = False  # what waits is served in the loop's next turn
         self.paused = False  # the client's bytes wait in its socket
         self._discard = False  # after a refusal: what the client still sends is thrown away
         self._tunnel: Tunnel | None = None
@@ -72,6 +73,8 @@ class Downstream(asyncio.Protocol):
             return
         elif self.exchange is not None:
             self._during(data)
+        elif self._scheduled or self.full:
+            self._hold(data)
         else:
             self._pump(self._pending + data if self._pending else data)
 
@@ -100,6 +103,8 @@ class Downstream(asyncio.Protocol):
             self._tunnel.client_full(False)
         elif self.exchange is not None:
             self.exchange.on_client_full(False)
+        elif self._pending:
+            self._go_on()
 
     # ---- the exchange's side
 
@@ -142,9 +147,8 @@ class Downstream(asyncio.Protocol):
         self.deadline = monotonic() + self.plane.settings.keepalive_idle_s
         if self.paused:
             self.set_reading(True)
-        if self._pending and not self._pumping:
-            pending, self._pending = self._pending, b""
-            self.loop.call_soon(self._resume, pending)
+        if self._pending and not self._pumping and not self.full:
+            self._go_on()
 
     def cut(self, *, reset: bool) -> None:
         """Ends the connection so that the client cannot take what it has for a whole answer."""
@@ -180,19 +184,24 @@ class Downstream(asyncio.Protocol):
 
     # ---- heads
 
-    def _resume(self, pending: bytes) -> None:
+    def _go_on(self) -> None:
+        """Serves what waits, in a turn of its own: answers of one connection must not nest."""
+        if not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        self._scheduled = False
         if self.exchange is None and not self.transport.is_closing():
             self._read_at = monotonic()
-            self._pump(pending + self._pending)
-        else:
-            self._pending = pending + self._pending
+            self._pump(self._pending)
 
     def _pump(self, data: bytes) -> None:
         """Serves what lies in `data` until an exchange is under way or a head is incomplete."""
         self._pumping = True
         self._pending = b""
         try:
-            while data and self.exchange is None and not self._discard and not self.transport.is_closing():
+            while data and self.exchange is None and not (self._discard or self.full or self.transport.is_closing()):
                 if data[0] in _CR_LF:
                     data = data.lstrip(b"\r\n")  # RFC 9112 section 2.2: empty lines before a request line
                     continue
@@ -201,8 +210,8 @@ class Downstream(asyncio.Protocol):
                     self._wait_for_head(data)
                     return
                 data = self._serve(head, data)
-            if self.exchange is not None and data:
-                self._hold(data)
+            if data and (self.exchange is not None or self.full):
+                self._hold(data)  # a client that does not read its answers gets no further ones
         except ProtocolError as error:
             self._refuse(error.answer, "protocol", str(error))
         finally:

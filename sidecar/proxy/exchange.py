@@ -227,10 +227,10 @@ class Exchange(Intake):
         if self.connection is None or self.phase == "over":
             return
         if full:
-            self.connection.transport.pause_reading()
+            self.connection.set_reading(False)
             self.deadline = NEVER
         else:
-            self.connection.transport.resume_reading()
+            self.connection.set_reading(True)
             self.deadline = monotonic() + self.plane.settings.idle_timeout_s
 
     def _lines(self) -> bytes:
@@ -359,6 +359,18 @@ class Exchange(Intake):
             )  # SDKs hang up at the dialect's last event, without waiting for the last chunk
         else:
             self._finish("aborted", "client_closed")
+
+    def on_shutdown(self) -> None:
+        """The process ends: who still waits is told so, who is in a response sees it break."""
+        if self.phase == "over":
+            return
+        if self.phase == "queue":
+            self.origin.pool.give_up(self)
+        self.keep_client = False
+        if self.reply is None:
+            self._answer(503, "shutdown", "the sidecar is shutting down", "failed", "shutdown", b"retry-after: 1\r\n")
+        else:
+            self._cut("shutdown")
 
     def _completed(self, now: float) -> None:
         connection, reply = self.connection, self.reply

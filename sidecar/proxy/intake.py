@@ -210,6 +210,9 @@ class Intake(ABC):
     # ---- the rest of the exchange's life
 
     @abstractmethod
+    def on_shutdown(self) -> None: ...
+
+    @abstractmethod
     def on_deadline(self) -> None: ...
 
     @abstractmethod

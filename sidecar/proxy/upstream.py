@@ -32,13 +32,14 @@ class Rider(Protocol):
 class UpstreamConnection(asyncio.Protocol):
     """One connection. It carries one exchange at a time, or lies idle in its pool."""
 
-    __slots__ = ("_pool", "closed", "idle_limit_s", "idle_since", "rider", "transport", "used")
+    __slots__ = ("_pool", "closed", "idle_limit_s", "idle_since", "paused", "rider", "transport", "used")
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
         self.transport: asyncio.Transport
         self.rider: Rider | None = None
         self.closed = False
+        self.paused = False
         self.used = 0
         self.idle_since = 0.0
         self.idle_limit_s = pool.idle_limit_s
@@ -71,6 +72,14 @@ class UpstreamConnection(asyncio.Protocol):
         if self.rider is not None:
             self.rider.on_upstream_full(False)
 
+    def set_reading(self, on: bool) -> None:
+        """Lets the upstream's bytes wait in its socket while the client reads slowly, or come on."""
+        self.paused = not on
+        if on:
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
+
     def take_hint(self, keep_alive: bytes) -> None:
         """Obeys a `Keep-Alive: timeout=N` of the server."""
         hint = _TIMEOUT_HINT.search(keep_alive)
@@ -80,6 +89,8 @@ class UpstreamConnection(asyncio.Protocol):
     def release(self) -> None:
         """The exchange is over and the connection is clean: it may carry another one."""
         self.rider = None
+        if self.paused:
+            self.set_reading(True)
         self._pool.put(self)
 
     def close(self) -> None:

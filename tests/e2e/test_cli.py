@@ -214,7 +214,7 @@ def test_prices(tmp_path: Path) -> None:
 
 
 def test_a_busy_port_exits_2(stage: Stage) -> None:
-    """At once, with the listener and the address: GW-45 is not a hang."""
+    """At once, with the listener and the address (INC-40)."""
     busy = stage.traffic.removeprefix("http://")
     free = {"SIDECAR_HEALTH_LISTEN": "127.0.0.1:0", "SIDECAR_ADMIN_LISTEN": "127.0.0.1:0"}
     told = refused(llm_sidecar("run", SIDECAR_LISTEN=busy, **free), 2)
@@ -286,17 +286,49 @@ def ready(policies: Path, undo: ExitStack) -> Any:
     return told
 
 
-def test_the_verbs_run_in_process_too(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same functions without a process: what the tests above start is what coverage sees."""
-    db = str(stage.db)
+def test_the_verbs_run_in_process_too(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same functions without a process, with the same exit codes: what coverage can see."""
+    for key, value in running(stage).items():
+        monkeypatch.setenv(key, value)
     newest = rows(stage)[0]["id"]
-    assert main(["version"]) == 0
-    assert main(["decisions", "--db", db]) == 0
-    assert main(["explain", newest, "--db", db]) == 0
-    assert main(["explain", "unknown", "--db", db]) == 1
-    assert main(["export", "--format", "csv", "--db", db]) == 0
-    assert main(["store", "status", "--db", db]) == 0
-    assert main(["decisions", "--set", "nonsense=1"]) == 2
+    copy, state, prices = tmp_path / "copy.db", tmp_path / "state.json", tmp_path / "prices.json"
+    state.write_text("{}")
+    codes = {
+        "version": 0,
+        "decisions": 0,
+        "decisions --json --set nonsense=1": 2,
+        f"explain {newest}": 0,
+        f"explain {newest} --json": 0,
+        "explain unknown": 1,
+        "export --format csv": 0,
+        "export": 0,
+        f"check --json {stage.policy}": 0,
+        f"check {stage.policy}": 0,
+        f"check {tmp_path / 'missing.yaml'}": 2,
+        "rollout status": 0,
+        "rollout status --json": 0,
+        "rollout pause chat": 0,
+        "rollout resume chat --json": 0,
+        "rollout pause": 2,
+        "rollout pause nowhere": 1,
+        f"feedback {newest} --score 0.5": 0,
+        "feedback unknown --score 0.5": 1,
+        "feedback unknown --score 0.5 --set listen=127.0.0.1:9": 1,
+        f"store backup {copy}": 0,
+        "store backup": 2,
+        "store status": 0,
+        f"store prune --db {copy}": 0,
+        f"store forget --key none --db {copy}": 0,
+        "store forget": 2,
+        f"state import {state} --db {copy}": 0,
+        f"state export {state} --db {copy}": 0,
+        f"state export {state} --db {copy} --set service=nobody": 1,
+        f"state import {tmp_path / 'missing'} --db {copy}": 2,
+        f"prices refresh --to {prices}": 0,
+    }
+    assert {line: main(line.split()) for line in codes} == codes
     out, err = capsys.readouterr()
     assert newest in out
     assert "nonsense" in err

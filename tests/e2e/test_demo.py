@@ -53,7 +53,7 @@ def test_an_interrupt_ends_everything(tmp_path: Path, number: signal.Signals, co
         rest = demo.stdout.read()
         assert demo.wait(30) == code
     assert str(tmp_path) in rest
-    assert _running_in(tmp_path) == []
+    assert _running_in(tmp_path) == {}
 
 
 def test_a_stop_before_the_end_is_said(
@@ -65,14 +65,32 @@ def test_a_stop_before_the_end_is_said(
     assert "The time was over before the story was told." in capsys.readouterr().out
 
 
-def _running_in(folder: Path) -> list[str]:
-    """Command lines of processes whose arguments or environment name the folder."""
-    found = []
+def test_a_story_that_stops_exits_1(tmp_path: Path) -> None:
+    """When the sidecar dies the demo says which process ended, with its status, and where the log is."""
+    command = [sys.executable, "-m", "sidecar", "demo"]
+    environ = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if line.startswith("-- "):
+                break
+        (child,) = [pid for pid, text in _running_in(tmp_path).items() if "SIDECAR_DB=" in text]
+        os.kill(child, signal.SIGKILL)
+        rest = demo.stdout.read()
+        assert demo.wait(30) == 1
+    assert "The story stopped: " in rest
+    assert str(tmp_path) in rest
+    assert _running_in(tmp_path) == {}
+
+
+def _running_in(folder: Path) -> dict[int, str]:
+    """Command line and environment of the processes that name the folder there, by process id."""
+    found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             text = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
         except OSError:
             continue
         if str(folder).encode() in text:
-            found.append(text.decode("utf-8", "replace"))
+            found[int(process.name)] = text.decode("utf-8", "replace")
     return found

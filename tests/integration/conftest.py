@@ -70,7 +70,9 @@ class Running:
 
 
 @asynccontextmanager
-async def serving(upstream_url: str, environ: dict[str, str] | None = None, **settings: object) -> AsyncIterator[Running]:
+async def serving(
+    upstream_url: str, environ: dict[str, str] | None = None, **settings: object
+) -> AsyncIterator[Running]:
     """A sidecar whose every default upstream is `upstream_url`; settings as `--set` takes them."""
     urls = {f"{name}_upstream": upstream_url for name in ("openai", "anthropic", "gemini")}
     values = _QUIET | urls | {key: str(value) for key, value in settings.items()}

@@ -11,8 +11,9 @@ import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from time import monotonic
 from typing import Any, Literal, cast
+
+from sidecar.clock import monotonic
 
 WAIT_S = 5.0  # no wait in these tests is longer, whatever the machine does
 
@@ -159,7 +160,9 @@ class Peer(asyncio.Protocol):
 class ScriptedUpstream:
     """Answers the n-th request with the n-th script (the last one again and again), and keeps what it received."""
 
-    def __init__(self, *scripts: Script, early: bool = False, by: Callable[[bytes], Script] | None = None, thrown_away: int = 0) -> None:
+    def __init__(
+        self, *scripts: Script, early: bool = False, by: Callable[[bytes], Script] | None = None, thrown_away: int = 0
+    ) -> None:
         """`early` answers at the end of the head; `by` chooses the script from the head; with `thrown_away` nothing is
         kept and the answer comes when so many bytes have."""
         self.scripts: list[Script] = list(scripts) or [[ok()]]

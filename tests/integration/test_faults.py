@@ -3,10 +3,10 @@
 import asyncio
 import socket
 from statistics import median
-from time import monotonic
 
 import pytest
 
+from sidecar.clock import monotonic
 from sidecar.sim.knobs import Fault
 from tests.integration.conftest import Serve, Sim, Upstream
 from tests.integration.raw import SSE_HEAD, Script, Step, call, chunked, connected, delta, get, ok, post
@@ -15,14 +15,24 @@ STREAM = b'{"model":"m","stream":true,"messages":[]}'
 TOLD_S = 0.5  # promised are 0.1 s; the rest is for a busy machine
 
 
-@pytest.mark.parametrize("body", [STREAM, b'{"model":"m","messages":[]}', b'{"model":"m","input":"a"}'], ids=["stream", "whole", "other"])
+@pytest.mark.parametrize(
+    "body", [STREAM, b'{"model":"m","messages":[]}', b'{"model":"m","input":"a"}'], ids=["stream", "whole", "other"]
+)
 @pytest.mark.parametrize("how", ["close", "reset"])
-async def test_a_client_that_leaves_before_the_first_byte(upstream: Upstream, serve: Serve, body: bytes, how: str) -> None:
+async def test_a_client_that_leaves_before_the_first_byte(
+    upstream: Upstream, serve: Serve, body: bytes, how: str
+) -> None:
     """GW-21, INC-4, FID-13: the upstream's connection closes within 100 ms; the exchange is aborted."""
     up = await upstream([60.0])
     side = await serve(up)
     delays = []
-    for path in ("/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/files", "/v1beta/models/m:generateContent"):
+    for path in (
+        "/v1/chat/completions",
+        "/v1/messages",
+        "/v1/responses",
+        "/v1/files",
+        "/v1beta/models/m:generateContent",
+    ):
         async with connected(side.port) as client:
             client.send(post(path, body))
             assert await up.until(lambda: bool(up.requests) and not up.peers[-1].lost.is_set())
@@ -124,7 +134,7 @@ async def test_a_close_delimited_body_that_ends_is_whole(upstream: Upstream, ser
 
 
 async def test_no_post_is_sent_twice(upstream: Upstream, serve: Serve) -> None:
-    """INC-12, INC-11: with a reset at each byte of the response the upstream sees each call once; the client sees an error."""
+    """INC-12, INC-11: with a reset at each byte of an answer each call is seen once upstream; the client sees an error."""
     wire = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(b"hello")
     head = wire.index(b"\r\n\r\n") + 4
     scripts: list[Script] = [[wire[:at], 0.004, "reset"] for at in range(len(wire))]
@@ -142,7 +152,7 @@ async def test_no_post_is_sent_twice(upstream: Upstream, serve: Serve) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
 async def test_a_stale_connection_is_a_502_once(upstream: Upstream, serve: Serve, method: str) -> None:
-    """FID-16, FID-16b, INC-11: a kept connection that dies under a request: 502 with a reason, no hidden retry, not for GET either."""
+    """FID-16, FID-16b, INC-11: a kept connection dies under a request: 502 with a reason, no hidden retry, nor for GET."""
     up = await upstream([ok()], [0.02, "reset"], [ok()])
     side = await serve(up)
     request = post() if method == "POST" else get()
@@ -158,7 +168,7 @@ async def test_a_stale_connection_is_a_502_once(upstream: Upstream, serve: Serve
 
 
 async def test_connections_that_the_upstream_closed_are_not_used(upstream: Upstream, serve: Serve) -> None:
-    """INC-11: a server that closes behind every answer, without saying so, costs a client of the next millisecond nothing."""
+    """INC-11: a server that closes behind every answer, without saying so, costs the next call nothing."""
     up = await upstream([ok(), "close"])
     side = await serve(up)
     statuses = []
@@ -191,8 +201,14 @@ async def test_bytes_behind_a_response_end_the_connection(upstream: Upstream, se
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 200 OK\r\nA b\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"x" * 300_000]
-)  # fmt: skip
+    "garbage",
+    [
+        b"SSH-2.0-OpenSSH\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA b\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"x" * 300_000,
+    ],
+)
 async def test_a_malformed_response_is_a_502(upstream: Upstream, serve: Serve, garbage: bytes) -> None:
     """INC-42: nothing of it reaches the client, and its connection is closed."""
     up = await upstream([garbage, 5.0])
@@ -259,14 +275,34 @@ async def test_an_unreachable_upstream_is_a_502_and_a_blackhole_a_504(serve: Ser
 
 
 ERROR_LINES = [
-    b"Retry-After: 7", b"retry-after-ms: 1500", b"x-should-retry: true", b"X-RateLimit-Remaining-Tokens: 0", b"x-request-id: req_1",
-    b"anthropic-ratelimit-requests-reset: 2026-01-01T00:00:00Z", b"request-id: req_2",
-]  # fmt: skip
+    b"Retry-After: 7",
+    b"retry-after-ms: 1500",
+    b"x-should-retry: true",
+    b"X-RateLimit-Remaining-Tokens: 0",
+    b"x-request-id: req_1",
+    b"anthropic-ratelimit-requests-reset: 2026-01-01T00:00:00Z",
+    b"request-id: req_2",
+]
 
 
-@pytest.mark.parametrize("status", [b"400 Bad", b"401 No", b"408 Late", b"409 Conflict", b"422 No", b"429 Slow", b"500 Oops", b"503 Busy", b"529 Overloaded"])
+@pytest.mark.parametrize(
+    "status",
+    [
+        b"400 Bad",
+        b"401 No",
+        b"408 Late",
+        b"409 Conflict",
+        b"422 No",
+        b"429 Slow",
+        b"500 Oops",
+        b"503 Busy",
+        b"529 Overloaded",
+    ],
+)
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
-async def test_errors_of_the_upstream_pass_untouched(upstream: Upstream, serve: Serve, status: bytes, framing: str) -> None:
+async def test_errors_of_the_upstream_pass_untouched(
+    upstream: Upstream, serve: Serve, status: bytes, framing: str
+) -> None:
     """INC-14, INC-13: status line, headers that steer the SDK's retries, and body; one request upstream for one call."""
     body = b'{"error":{"message":"no","type":"x","code":null}}'
     head = b"HTTP/1.1 " + status + b"\r\n" + b"".join(line + b"\r\n" for line in ERROR_LINES)
@@ -275,7 +311,9 @@ async def test_errors_of_the_upstream_pass_untouched(upstream: Upstream, serve: 
         "chunked": head + b"transfer-encoding: chunked\r\n\r\n" + chunked(body[:9], body[9:]),
         "close": head + b"\r\n" + body,
     }[framing]
-    up = await upstream([wire[:-20], 0.01, wire[-20:], "close"] if framing == "close" else [wire[:-20], 0.01, wire[-20:]])
+    up = await upstream(
+        [wire[:-20], 0.01, wire[-20:], "close"] if framing == "close" else [wire[:-20], 0.01, wire[-20:]]
+    )
     side = await serve(up)
     for request in (post(body=STREAM), post("/v1/messages", b"{}")):
         got = await call(side.port, request)

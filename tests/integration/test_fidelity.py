@@ -1,6 +1,7 @@
 """What goes through is what came: the fidelity probes on raw sockets, on both event loops."""
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 
@@ -32,7 +33,17 @@ async def test_latin_1_bytes_are_kept(upstream: Upstream, serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/a/../b", "/v1/%7Ea", "/v1/a%2fb", "/v1/a%3Ab", "/v1/[1]?x=[y]&z={}|^", "/v1//a//", "/v1/a;b?c=d?e", "/v1/\xe9"]
+    "path",
+    [
+        "/v1/a/../b",
+        "/v1/%7Ea",
+        "/v1/a%2fb",
+        "/v1/a%3Ab",
+        "/v1/[1]?x=[y]&z={}|^",
+        "/v1//a//",
+        "/v1/a;b?c=d?e",
+        "/v1/\xe9",
+    ],
 )
 async def test_path_bytes_are_kept(upstream: Upstream, serve: Serve, path: str) -> None:
     """FID-3: no decoding, no normalising, no quoting."""
@@ -155,7 +166,8 @@ async def test_fields_that_connection_names_are_removed(upstream: Upstream, serv
     named, length = b"X-Secret: s\r\n", b"Content-Length: 2\r\n"
     block = named + length if before else length + named
     got = await call(
-        side.port, b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: X-Secret\r\n" + block + b"\r\n{}"
+        side.port,
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: X-Secret\r\n" + block + b"\r\n{}",
     )
     assert up.requests[0].value(b"x-secret") is None
     assert up.requests[0].body == b"{}"
@@ -165,7 +177,13 @@ async def test_fields_that_connection_names_are_removed(upstream: Upstream, serv
 
 async def test_hop_by_hop_fields_end_here(upstream: Upstream, serve: Serve) -> None:
     """FID-19: each connection has its own."""
-    hop = [b"Keep-Alive: timeout=5", b"Proxy-Connection: keep-alive", b"TE: trailers", b"Upgrade: h2c", b"HTTP2-Settings: a"]
+    hop = [
+        b"Keep-Alive: timeout=5",
+        b"Proxy-Connection: keep-alive",
+        b"TE: trailers",
+        b"Upgrade: h2c",
+        b"HTTP2-Settings: a",
+    ]
     up = await upstream([ok(b"{}", b"Keep-Alive: timeout=9", b"Proxy-Authenticate: x")])
     side = await serve(up)
     got = await call(side.port, post("/v1/chat/completions", CHAT, *hop, b"Proxy-Authorization: Basic x"))
@@ -214,7 +232,9 @@ async def test_responses_without_a_body_end_with_their_head(
     assert len(up.peers) == 1, "the upstream's connection was not reused"
 
 
-@pytest.mark.parametrize("request_line", [b"PATCH /v1/x", b"DELETE /v1/files/f-1?a=b", b"PUT /v1/x", b"PROPFIND /v1/x", b"OPTIONS /v1/x"])
+@pytest.mark.parametrize(
+    "request_line", [b"PATCH /v1/x", b"DELETE /v1/files/f-1?a=b", b"PUT /v1/x", b"PROPFIND /v1/x", b"OPTIONS /v1/x"]
+)
 async def test_unknown_methods_and_paths_pass(upstream: Upstream, serve: Serve, request_line: bytes) -> None:
     """GW-34, INC-39: any method and path under /v1 is relayed."""
     up = await upstream([ok(b"[1]", status=b"207 Multi")])
@@ -298,7 +318,7 @@ async def test_each_event_is_passed_on_when_it_arrives(upstream: Upstream, serve
     side = await serve(up)
     got = await call(side.port, post(body=b'{"model":"m","stream":true,"messages":[]}'))
     times = [next(at for at, piece in got.reads if b'"%b"' % letter in piece) for letter in (b"a", b"b", b"c")]
-    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(times)]
     assert all(0.12 < gap < 0.2 for gap in gaps), gaps
 
 
@@ -344,7 +364,11 @@ async def test_heads_that_differ_only_in_length_are_told_apart(upstream: Upstrea
     """FID-18: the remembered head of a connection is used only for its own bytes."""
     up = await upstream()
     side = await serve(up)
-    requests = [post("/v1/chat/completions", b"x" * size, b"A: %b" % name) for name in (b"1", b"12", b"1") for size in (1, 9, 10, 999)]
+    requests = [
+        post("/v1/chat/completions", b"x" * size, b"A: %b" % name)
+        for name in (b"1", b"12", b"1")
+        for size in (1, 9, 10, 999)
+    ]
     async with connected(side.port) as client:
         for request in requests:
             client.send(request)

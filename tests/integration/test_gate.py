@@ -17,7 +17,19 @@ def request(host: bytes, *lines: bytes) -> bytes:
     return head + b"".join(line + b"\r\n" for line in lines) + b"Content-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 
 
-@pytest.mark.parametrize("host", [b"localhost", b"LocalHost:9090", b"127.0.0.1", b"127.0.0.1:1", b"[::1]", b"[::1]:9090", b"llm.internal", b"LLM.internal:80"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"localhost",
+        b"LocalHost:9090",
+        b"127.0.0.1",
+        b"127.0.0.1:1",
+        b"[::1]",
+        b"[::1]:9090",
+        b"llm.internal",
+        b"LLM.internal:80",
+    ],
+)
 async def test_known_hosts_pass(upstream: Upstream, serve: Serve, host: bytes) -> None:
     """INC-40, DESIGN 2.3: localhost in every spelling, any port, and the configured names."""
     up = await upstream()
@@ -27,9 +39,24 @@ async def test_known_hosts_pass(upstream: Upstream, serve: Serve, host: bytes) -
 
 @pytest.mark.parametrize(
     "host",
-    [b"evil.example", b"localhost.evil.example", b"127.0.0.1.evil.example", b"evil.example:9090", b"127.0.0.2", b"[::2]", b"0.0.0.0",
-     b"localhost@evil.example", b"evil.example@localhost", b"", b"localhost:80@evil.example", b"[::1]evil", b"[::1", b"localhost.", b"127.1"],
-)  # fmt: skip
+    [
+        b"evil.example",
+        b"localhost.evil.example",
+        b"127.0.0.1.evil.example",
+        b"evil.example:9090",
+        b"127.0.0.2",
+        b"[::2]",
+        b"0.0.0.0",
+        b"localhost@evil.example",
+        b"evil.example@localhost",
+        b"",
+        b"localhost:80@evil.example",
+        b"[::1]evil",
+        b"[::1",
+        b"localhost.",
+        b"127.1",
+    ],
+)
 async def test_other_hosts_are_421(upstream: Upstream, serve: Serve, host: bytes) -> None:
     """SEC, GW-47: DNS rebinding (CVE-2026-63118): a page that reaches us under its own name gets nothing."""
     up = await upstream()
@@ -49,7 +76,14 @@ async def test_http_1_0_with_a_foreign_host_is_421(upstream: Upstream, serve: Se
 
 @pytest.mark.parametrize(
     "line",
-    [b"Origin: https://evil.example", b"Origin: null", b"origin: http://localhost:9090", b"Sec-Fetch-Site: cross-site", b"Sec-Fetch-Site: same-site", b"sec-fetch-site: CROSS-SITE"],
+    [
+        b"Origin: https://evil.example",
+        b"Origin: null",
+        b"origin: http://localhost:9090",
+        b"Sec-Fetch-Site: cross-site",
+        b"Sec-Fetch-Site: same-site",
+        b"sec-fetch-site: CROSS-SITE",
+    ],
 )
 async def test_web_pages_are_403(upstream: Upstream, serve: Serve, line: bytes) -> None:
     """SEC: any page may send to a port on localhost; browsers say so."""
@@ -65,15 +99,34 @@ async def test_listed_origins_pass(upstream: Upstream, serve: Serve) -> None:
     """DESIGN 2.3: a page that the operator listed may; same-origin and typed requests may too."""
     up = await upstream()
     side = await serve(up, allowed_origins="https://app.example")
-    for lines in ([b"Origin: https://app.example", b"Sec-Fetch-Site: cross-site"], [b"Sec-Fetch-Site: none"], [b"Sec-Fetch-Site: same-origin"]):
+    for lines in (
+        [b"Origin: https://app.example", b"Sec-Fetch-Site: cross-site"],
+        [b"Sec-Fetch-Site: none"],
+        [b"Sec-Fetch-Site: same-origin"],
+    ):
         assert (await call(side.port, request(b"localhost", *lines))).status == 200
 
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/metrics", "/health", "/ready", "/api/v1/decisions", "/openapi.json", "/v1", "/v2/x", "/V1/models", "/v1x/y", "/_sidecar/v1/other",
-     "//v1/models", "/%761/models", "/.env", "/v1alpha/x"],
-)  # fmt: skip
+    [
+        "/",
+        "/metrics",
+        "/health",
+        "/ready",
+        "/api/v1/decisions",
+        "/openapi.json",
+        "/v1",
+        "/v2/x",
+        "/V1/models",
+        "/v1x/y",
+        "/_sidecar/v1/other",
+        "//v1/models",
+        "/%761/models",
+        "/.env",
+        "/v1alpha/x",
+    ],
+)
 async def test_other_paths_are_a_json_404(upstream: Upstream, serve: Serve, path: str) -> None:
     """SEC, GW-47, CVE-2025-23217: admin and health are not here, and what is not under a known prefix is not forwarded."""
     up = await upstream()
@@ -95,7 +148,18 @@ async def test_health_answers_nothing_but_health(upstream: Upstream, serve: Serv
 
 
 @pytest.mark.parametrize(
-    "target", ["/v1/../../admin", "/v1/%2e%2e/x", "/v1/..%2fx", "/v1/.%2E/x", "/v1/..;a/x", "/v1/x/.", "/v1/..\\x", "/v1/%2E%2E%5Cx", "/v1/.."]
+    "target",
+    [
+        "/v1/../../admin",
+        "/v1/%2e%2e/x",
+        "/v1/..%2fx",
+        "/v1/.%2E/x",
+        "/v1/..;a/x",
+        "/v1/x/.",
+        "/v1/..\\x",
+        "/v1/%2E%2E%5Cx",
+        "/v1/..",
+    ],
 )
 async def test_dot_segments_do_not_climb_over_a_prefix(upstream: Upstream, serve: Serve, target: str) -> None:
     """SEC: with a longer prefix they are 400, raw or encoded; nothing reaches the upstream."""
@@ -115,11 +179,34 @@ async def test_a_prefix_is_put_before_the_path(upstream: Upstream, serve: Serve)
     assert up.requests[0].line == b"GET /tenant/a/v1/models?x=/../y HTTP/1.1"
 
 
-TRICKS = st.sampled_from([b"@127.0.0.1:%d/", b"127.0.0.1:%d", b"http://127.0.0.1:%d/v1/x", b"//127.0.0.1:%d/v1/x", b"/v1/x#@127.0.0.1:%d", b"/v1/@127.0.0.1:%d/", b"/v1/x?url=http://127.0.0.1:%d", b"/\\127.0.0.1:%d/v1", b"*"])  # fmt: skip
+TRICKS = st.sampled_from(
+    [
+        b"@127.0.0.1:%d/",
+        b"127.0.0.1:%d",
+        b"http://127.0.0.1:%d/v1/x",
+        b"//127.0.0.1:%d/v1/x",
+        b"/v1/x#@127.0.0.1:%d",
+        b"/v1/@127.0.0.1:%d/",
+        b"/v1/x?url=http://127.0.0.1:%d",
+        b"/\\127.0.0.1:%d/v1",
+        b"*",
+    ]
+)
 FIELDS = st.lists(
-    st.sampled_from([b"X-Forwarded-Host", b"Forwarded", b"X-Original-URL", b"X-Rewrite-URL", b"X-Host", b"x-prefiller-url", b"x-sidecar-upstream", b"api-base"]),
+    st.sampled_from(
+        [
+            b"X-Forwarded-Host",
+            b"Forwarded",
+            b"X-Original-URL",
+            b"X-Rewrite-URL",
+            b"X-Host",
+            b"x-prefiller-url",
+            b"x-sidecar-upstream",
+            b"api-base",
+        ]
+    ),
     max_size=4,
-)  # fmt: skip
+)
 
 
 async def test_nothing_in_a_request_chooses_the_host(upstream: Upstream, serve: Serve) -> None:
@@ -136,7 +223,9 @@ async def test_nothing_in_a_request_chooses_the_host(upstream: Upstream, serve: 
         block = b"".join(name + b": http://" + where + b"/\r\n" for name in fields)
         host = where if as_host else b"localhost"
         body = b'{"model":"m","api_base":"http://%b","base_url":"http://%b"}' % (where, where)
-        wanted.append(b"POST %b HTTP/1.1\r\nHost: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (line, host, block, len(body), body))
+        wanted.append(
+            b"POST %b HTTP/1.1\r\nHost: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (line, host, block, len(body), body)
+        )
 
     collect()
     for one in dict.fromkeys(wanted):
@@ -162,15 +251,28 @@ async def test_standalone_asks_for_a_token(upstream: Upstream, serve: Serve, tmp
     tokens.chmod(0o600)
     up = await upstream()
     side = await serve(up, mode="standalone", client_tokens_file=tokens)
-    for lines in ([], [b"Authorization: Bearer wrong"], [b"x-api-key: "], [b"Authorization: token-of-the-support-bot"], [b"Authorization: Basic token-of-the-support-bot"]):
+    for lines in (
+        [],
+        [b"Authorization: Bearer wrong"],
+        [b"x-api-key: "],
+        [b"Authorization: token-of-the-support-bot"],
+        [b"Authorization: Basic token-of-the-support-bot"],
+    ):
         got = await call(side.port, request(b"localhost", *lines))
         assert got.status == 401, lines
     assert not up.peers
-    for lines in ([b"Authorization: Bearer token-of-the-support-bot"], [b"authorization: bearer token-of-the-support-bot"], [b"X-Api-Key: token-of-the-support-bot"], [b"x-goog-api-key: token-of-the-support-bot"]):
+    for lines in (
+        [b"Authorization: Bearer token-of-the-support-bot"],
+        [b"authorization: bearer token-of-the-support-bot"],
+        [b"X-Api-Key: token-of-the-support-bot"],
+        [b"x-goog-api-key: token-of-the-support-bot"],
+    ):
         assert (await call(side.port, request(b"localhost", *lines))).status == 200, lines
 
 
-async def test_a_token_is_asked_for_each_request_of_a_connection(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+async def test_a_token_is_asked_for_each_request_of_a_connection(
+    upstream: Upstream, serve: Serve, tmp_path: Path
+) -> None:
     """SEC: a connection is not trusted for what an earlier request on it carried."""
     tokens = tmp_path / "tokens"
     tokens.write_text("token-of-the-support-bot support-bot\n")
@@ -179,14 +281,20 @@ async def test_a_token_is_asked_for_each_request_of_a_connection(upstream: Upstr
     side = await serve(up, mode="standalone", client_tokens_file=tokens)
     async with connected(side.port) as client:
         statuses = []
-        for line in (b"Authorization: Bearer token-of-the-support-bot", b"Authorization: Bearer token-of-the-support-bxt", b"Authorization: Bearer token-of-the-support-bot"):
+        for line in (
+            b"Authorization: Bearer token-of-the-support-bot",
+            b"Authorization: Bearer token-of-the-support-bxt",
+            b"Authorization: Bearer token-of-the-support-bot",
+        ):
             client.send(request(b"localhost", line))
             statuses.append((await client.response()).status)
     assert statuses == [200, 401, 200]
 
 
 @pytest.mark.parametrize("method", [b"HEAD", b"GET", b"POST"])
-async def test_a_refusal_keeps_the_connection_when_the_request_was_whole(upstream: Upstream, serve: Serve, method: bytes) -> None:
+async def test_a_refusal_keeps_the_connection_when_the_request_was_whole(
+    upstream: Upstream, serve: Serve, method: bytes
+) -> None:
     """A 404 of ours costs the client no connection, and HEAD gets no body."""
     up = await upstream()
     side = await serve(up)

@@ -1,16 +1,29 @@
-"""Limits and timers: bodies, heads, streams, connections, slow peers; what is over a limit is told so and costs nobody else."""
+"""Limits and timers: bodies, heads, streams, connections, slow peers; what is over one is told so and costs nobody else."""
 
 import asyncio
 import os
 from contextlib import AsyncExitStack
-from time import monotonic
 
 import psutil
 import pytest
 
+from sidecar.clock import monotonic
 from sidecar.proxy.downstream import Downstream
 from tests.integration.conftest import Running, Serve, Upstream
-from tests.integration.raw import SSE_HEAD, Client, Peer, ScriptedUpstream, Step, call, chunked, connected, delta, get, ok, post
+from tests.integration.raw import (
+    SSE_HEAD,
+    Client,
+    Peer,
+    ScriptedUpstream,
+    Step,
+    call,
+    chunked,
+    connected,
+    delta,
+    get,
+    ok,
+    post,
+)
 
 STREAM = b'{"model":"m","stream":true,"messages":[]}'
 CHUNKED = b"POST %b HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -47,7 +60,9 @@ async def test_chunks_over_the_limit_are_413_or_cut(upstream: Upstream, serve: S
 
 @pytest.mark.parametrize("bad", [b"zz\r\n", b"-1\r\n", b"5\r\nabcdefgh\r\n", b"3\nabc\n"])
 @pytest.mark.parametrize("path", [b"/v1/chat/completions", b"/v1/files"])
-async def test_a_bad_chunk_cuts_the_upstreams_connection(upstream: Upstream, serve: Serve, bad: bytes, path: bytes) -> None:
+async def test_a_bad_chunk_cuts_the_upstreams_connection(
+    upstream: Upstream, serve: Serve, bad: bytes, path: bytes
+) -> None:
     """INC-42: 400 and closed; nothing more is sent up."""
     up = await upstream()
     side = await serve(up)
@@ -79,7 +94,9 @@ async def test_a_bad_chunk_cuts_the_upstreams_connection(upstream: Upstream, ser
         b"GET /v1/x\r\n\r\n",
     ],
 )
-async def test_ambiguous_heads_are_refused_and_the_connection_closes(upstream: Upstream, serve: Serve, head: bytes) -> None:
+async def test_ambiguous_heads_are_refused_and_the_connection_closes(
+    upstream: Upstream, serve: Serve, head: bytes
+) -> None:
     """INC-42: 4xx or 5xx, closed, and what lies behind is not taken for a request."""
     up = await upstream()
     side = await serve(up)

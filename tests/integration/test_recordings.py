@@ -33,7 +33,11 @@ def recordings(shared: Path) -> Iterator[Recording]:
     folder = shared / "fixtures" / "llama_server"
     for file in sorted(folder.glob("*.http")):
         note = json.loads(file.with_suffix(".json").read_text())["request"]
-        fields = {name: value for name, value in note["headers"].items() if name.lower() not in ("host", "origin", "content-length")}
+        fields = {
+            name: value
+            for name, value in note["headers"].items()
+            if name.lower() not in ("host", "origin", "content-length")
+        }
         body = (note.get("body") or "").encode()
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         path = note["path"] if note["path"].startswith("/v1/") else "/v1" + note["path"]
@@ -51,7 +55,9 @@ def payload(wire: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("size", CHUNKINGS)
-async def test_every_recorded_response_comes_out_the_same(shared: Path, upstream: Upstream, serve: Serve, size: int) -> None:
+async def test_every_recorded_response_comes_out_the_same(
+    shared: Path, upstream: Upstream, serve: Serve, size: int
+) -> None:
     """FID-18, INC-1, INC-10: head lines and body bytes, framing included; a recorded cut stays a cut."""
     up = await upstream()
     side = await serve(up)
@@ -104,7 +110,9 @@ async def test_recorded_usage_event_is_taken_out(shared: Path, upstream: Upstrea
         up.by = lambda _head, one=one: [*one.pieces(64), "close"]  # type: ignore[misc]
         asked = re.sub(rb', "stream_options": ?\{"include_usage": ?true\}', b"", one.request.partition(b"\r\n\r\n")[2])
         assert b"stream_options" not in asked
-        head = re.sub(rb"Content-Length: [0-9]+", b"Content-Length: %d" % len(asked), one.request.partition(b"\r\n\r\n")[0])
+        head = re.sub(
+            rb"Content-Length: [0-9]+", b"Content-Length: %d" % len(asked), one.request.partition(b"\r\n\r\n")[0]
+        )
         async with connected(side.port) as client:
             client.send(head + b"\r\n\r\n" + asked)
             got = await client.response()

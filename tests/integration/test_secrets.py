@@ -82,9 +82,15 @@ async def process(up: ScriptedUpstream, tmp_path: Path) -> AsyncIterator[Process
         "GEMINI_UPSTREAM": f"http://127.0.0.1:{up.port}",
     }
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sidecar", "run",
-        env=environ, cwd=Path(__file__).parents[2], stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "sidecar",
+        "run",
+        env=environ,
+        cwd=Path(__file__).parents[2],
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
     one = Process(ports[0], ports[1], ports[2], tmp_path, child)
     async with asyncio.timeout(20):
         while True:
@@ -108,17 +114,26 @@ def clients() -> list[bytes]:
     """Requests of every kind, each with the canaries in it."""
     path = "/v1/chat/completions?key=" + KEY.decode()
     found = [post(path, CHAT % b"true", line) for line in CREDENTIALS]
-    found += [post(path, CHAT % b"false", CREDENTIALS[0]), post("/v1/messages?key=" + KEY.decode(), CHAT % b"true", *CREDENTIALS)]
-    found += [post("/v1beta/models/g:generateContent?key=" + KEY.decode(), CHAT % b"false"), post("/v1/files", PROMPT, *CREDENTIALS)]
+    found += [
+        post(path, CHAT % b"false", CREDENTIALS[0]),
+        post("/v1/messages?key=" + KEY.decode(), CHAT % b"true", *CREDENTIALS),
+    ]
+    found += [
+        post("/v1beta/models/g:generateContent?key=" + KEY.decode(), CHAT % b"false"),
+        post("/v1/files", PROMPT, *CREDENTIALS),
+    ]
     found += [get("/nothing?key=" + KEY.decode(), *CREDENTIALS), post("/v1/chat/completions", PROMPT, *CREDENTIALS)]
-    found += [post(path, CHAT % b"true", *CREDENTIALS, b"Origin: https://" + KEY), post(path, CHAT % b"true", *CREDENTIALS).replace(b"localhost", KEY)]
+    found += [
+        post(path, CHAT % b"true", *CREDENTIALS, b"Origin: https://" + KEY),
+        post(path, CHAT % b"true", *CREDENTIALS).replace(b"localhost", KEY),
+    ]
     found += [post(path, CHAT % b"true", b"Broken " + KEY), post(path, CHAT % b"true", b"Transfer-Encoding: " + KEY)]
     return found
 
 
 async def test_no_canary_is_written_anywhere(up: ScriptedUpstream, process: Process) -> None:
-    """GW-45, SEC: keys, prompts and completions in stdout, stderr, request log, database, WAL, metrics, /ready, error bodies and the
-    admin API: plain, base64 or as the beginning of a hash; after answers, errors, cuts, timeouts and malformed requests."""
+    """GW-45, SEC: keys, prompts and completions in stdout, stderr, request log, database, WAL, metrics, /ready, error bodies
+    and the admin API: plain, base64 or as the beginning of a hash; after answers, errors, cuts, timeouts and bad requests."""
     whole = ok(b'{"id":"c1","choices":[{"message":{"content":"' + ANSWER + b'"}}],"usage":{"completion_tokens":3}}')
     error = ok(b'{"error":{"message":"Incorrect API key provided: ' + KEY + b'"}}', status=b"401 Unauthorized")
     scripts = [
@@ -152,7 +167,13 @@ async def test_no_canary_is_written_anywhere(up: ScriptedUpstream, process: Proc
     assert process.process.returncode == 0
     assert len(shown["requests.log"]) > 1000
     assert any(name.endswith("sidecar.db") and len(text) > 4096 for name, text in shown.items())
-    leaks = [(where, secret) for where, text in shown.items() for one in SECRETS for secret in spellings(one) if secret in text]
+    leaks = [
+        (where, secret)
+        for where, text in shown.items()
+        for one in SECRETS
+        for secret in spellings(one)
+        if secret in text
+    ]
     assert not leaks
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from sidecar.clock import wall
 from sidecar.errors import ConfigError
 from tests.integration.conftest import Serve, Upstream
 from tests.integration.raw import SSE_HEAD, WAIT_S, call, chunked, connected, delta, get, ok, post
@@ -32,12 +33,16 @@ def server_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
     return context
 
 
-async def test_a_verified_upstream_serves(authority: trustme.CA, ca_file: Path, upstream: Upstream, serve: Serve) -> None:
+async def test_a_verified_upstream_serves(
+    authority: trustme.CA, ca_file: Path, upstream: Upstream, serve: Serve
+) -> None:
     """SEC: custom CA file; connections are kept; a stream passes; a cut is seen."""
     up = await upstream(
-        [ok(b"[1]")], [SSE_HEAD + chunked(b"data: a\n\n")], [SSE_HEAD + delta("a"), 0.05, "reset"],
+        [ok(b"[1]")],
+        [SSE_HEAD + chunked(b"data: a\n\n")],
+        [SSE_HEAD + delta("a"), 0.05, "reset"],
         tls=server_context(authority.issue_cert("localhost")),
-    )  # fmt: skip
+    )
     side = await serve(f"https://localhost:{up.port}", ca_file=ca_file)
     assert (await call(side.port, post())).body == b"[1]"
     assert (await call(side.port, post())).body == b"data: a\n\n"
@@ -65,8 +70,10 @@ async def test_an_upstream_that_cannot_be_verified_gets_no_byte(
 ) -> None:
     """SEC: 502 and zero request bytes."""
     issuer = trustme.CA() if what == "self-signed" else authority
-    past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
-    certificate = issuer.issue_cert("other.example" if what == "wrong host" else "localhost", not_after=past if what == "expired" else None)
+    past = datetime.datetime.fromtimestamp(wall() - 86400, datetime.UTC)
+    certificate = issuer.issue_cert(
+        "other.example" if what == "wrong host" else "localhost", not_after=past if what == "expired" else None
+    )
     context = server_context(certificate)
     if what == "old tls":
         context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -159,12 +166,18 @@ async def test_https_goes_through_connect(
     authority: trustme.CA, ca_file: Path, upstream: Upstream, serve: Serve, egress: EgressProxy
 ) -> None:
     """DESIGN 2.3: HTTPS_PROXY with its credentials; TLS is verified end to end; the connection is kept; a stream passes."""
-    up = await upstream([ok(b"[1]")], [SSE_HEAD + chunked(b"data: a\n\n")], tls=server_context(authority.issue_cert("upstream.test")))
-    side = await serve(f"https://upstream.test:{up.port}", ca_file=ca_file, https_proxy=f"http://user:p%40ss@127.0.0.1:{egress.port}")
+    up = await upstream(
+        [ok(b"[1]")], [SSE_HEAD + chunked(b"data: a\n\n")], tls=server_context(authority.issue_cert("upstream.test"))
+    )
+    side = await serve(
+        f"https://upstream.test:{up.port}", ca_file=ca_file, https_proxy=f"http://user:p%40ss@127.0.0.1:{egress.port}"
+    )
     assert (await call(side.port, post())).body == b"[1]"
     assert (await call(side.port, post())).body == b"data: a\n\n"
     where = b"upstream.test:%d" % up.port
-    assert egress.heads == [b"CONNECT %b HTTP/1.1\r\nHost: %b\r\nProxy-Authorization: Basic dXNlcjpwQHNz\r\n\r\n" % (where, where)]
+    assert egress.heads == [
+        b"CONNECT %b HTTP/1.1\r\nHost: %b\r\nProxy-Authorization: Basic dXNlcjpwQHNz\r\n\r\n" % (where, where)
+    ]
     assert all(b"roxy" not in seen.head for seen in up.requests)
 
 
@@ -173,7 +186,9 @@ async def test_a_client_that_leaves_closes_the_tunnel(
 ) -> None:
     """GW-21, INC-4: behind an egress proxy too."""
     up = await upstream([60.0], tls=server_context(authority.issue_cert("upstream.test")))
-    side = await serve(f"https://upstream.test:{up.port}", ca_file=ca_file, https_proxy=f"http://127.0.0.1:{egress.port}")
+    side = await serve(
+        f"https://upstream.test:{up.port}", ca_file=ca_file, https_proxy=f"http://127.0.0.1:{egress.port}"
+    )
     async with connected(side.port) as client:
         client.send(post())
         assert await up.until(lambda: bool(up.requests))
@@ -182,7 +197,9 @@ async def test_a_client_that_leaves_closes_the_tunnel(
     assert side.books.aborted == 1
 
 
-@pytest.mark.parametrize("refusal", [b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", b"HTTP/1.1 403 No\r\n\r\n", b"garbage\r\n\r\n"])
+@pytest.mark.parametrize(
+    "refusal", [b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", b"HTTP/1.1 403 No\r\n\r\n", b"garbage\r\n\r\n"]
+)
 async def test_a_proxy_that_refuses_is_a_502(serve: Serve, egress: EgressProxy, refusal: bytes) -> None:
     """GW-24: told as what it is; nothing goes directly instead."""
     egress.refusal = refusal
@@ -198,7 +215,10 @@ async def test_no_proxy_goes_directly(
     """DESIGN 2.3: hosts of NO_PROXY are reached without it."""
     up = await upstream(tls=server_context(authority.issue_cert("localhost")))
     side = await serve(
-        f"https://localhost:{up.port}", ca_file=ca_file, https_proxy=f"http://127.0.0.1:{egress.port}", no_proxy=no_proxy
+        f"https://localhost:{up.port}",
+        ca_file=ca_file,
+        https_proxy=f"http://127.0.0.1:{egress.port}",
+        no_proxy=no_proxy,
     )
     assert (await call(side.port, post())).status == 200
     assert not egress.heads

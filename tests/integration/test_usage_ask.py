@@ -17,9 +17,9 @@ def sse(*texts: bytes) -> bytes:
     return b"".join(b"data: " + text + b"\n\n" for text in texts)
 
 
-TOKEN = b'{"id":"c1","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]%b}'
+TOKEN = b'{"id":"c1","object":"chunk","choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]%b}'
 FINISH = b'{"id":"c1","object":"chat.completion.chunk","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]%b}'
-USAGE = b'{"id":"c1","object":"chat.completion.chunk","choices":[],"usage":{"prompt_tokens":9,"completion_tokens":1,"total_tokens":10}}'
+USAGE = b'{"id":"c1","object":"chunk","choices":[],"usage":{"prompt_tokens":9,"completion_tokens":1,"total_tokens":10}}'
 PLAIN = sse(TOKEN % b"", FINISH % b"", b"[DONE]")
 OPENAI = sse(TOKEN % b',"usage":null', FINISH % b',"usage":null', USAGE, b"[DONE]")
 VLLM = sse(TOKEN % b"", FINISH % b"", USAGE, b"[DONE]")
@@ -56,12 +56,15 @@ async def test_the_clients_bytes_are_what_they_would_have_been(
 
 
 async def test_the_simulated_provider_is_asked_unseen(sim: Sim, serve: Serve) -> None:
-    """GW-01, GW-02: chat and completions of the simulated provider: as without us, but for ids and times, and with usage in the record."""
+    """GW-01, GW-02: the simulated provider's chat and completions: shaped as without us, with usage in the record."""
     provider = await sim(default=SimulatedModel())
     side = await serve(provider)
     settled: list[object] = []
     side.app.plane.emit = settled.append
-    for path, body in (("/v1/chat/completions", STREAM), ("/v1/completions", b'{"model":"m","stream":true,"prompt":"Hi"}')):
+    for path, body in (
+        ("/v1/chat/completions", STREAM),
+        ("/v1/completions", b'{"model":"m","stream":true,"prompt":"Hi"}'),
+    ):
         through, direct = await call(side.port, post(path, body)), await call(provider.port, post(path, body))
         assert b'"usage"' not in through.body
         assert shape(through) == shape(direct)
@@ -75,7 +78,9 @@ def shape(got: Response) -> tuple[bytes, set[bytes], bytes]:
     return got.raw.split(b"\r\n")[0], names, got.body[-14:]
 
 
-@pytest.mark.parametrize("options", [b'"stream_options":{"include_usage":true}', b'"stream_options": {"include_usage" : true }'])
+@pytest.mark.parametrize(
+    "options", [b'"stream_options":{"include_usage":true}', b'"stream_options": {"include_usage" : true }']
+)
 async def test_a_client_that_asked_itself_gets_its_usage(upstream: Upstream, serve: Serve, options: bytes) -> None:
     """GW-02: its request and its answer are not touched, compression included."""
     wire = SSE_HEAD + chunked(OPENAI)
@@ -140,7 +145,9 @@ async def test_a_refused_question_is_taken_back_once_and_remembered(
         "split chunks": head + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(*pieces(REFUSAL, 5)),
         "close": head + b"\r\n" + REFUSAL,
     }[framing]
-    up = await upstream([wire[:-30], 0.02, wire[-30:], *(["close"] if framing == "close" else [])], [SSE_HEAD + chunked(PLAIN)])
+    up = await upstream(
+        [wire[:-30], 0.02, wire[-30:], *(["close"] if framing == "close" else [])], [SSE_HEAD + chunked(PLAIN)]
+    )
     side = await serve(up)
     for _ in range(2):
         got = await call(side.port, post(body=STREAM))

@@ -135,7 +135,11 @@ def test_what_chunk_writes_is_read_back(payloads: list[bytes], data: st.DataObje
     assert oracle.payload == b"".join(payloads)
 
 
-@given(st.sampled_from(BODIES + BAD), st.integers(0, 60), st.sampled_from([b"", b"\r", b"\n", b" ", b"\x00", b"0", b"f", b";", b":"]))
+@given(
+    st.sampled_from(BODIES + BAD),
+    st.integers(0, 60),
+    st.sampled_from([b"", b"\r", b"\n", b" ", b"\x00", b"0", b"f", b";", b":"]),
+)
 @settings(max_examples=400, deadline=None)
 def test_mutated_bodies_never_mean_more_than_llhttp_says(body: bytes, at: int, insert: bytes) -> None:
     """INC-42: a mutated body that ends for us is one that llhttp takes too, with the same payload."""

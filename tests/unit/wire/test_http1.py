@@ -166,15 +166,55 @@ def test_real_heads_take_the_hot_path(shared: Path) -> None:
 
 
 NAMES = [
-    b"Host", b"Content-Length", b"Transfer-Encoding", b"Connection", b"Expect", b"Upgrade", b"Accept-Encoding", b"Origin",
-    b"X-A", b"Keep-Alive", b"TE", b"x-sidecar-tags", b"Authorization", b"Content-Encoding", b"HOST", b"content-length",
-]  # fmt: skip
+    b"Host",
+    b"Content-Length",
+    b"Transfer-Encoding",
+    b"Connection",
+    b"Expect",
+    b"Upgrade",
+    b"Accept-Encoding",
+    b"Origin",
+    b"X-A",
+    b"Keep-Alive",
+    b"TE",
+    b"x-sidecar-tags",
+    b"Authorization",
+    b"Content-Encoding",
+    b"HOST",
+    b"content-length",
+]
 VALUES = [
-    b"localhost", b"a:1", b"0", b"12", b"012", b"1, 1", b"+1", b"", b" ", b"chunked", b"Chunked", b"close", b"keep-alive",
-    b"Close , X-A", b"100-continue", b"websocket", b"\xe9", b"a\tb", b"gzip, br", b"\x0b", b"x" * 300, b"12 ", b"1 2",
-]  # fmt: skip
-lines = st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from([b":", b": ", b":\t", b" :"]), st.sampled_from(VALUES)), max_size=7)
-targets = st.sampled_from([b"/", b"/v1/x", b"/v1/../x", b"/v1/%2e?a=b#c", b"*", b"http://a/", b"//evil/", b"/\xe9", b"/a b", b"a:1"])
+    b"localhost",
+    b"a:1",
+    b"0",
+    b"12",
+    b"012",
+    b"1, 1",
+    b"+1",
+    b"",
+    b" ",
+    b"chunked",
+    b"Chunked",
+    b"close",
+    b"keep-alive",
+    b"Close , X-A",
+    b"100-continue",
+    b"websocket",
+    b"\xe9",
+    b"a\tb",
+    b"gzip, br",
+    b"\x0b",
+    b"x" * 300,
+    b"12 ",
+    b"1 2",
+]
+lines = st.lists(
+    st.tuples(st.sampled_from(NAMES), st.sampled_from([b":", b": ", b":\t", b" :"]), st.sampled_from(VALUES)),
+    max_size=7,
+)
+targets = st.sampled_from(
+    [b"/", b"/v1/x", b"/v1/../x", b"/v1/%2e?a=b#c", b"*", b"http://a/", b"//evil/", b"/\xe9", b"/a b", b"a:1"]
+)
 methods = st.sampled_from([b"GET", b"POST", b"HEAD", b"PATCH", b"CONNECT", b"OPTIONS", b"FOO", b"PURGE"])
 versions = st.sampled_from([b"HTTP/1.1", b"HTTP/1.0", b"HTTP/1.2", b"HTTP/2.0", b"http/1.1"])
 
@@ -214,6 +254,7 @@ def test_mutated_real_heads_agree(shared: Path) -> None:
 
 # ---- edits
 
+
 def joined(head: RequestHead, length: bytes = b"", **options: object) -> bytes:
     before, after = split_at_length(head, **{"target": head.target, "replace": {}, **options})  # type: ignore[arg-type]
     return before + length + after if after else before
@@ -244,7 +285,8 @@ def test_only_named_lines_change() -> None:
 def test_guarded_fields_cannot_be_nominated_away() -> None:
     """INC-42: `Connection: content-length, host` does not take the message's framing away."""
     head = parse_request_fully(
-        b"POST /v1/x HTTP/1.1\r\nHost: a\r\nConnection: host, content-length, authorization\r\nAuthorization: k\r\nContent-Length: 3\r\n\r\n"
+        b"POST /v1/x HTTP/1.1\r\nHost: a\r\nConnection: host, content-length, authorization\r\n"
+        b"Authorization: k\r\nContent-Length: 3\r\n\r\n"
     )
     assert joined(head, b"3") == b"POST /v1/x HTTP/1.1\r\nHost: a\r\nAuthorization: k\r\nContent-Length: 3\r\n\r\n"
 
@@ -350,5 +392,7 @@ def test_recorded_response_heads(shared: Path) -> None:
             assert head is None
             continue
         assert head is not None, file
-        kept = [line for line in head.raw.split(b"\r\n") if not line.lower().startswith((b"keep-alive:", b"connection:"))]
-        assert edit_response(head, b"x-a: 1\r\n").split(b"\r\n") == kept[:-2] + [b"x-a: 1", b"", b""]
+        kept = [
+            line for line in head.raw.split(b"\r\n") if not line.lower().startswith((b"keep-alive:", b"connection:"))
+        ]
+        assert edit_response(head, b"x-a: 1\r\n").split(b"\r\n") == [*kept[:-2], b"x-a: 1", b"", b""]

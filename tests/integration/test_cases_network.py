@@ -1,0 +1,234 @@
+"""Cases of docs/cases.md about names, addresses and services that are not there, and about who may be called at all."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.config.settings import Settings
+from sidecar.errors import ConfigError
+from tests.integration.conftest import Running, Serve, Upstream, serving
+from tests.integration.raw import ScriptedUpstream, call, connected, get, ok, post
+
+NAME = "provider.test"  # RFC 2606: no resolver knows it
+
+
+class Resolver:
+    """Stands where the C library's resolver stands. asyncio's own loop asks it in a thread; uvloop does not ask Python."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.down = False
+        self.takes_s = 0.0
+        self.asked = 0
+        self.address = "127.0.0.1"
+        self.threads: set[int] = set()
+        self._real = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", self._answer)
+
+    def _answer(self, host: Any, port: Any, *rest: Any, **more: Any) -> Any:
+        if host != NAME:
+            return self._real(host, port, *rest, **more)
+        self.asked += 1
+        self.threads.add(threading.get_ident())
+        time.sleep(self.takes_s)
+        if self.down:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return self._real(self.address, port, *rest, **more)
+
+
+@pytest.fixture
+def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
+    yield Resolver(monkeypatch)
+
+
+def on_asyncio(main: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Runs on asyncio's own loop."""
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        runner.run(main())
+
+
+@contextlib.asynccontextmanager
+async def named(*scripts: Any, **settings: object) -> AsyncIterator[tuple[Running, ScriptedUpstream]]:
+    """A sidecar whose upstream is called by name."""
+    up = ScriptedUpstream(*scripts)
+    await up.start()
+    try:
+        async with serving(f"http://{NAME}:{up.port}", **settings) as side:  # type: ignore[arg-type]
+            yield side, up
+    finally:
+        await up.close()
+
+
+def test_a_resolver_that_is_down(resolver: Resolver) -> None:
+    """INC-22: what is open serves on, and new connections go to the addresses that were last good; without any, the answer
+    is a 502 that says so, and the name is asked for again the next time."""
+
+    async def main() -> None:
+        async with named([ok(), "close"]) as (side, _):
+            resolver.down = True
+            got = await call(side.port, post())
+            assert (got.status, got.value(b"x-sidecar-error")) == (502, b"dns")
+            resolver.down = False
+            assert (await call(side.port, post())).status == 200
+            resolver.down = True
+            asked = resolver.asked
+            for _ in range(3):  # each on a new connection: the upstream closes behind every answer
+                assert (await call(side.port, post())).status == 200
+            assert resolver.asked == asked + 3
+
+    on_asyncio(main)
+
+
+def test_a_name_that_moves(resolver: Resolver) -> None:
+    """INC-22: there is no address that outlives the resolver's answer: the next new connection goes to the new address."""
+
+    async def main() -> None:
+        async with named([ok(), "close"]) as (side, up):
+            assert (await call(side.port, post())).status == 200
+            other = ScriptedUpstream([ok(b"[2]")])
+            server = await asyncio.get_running_loop().create_server(lambda: _peer(other), "127.0.0.2", up.port)
+            resolver.address = "127.0.0.2"
+            assert (await call(side.port, post())).body == b"[2]"
+            server.close()
+            for peer in other.peers:
+                peer.transport.abort()
+
+    on_asyncio(main)
+
+
+def _peer(upstream: ScriptedUpstream) -> asyncio.Protocol:
+    from tests.integration.raw import Peer  # noqa: PLC0415 - beside its only use
+
+    return Peer(upstream)
+
+
+def test_a_slow_resolver_holds_nobody_up(resolver: Resolver) -> None:
+    """INC-23: names are looked up in a thread: while one takes a second, another call of another upstream is served."""
+
+    async def main() -> None:
+        near = ScriptedUpstream([ok()])
+        await near.start()
+        async with named([ok()], anthropic_upstream=f"http://127.0.0.1:{near.port}") as (side, _):
+            resolver.takes_s = 1.0
+            slow = asyncio.create_task(call(side.port, post()))
+            await asyncio.sleep(0.05)
+            began = time.monotonic()
+            for _ in range(10):
+                assert (await call(side.port, post("/v1/messages"))).status == 200
+            assert time.monotonic() - began < 0.5
+            assert not slow.done()
+            assert (await slow).status == 200
+        await near.close()
+        assert threading.get_ident() not in resolver.threads
+
+    on_asyncio(main)
+
+
+async def test_silent_connections_are_probed(upstream: Upstream, serve: Serve) -> None:
+    """INC-25: TCP keep-alive on both legs, first after 60 s: below the 350 s after which clouds forget a silent flow, and
+    dead within 60 + 4 x 15 s, below 600."""
+    up = await upstream([ok(b"{}")])
+    side = await serve(up)
+    async with connected(side.port) as client:
+        client.send(post())
+        assert (await client.response()).status == 200
+        (down,) = side.app.plane.connections
+        (idle,) = side.app.plane.defaults["openai"].pool._idle
+        for transport in (down.transport, idle.transport):
+            sock = transport.get_extra_info("socket")
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            first, every, count = (
+                sock.getsockopt(socket.IPPROTO_TCP, option)
+                for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            )
+            assert first < 350
+            assert first + every * count < 600
+
+
+@pytest.fixture
+def blackhole() -> Iterator[str]:
+    """host:port of a listener that answers no connection attempt."""
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        yield f"127.0.0.1:{full.getsockname()[1]}"
+
+
+async def test_nothing_outside_is_waited_for(upstream: Upstream, serve: Serve, blackhole: str) -> None:
+    """GW-38: with every other service a black hole the sidecar starts, serves as quickly as ever, and is ready."""
+    up = await upstream([ok()])
+    urls = {name: f"http://{blackhole}" for name in ("observatory_url", "governance_url", "registry_url")}
+    urls |= {"redis_url": f"redis://{blackhole}", "postgres_url": f"postgres://{blackhole}/x"}
+    began = time.monotonic()
+    side = await serve(up, **urls)
+    assert time.monotonic() - began < 2.0
+    took = []
+    for _ in range(50):
+        began = time.monotonic()
+        assert (await call(side.port, post())).status == 200
+        took.append(time.monotonic() - began)
+    assert sorted(took)[45] < 0.1
+    assert (await call(side.health_port, get("/ready"), method="GET")).status == 200
+
+
+@pytest.mark.parametrize("spelling", ["http://localhost:{}", "http://127.0.0.1:{}/v1", "http://[::1]:{}"])
+@pytest.mark.parametrize("which", ["openai_upstream", "anthropic_upstream", "gemini_upstream"])
+def test_our_own_address_is_no_upstream(spelling: str, which: str) -> None:
+    """SEC-SSRF: a sidecar that is its own upstream would make thousands of calls of one: refused, with the key's name."""
+    overrides = ["listen=127.0.0.1:9090,[::1]:9090", f"{which}={spelling.format(9090)}"]
+    with pytest.raises(ConfigError, match=which):
+        Settings.load({}, None, overrides)
+
+
+@pytest.mark.parametrize("where", ["body", "header", "query"])
+async def test_no_field_of_a_request_names_an_upstream(upstream: Upstream, serve: Serve, where: str) -> None:
+    """SEC-SSRF: fields by which other gateways were led to foreign hosts, also nested (CVE-2024-6587, PYSEC-2026-4069,
+    PYSEC-2026-4070): the call goes where the configuration says, and the field is passed on as a field."""
+    up, other = await upstream([ok()]), await upstream([ok()])
+    side = await serve(up)
+    url = f"http://127.0.0.1:{other.port}/v1"
+    nested = f'{{"api_base":"{url}","user_config":{{"model_list":[{{"litellm_params":{{"api_base":"{url}"}}}}]}},"spec_path":"{url}"}}'
+    body = b'{"model":"m","extra":%b}' % nested.encode() if where == "body" else b'{"model":"m"}'
+    names = (b"x-portkey-custom-host", b"x-portkey-provider", b"helicone-openai-api-base", b"x-prefiller-url", b"x-upstream", b"api-base")
+    lines = [name + b": " + url.encode() for name in names] if where == "header" else []
+    path = f"/v1/chat/completions?api_base={url}&base_url={url}#@127.0.0.1:{other.port}/" if where == "query" else "/v1/chat/completions"
+    got = await call(side.port, post(path, body, *lines))
+    assert got.status == (400 if where == "query" else 200)
+    assert not other.peers
+    if where == "body":
+        assert up.requests[0].body == body
+
+
+async def test_a_policy_whose_upstream_is_this_sidecar_is_not_in_force(serve: Serve, tmp_path: Path) -> None:
+    """SEC-SSRF: the loop guard of policies; the app's calls still go to their own provider."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    up = ScriptedUpstream([ok()])
+    await up.start()
+    (tmp_path / "p.yaml").write_text(
+        f"""version: 1
+service: default
+upstreams: {{self: {{dialect: openai, base_url: "http://localhost:{port}/v1"}}}}
+routes: [{{name: all, match: {{models: ["*"]}}, mode: observe, baseline: {{id: base, upstream: self, model: m}}}}]
+"""
+    )
+    side = await serve(up, listen=f"127.0.0.1:{port}", policies=tmp_path)
+    ready = await call(side.health_port, get("/ready"), method="GET")
+    assert ready.status == 200
+    assert b"this sidecar itself" in ready.body
+    got = await call(side.port, post())
+    assert (got.status, got.value(b"x-sidecar-model")) == (200, b"openai/m")
+    assert side.books.accepted == 1
+    await up.close()

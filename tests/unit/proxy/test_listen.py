@@ -1,0 +1,34 @@
+"""Binding: what the machine lacks is skipped, what is busy is told."""
+
+import socket
+
+import pytest
+
+from sidecar.errors import ConfigError
+from sidecar.proxy.listen import bind
+
+
+def test_an_address_that_the_machine_lacks_is_skipped() -> None:
+    """DESIGN 2.3: with a note; the others serve."""
+    notes: list[str] = []
+    sockets = bind("traffic", [("192.0.2.1", 0), ("127.0.0.1", 0)], notes.append)
+    assert [one.getsockname()[0] for one in sockets] == ["127.0.0.1"]
+    assert "192.0.2.1" in notes[0]
+    for one in sockets:
+        one.close()
+
+
+def test_nothing_left_to_listen_on_is_an_error() -> None:
+    """A process that nobody can reach does not start."""
+    with pytest.raises(ConfigError, match="none of its addresses"):
+        bind("traffic", [("192.0.2.1", 0)], lambda _note: None)
+
+
+def test_a_busy_port_names_listener_address_and_fix() -> None:
+    """INC-40: and the sockets bound before it are closed again."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"admin listener 127\.0\.0\.1:{port}.*; stop the other program"):
+            bind("admin", [("127.0.0.1", 0), ("127.0.0.1", port)], lambda _note: None)
