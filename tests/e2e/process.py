@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from sidecar.clock import monotonic
+
 ROOT = Path(__file__).resolve().parents[2]
 READY_TIMEOUT_S = 30.0  # a start takes half a second; other test runs may hold both cores
 STOP_TIMEOUT_S = 40.0  # drain is 25 s at most, closing the store 5 s
@@ -29,9 +31,9 @@ def free_port() -> int:
 
 def wait_for(true: Callable[[], bool], within_s: float, every_s: float = 0.02) -> bool:
     """Whether `true()` became true in time."""
-    end = time.monotonic() + within_s
+    end = monotonic() + within_s
     while not true():
-        if time.monotonic() > end:
+        if monotonic() > end:
             return False
         time.sleep(every_s)
     return True
@@ -59,7 +61,7 @@ class Child:
 
     def __init__(self, command: Sequence[str], log: Path, environ: Mapping[str, str]) -> None:
         self.log = log
-        self.started = time.monotonic()
+        self.started = monotonic()
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=dict(environ), cwd=ROOT
@@ -88,7 +90,7 @@ class Child:
 
     def kill(self) -> float:
         """SIGKILL; the monotonic time of it."""
-        at = time.monotonic()
+        at = monotonic()
         self.process.kill()
         self.process.wait(10)
         return at
@@ -135,11 +137,11 @@ class Sidecar(Child):
         upstream: str = "http://127.0.0.1:9",
         *,
         environ: Mapping[str, str] | None = None,
-        arguments: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "sidecar"),
         wait: bool = True,
         **settings: object,
     ) -> None:
-        """`arguments` are flags of the interpreter. With `wait` it is ready when this returns."""
+        """`program` is what the interpreter runs. With `wait` it is ready when this returns."""
         self.folder = folder
         self.port, self.health_port, self.admin_port = free_port(), free_port(), free_port()
         self.db = Path(str(settings.pop("db", folder / "store" / "sidecar.db")))
@@ -156,7 +158,7 @@ class Sidecar(Child):
             "gemini_upstream": upstream,
             **settings,
         }
-        self.arguments = [sys.executable, *arguments, "-m", "sidecar", "run"]
+        self.arguments = [sys.executable, *program, "run"]
         for key, value in values.items():
             self.arguments += ["--set", f"{key}={value}"]
         self.environ = {**os.environ, **(environ or {})}
@@ -175,7 +177,7 @@ class Sidecar(Child):
             if self.alive:
                 self.kill()
             raise RuntimeError(f"the sidecar did not become ready:\n{self.output()[-4000:]}")
-        return time.monotonic() - self.started
+        return monotonic() - self.started
 
     @property
     def url(self) -> str:

@@ -3,12 +3,12 @@
 import asyncio
 import json
 import sqlite3
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sidecar.clock import monotonic
 from tests.e2e.process import Provider, Sidecar, ask
 from tests.e2e.traffic import Load
 
@@ -42,6 +42,7 @@ class Round:
     oldest_lost_s: float | None  # age of the oldest answered decision that is in no row
     integrity: str
     step_seen: int  # the highest step that /api/v1/status told before the kill
+    step_promised: int  # the same, 250 ms before the kill
     step_after: int
     taught_lost: int  # rows that the restored posteriors do not know
     learning_lost_s: float | None  # age of the oldest such row
@@ -61,9 +62,9 @@ async def kill_round(sidecar: Sidecar, number: int, load_s: float) -> Round:
     before = exchanges(await _status(sidecar))
     _, rows_before = _read(sidecar.db)
     load = Load(sidecar.port, name=f"round {number}")
-    steps: list[int] = []
+    steps: list[tuple[float, int]] = []
     async with load.running():
-        watching = asyncio.create_task(_watch(sidecar, load, steps))
+        watching = asyncio.ensure_future(_watch(sidecar, load, steps))
         await asyncio.sleep(load_s)
         killed = sidecar.kill()
         load.stop()
@@ -84,7 +85,8 @@ async def kill_round(sidecar: Sidecar, number: int, load_s: float) -> Round:
         rows_lost=len(lost),
         oldest_lost_s=max(lost, default=None),
         integrity=integrity,
-        step_seen=max(steps, default=0),
+        step_seen=max((one for _, one in steps), default=0),
+        step_promised=max((one for at, one in steps if at < killed - LOSABLE_S), default=0),
         step_after=step(status),
         taught_lost=len(behind),
         learning_lost_s=max((answered[one] for one in behind if one in answered), default=None),
@@ -124,8 +126,8 @@ def as_record(one: Round) -> dict[str, object]:
     return asdict(one)
 
 
-async def _watch(sidecar: Sidecar, load: Load, steps: list[int]) -> None:
-    """Scores new decisions as an app would, and notes the rollout's step, until the process is gone."""
+async def _watch(sidecar: Sidecar, load: Load, steps: list[tuple[float, int]]) -> None:
+    """Scores new decisions as an app would, and notes the rollout's step with its time, until the process is gone."""
     scored = 0
     while True:
         try:
@@ -133,12 +135,12 @@ async def _watch(sidecar: Sidecar, load: Load, steps: list[int]) -> None:
                 body = {"id": reply.decision, "score": 1.0, "source": "task"}
                 await asyncio.to_thread(ask, sidecar.port, "POST", "/_sidecar/v1/feedback", body=body)
             scored = len(load.replies)
-            begun = time.monotonic()
+            begun = monotonic()
             told = step(await asyncio.to_thread(sidecar.admin, "GET", "/api/v1/status"))
         except OSError:
             return
-        steps.append(told)
-        await asyncio.sleep(max(0.0, 0.05 - (time.monotonic() - begun)))
+        steps.append((monotonic(), told))
+        await asyncio.sleep(max(0.0, 0.05 - (monotonic() - begun)))
 
 
 def _read(db: Path) -> tuple[str, dict[str, str | None]]:

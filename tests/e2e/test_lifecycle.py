@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.e2e.process import LOOPBACK, ROOT, Provider, Sidecar, free_port, serving, wait_for
+from sidecar.clock import monotonic
+from tests.e2e.process import LOOPBACK, ROOT, Provider, Sidecar, free_port, wait_for
 from tests.e2e.traffic import Broken, Connection, Load, chat
 
 STREAMS = 50
@@ -58,7 +59,7 @@ async def whole_stream(port: int, started: asyncio.Queue[None]) -> bytes:
 async def streaming(port: int, count: int = STREAMS) -> AsyncIterator[list[asyncio.Task[bytes]]]:
     """So many streams, all past their first chunk."""
     started: asyncio.Queue[None] = asyncio.Queue()
-    streams = [asyncio.create_task(whole_stream(port, started)) for _ in range(count)]
+    streams = [asyncio.ensure_future(whole_stream(port, started)) for _ in range(count)]
     try:
         async with asyncio.timeout(15):
             for _ in range(count):
@@ -94,9 +95,9 @@ async def test_sigterm_lets_streams_finish(tmp_path: Path) -> None:
             assert (await late.call(chat("still there?", max_tokens=1))).status == 200
             await late.close()
             texts = await asyncio.gather(*streams)
-        over = time.monotonic()
+        over = monotonic()
         assert await end(sidecar, 15) == 0
-        print("exit after the last stream", time.monotonic() - over)
+        print("exit after the last stream", monotonic() - over)
         assert all(text.endswith(b"data: [DONE]\n\n") for text in texts)
         rows = sidecar.decisions()
         assert [row["outcome"] for row in rows] == ["completed"] * (STREAMS + 1)
@@ -104,33 +105,37 @@ async def test_sigterm_lets_streams_finish(tmp_path: Path) -> None:
 
 async def test_a_second_sigterm_cuts(tmp_path: Path) -> None:
     """Streams are cut so that the client sees it, the process ends with 0 in a moment, and the cut calls have rows."""
-    with Provider(tmp_path, "default:itl=0.5", "default:output_tokens=400") as provider:
-        with Sidecar(tmp_path, provider.url) as sidecar:
-            async with streaming(sidecar.port, 10) as streams:
-                sidecar.signal(signal.SIGTERM)
-                await asyncio.sleep(0.3)
-                assert sidecar.alive
-                sidecar.signal(signal.SIGTERM)
-                cut = time.monotonic()
-                ends = await asyncio.gather(*streams, return_exceptions=True)
-                assert await end(sidecar, 10) == 0
-                assert time.monotonic() - cut < 4.0
-            assert all(isinstance(one, Broken | ConnectionResetError) for one in ends), ends
-            assert {row["outcome"] for row in sidecar.decisions()} <= {"aborted", "failed"}
-            assert len(sidecar.decisions()) == 10
+    with (
+        Provider(tmp_path, "default:itl=0.5", "default:output_tokens=400") as provider,
+        Sidecar(tmp_path, provider.url) as sidecar,
+    ):
+        async with streaming(sidecar.port, 10) as streams:
+            sidecar.signal(signal.SIGTERM)
+            await asyncio.sleep(0.3)
+            assert sidecar.alive
+            sidecar.signal(signal.SIGTERM)
+            cut = monotonic()
+            ends = await asyncio.gather(*streams, return_exceptions=True)
+            assert await end(sidecar, 10) == 0
+            assert monotonic() - cut < 4.0
+        assert all(isinstance(one, Broken | ConnectionResetError) for one in ends), ends
+        assert {row["outcome"] for row in sidecar.decisions()} <= {"aborted", "failed"}
+        assert len(sidecar.decisions()) == 10
 
 
 async def test_drain_has_an_end(tmp_path: Path) -> None:
     """Streams that never end are cut when `drain` is over."""
-    with Provider(tmp_path, "default:itl=0.5", "default:output_tokens=400") as provider:
-        with Sidecar(tmp_path, provider.url, drain="1s", drain_idle="100ms") as sidecar:
-            async with streaming(sidecar.port, 2) as streams:
-                begun = time.monotonic()
-                sidecar.signal(signal.SIGTERM)
-                assert await end(sidecar, 10) == 0
-                assert 1.0 <= time.monotonic() - begun < 5.0
-                ends = await asyncio.gather(*streams, return_exceptions=True)
-            assert all(isinstance(one, Broken | ConnectionResetError) for one in ends), ends
+    with (
+        Provider(tmp_path, "default:itl=0.5", "default:output_tokens=400") as provider,
+        Sidecar(tmp_path, provider.url, drain="1s", drain_idle="100ms") as sidecar,
+    ):
+        async with streaming(sidecar.port, 2) as streams:
+            begun = monotonic()
+            sidecar.signal(signal.SIGTERM)
+            assert await end(sidecar, 10) == 0
+            assert 1.0 <= monotonic() - begun < 5.0
+            ends = await asyncio.gather(*streams, return_exceptions=True)
+        assert all(isinstance(one, Broken | ConnectionResetError) for one in ends), ends
 
 
 # ---- the start
@@ -143,7 +148,8 @@ def test_a_busy_port_exits_2(tmp_path: Path, listener: str) -> None:
         busy.bind((LOOPBACK, 0))
         busy.listen()
         port = busy.getsockname()[1]
-        with Sidecar(tmp_path, wait=False, **{listener: f"{LOOPBACK}:{port}"}) as sidecar:
+        wanted: dict[str, Any] = {listener: f"{LOOPBACK}:{port}"}
+        with Sidecar(tmp_path, wait=False, **wanted) as sidecar:
             assert sidecar.process.wait(15) == 2
             message = sidecar.output()
     assert f"127.0.0.1:{port}" in message or f" {port}" in message
@@ -171,7 +177,7 @@ def test_starts_without_any_configuration(tmp_path: Path) -> None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith(names)}
     took = []
     for _ in range(3):
-        begun = time.monotonic()
+        begun = monotonic()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environ, cwd=ROOT)
         try:
 
@@ -180,7 +186,7 @@ def test_starts_without_any_configuration(tmp_path: Path) -> None:
                     return sock.connect_ex((LOOPBACK, health)) == 0
 
             assert wait_for(listens, 10.0, 0.005)
-            took.append(time.monotonic() - begun)
+            took.append(monotonic() - begun)
         finally:
             process.terminate()
             process.communicate(timeout=15)
@@ -210,11 +216,11 @@ def version_of(sidecar: Sidecar) -> str:
 
 async def new_version(sidecar: Sidecar, old: str) -> float:
     """Waits until another policy version is in force; the seconds it took."""
-    begun = time.monotonic()
+    begun = monotonic()
     while await asyncio.to_thread(version_of, sidecar) == old:
-        assert time.monotonic() - begun < RELOAD_S + 1.0, sidecar.ready()
+        assert monotonic() - begun < RELOAD_S + 1.0, sidecar.ready()
         await asyncio.sleep(0.02)
-    return time.monotonic() - begun
+    return monotonic() - begun
 
 
 async def test_a_configmap_swap_under_load(tmp_path: Path) -> None:
@@ -307,7 +313,7 @@ async def test_a_key_file_rotates_under_load(tmp_path: Path) -> None:
             assert re.findall(r"sk-(?:old|new|of-the-client)\w*", text) == []
 
 
-async def test_every_listener_by_both_families(tmp_path: Path) -> None:
+def test_every_listener_by_both_families(tmp_path: Path) -> None:
     """INC-40: ::1 and 127.0.0.1 reach the same process."""
     with Provider(tmp_path, *QUICK) as provider:
         port = free_port()

@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import json
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+
+from sidecar.clock import monotonic
 
 WAIT_S = 30.0  # longest wait for one answer: far above every latency here, so it only ends what hangs
 Head = dict[str, str]
@@ -41,11 +42,11 @@ class Connection:
 
     async def call(self, body: object, headers: Mapping[str, str] | None = None) -> Reply:
         """POSTs `body` as JSON to chat completions. Raises OSError when the answer does not arrive whole."""
-        begun = time.monotonic()
+        begun = monotonic()
         async with asyncio.timeout(WAIT_S):
             status, fields = await self.begin(body, headers)
             text = b"".join([chunk async for chunk in self.chunks(fields)])
-        return Reply(status, fields, text, begun, time.monotonic())
+        return Reply(status, fields, text, begun, monotonic())
 
     async def begin(self, body: object, headers: Mapping[str, str] | None = None) -> tuple[int, Head]:
         """Sends the request and reads the answer's head: status, fields with lower-case names."""

@@ -133,7 +133,7 @@ def clients() -> list[bytes]:
 
 async def test_no_canary_is_written_anywhere(up: ScriptedUpstream, process: Process) -> None:
     """GW-45, SEC: keys, prompts and completions in stdout, stderr, request log, database, WAL, metrics, /ready, error bodies
-    and the admin API: plain, base64 or as the beginning of a hash; after answers, errors, cuts, timeouts and bad requests."""
+    and the admin API: plain, base64 or as the beginning of a hash; after answers, errors, cuts, timeouts, bad requests."""
     whole = ok(b'{"id":"c1","choices":[{"message":{"content":"' + ANSWER + b'"}}],"usage":{"completion_tokens":3}}')
     error = ok(b'{"error":{"message":"Incorrect API key provided: ' + KEY + b'"}}', status=b"401 Unauthorized")
     scripts = [

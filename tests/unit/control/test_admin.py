@@ -1,0 +1,272 @@
+"""The admin port: who may come in, what can be seen and changed, and that each change leaves a line in the audit."""
+
+import json
+import stat
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sidecar.clock import monotonic, steady, wall
+from sidecar.config.policy import load_policies
+from sidecar.config.settings import Settings
+from sidecar.control.admin import Admin, admin_app, ensure_token, token_file
+from sidecar.control.archive import Archive
+from sidecar.control.feedback import FeedbackDesk
+from sidecar.control.health import Readiness
+from sidecar.core.engine import Engine
+from sidecar.core.policy import NO_POLICY
+from sidecar.core.types import Event
+from sidecar.errors import ConfigError
+from sidecar.store.database import open_reader
+from tests.fixtures.settled import as_rows, settled
+
+POLICY = """
+version: 1
+service: bot
+upstreams:
+  up: {dialect: openai, base_url: "http://127.0.0.1:9/v1", price: free}
+routes:
+  - name: support
+    match: {models: ["gpt-4o"]}
+    mode: optimize
+    baseline: {id: gpt-4o, upstream: up, model: gpt-4o}
+    arms: [{id: mini, upstream: up, model: gpt-4o-mini}]
+"""
+GOOD = {"Host": "localhost:9092"}
+
+
+class Plane:
+    """An admin application with a real engine, desk and store behind it."""
+
+    def __init__(self, folder: Path, *, db: bool = True) -> None:
+        (folder / "policies").mkdir()
+        (folder / "policies" / "bot.yaml").write_text(POLICY)
+        settings = [f"db={folder / 'store' / 'sidecar.db'}"] if db else []
+        self.settings = Settings.load({}, None, ["service=bot", *settings])
+        loaded = load_policies(folder / "policies", "bot", {}, self.settings)
+        self.engine = Engine(loaded.policy, np.random.default_rng(1), steady())
+        self.archive = Archive(self.settings)
+        self.events: list[Event] = []
+        self.desk = FeedbackDesk(
+            self.engine.feedback, self.archive.feedback, self.archive.look_up, lambda _make: None, self.events.extend
+        )
+        self.admin = Admin(
+            self.settings, self.engine, self.desk, self.archive, self.events.extend, lambda: Readiness(True, "serving")
+        )
+        self.token = ensure_token(self.settings)
+        self.headers = {"Authorization": f"Bearer {self.token}", **GOOD}
+        self.client: Any = None
+
+    async def get(self, path: str, **headers: str) -> Any:
+        return await self.client.get(path, headers=self.headers | headers)
+
+    async def post(self, path: str, body: object, **headers: str) -> Any:
+        sent = self.headers | {"Content-Type": "application/json"} | headers
+        return await self.client.post(path, data=body if isinstance(body, bytes) else json.dumps(body), headers=sent)
+
+    async def rollout(self, action: str, **more: object) -> Any:
+        return await self.post("/api/v1/routes/support/rollout", {"action": action, **more})
+
+
+@pytest.fixture
+async def plane(tmp_path: Path, aiohttp_client: Any) -> AsyncIterator[Plane]:
+    one = Plane(tmp_path)
+    await one.archive.open(one.engine)
+    one.client = await aiohttp_client(admin_app(one.admin))
+    yield one
+    one.archive.close(5)
+
+
+# ---- who may come in
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "127.0.0.1"}, 200),
+        ({"Host": "[::1]:9092"}, 200),
+        ({"Host": "LOCALHOST:1"}, 200),
+        ({"Host": "evil.example"}, 421),
+        ({"Host": "localhost.evil.example"}, 421),
+        ({"Host": "[::2]:9092"}, 421),
+        ({"Host": ""}, 421),
+        ({"Origin": "http://localhost:9092"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 403),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Authorization": ""}, 401),
+        ({"Authorization": "Bearer wrong"}, 401),
+        ({"Authorization": "Bearer "}, 401),
+        ({"Authorization": "Basic abc"}, 401),
+    ],
+)
+async def test_the_guard(plane: Plane, headers: dict[str, str], status: int) -> None:
+    """A local name, no web page, the token: each is needed, and none of the answers allows other origins."""
+    answer = await plane.get("/api/v1/status", **headers)
+    assert answer.status == status
+    assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
+    if status != 200:
+        assert (await answer.json())["error"]["message"]
+
+
+async def test_changes_need_json(plane: Plane) -> None:
+    """A form, which any web page can send, is 415; GET changes nothing."""
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = await plane.post("/api/v1/routes/support/rollout", b"action=promote", **form)
+    assert answer.status == 415
+    assert (await plane.get("/api/v1/routes/support/rollout")).status == 405
+    assert plane.events == []
+
+
+async def test_large_bodies_are_refused(plane: Plane) -> None:
+    """16 KiB are enough for everything here."""
+    assert (await plane.post("/api/v1/routes/support/rollout", b"x" * 20_000)).status == 413
+
+
+def test_the_token_is_made_once_and_private(tmp_path: Path) -> None:
+    """0600, beside the database; a second start reads the same one."""
+    settings = Settings.load({}, None, [f"db={tmp_path / 'store' / 'sidecar.db'}"])
+    token = ensure_token(settings)
+    assert token is not None
+    assert len(token) >= 32
+    assert ensure_token(settings) == token
+    file = token_file(settings)
+    assert file is not None
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+async def test_without_a_token_all_is_refused(tmp_path: Path, aiohttp_client: Any) -> None:
+    """No database and no token file, an empty file, and no place to make one: 401, never a crash."""
+    assert ensure_token(Settings.load({}, None, [])) is None
+    empty = tmp_path / "token"
+    empty.write_text("\n")
+    assert ensure_token(Settings.load({}, None, [f"admin_token_file={empty}"])) is None
+    assert ensure_token(Settings.load({}, None, [f"db={empty / 'below-a-file' / 'sidecar.db'}"])) is None
+    one = Plane(tmp_path, db=False)
+    client = await aiohttp_client(admin_app(one.admin))
+    for given in ("Bearer None", "Bearer ", ""):
+        assert (await client.get("/api/v1/status", headers={"Authorization": given, **GOOD})).status == 401
+
+
+def test_a_configured_token_file(tmp_path: Path) -> None:
+    """It is read, never made; one that cannot be read is an error of configuration that names it."""
+    file = tmp_path / "token"
+    settings = Settings.load({}, None, [f"admin_token_file={file}"])
+    with pytest.raises(ConfigError, match="admin_token_file"):
+        ensure_token(settings)
+    file.write_bytes("tökén".encode("latin-1"))
+    with pytest.raises(ConfigError, match="ASCII"):
+        ensure_token(settings)
+    file.write_text("  the-token\n")
+    assert ensure_token(settings) == "the-token"
+
+
+# ---- what can be seen
+
+
+async def test_status(plane: Plane) -> None:
+    """State, routes, arms and rollouts."""
+    told = await (await plane.get("/api/v1/status")).json()
+    assert told["state"] == "serving"
+    (route,) = told["routes"]
+    assert [arm["id"] for arm in route["arms"]] == ["gpt-4o", "mini"]
+    assert [one["step"] for one in route["rollouts"]] == [5]
+
+
+async def test_decisions(plane: Plane) -> None:
+    """The newest first, `last` bounded and never trusted; one by its id or its completion id; 404 for none."""
+    batch = [settled(number, at=wall() + number) for number in range(30)]
+    plane.archive.put(as_rows(batch, "bot"))
+    assert plane.archive.writer is not None
+    end = monotonic() + 5
+    while plane.archive.writer.rows_written < 30 and monotonic() < end:
+        await plane.archive.read(lambda: None)
+    for query, count in (("", 20), ("?last=3", 3), ("?last=9999999", 30), ("?last=-1", 20), ("?last=x", 20)):
+        rows = await (await plane.get(f"/api/v1/decisions{query}")).json()
+        assert len(rows) == count
+        assert rows[0]["id"] == batch[-1].id
+    for key in (batch[3].id, "chatcmpl-3"):
+        assert (await (await plane.get(f"/api/v1/decisions/{key}")).json())["id"] == batch[3].id
+    assert (await plane.get("/api/v1/decisions/none")).status == 404
+    plane.archive.events([Event(kind="seen", message="m")])
+    while not (events := await (await plane.get("/api/v1/events")).json()) and monotonic() < end:
+        pass
+    assert [event["kind"] for event in events] == ["seen"]
+
+
+async def test_reading_without_a_database(tmp_path: Path, aiohttp_client: Any) -> None:
+    """503 and what to set; the same when the file cannot be read."""
+    token = tmp_path / "token"
+    token.write_text("t")
+    one = Plane(tmp_path, db=False)
+    settings = Settings.load({}, None, [f"admin_token_file={token}"])
+    client = await aiohttp_client(
+        admin_app(Admin(settings, one.engine, one.desk, one.archive, one.admin.on_events, one.admin.readiness))
+    )
+    answer = await client.get("/api/v1/decisions", headers={"Authorization": "Bearer t", **GOOD})
+    assert answer.status == 503
+    assert "SIDECAR_DB" in await answer.text()
+
+
+async def test_openapi_describes_every_route(plane: Plane) -> None:
+    """Each path and verb that is served, with a summary; path parameters are declared."""
+    told = await (await plane.get("/openapi.json")).json()
+    served = {
+        (route.resource.canonical, route.method.lower())
+        for route in plane.client.app.router.routes()
+        if route.method != "HEAD"
+    }
+    assert {(path, verb) for path, verbs in told["paths"].items() for verb in verbs} == served
+    verbs = [verb for verbs in told["paths"].values() for verb in verbs.values()]
+    assert all(verb["summary"] for verb in verbs)
+    assert told["paths"]["/api/v1/decisions/{id}"]["get"]["parameters"][0]["name"] == "id"
+    assert told["openapi"].startswith("3.")
+
+
+# ---- what can be changed
+
+
+async def test_rollout_verbs(plane: Plane) -> None:
+    """Each verb acts, its events are told, and the audit table says who did what; wrong ones are 409 or 422."""
+    assert (await plane.rollout("pause")).status == 200
+    assert (await plane.rollout("pause")).status == 409
+    assert (await plane.rollout("resume")).status == 200
+    promoted = await (await plane.rollout("promote")).json()
+    assert [event["kind"] for event in promoted["events"]] == [event.kind for event in plane.events[-1:]]
+    assert (await plane.rollout("rollback")).status == 200
+    assert (await plane.rollout("start", arm="mini")).status == 200
+    assert (await plane.rollout("start", arm="nobody")).status == 409
+    assert (await plane.rollout("start")).status == 409
+    assert (await plane.post("/api/v1/routes/nowhere/rollout", {"action": "pause"})).status == 409
+    assert (await plane.rollout("explode")).status == 422
+    for body in (b"", b"[]", b'{"action": 1}', b'{"action": "pause", "more": 1}'):
+        assert (await plane.post("/api/v1/routes/support/rollout", body)).status == 422
+    plane.archive.close(5)
+    assert plane.settings.db is not None
+    with closing(open_reader(plane.settings.db)) as connection:
+        lines = connection.execute("SELECT actor, action, target FROM audit ORDER BY id").fetchall()
+    actions = [line["action"] for line in lines]
+    assert actions == [f"rollout.{verb}" for verb in ("pause", "resume", "promote", "rollback", "start")]
+    assert {(line["actor"], line["target"]) for line in lines} == {("admin", "support")}
+
+
+async def test_feedback(plane: Plane) -> None:
+    """As on the traffic port for decisions in memory; others are sent there."""
+    one = settled(1, at=wall())
+    plane.desk.remember([one])
+    assert (await plane.post("/api/v1/feedback", {"id": one.id, "score": 1})).status == 202
+    assert (await plane.post("/api/v1/feedback", {"id": one.id, "score": 2})).status == 422
+    assert (await plane.post("/api/v1/feedback", {"id": "unknown", "score": 1})).status == 404
+
+
+def test_no_policy_is_no_error(tmp_path: Path) -> None:
+    """Without routes there is nothing to steer, and the status says so."""
+    one = Plane(tmp_path)
+    one.engine.apply(NO_POLICY, steady())
+    assert one.engine.status() == []

@@ -1,0 +1,122 @@
+"""The store as the process uses it: learning comes back, old decisions are found, and no database means no fault."""
+
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from sidecar.clock import monotonic, steady, wall
+from sidecar.config.settings import Settings
+from sidecar.control.archive import Archive
+from sidecar.core.engine import Engine
+from sidecar.core.policy import NO_POLICY
+from sidecar.core.types import Event, Feedback
+from sidecar.store import queries
+from sidecar.store.batch import Audit
+from tests.fixtures.settled import as_rows, settled
+
+
+def settings(*values: str) -> Settings:
+    return Settings.load({}, None, ["service=bot", *values])
+
+
+def engine() -> Engine:
+    return Engine(NO_POLICY, np.random.default_rng(1), steady())
+
+
+def wait_for(true: Callable[[], bool], within_s: float = 5.0) -> bool:
+    end = monotonic() + within_s
+    while not true():
+        if monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+async def test_no_database() -> None:
+    """Everything can be put and nothing happens; look-ups find nothing."""
+    archive = Archive(settings())
+    assert await archive.open(engine()) == []
+    archive.put(as_rows([settled(1)]))
+    archive.events([Event(kind="one")])
+    archive.feedback(Feedback(decision_id="a", route="r", arm="m", score=1.0), wall())
+    archive.audit(Audit(wall(), "admin", "rollout.pause"))
+    archive.state(b"{}")
+    assert archive.notes() == []
+    assert await archive.look_up("a") == []
+    archive.close(1)
+
+
+async def test_learning_comes_back(tmp_path: Path) -> None:
+    """What one process put, the next restores, and says so."""
+    db = tmp_path / "sidecar.db"
+    first = Archive(settings(f"db={db}"))
+    assert await first.open(engine()) == []
+    state = engine().snapshot()
+    first.state(state)
+    first.state(state)  # unchanged: not written again
+    first.put(as_rows([settled(1)], "bot"))
+    first.events([])
+    first.events([Event(kind="one")])
+    first.feedback(Feedback(decision_id=settled(1).id, route="support", arm="mini", score=1.0), wall())
+    first.audit(Audit(wall(), "admin", "rollout.pause"))
+    first.close(5)
+    assert queries.load_state(db, "bot") == state
+    assert [event["kind"] for event in queries.events(db)] == ["one"]
+    second = Archive(settings(f"db={db}"))
+    assert [event.kind for event in await second.open(engine())] == ["state.restored"]
+    second.close(5)
+
+
+async def test_priors(tmp_path: Path) -> None:
+    """They are read when nothing is stored; a missing file is an event, and learning starts from nothing."""
+    priors = tmp_path / "priors.json"
+    missing = await Archive(settings(f"priors={priors}")).open(engine())
+    assert [event.kind for event in missing] == ["state.no_priors"]
+    priors.write_bytes(engine().snapshot())
+    assert [event.kind for event in await Archive(settings(f"priors={priors}")).open(engine())] == ["state.restored"]
+    priors.write_bytes(b"{")
+    kinds = [event.kind for event in await Archive(settings(f"priors={priors}")).open(engine())]
+    assert kinds
+    assert "state.restored" not in kinds
+
+
+async def test_old_decisions(tmp_path: Path) -> None:
+    """By id one, by completion id all that have it; what memory would have known is the same."""
+    archive = Archive(settings(f"db={tmp_path / 'sidecar.db'}"))
+    await archive.open(engine())
+    archive.put(as_rows([settled(1, key=255), settled(2, key=0, completion_id="chatcmpl-1")], "bot"))
+    assert archive.writer is not None
+    writer = archive.writer
+    assert wait_for(lambda: writer.rows_written == 2)
+    (found,) = await archive.look_up(settled(1).id)
+    assert (found.id, found.route, found.arm, found.key) == (settled(1).id, "support", "mini", 255)
+    assert abs(found.at - settled(1).at) < 1e-3
+    assert len(await archive.look_up("chatcmpl-1")) == 2
+    assert await archive.look_up("none") == []
+    archive.close(5)
+
+
+async def test_a_database_that_refuses(tmp_path: Path) -> None:
+    """It is a note for /ready while it lasts; look-ups answer with nothing."""
+    db = tmp_path / "sidecar.db"
+    archive = Archive(settings(f"db={db}"))
+    await archive.open(engine())
+    assert archive.writer is not None
+    writer = archive.writer
+    assert wait_for(lambda: writer.writable is True)
+    other = sqlite3.connect(db, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    archive.put(as_rows([settled(1)]))
+    assert wait_for(lambda: writer.writable is False)
+    (note,) = archive.notes()
+    assert "rows are not being written" in note
+    other.execute("ROLLBACK")
+    other.close()
+    assert wait_for(lambda: writer.rows_written == 1)
+    assert archive.notes() == []
+    archive.close(5)
+    db.write_bytes(b"no database at all" * 100)
+    assert await archive.look_up("a") == []

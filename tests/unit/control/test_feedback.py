@@ -1,0 +1,209 @@
+"""Feedback is checked, joined with its decision, bounded and told once."""
+
+import asyncio
+import json
+from collections.abc import Coroutine, Sequence
+
+import pytest
+from msgspec.structs import replace
+
+from sidecar.clock import wall
+from sidecar.control import feedback as desk_module
+from sidecar.control.feedback import MAX_AGE_S, FeedbackDesk, Known, known_of
+from sidecar.core.types import Event, Feedback
+from tests.fixtures.settled import settled
+
+TOLD = Event(kind="told")
+
+
+class Desk:
+    """A desk whose neighbours write down what they are told. `stored` answers look-ups."""
+
+    def __init__(self) -> None:
+        self.taught: list[Feedback] = []
+        self.kept: list[tuple[Feedback, float]] = []
+        self.events: list[Event] = []
+        self.stored: dict[str, list[Known]] = {}
+        self.desk = FeedbackDesk(self._teach, self._keep, self._look_up, self._spawn, self.events.extend)
+        self._waiting: list[Coroutine[object, object, None]] = []
+
+    def _teach(self, feedback: Feedback, _now: float) -> Sequence[Event]:
+        self.taught.append(feedback)
+        return [TOLD]
+
+    def _keep(self, feedback: Feedback, at: float) -> None:
+        self.kept.append((feedback, at))
+
+    async def _look_up(self, key: str) -> list[Known]:
+        return self.stored.get(key, [])
+
+    def _spawn(self, make: object) -> None:
+        self._waiting.append(make())  # type: ignore[operator] # the desk gives a function without arguments
+
+    def send(self, body: bytes | dict[str, object]) -> tuple[int, dict[str, object]]:
+        """The one answer to this body."""
+        answers: list[tuple[int, bytes]] = []
+        text = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.desk.handle(text, lambda status, answer: answers.append((status, answer)))
+        while self._waiting:
+            asyncio.run(_wait(self._waiting.pop()))
+        ((status, answer),) = answers
+        return status, json.loads(answer)
+
+
+async def _wait(coroutine: Coroutine[object, object, None]) -> None:
+    await coroutine
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def recent(number: int = 1, **changes: object) -> Known:
+    known = known_of(settled(number, at=wall()))
+    return replace(known, **changes)
+
+
+def test_a_remembered_decision(desk: Desk) -> None:
+    """By id: 202, the engine is taught with all that joins, the store keeps it, events go on."""
+    one = settled(1, at=wall())
+    desk.desk.remember([one])
+    status, answer = desk.send({"id": one.id, "score": 0.75, "source": "task", "label": "good"})
+    assert (status, answer) == (202, {"id": one.id, "accepted": True})
+    (taught,) = desk.taught
+    assert (taught.route, taught.arm, taught.score, taught.source, taught.label) == (
+        "support",
+        "mini",
+        0.75,
+        "task",
+        "good",
+    )
+    assert (taught.context_key, taught.previous) == (7, None)
+    assert desk.kept[0][0] == taught
+    assert desk.events == [TOLD]
+    assert (desk.desk.accepted, desk.desk.refused) == (1, 0)
+
+
+def test_by_completion_id(desk: Desk) -> None:
+    """The provider's completion id names the decision as long as one decision only has it."""
+    desk.desk.remember([settled(1, at=wall()), settled(2, at=wall(), completion_id="chatcmpl-1")])
+    assert desk.send({"completion_id": "chatcmpl-1", "score": 1})[0] == 409
+    desk.desk.remember([settled(3, at=wall())])
+    assert desk.send({"completion_id": "chatcmpl-3", "score": 1})[0] == 202
+    assert len(desk.taught) == 1
+
+
+def test_the_last_write_per_source_wins(desk: Desk) -> None:
+    """A second score of the same source takes the first back; one of another source does not."""
+    one = settled(1, at=wall())
+    desk.desk.remember([one])
+    for score, source in ((0.2, "user"), (0.9, "user"), (0.5, "task")):
+        desk.send({"id": one.id, "score": score, "source": source})
+    assert [(taught.score, taught.previous) for taught in desk.taught] == [(0.2, None), (0.9, 0.2), (0.5, None)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        {"id": "a"},
+        {"id": "a", "score": "1"},
+        {"id": "a", "score": 1.01},
+        {"id": "a", "score": -0.01},
+        b'{"id": "a", "score": NaN}',
+        {"id": "a", "score": 1, "more": 1},
+        {"score": 1},
+        {"id": "a", "completion_id": "b", "score": 1},
+        {"id": "", "score": 1},
+        {"id": "a" * 129, "score": 1},
+        {"id": "a", "score": 1, "source": ""},
+        {"id": "a", "score": 1, "source": "s" * 129},
+        {"id": "a", "score": 1, "label": "l" * 129},
+    ],
+)
+def test_what_is_wrong_is_422(desk: Desk, body: bytes | dict[str, object]) -> None:
+    """Shape, range, both ids or none, sizes: refused, and nobody is told."""
+    status, answer = desk.send(body)
+    assert status == 422
+    assert answer["error"]
+    assert (desk.taught, desk.kept, desk.desk.refused) == ([], [], 1)
+
+
+def test_the_ends_of_the_range(desk: Desk) -> None:
+    """0 and 1 belong to it, and 128 characters are allowed."""
+    one = settled(1, at=wall())
+    desk.desk.remember([one])
+    for score in (0, 1):
+        assert desk.send({"id": one.id, "score": score, "source": "s" * 128, "label": "l" * 128})[0] == 202
+
+
+def test_older_decisions_are_looked_up(desk: Desk) -> None:
+    """Not in memory: the database answers; none is 404, several are 409."""
+    desk.stored = {"old": [recent(id="old")], "twice": [recent(1), recent(2)]}
+    assert desk.send({"id": "old", "score": 1})[0] == 202
+    assert desk.send({"completion_id": "twice", "score": 1})[0] == 409
+    assert desk.send({"id": "none", "score": 1})[0] == 404
+    assert [taught.decision_id for taught in desk.taught] == ["old"]
+
+
+def test_seven_days_and_no_more(desk: Desk) -> None:
+    """An older decision is 404."""
+    desk.stored = {
+        "young": [recent(id="young", at=wall() - MAX_AGE_S + 60)],
+        "old": [recent(id="old", at=wall() - MAX_AGE_S - 60)],
+    }
+    assert desk.send({"id": "young", "score": 1})[0] == 202
+    assert desk.send({"id": "old", "score": 1})[0] == 404
+
+
+def test_what_is_no_arm_is_kept_and_does_not_teach(desk: Desk) -> None:
+    """Feedback on a passed-through call is stored for people."""
+    desk.stored = {"plain": [recent(id="plain", arm=None)]}
+    assert desk.send({"id": "plain", "score": 1})[0] == 202
+    assert (desk.taught, len(desk.kept)) == ([], 1)
+
+
+def test_a_flood_of_one_source_is_429(desk: Desk) -> None:
+    """400 at once and 200 a second after that, per source; another source is not hurt."""
+    one = settled(1, at=wall())
+    desk.desk.remember([one])
+    body = {"id": one.id, "score": 1, "source": "flood"}
+    answers = [desk.send(body)[0] for _ in range(700)]
+    assert answers[:400] == [202] * 400
+    assert 429 in answers
+    assert desk.send(body | {"source": "calm"})[0] == 202
+
+
+def test_invented_sources_share_one_budget(desk: Desk) -> None:
+    """64 sources are told apart; the rest is one, so inventing names gains nothing."""
+    one = settled(1, at=wall())
+    desk.desk.remember([one])
+    answers = [desk.send({"id": one.id, "score": 1, "source": f"s{number}"})[0] for number in range(900)]
+    assert answers[:64] == [202] * 64
+    assert 429 in answers
+
+
+def test_memory_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest decisions and scores are forgotten first, with their completion ids."""
+    monkeypatch.setattr(desk_module, "_REMEMBERED", 3)
+    batch = [settled(number, at=wall()) for number in range(5)]
+    desk.desk.remember([replace(one, outcome=replace(one.outcome, completion_id=None)) for one in batch[:1]])
+    desk.desk.remember(batch[1:])
+    assert desk.send({"id": batch[1].id, "score": 1})[0] == 404
+    assert desk.send({"completion_id": "chatcmpl-1", "score": 1})[0] == 404
+    desk.desk.remember([settled(9, at=wall(), completion_id=None)])
+    for one in (*batch[3:], batch[4]):
+        for source in ("a", "b", "c"):
+            assert desk.send({"id": one.id, "score": 1, "source": source})[0] == 202
+    assert desk.send({"id": batch[3].id, "score": 1, "source": "a"})[0] == 202
+    assert desk.taught[-1].previous is None  # forgotten: it counts anew
+
+
+def test_a_fallback_teaches_the_arm_that_served() -> None:
+    """What answered is what is scored."""
+    one = settled(1)
+    assert known_of(one).arm == "mini"
+    assert known_of(replace(one, outcome=replace(one.outcome, served_arm="gpt-4o"))).arm == "gpt-4o"

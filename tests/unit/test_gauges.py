@@ -1,0 +1,52 @@
+"""Every gauge that the process registers is in the catalogue, can be read, and says what its part says."""
+
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from sidecar.app import Sidecar
+from sidecar.config.settings import Settings
+from sidecar.telemetry.catalogue import BY_NAME, PREFIX
+
+POLICY = """
+version: 1
+service: bot
+upstreams:
+  up: {dialect: openai, base_url: "http://127.0.0.1:9/v1", price: free}
+routes:
+  - name: support
+    match: {models: ["gpt-4o"]}
+    mode: optimize
+    baseline: {id: gpt-4o, upstream: up, model: gpt-4o}
+    arms: [{id: mini, upstream: up, model: gpt-4o-mini}]
+    thresholds: [{name: errors, metric: error_rate, above: 0.5, window: 5m, severity: low}]
+"""
+
+
+async def test_registered_gauges(tmp_path: Path) -> None:
+    """None fails, none is unknown, and the policy's route, arm and rollout are told."""
+    (tmp_path / "bot.yaml").write_text(POLICY)
+    settings = [f"policies={tmp_path}", f"db={tmp_path / 'sidecar.db'}", "service=bot", "request_log=off"]
+    app = Sidecar(Settings.load({}, None, [*settings, "observatory_url=http://127.0.0.1:9"]), {})
+    assert app.policies.error is None
+    families = {one.name: one for one in parse(app.metrics.render()[1].decode())}
+    assert {name for name in families if not name.startswith(f"{PREFIX}process_")} <= {
+        PREFIX + name for name in BY_NAME
+    }
+    assert f"{PREFIX}scrape_errors" not in families
+    told = {
+        (name.removeprefix(PREFIX), *sorted(sample.labels.values())): sample.value
+        for name, family in families.items()
+        for sample in family.samples
+    }
+    assert told["rollout_step_percent", "mini", "support"] == 5
+    assert told["rollout_phase", "mini", "running", "support"] == 1
+    assert told["arm_share", "gpt-4o", "support"] == 0.95
+    assert told["budget_spent_usd", "day", "support"] == 0
+    assert told["policy_error",] == 0
+    assert told["store_lag_rows",] == 0
+    assert told["spans_exported",] == 0
+    assert told["pool_connections", "idle", "up"] == 0
+    assert [value for key, value in told.items() if key[0] == "threshold_breached"] == [0]
+    assert app.spans is not None
+    app.spans.close()
