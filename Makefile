@@ -79,7 +79,7 @@ test-real: $(VENV)/.dev
 	$(PY) -m pytest -q -m real tests/real $(ARGS)
 
 campaign: $(VENV)/.dev
-	$(PY) -m pytest -q -m campaign $(ARGS)
+	$(PY) -m bench.campaign $(ARGS)
 
 bench: $(VENV)/.dev
 	@mkdir -p build

@@ -1,18 +1,23 @@
 """What the command line prints: tables for people, one JSON object a line for programs."""
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
 
+_UNSAFE: Final = re.compile("[\x7f-\x9f\u2028\u2029]")
 _MAX_CELL: Final = 48
 
 
 def print_json(records: Iterable[Mapping[str, Any]]) -> None:
     """One object a line."""
     for record in records:
-        sys.stdout.write(orjson.dumps(record, option=orjson.OPT_NON_STR_KEYS).decode() + "\n")
+        text = orjson.dumps(record, option=orjson.OPT_NON_STR_KEYS).decode()
+        if not text.isprintable():  # what JSON leaves alone although readers of lines and terminals would act on it
+            text = _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+        sys.stdout.write(text + "\n")
 
 
 def print_table(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

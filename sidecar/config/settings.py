@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from sidecar.config import scalars, units
-from sidecar.config.address import ANY, LOOPBACK, Address, is_loopback, parse_listen
+from sidecar.config.address import ANY, LOOPBACK, Address, is_loopback, is_ourselves, parse_listen, parse_origin
 from sidecar.config.scalars import Parse
 from sidecar.config.sources import Sources, about
 from sidecar.errors import ConfigError
@@ -260,6 +260,9 @@ def _conflicts(settings: Settings) -> Iterable[tuple[str, str, str]]:
     if settings.mode == "sidecar" and open_to_all and not settings.allow_non_loopback:
         what = f"{open_to_all[0]} can be reached from outside the pod"
         yield "listen", what, "listen on localhost, or set SIDECAR_ALLOW_NON_LOOPBACK=1 if the port is closed otherwise"
+    for name in ("openai_upstream", "anthropic_upstream", "gemini_upstream"):
+        if is_ourselves(parse_origin(getattr(settings, name)), settings.listeners):
+            yield name, "is this sidecar itself: its requests would come back for ever", "name the provider"
     if not settings.listen:
         yield "listen", "names no address", "write one, like localhost:9090"
     yield from _clashes(settings)

@@ -6,6 +6,7 @@ be a local name, requests of web pages are refused, and nothing changes by GET. 
 
 import hmac
 import os
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +32,7 @@ from sidecar.store.batch import Audit
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _LOCAL: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]*)?")
 _MAX_BODY: Final = 16 * 1024
 _MAX_ROWS: Final = 1000
 
@@ -96,8 +98,8 @@ def _guard(token: str | None) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         host = request.headers.get("Host", "")
-        name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
-        if name.lower() not in _LOCAL:
+        named = _HOST.fullmatch(host)
+        if named is None or named[1].lower() not in _LOCAL:
             return _error(421, "host", "The Host header must be a local name.")
         if "Origin" in request.headers or request.headers.get("Sec-Fetch-Site", "none") != "none":
             return _error(403, "origin", "Requests of web pages are refused.")
@@ -152,7 +154,8 @@ class _Api:
 
     async def decisions(self, request: web.Request) -> web.Response:
         """The newest decisions (`?last=N`, at most 1,000)."""
-        last = min(int(request.query.get("last", "20")), _MAX_ROWS) if request.query.get("last", "20").isdigit() else 20
+        asked = request.query.get("last", "20")
+        last = min(int(asked), _MAX_ROWS) if asked.isascii() and asked.isdigit() else 20
         return _json(await self._read(lambda db: queries.decisions(db, None, last)))
 
     async def decision(self, request: web.Request) -> web.Response:

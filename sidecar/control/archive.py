@@ -106,7 +106,8 @@ def _read_priors(file: Path) -> tuple[bytes | None, list[Event]]:
 
 def _known(record: queries.Record) -> Known:
     at = datetime.fromisoformat(record["at"]).timestamp()
-    key = int(record["sticky_key"] or "0", 16)
+    bound = (record["context"] or {}).get("unit", "request") != "request"
+    key = int(record["sticky_key"] or "0", 16) if bound else 0
     return Known(
         record["id"],
         at,

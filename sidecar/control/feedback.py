@@ -174,7 +174,7 @@ def known_of(settled: Settled) -> Known:
         decision.route,
         outcome.served_arm or decision.arm,
         outcome.completion_id,
-        settled.facts.key,
+        settled.facts.key if decision.unit != "request" else 0,
         decision.rollout_id,
         decision.rollout_step,
     )

@@ -15,10 +15,10 @@ feasibilities and takes the best feasible arm, so it takes arm a with probabilit
 
 (feasibility drawn apart from utility, which errs on the cautious side). The integral is a Stieltjes sum on the merged
 quantile nodes of all arms: deterministic, no Monte Carlo. An arm with g < SHUT and at least EVIDENCE observations is
-shown to be worse and gets exactly 0. Every other arm gets at least FLOOR. The arm is then drawn from that very vector
-with one uniform: the logged propensity is the probability that was used, whatever approximation made the vector. That
-arms without quality evidence stay at their canary step is the rollout's promise: they are not among the eligible arms
-here (`core.staging`).
+shown to be worse and gets exactly 0 (when all are, they share equally). Every other arm gets at least FLOOR. The arm
+is then drawn from that very vector with one uniform: the logged propensity is the probability that was used, whatever
+approximation made the vector. That arms without quality evidence stay at their canary step is the rollout's promise:
+they are not among the eligible arms here (`core.staging`).
 
 **Limits.** No context and no drift detection: posteriors only fade (MAX_WEIGHT). A shut arm gets no traffic, so it
 stays shut until the baseline worsens, feedback improves it, or its rollout is started anew.
@@ -267,12 +267,16 @@ class Selector:
 def best_probabilities(
     mean: NDArray[np.float64], sd: NDArray[np.float64], gates: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """P(arm is the best feasible one) for independent Gaussian utilities and feasibilities `gates`; see the head."""
+    """P(arm is the best feasible one) for independent Gaussian utilities and feasibilities `gates`; see the head.
+
+    Equal shares when none is feasible: somebody has to serve.
+    """
     nodes = np.sort((mean[:, None] + sd[:, None] * Z).ravel())
     below = ndtr((nodes - mean[:, None]) / sd[:, None])
     beaten = np.maximum(1.0 - gates[:, None] * (1.0 - below), 1e-25)  # so that the product can be divided again
     others = beaten.prod(axis=0) / beaten
     mass = np.diff(below, axis=1) * (0.5 * (others[:, 1:] + others[:, :-1]))
     chances = gates * mass.sum(axis=1)
-    made: NDArray[np.float64] = chances / chances.sum()
+    total = chances.sum()
+    made: NDArray[np.float64] = np.full(len(gates), 1.0 / len(gates)) if total == 0.0 else chances / total
     return made

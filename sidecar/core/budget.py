@@ -86,8 +86,13 @@ class Ledger:
         return {"day": self.day, "day_nusd": self.spent_day_nusd, "month_nusd": self.spent_month_nusd}
 
     def restore(self, state: dict[str, int], now: float) -> None:
-        """Takes over an earlier process' spending; what belongs to a past day or month is left out."""
-        self.day = int(state["day"])
+        """Takes over an earlier process' spending; what belongs to a past day or month is left out.
+
+        A day further ahead than clocks differ was a wrong clock: its spending counts for today, because a ledger that
+        waits for a far day would count nothing until then.
+        """
+        day, today = int(state["day"]), int(now // DAY_S)
+        self.day = today if day > today + 1 else day
         self.month = month_of(self.day)
         self.spent_day_nusd = int(state["day_nusd"])
         self.spent_month_nusd = int(state["month_nusd"])

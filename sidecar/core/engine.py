@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from sidecar.core.budget import Ledger
 from sidecar.core.cost import RateCard, flat_card
 from sidecar.core.governance import Governance
-from sidecar.core.memory import dump, load
+from sidecar.core.memory import UNREADABLE, Part, claim, dump, going_on, load, part_of
 from sidecar.core.policy import Policy, Upstream
 from sidecar.core.route import PriceOf, RouteState, unknown_arm
 from sidecar.core.settle import NOTHING, Verdict, billed_nusd, learn, score
@@ -34,6 +34,7 @@ from sidecar.errors import RolloutError
 
 NO_ROUTE = "-"
 MAX_PENDING = 256  # events that wait for the next tick; more of them say nothing new
+MAX_ABSENT = 64  # routes that are gone and might return; the one that went first is forgotten
 MAX_STATIC = 1_024  # cached decisions; model names come from requests, so the cache is bounded and then emptied
 PASS = Decision(
     route=NO_ROUTE, mode="observe", arm=None, upstream=None, model=None, reason="passthrough", propensity=1.0
@@ -61,12 +62,12 @@ class Engine:
         self._static: dict[tuple[str | None, Endpoint, str], Decision] = {}
         self._policy = policy
         self._governance = Governance(())
-        self._pending: list[Event] = []
+        self._absent: dict[str, Part] = {}  # what was learnt of routes that the policy does not have now
         self._now = now  # of the newest request that was decided one by one
         self._uniform = True  # no route looks at paths or tags: equal (model, endpoint, dialect) take equal routes
         self.needs_key = False  # some route binds conversations: the shell derives their keys
         self.chooses = False  # some route chooses arms: the shell gives each request its random bits
-        self.apply(policy, now)
+        self._pending = self.apply(policy, now)  # nobody listens yet: the first tick tells them
 
     @property
     def policy(self) -> Policy:
@@ -175,17 +176,23 @@ class Engine:
         A new arm of a canary or optimize route starts its rollout. An arm that is removed, or whose upstream, model
         or params change, is forgotten and its conversations are assigned anew. A changed rollout spec begins the
         rollout again, except for arms that have completed theirs. Requests in flight settle with the route of their
-        name.
+        name. A route that returns goes on with what it had learnt when it went.
         """
         old, governance = self._routes, Governance(policy.rules)
-        order, events = [], []
+        order, events, absent = [], [], dict(self._absent)
         for route in policy.routes:
             state = RouteState(policy, route, self._sticky, self._price_of, now)
             before = old.get(route.name)
-            events += state.begin(before, now)
+            begun = state.begin(before, now)
+            kept = absent.pop(route.name, None)
+            if kept is not None:
+                state, begun = self._returned(policy, state, kept, begun, now)
+            events += begun
             order.append(state)
         for name in old.keys() - {state.route.name for state in order}:
+            absent[name] = part_of(old[name])
             old[name].forget()
+        self._absent = dict(list(absent.items())[-MAX_ABSENT:])
         self._policy, self._governance = policy, governance
         self._order, self._routes = tuple(order), {state.route.name: state for state in order}
         self._uniform = not any(state.route.match.paths or state.route.match.tags for state in order)
@@ -194,6 +201,18 @@ class Engine:
         self.needs_key = any(state.chooses and state.route.sticky != "request" for state in order)
         applied = Event(kind="policy.applied", message=policy.version, detail={"routes": len(order)})
         return [applied, *events]
+
+    def _returned(
+        self, policy: Policy, state: RouteState, kept: Part, begun: list[Event], now: float
+    ) -> tuple[RouteState, list[Event]]:
+        """A route that was away, with what it had learnt, and what there is to tell; a fresh one when that cannot be
+        read."""
+        try:
+            events, resumed = claim(state, kept, now), going_on(state, kept)
+        except UNREADABLE as error:
+            state = RouteState(policy, state.route, self._sticky, self._price_of, now)
+            return state, [_ignored(error), *state.begin(None, now)]
+        return state, [*_news(begun, resumed), *events]
 
     # ---- rollouts by hand
 
@@ -236,18 +255,31 @@ class Engine:
 
     def snapshot(self) -> bytes:
         """All that outlives the process, as JSON; see `core.memory`."""
-        return dump(self._ledger, self._order, self._sticky)
+        return dump(self._ledger, self._order, self._sticky, self._absent)
 
     def restore(self, state: bytes, now: float) -> list[Event]:
-        """Takes over a snapshot, for the routes and arms that still exist. What cannot be read is named in an event and
-        the engine starts empty."""
+        """Takes over a snapshot, for the routes and arms that still exist; what belongs to other routes waits for
+        them. What cannot be read is named in an event and the engine starts empty."""
         try:
-            return load(state, self._ledger, self._order, self._sticky, now)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            loaded = load(state, self._ledger, self._order, self._sticky, now)
+        except UNREADABLE as error:
             self._routes, self._ledger, self._sticky = {}, Ledger(now), Sticky()
-            message = f"state not taken over, starting empty: {type(error).__name__}: {error}"
-            return [Event(kind="state.ignored", severity="high", message=message), *self.apply(self._policy, now)]
+            self._absent, self._pending = {}, []
+            return [_ignored(error), *self.apply(self._policy, now)]
+        self._absent = loaded.absent
+        self._pending = _news(self._pending, loaded.resumed)
+        return loaded.events
 
     def status(self) -> list[RouteStatus]:
         """Every route and arm, for people."""
         return [describe(state, self._now) for state in self._order]
+
+
+def _ignored(error: Exception) -> Event:
+    message = f"state not taken over, starting empty: {type(error).__name__}: {error}"
+    return Event(kind="state.ignored", severity="high", message=message)
+
+
+def _news(begun: list[Event], resumed: set[tuple[str | None, str | None]]) -> list[Event]:
+    """Without the starts of rollouts that in truth go on where an earlier process was."""
+    return [one for one in begun if one.kind != "rollout.started" or (one.route, one.arm) not in resumed]

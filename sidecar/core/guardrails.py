@@ -26,7 +26,7 @@ from msgspec import Struct
 from sidecar.core.policy import Guardrail, RolloutSpec
 from sidecar.core.sequential import HarmTest, MeanSequence, OrderTest
 from sidecar.core.types import Outcome
-from sidecar.core.window import Histogram
+from sidecar.core.window import RELATIVE_ERROR, Histogram
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 MIN_UNITS: Final = 20  # of either group before a guardrail may pass
@@ -35,10 +35,15 @@ DEFAULT_REJECTION_RATIO: Final = 2.0  # callers' mistakes come in clusters: only
 PROOF_ALPHA: Final = 0.05  # of a wrong "not inferior", per guardrail, split over the two sequences
 _CUTS: Final = (0.5, 0.95)  # the median finds shifts, the 95th percentile tails
 _MIN_CUT_VALUES: Final = 20  # of the control before there are cuts
+_BIN_END: Final = (1 + 1e-9) / (1 - RELATIVE_ERROR)  # from a quantile as it is read to the upper end of its bin
 
 
 class Sample(Struct, frozen=True, gc=False, kw_only=True):
-    """What one unit showed. None: not applicable or unknown; then that guardrail learns nothing from it."""
+    """What one unit showed. None: not applicable or unknown; then that guardrail learns nothing from it.
+
+    `late`: the first harm of a unit whose first outcome showed none. It changes what the unit counts as and is no
+    new unit.
+    """
 
     failed: bool | None = None
     rejected: bool | None = None
@@ -48,18 +53,21 @@ class Sample(Struct, frozen=True, gc=False, kw_only=True):
     cost_nusd: int | None = None
     validated: float | None = None
     labelled: float | None = None
+    late: bool = False
 
 
 def sample_of(outcome: Outcome, quality: float | None) -> Sample | None:
     """What an outcome teaches a rollout; None when nothing (aborted).
 
-    A call that a fallback served failed on its own arm: only that is known of it.
+    A call that a fallback served failed on its own arm: only that is known of it. So did a stream that ended without
+    a last event and without a finish reason, and an answer that is none of its dialect.
     """
     if outcome.kind == "aborted":
         return None
     if outcome.caller_fault:
         return Sample(rejected=True)
-    if outcome.kind == "failed" or outcome.served_arm is not None:
+    unfinished = outcome.error == "no_terminal" and outcome.stream and outcome.finish is None
+    if outcome.kind == "failed" or outcome.served_arm is not None or outcome.error == "bad_body" or unfinished:
         return Sample(failed=True, rejected=False)
     clocks = outcome.clocks
     sent_s = clocks.sent_s or 0.0
@@ -136,7 +144,9 @@ class BoundedGuard:
         else:
             self._test.update_control(harm, share)
         mean = self._canary if canary else self._control
-        if self._proves:
+        if sample.late:
+            mean.total = min(mean.total + harm, float(mean.n))
+        elif self._proves:
             mean.add(harm)
         else:
             mean.count(harm)
@@ -190,10 +200,13 @@ class _Stratum:
         self._next = _MIN_CUT_VALUES
 
     def refresh(self) -> None:
-        """New cuts from the control so far, again after a quarter more values."""
+        """New cuts from the control so far, again after a quarter more values.
+
+        A cut is the upper end of its quantile's bin: a value that many control calls share must not exceed itself.
+        """
         control = self.control
         if control.count >= self._next:
-            self.cuts = tuple(control.quantile(q) or 0.0 for q in _CUTS)
+            self.cuts = tuple((control.quantile(q) or 0.0) * _BIN_END for q in _CUTS)
             self._next = control.count + max(1, control.count // 4)
 
     def restore(self, state: object) -> None:

@@ -6,11 +6,14 @@
 Kept: spending, token histories, posteriors, rollouts with their evidence, and the MAX_BINDINGS youngest
 conversations. Left out: threshold windows and key counts (minutes old, they mean nothing after a restart),
 reservations (their calls died), cached vectors. Beliefs are kept under a digest of the arm's upstream, model and
-params, so that a changed arm does not inherit them. Numbers that are not finite become null in JSON and are refused
-on the way back.
+params, so that a changed arm does not inherit them; conversations of an arm that changed, or whose rollout begins
+again, are free. What belongs to a route that the policy does not have is kept as it is until the route returns: a
+policy that is broken for a moment must not undo a rollback or open a budget. Numbers that are not finite become null
+in JSON and are refused on the way back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -22,41 +25,69 @@ from sidecar.core.sticky import Binding, Sticky
 from sidecar.core.types import Event
 
 VERSION = 1
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError)  # what a broken state raises
 MAX_BINDINGS = (
     4_096  # 0..65,536; about 100 kB of JSON: more makes a snapshot hold the loop, fewer switch models at restarts
 )
 
 
-def dump(ledger: Ledger, routes: Sequence[RouteState], sticky: Sticky) -> bytes:
-    """The snapshot of these parts."""
+Part = dict[str, Any]  # what the snapshot holds of one route
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What `load` found besides the parts that it filled."""
+
+    events: list[Event]
+    absent: dict[str, Part]  # of routes that are not there
+    resumed: set[tuple[str | None, str | None]]  # (route, arm) of rollouts that go on
+
+
+def dump(ledger: Ledger, routes: Sequence[RouteState], sticky: Sticky, absent: Mapping[str, Part]) -> bytes:
+    """The snapshot of these parts, and of `absent` routes as they were."""
     return orjson.dumps(
         {
             "version": VERSION,
             "ledger": ledger.to_state(),
-            "routes": {state.route.name: _route(state) for state in routes},
+            "routes": {**absent, **{state.route.name: _route(state) for state in routes}},
             "bindings": _bindings(sticky),
         }
     )
 
 
-def load(text: bytes, ledger: Ledger, routes: Sequence[RouteState], sticky: Sticky, now: float) -> list[Event]:
-    """Fills these parts from a snapshot. Raises ValueError, TypeError, KeyError, AttributeError or IndexError when it
-    cannot be read; the parts are then half filled and must be thrown away."""
+def load(text: bytes, ledger: Ledger, routes: Sequence[RouteState], sticky: Sticky, now: float) -> Loaded:
+    """Fills these parts from a snapshot. Raises one of UNREADABLE when it cannot be read; the parts are then half
+    filled and must be thrown away."""
     state: dict[str, Any] = orjson.loads(text)
     if state["version"] != VERSION:
         raise ValueError(f"snapshot version {state['version']!r}, this program reads version {VERSION}")
     ledger.restore(state["ledger"], now)
-    restored, events = 0, list[Event]()
-    for route in routes:
-        kept = state["routes"].get(route.route.name)
-        if kept is not None:
-            events += _restore(route, kept, now)
-            restored += 1
     for owner, arm, propensity, keys in reversed(state["bindings"]):
         binding = Binding(owner, arm, float(propensity), sticky.generation(owner))
         for key in keys:
             sticky.bind(int(key), binding)
-    return [*events, Event(kind="state.restored", detail={"routes": restored, "bindings": len(sticky)})]
+    absent, events = dict[str, Part](state["routes"]), list[Event]()
+    resumed: set[tuple[str | None, str | None]] = set()
+    for route in routes:
+        kept = absent.pop(route.route.name, None)
+        if kept is not None:
+            events += claim(route, kept, now)
+            resumed |= going_on(route, kept)
+    restored = {"routes": len(state["routes"]) - len(absent), "bindings": len(sticky)}
+    return Loaded([*events, Event(kind="state.restored", detail=restored)], absent, resumed)
+
+
+def part_of(state: RouteState) -> Part:
+    """What a snapshot would hold of this route."""
+    part: Part = orjson.loads(orjson.dumps(_route(state)))
+    return part
+
+
+def going_on(state: RouteState, kept: Part) -> set[tuple[str | None, str | None]]:
+    """(route, arm) of the rollouts of `kept` that are the route's own, so that they do not begin again."""
+    ours = state.staging.rollouts
+    same = (arm for arm, one in kept["staging"]["rollouts"].items() if arm in ours and one["id"] == ours[arm].id)
+    return {(state.route.name, arm) for arm in same}
 
 
 def _route(state: RouteState) -> dict[str, object]:
@@ -72,7 +103,8 @@ def _route(state: RouteState) -> dict[str, object]:
     }
 
 
-def _restore(state: RouteState, kept: dict[str, Any], now: float) -> list[Event]:
+def claim(state: RouteState, kept: Part, now: float) -> list[Event]:
+    """Gives a route what a snapshot holds of it. Raises one of UNREADABLE; the route is then half filled."""
     state.ledger.restore(kept["ledger"], now)
     same = {
         arm: one
@@ -82,6 +114,12 @@ def _restore(state: RouteState, kept: dict[str, Any], now: float) -> list[Event]
     for arm, one in same.items():
         state.selector.beliefs[arm].restore(int(one["samples"]), [[float(x) for x in row] for row in one["posteriors"]])
     arms = {arm: [int(x) for x in row] for arm, row in kept["spend"]["arms"].items() if arm in same}
+    rollouts = state.staging.rollouts
+    begun = {
+        arm for arm, one in kept["staging"]["rollouts"].items() if arm in rollouts and one["id"] != rollouts[arm].id
+    }
+    for arm in begun | (kept["beliefs"].keys() - same.keys()):
+        state.sticky.unbind(f"{state.route.name}/{arm}")
     state.spend.restore([int(x) for x in kept["spend"]["total"]], arms)
     state.reprice()
     state.selector.touch()

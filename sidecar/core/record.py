@@ -119,7 +119,7 @@ def row(settled: Settled, service: str) -> Row:
         facts.stream or outcome.stream,
         facts.model,
         decision.arm if served is None else served,
-        settled.upstream,
+        settled.upstream or None,
         settled.sent_model or outcome.served_model,
         decision.reason if served is None else "fallback",
         decision.propensity,

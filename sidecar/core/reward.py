@@ -118,8 +118,8 @@ def weights(objective: Objective) -> Weights:
 
 
 def weigh(weighing: Weights, quality: float, cost: float, latency: float) -> float:
-    """The reward of three scores in [0, 1]."""
-    return weighing[0] * quality + weighing[1] * cost + weighing[2] * latency
+    """The reward of three scores in [0, 1]; weights that were rounded may add up to a little more than 1."""
+    return min(1.0, weighing[0] * quality + weighing[1] * cost + weighing[2] * latency)
 
 
 def _log_score(seconds: float, fast_s: float, scale: float) -> float:

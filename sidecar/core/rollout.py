@@ -6,6 +6,9 @@ agrees (GW-54).
 
 **Evidence.** The unit is the conversation: requests of one conversation share their fate, so only the FIRST outcome
 of each counts, with weight one (a key is remembered until 8,192 to 16,384 newer ones came, and not over a restart).
+An arm may break at later turns only, so a unit's first error and first rejection count too, whenever they come: if
+the arm makes no difference, the label of the first harm of a unit is as random as that of its first outcome. Proofs
+of non-inferiority speak of first outcomes.
 Without a key every request is a unit. The control is the hash-control of the same time: `observe` must see exactly
 the units that the hash decided between canary and control, each with the step in force when it was decided. Aborted
 exchanges teach nothing.
@@ -22,7 +25,9 @@ stays at its FIRST step, and no timeout promotes it either (it pauses). A person
 and the event says what.
 
 Strategies: `canary` as above; `blue_green` takes all traffic at once, has no concurrent control, therefore no harm
-test, and is settled after `min_requests` and `interval_s`; `shadow` takes none and is promoted by hand.
+test, and is settled after `min_requests` and `interval_s`; `shadow` takes none and is promoted by hand. At 100 % an
+absolute brake stands in for the test: most of at least five units failed or were rejected rolls back, more than
+MAX_ALONE_ERRORS failed does not go up. It has no promise of alpha: an outage of both arms trips it as well.
 """
 
 from collections.abc import Mapping
@@ -43,6 +48,9 @@ Verb = Literal["start", "advance", "promote", "pause", "resume", "rollback"]
 _MASK: Final = (1 << 64) - 1
 _REMEMBERED_KEYS: Final = 8192  # per generation; two generations are kept
 STATE_VERSION: Final = 1
+MIN_ALONE_UNITS: Final = 5  # 3..20 at 100 % before the brake; fewer take chance for an outage, more prolong one
+BRAKE: Final = 0.5  # of units failed or rejected at 100 %: no arm that is worth having does that
+MAX_ALONE_ERRORS: Final = 0.05  # of units failed at 100 %; beyond it a person must promote
 
 
 class Phase(StrEnum):
@@ -105,6 +113,27 @@ class RolloutStatus:
     guards: tuple[GuardStatus, ...]
 
 
+class _Keys:
+    """The units of late, in two generations. Key 0 is never known: such a request is its own unit."""
+
+    __slots__ = ("newer", "older")
+
+    def __init__(self) -> None:
+        self.newer: set[int] = set()
+        self.older: set[int] = set()
+
+    def has_or_adds(self, key: int) -> bool:
+        """Whether `key` is known; it is afterwards."""
+        if key == 0:
+            return False
+        if key in self.newer or key in self.older:
+            return True
+        self.newer.add(key)
+        if len(self.newer) >= _REMEMBERED_KEYS:
+            self.newer, self.older = set(), self.newer
+        return False
+
+
 class Rollout:
     """One arm's rollout on one route. Time comes in; events come out."""
 
@@ -129,8 +158,8 @@ class Rollout:
         self._since = now
         self._step_units = self._canary_units = self._control_units = 0
         self._guards = guards_of(self.spec)
-        self._outcome_keys: tuple[set[int], set[int]] = (set(), set())
-        self._label_keys: tuple[set[int], set[int]] = (set(), set())
+        self._outcome_keys, self._label_keys = _Keys(), _Keys()
+        self._failed_keys, self._rejected_keys = _Keys(), _Keys()
 
     # -- who is in -----------------------------------------------------------------------------------------------
 
@@ -159,8 +188,14 @@ class Rollout:
         if self.phase not in (Phase.RUNNING, Phase.PAUSED):
             return []
         sample = sample_of(outcome, quality)
-        if sample is None or self._seen_before("outcome", unit_key):
+        if sample is None:
             return []
+        seen = self._outcome_keys.has_or_adds(unit_key)
+        failed = sample.failed is True and not self._failed_keys.has_or_adds(unit_key)
+        rejected = sample.rejected is True and not self._rejected_keys.has_or_adds(unit_key)
+        if seen:
+            late = Sample(failed=failed or None, rejected=rejected or None, late=True)
+            return self._learn(group, late, step, now) if failed or rejected else []
         if group == "canary":
             self._canary_units += 1
             self._step_units += step is None or step == self.step
@@ -172,7 +207,7 @@ class Rollout:
         self, group: Group, score: float, *, now: float, unit_key: int = 0, step: int | None = None
     ) -> list[Event]:
         """Counts one label beyond validators (feedback, judge), 0..1; the first of each unit."""
-        if self.phase not in (Phase.RUNNING, Phase.PAUSED) or self._seen_before("label", unit_key):
+        if self.phase not in (Phase.RUNNING, Phase.PAUSED) or self._label_keys.has_or_adds(unit_key):
             return []
         self.quality_labels += group == "canary"
         return self._learn(group, Sample(labelled=score), step, now)
@@ -182,22 +217,6 @@ class Rollout:
         for guard in self._guards:
             guard.observe(sample, canary=group == "canary", share=share)
         return self._roll_back_on_harm(now)
-
-    def _seen_before(self, what: Literal["outcome", "label"], key: int) -> bool:
-        if key == 0:
-            return False
-        newer, older = self._outcome_keys if what == "outcome" else self._label_keys
-        if key in newer or key in older:
-            return True
-        newer.add(key)
-        if len(newer) >= _REMEMBERED_KEYS:
-            older.clear()
-            newer, older = older, newer
-            if what == "outcome":
-                self._outcome_keys = (newer, older)
-            else:
-                self._label_keys = (newer, older)
-        return False
 
     # -- what happens by itself ----------------------------------------------------------------------------------
 
@@ -217,7 +236,8 @@ class Rollout:
         reason = "; ".join(blocked)
         if self.spec.on_inconclusive == "rollback":
             return self._out(now, f"inconclusive after {self.spec.max_wait_s:g} s: {reason}", "high")
-        if self.spec.on_inconclusive == "promote" and not self._lacks_quality() and self.spec.strategy != "shadow":
+        held = self._lacks_quality() or self.spec.strategy == "shadow" or bool(self._errs_alone())
+        if self.spec.on_inconclusive == "promote" and not held:
             return self._up(now, f"after max_wait although {reason}")
         self._go("pause")
         self._since = now
@@ -229,7 +249,26 @@ class Rollout:
             if guard.fails():
                 status = guard.status()
                 return self._out(now, f"{status.metric} {_compared(status)}, limit {status.limit}", "critical")
+        for status in self._alone():
+            if (status.canary or 0.0) > BRAKE:
+                why = f"{status.metric} {status.canary:.3g} of {status.canary_n} units at 100 %, limit {BRAKE:g}"
+                return self._out(now, why, "critical")
         return []
+
+    def _errs_alone(self) -> list[str]:
+        """Why a canary that takes all traffic must not go up by itself, not even after `max_wait_s`."""
+        return [
+            f"error_rate is {status.canary:.3g} at 100 %, limit {MAX_ALONE_ERRORS:g}"
+            for status in self._alone()
+            if status.metric == "error_rate" and (status.canary or 0.0) > MAX_ALONE_ERRORS
+        ]
+
+    def _alone(self) -> list[GuardStatus]:
+        """The rates of a canary that takes all traffic, errors first, once it has enough units: nothing to compare."""
+        if self.step < 100:
+            return []
+        found = [guard.status() for guard in self._guards if guard.metric in ("error_rate", "rejections")]
+        return [status for status in found if status.canary_n >= MIN_ALONE_UNITS]
 
     def _lacks_quality(self) -> bool:
         return self.quality_labels < self._min_labels
@@ -249,7 +288,7 @@ class Rollout:
             reasons.append(f"no quality evidence: {self.quality_labels} of {self._min_labels} labels beyond validators")
         if 0 < self.step < 100:
             reasons += self._unproven()
-        return tuple(reasons)
+        return (*reasons, *self._errs_alone())
 
     def _unproven(self) -> list[str]:
         reasons = []

@@ -27,6 +27,7 @@ from sidecar.core.budget import Ledger
 from sidecar.core.cost import RateCard
 from sidecar.core.policy import Arm, Policy, Route, Upstream
 from sidecar.core.reward import cost_score
+from sidecar.core.rollout import Phase
 from sidecar.core.spend import ArmSpend, Spend
 from sidecar.core.staging import Staging, arm_digest
 from sidecar.core.sticky import Binding, HeavyKeys, Sticky
@@ -84,7 +85,7 @@ class RouteState:
 
     def candidates(self, facts: Facts) -> tuple[Arm, ...]:
         """The arms that rules are asked about: all that may serve, or the one that was asked for."""
-        if self.chooses and not facts.off and facts.endpoint in SELECTABLE and self._capable[facts.dialect]:
+        if self._may_choose(facts) and self._capable[facts.dialect]:
             return tuple(self.arms[arm] for arm in self._capable[facts.dialect])
         asked = self.as_asked(facts).arm
         return (unknown_arm(facts) if asked is None else self.arms[asked],)
@@ -95,15 +96,19 @@ class RouteState:
         self, facts: Facts, now: float, rng: np.random.Generator, allowed: tuple[str, ...] | None = None
     ) -> Decision:
         """The decision for one request of this route; `allowed` are the arms that rules left, None for all."""
-        if not self.chooses or facts.off or facts.endpoint not in SELECTABLE:
+        if not self._may_choose(facts):
             return self._admit(self.as_asked(facts), facts, now, ())
         eligible = self._capable[facts.dialect]
         if allowed is not None:
             eligible = tuple(arm for arm in eligible if arm in allowed)
         if not eligible:
-            return self._admit(self.as_asked(facts), facts, now, ())
+            return self._admit(replace(self.as_asked(facts), reason="fail-open"), facts, now, ())
         decision = self._forced(facts, eligible) or self._assigned(facts, eligible, now, rng)
-        return self._admit(decision, facts, now, eligible)
+        return self._admit(decision, facts, now, decision.eligible)
+
+    def _may_choose(self, facts: Facts) -> bool:
+        """A body whose model is not known cannot be rewritten, so only what was asked for can serve it."""
+        return self.chooses and not facts.off and facts.model is not None and facts.endpoint in SELECTABLE
 
     def as_asked(self, facts: Facts) -> Decision:
         """What the app asked for, at the baseline's upstream; virtual names and fitting arms get their own names
@@ -145,15 +150,30 @@ class RouteState:
     def _forced(self, facts: Facts, eligible: tuple[str, ...]) -> Decision | None:
         """Pins and threshold actions: where nothing is drawn and no binding is made."""
         if facts.pinned is not None and facts.pinned in eligible:
-            return self._serve(self.arms[facts.pinned], "pinned", 1.0, eligible)
+            return self._pinned(facts.pinned, eligible)
         if facts.stateful or facts.pinned is not None:
             bound = self.sticky.get(facts.key ^ self.salt) if facts.key else None
             arm = bound.arm if bound is not None and bound.arm in eligible else self._fixed(eligible)
-            return self._serve(self.arms[arm], "pinned", 1.0, eligible)
-        diverted = self.thresholds.active_route_to()
+            return self._pinned(arm, eligible)
+        diverted = self.diverted_to()
         if diverted is not None and diverted in eligible:
             return self._serve(self.arms[diverted], "threshold", 1.0, eligible)
         return None
+
+    def _pinned(self, arm: str, eligible: tuple[str, ...]) -> Decision:
+        """Only arms at the same upstream can find the state: no fallback and no budget moves the call to another."""
+        home = self.arms[arm].upstream
+        same = tuple(one for one in eligible if self.arms[one].upstream == home)
+        return self._serve(self.arms[arm], "pinned", 1.0, same)
+
+    def diverted_to(self) -> str | None:
+        """The arm that thresholds send everything to; never one that was taken out on evidence."""
+        arm = self.thresholds.active_route_to()
+        return None if arm is None or self._is_out(arm) else arm
+
+    def _is_out(self, arm: str) -> bool:
+        rollout = self.staging.rollouts.get(arm)
+        return rollout is not None and rollout.phase is Phase.ROLLED_BACK
 
     def _assigned(self, facts: Facts, eligible: tuple[str, ...], now: float, rng: np.random.Generator) -> Decision:
         """Steps 4 to 7: the conversation's arm, the canary, the selector, the baseline."""
@@ -211,7 +231,7 @@ class RouteState:
         for arm in (self.staging.stable, *self.staging.pool):
             if arm in eligible:
                 return arm
-        return eligible[0]
+        return next((arm for arm in eligible if not self._is_out(arm)), eligible[0])
 
     def _unit(self, facts: Facts) -> Unit:
         sticky = self.route.sticky
@@ -262,9 +282,10 @@ class RouteState:
             return decision
         estimate = self._estimate(decision.arm, facts)
         if not self.ledger.fits(estimate, now):
-            if budget.on_exceeded == "deny" or not eligible:
+            left = () if budget.on_exceeded == "deny" else tuple(arm for arm in eligible if not self._is_out(arm))
+            if not left:
                 return self.refuse(DENIED_BUDGET, "budget")
-            arm = min(eligible, key=lambda one: self._estimate(one, facts))
+            arm = min(left, key=lambda one: self._estimate(one, facts))
             estimate = self._estimate(arm, facts)
             if not self.ledger.fits(estimate, now):
                 return self.refuse(DENIED_BUDGET, "budget")

@@ -45,14 +45,31 @@ def learn(state: RouteState, facts: Facts, decision: Decision, outcome: Outcome,
     if arm is not None and arm in state.arms:
         reference = state.reference_nusd
         signal = measure(outcome, state.selector.weights, state.route.quality.validators, reference)
-        _teach(state, arm, signal, outcome)
-        if decision.rollout_id is not None and arm == decision.arm:
+        redefined = _redefined(state, facts, decision, outcome)
+        if not redefined:
+            _teach(state, arm, signal, outcome)
+        if not redefined and decision.rollout_id is not None and arm == decision.arm:
             events += _compare(state, facts, decision, outcome, signal, now)
     if state.route.thresholds:
         events += state.obey(state.thresholds.observe(decision.arm, outcome, now, signal.quality), now)
     if not events and signal.reward is None and signal.quality is None:
         return NOTHING
     return Verdict(signal.reward, signal.quality, signal.quality_source, tuple(events))
+
+
+def _redefined(state: RouteState, facts: Facts, decision: Decision, outcome: Outcome) -> bool:
+    """Whether the arm's id means another model, upstream or params than when this was decided.
+
+    What a fallback meant under an earlier policy is not known any more: it teaches nothing either.
+    """
+    if decision.policy_version == state.version:
+        return False
+    arm = state.arms.get(decision.arm or "")
+    if arm is None or outcome.served_arm is not None:
+        return True
+    sent = facts.model if decision.model is None else decision.model
+    params = arm.params if decision.model is None else decision.params  # untouched requests get none
+    return (arm.upstream, arm.model, arm.params) != (decision.upstream, sent, params)
 
 
 def _compare(
@@ -66,9 +83,11 @@ def _compare(
 
 
 def score(state: RouteState, feedback: Feedback, now: float) -> list[Event]:
-    """Takes one feedback score in, replacing this source's earlier one."""
+    """Takes one feedback score in, replacing this source's earlier one; the windows of thresholds keep the first."""
     state.selector.label(feedback.arm, feedback.score, feedback.previous)
-    events = state.obey(state.thresholds.label(feedback.arm, feedback.score, now), now)
+    events: list[Event] = []
+    if feedback.previous is None:
+        events += state.obey(state.thresholds.label(feedback.arm, feedback.score, now), now)
     staging = state.staging
     if feedback.rollout_id is None or staging.active is None or feedback.rollout_id != staging.active.id:
         return events

@@ -9,10 +9,11 @@ price from its first call on and a price change acts at once. Without a price it
 observed.
 
 The estimate reserved at admission is input estimate + min(max_tokens, p99 of the arm's output) at the price, or the
-p99 of the arm's observed costs without one. Percentiles come from a histogram with RESOLUTION buckets per doubling,
-upper bucket edges (so at most 2 ** (1 / RESOLUTION) - 1 = 9 % too high, never too low), halved every HALVE_AFTER
-calls. An arm that has neither price nor history reserves nothing: its first calls are the overshoot that DESIGN 6
-allows.
+p99 of the arm's observed costs without one. Fewer than ENOUGH answers have no 99th percentile: until then max_tokens
+is reserved, or where nobody says how many the larger of DEFAULT_OUTPUT_TOKENS and the longest answer. Percentiles
+come from a histogram with RESOLUTION buckets per doubling, upper bucket edges (so at most 2 ** (1 / RESOLUTION) - 1 =
+9 % too high, never too low), halved every HALVE_AFTER calls. An arm that has neither price nor history reserves
+nothing: its first calls are the overshoot that DESIGN 6 allows.
 """
 
 from math import log2
@@ -24,6 +25,9 @@ SHRINK = 5.0  # 1..50 calls; smaller trusts one long answer, larger hides an arm
 RESOLUTION = 8
 BUCKETS = 48 * RESOLUTION  # covers 2 ** 48: 281,000 dollars in nano-dollars
 HALVE_AFTER = 4_096  # so that old traffic fades; smaller makes the 99th percentile ragged
+ENOUGH = (
+    100  # 100..1000 answers; fewer: the "99th percentile" is the longest of a few, and one short answer opens budgets
+)
 DEFAULT_OUTPUT_TOKENS = 1_024  # reserved when neither max_tokens nor a history exists
 FUSD_PER_NUSD = 1_000_000
 
@@ -74,9 +78,10 @@ class ArmSpend:
         if price is None:
             p99 = self.costs.p99()
             return 0 if p99 is None else int(p99) + 1
-        p99 = self.outputs.p99()
-        output = float(DEFAULT_OUTPUT_TOKENS if max_tokens is None else max_tokens) if p99 is None else p99
-        if max_tokens is not None:
+        output = self.outputs.p99() or 0.0
+        if self.outputs.total < ENOUGH:
+            output = max(output, DEFAULT_OUTPUT_TOKENS) if max_tokens is None else max_tokens
+        elif max_tokens is not None:
             output = min(output, max_tokens)
         return -int(-_fusd(price, input_bytes / BYTES_PER_TOKEN, output) // FUSD_PER_NUSD)
 

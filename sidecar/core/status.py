@@ -52,7 +52,7 @@ def describe(state: RouteState, now: float) -> RouteStatus:
         arms=tuple(_arm(state, arm, shares[arm], gates[arm]) for arm in state.arms),
         rollouts=tuple(rollout.status(now) for rollout in rollouts),
         explanations=tuple(rollout.explain(now) for rollout in rollouts),
-        diverted_to=state.thresholds.active_route_to(),
+        diverted_to=state.diverted_to(),
         thresholds=state.thresholds.status(now),
         spent_day_nusd=state.ledger.spent_day_nusd,
         spent_month_nusd=state.ledger.spent_month_nusd,

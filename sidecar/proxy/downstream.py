@@ -279,9 +279,10 @@ class Downstream(asyncio.Protocol):
             return self._feedback(head, data, at)
         self.deadline = NEVER
         self.exchange = exchange = Exchange(self.plane, self, head, way, self._read_at)
-        if b"expect" in head.fields and head.minor and len(data) == at:
-            self.write(CONTINUE)
+        expects = b"expect" in head.fields and head.minor and len(data) == at
         at = exchange.begin(data, at)
+        if expects and self.exchange is exchange and exchange.body_left:
+            self.write(CONTINUE)
         return data[at:] if at < len(data) else b""
 
     def _known(self, head: RequestHead) -> bool:

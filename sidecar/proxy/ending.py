@@ -5,9 +5,12 @@ Runs inside the data plane's callbacks, so it must not raise: what fails here is
 
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from sidecar.clock import steady
 from sidecar.core.cost import cost as cost_of
-from sidecar.core.types import Clocks, CostKind, Outcome, OutcomeKind, Settled, Usage, UsageSource
+from sidecar.core.settle import NOTHING, Verdict
+from sidecar.core.types import SELECTABLE, Clocks, CostKind, Decision, Outcome, OutcomeKind, Settled, Usage, UsageSource
 from sidecar.wire.meter import caller_fault
 from sidecar.wire.reading import Reading
 
@@ -25,7 +28,6 @@ _NOTHING: Final = Reading()
 def settle(exchange: "Exchange", kind: OutcomeKind, error: str | None, duration_s: float, status: int) -> None:
     """Closes the books on one exchange; called exactly once, whatever happened."""
     plane = exchange.plane
-    books = plane.books
     try:
         if exchange.decision is None:  # it ended before there was anything to decide on
             _count(exchange, kind, error)
@@ -34,7 +36,6 @@ def settle(exchange: "Exchange", kind: OutcomeKind, error: str | None, duration_
         _count(exchange, outcome.kind, error)
         _record(exchange, outcome)
     except Exception as bug:  # noqa: BLE001 - a fault of ours in the books must not reach the client
-        books.bugs += 1
         plane.on_bug("settle", bug)
 
 
@@ -53,28 +54,48 @@ def _count(exchange: "Exchange", kind: OutcomeKind, error: str | None) -> None:
 def _record(exchange: "Exchange", outcome: Outcome) -> None:
     plane, decision, facts = exchange.plane, exchange.decision, exchange.facts
     assert decision is not None
+    verdict = NOTHING
     if exchange.sent_s is None and (outcome.kind == "aborted" or outcome.error in _NOT_THE_ARMS):
         plane.engine.release(decision)
-        reward = quality = source = None
     else:
-        verdict = plane.engine.settle(facts, decision, outcome, steady())
-        reward, quality, source = verdict.reward, verdict.quality, verdict.quality_source
-        if verdict.events:
-            plane.on_events(verdict.events)
+        verdict = _learn(exchange, decision, outcome)
+    arm = outcome.served_arm or decision.arm
+    if facts.endpoint == "responses" and outcome.completion_id and arm is not None:
+        plane.keep(outcome.completion_id, arm, facts.key)
+    refused = decision.refusal is not None
     plane.emit(
         Settled(
             id=exchange.id,
             at=exchange.at,
             facts=facts,
-            decision=decision,
+            decision=decision if exchange.decided is None else _fallen_back(exchange.decided),
             outcome=outcome,
-            upstream=exchange.origin.name,
-            sent_model=decision.model or facts.model,
-            reward=reward,
-            quality=quality,
-            quality_source=source,
+            upstream="" if refused else exchange.origin.name,
+            sent_model=None if refused else decision.model or facts.model,
+            reward=verdict.reward,
+            quality=verdict.quality,
+            quality_source=verdict.quality_source,
         )
     )
+
+
+def _fallen_back(decided: Decision) -> Decision:
+    """The row of a fallback: propensity and arm are the first decision's; its rollout gets no label of another arm."""
+    return replace(decided, reason="fallback", rollout_id=None, rollout_step=None)
+
+
+def _learn(exchange: "Exchange", decision: Decision, outcome: Outcome) -> Verdict:
+    """Tells the engine; when that fails, what was reserved is given back and the row is written without a lesson."""
+    plane = exchange.plane
+    try:
+        verdict = plane.engine.settle(exchange.facts, decision, outcome, steady())
+    except Exception as bug:  # noqa: BLE001 - the engine may fail, the books may not
+        plane.on_bug("settle", bug)
+        plane.engine.release(decision)
+        return NOTHING
+    if verdict.events:
+        plane.on_events(verdict.events)
+    return verdict
 
 
 def _outcome(exchange: "Exchange", kind: OutcomeKind, error: str | None, duration_s: float, status: int) -> Outcome:
@@ -90,6 +111,8 @@ def _outcome(exchange: "Exchange", kind: OutcomeKind, error: str | None, duratio
     reading = meter.finish() if meter is not None else _NOTHING
     if kind == "completed" and reading.error is not None:
         kind, error = "failed", "error_event"
+    elif kind == "completed" and meter is not None and _is_garbage(exchange, reading):
+        kind, error = "failed", "bad_body"
     elif kind == "completed" and exchange.facts.stream and meter is not None and not reading.terminal:
         error = "no_terminal"  # well-formed and passed on as it came, but the dialect's last event is missing
     usage, source = _usage(exchange, reading, kind)
@@ -125,8 +148,19 @@ def _outcome(exchange: "Exchange", kind: OutcomeKind, error: str | None, duratio
         empty=reading.empty,
         refused=reading.refused,
         caller_fault=fault,
+        served_arm=exchange.decision.arm if exchange.decided is not None and exchange.decision is not None else None,
         served_model=reading.model,
     )
+
+
+def _is_garbage(exchange: "Exchange", reading: Reading) -> bool:
+    """A 2xx without a trace of what the dialect says: a server that answers so is broken, whatever its status."""
+    reply = exchange.reply
+    if reply is None or exchange.facts.endpoint not in SELECTABLE or not reply.readable:
+        return False
+    if reading.completion_id or reading.usage or reading.finish or reading.output_bytes or reading.model:
+        return False
+    return exchange.facts.stream or not reading.terminal  # a whole body that is JSON at all may be anything
 
 
 def _is_callers(exchange: "Exchange", status: int) -> bool:

@@ -40,6 +40,7 @@ class Exchange(Intake):
     origin: Origin
     asked = False  # we asked for usage that the client had not asked for
     tries = 0  # fallbacks and repeats so far
+    decided: Decision | None = None  # the first decision, when a fallback has taken its place
     reply: Reply | None = None
     sent_s: float | None = None
     ttfb_s: float | None = None
@@ -136,8 +137,7 @@ class Exchange(Intake):
 
     def on_no_connection(self, error: DialError) -> None:
         """The pool could not connect; nothing has been sent."""
-        trigger = "timeout" if error.reason == "timeout_connect" else "connect"
-        if not self._fall_back(trigger):
+        if not self._fall_back("connect"):
             status = 504 if error.reason == "timeout_connect" else 502
             self._answer(status, error.reason, str(error), "failed", error.reason)
 
@@ -273,9 +273,14 @@ class Exchange(Intake):
         decision = self.decision
         if decision is None or self.streaming_up or not decision.fallbacks:
             return False
-        nxt = self.plane.engine.fallback(self.facts, decision, trigger)
+        try:
+            nxt = self.plane.engine.fallback(self.facts, decision, trigger)
+        except Exception as error:  # noqa: BLE001 - the engine may fail: then there is no other try
+            self.plane.on_bug("fallback", error)
+            return False
         if nxt is None:
             return False
+        self.decided = self.decided or decision
         self.plane.books.upstream_retries += 1
         self.decision = nxt
         self.origin = self.plane.origin(nxt.upstream, self.way.dialect)
@@ -408,7 +413,9 @@ class Exchange(Intake):
         if self.body_left or not self.head_in.keep_alive or not self.head_in.minor:
             self.keep_client = False
         add = b"x-sidecar-decision: %b\r\nx-sidecar-error: %b\r\n%b" % (self.id.encode(), code.encode(), headers)
-        if self.decision is not None:
+        if self.decision is not None and self.decision.refusal is not None:
+            add += b"x-sidecar-reason: %b\r\n" % self.decision.reason.encode()  # nobody served: no model is named
+        elif self.decision is not None:
             add += self._lines()
         body = error_body(self.way.dialect, status, code, message)
         head_only = self.head_in.method == b"HEAD"

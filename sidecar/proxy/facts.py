@@ -26,6 +26,10 @@ def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None
         draw = plane.draw()
         if plane.engine.needs_key:
             key, source = _sticky_key(plane, head, way, view, body)
+    pinned: str | None = None
+    if view is not None and view.conversation in plane.kept:
+        pinned, key = plane.kept[view.conversation]
+        source = "conversation"
     tags = _tags(fields[b"x-sidecar-tags"]) if b"x-sidecar-tags" in fields else _NO_TAGS
     off = fields.get(b"x-sidecar-off") == b"1"
     if view is None:
@@ -53,6 +57,7 @@ def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None
         draw=draw,
         tags=tags,
         stateful=view.stateful,
+        pinned=pinned,
         off=off,
         input_bytes=len(body),
         max_tokens=view.max_tokens,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sidecar.proxy.downstream import Downstream
     from sidecar.proxy.intake import Intake
 
+_MAX_KEPT: Final = 20_000  # some 3 MB
 _ENTROPY_BYTES: Final = 4096  # one system call for some 200 requests
 SWEEP_S: Final = 0.1  # deadlines are checked this often: a timer per request would cost more than the request's parsing
 
@@ -71,6 +72,7 @@ class Plane:
         self.buffered = 0  # bytes of request bodies held in all connections
         self.room: deque[Intake] = deque()  # exchanges whose bodies wait for those bytes
         self.salt = b""
+        self.kept: dict[str, tuple[str, int]] = {}  # response ids to (arm, sticky key): where state was left
         self._entropy = b""
         self._entropy_at = 0
         self._lines: dict[tuple[str, str, str], bytes] = {}
@@ -94,6 +96,12 @@ class Plane:
     def draw(self) -> int:
         """64 random bits."""
         return int.from_bytes(self._random(8), "little")
+
+    def keep(self, completion_id: str, arm: str, key: int) -> None:
+        """Remembers which arm holds the state of a response; the oldest of 20,000 is forgotten."""
+        if len(self.kept) >= _MAX_KEPT:
+            self.kept.pop(next(iter(self.kept)))
+        self.kept[completion_id] = (arm, key)
 
     def hash(self, *parts: bytes) -> int:
         """A keyed 64-bit hash of `parts`; never 0, which means "no key"."""

@@ -56,6 +56,7 @@ class Reply:
     ) -> None:
         """`asked`: we asked for usage that the client had not asked for, and take it out again."""
         self.head = head
+        self._meter_max_bytes = meter_max_bytes
         self.framing = framing = framing_of(head, request.method)
         if framing == "length":
             self._left = head.length or 0
@@ -156,6 +157,11 @@ class Reply:
         except Exception as error:  # noqa: BLE001 - see the docstring
             self.meter = None
             on_bug("meter", error)
+
+    @property
+    def readable(self) -> bool:
+        """Whether the meter saw the whole body: not too large for it, and decoded without a fault."""
+        return self.size <= self._meter_max_bytes and (self._decoder is None or not self._decoder.failed)
 
     @property
     def stripped(self) -> bool:

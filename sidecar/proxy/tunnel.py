@@ -23,9 +23,9 @@ class Tunnel:
         if self._connection.closed:
             return
         if full:
-            self._connection.transport.pause_reading()
+            self._connection.set_reading(False)
         else:
-            self._connection.transport.resume_reading()
+            self._connection.set_reading(True)
 
     def close(self) -> None:
         """The client is gone."""

@@ -141,7 +141,7 @@ def window_rows(rows: Iterable[Row]) -> list[tuple[Scalar, ...]]:
         at = row[_AT]
         assert isinstance(at, str), "a row's time is RFC 3339 text"
         arm, model = row[_ARM] or "", row[_MODEL] or ""
-        key = (at[:13], row[_SERVICE], row[_ROUTE], arm, row[_UPSTREAM], model, row[_STREAM])
+        key = (at[:13], row[_SERVICE], row[_ROUTE], arm, row[_UPSTREAM] or "", model, row[_STREAM])
         one = sums.get(key)
         if one is None:
             one = sums[key] = [0] * len(WINDOW_SUMS)

@@ -30,6 +30,20 @@ _KIND = {
 def explain(record: Mapping[str, Any], feedback: Sequence[Mapping[str, Any]] = ()) -> list[str]:
     """Lines of text for one decision joined with its outcome, and the scores that it received."""
     context = record["context"] or {}
+    lines = _lines(record, context, feedback)
+    return [line if line.isprintable() else line.encode("unicode_escape").decode("ascii") for line in lines]
+
+
+def _lines(
+    record: Mapping[str, Any], context: Mapping[str, Any], feedback: Sequence[Mapping[str, Any]]
+) -> Sequence[str]:
+    if record["error"] == "refused":
+        why = "A ceiling of the budget" if record["reason"] == "budget" else "A rule of the policy"
+        return [
+            f"Decision {record['id']} at {record['at']}",
+            _asked(record, context),
+            f"Nothing was sent: {why} refused the call with status {record['status']}, on route {record['route']}.",
+        ]
     return [
         f"Decision {record['id']} at {record['at']}",
         _asked(record, context),

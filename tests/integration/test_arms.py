@@ -120,10 +120,10 @@ async def test_a_listed_failure_falls_back_once(
     upstream: Upstream, serve: Serve, tmp_path: Path, failure: list[object]
 ) -> None:
     """GW-22, GW-24, GW-27: before the first byte: the other arm, with its own key and model, the same body otherwise."""
-    one, two = await upstream(), await upstream([ok(b"[2]")])
+    one, two = await upstream(), await upstream([ok(b'{"id":"2"}')])
     side = await serve("http://127.0.0.1:1", policies=policy(tmp_path, one, two, FALLBACK), first_byte_timeout="300ms")
     got = await ask(side, one, two, failure, *KEYS)  # type: ignore[arg-type]
-    assert (got.status, got.body) == (200, b"[2]")
+    assert (got.status, got.body) == (200, b'{"id":"2"}')
     assert got.value(b"x-sidecar-model") == b"two/n"
     assert got.value(b"x-sidecar-reason") == b"fallback"
     assert two.requests[0].body == BODY.replace(b'"m"', b'"n"')
@@ -146,7 +146,7 @@ async def test_the_last_error_tells_the_sdk_not_to_retry(upstream: Upstream, ser
 
 async def test_nothing_is_spliced_after_the_first_byte(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
     """GW-22: once a byte is with the client a failure is a cut, whatever the policy lists."""
-    one, two = await upstream(), await upstream([ok(b"[2]")])
+    one, two = await upstream(), await upstream([ok(b'{"id":"2"}')])
     side = await serve("http://127.0.0.1:1", policies=policy(tmp_path, one, two, FALLBACK))
     got = await ask(side, one, two, [SSE_HEAD + delta("a"), 0.05, "reset"], body=BODY[:-1] + b',"stream":true}')
     assert got.end in ("eof", "reset")

@@ -79,7 +79,7 @@ def test_a_remembered_decision(desk: Desk) -> None:
         "task",
         "good",
     )
-    assert (taught.context_key, taught.previous) == (7, None)
+    assert (taught.context_key, taught.previous) == (0, None), "its unit was the request"
     assert desk.kept[0][0] == taught
     assert desk.events == [TOLD]
     assert (desk.desk.accepted, desk.desk.refused) == (1, 0)

@@ -141,6 +141,12 @@ def test_broken_beliefs_fall_back_to_the_baseline() -> None:
     assert made.propensities(("mini", "haiku")).tolist() == [0.5, 0.5]
 
 
+def test_arms_that_are_all_shut_share_equally() -> None:
+    """Rules may leave only arms that are shown to be worse; nothing is divided by zero (warnings are errors)."""
+    equal = best_probabilities(np.array([0.2, 0.8]), np.array([0.1, 0.1]), np.zeros(2))
+    assert equal.tolist() == [0.5, 0.5]
+
+
 def test_a_replaced_score_is_taken_back() -> None:
     """The last write per source wins: the posterior equals one that only saw the last score."""
     twice, once = selector(), selector()

@@ -82,3 +82,17 @@ def test_state_round_trip() -> None:
     later.restore(ledger.to_state(), NOON + DAY_S)
     assert same.to_state() == ledger.to_state()
     assert (later.spent_day_nusd, later.spent_month_nusd) == (0, 7)
+
+
+def test_a_day_that_is_far_ahead_does_not_stop_the_counting() -> None:
+    """A wall clock that was far ahead once must not leave a budget open until that day; one day ahead is a time of
+    midnight, and stays."""
+    ahead, next_day = Ledger(NOON + 400 * DAY_S), Ledger(NOON + DAY_S)
+    for ledger in (ahead, next_day):
+        ledger.charge(7, ledger.day * DAY_S)
+    found, kept = Ledger(NOON), Ledger(NOON)
+    found.restore(ahead.to_state(), NOON)
+    found.charge(5, NOON)
+    assert (found.day, found.spent_day_nusd) == (NOON // DAY_S, 12)
+    kept.restore(next_day.to_state(), NOON)
+    assert kept.day == NOON // DAY_S + 1

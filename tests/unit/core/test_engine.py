@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.core.engine import MAX_STATIC, PASS, Engine
+from sidecar.core.engine import MAX_ABSENT, MAX_STATIC, PASS, Engine
 from sidecar.core.policy import (
     NO_POLICY,
     Arm,
@@ -62,7 +62,10 @@ def rule(when: str, action: str = "deny") -> Rule:
 
 
 def engine(made: Policy, seed: int = 1) -> Engine:
-    return Engine(made, np.random.default_rng(seed), NOW)
+    """An engine whose first tick has told the events of its start."""
+    ready = Engine(made, np.random.default_rng(seed), NOW)
+    ready.tick(NOW)
+    return ready
 
 
 def facts(key: int = 1, **fields: object) -> Facts:
@@ -190,7 +193,7 @@ def test_an_arm_of_another_dialect_is_not_eligible() -> None:
     made = promoted(policy(mode="optimize", arms=(HAIKU,)))
     assert {made.decide(facts(key), NOW).arm for key in range(1, 40)} == {"gpt-4o"}
     foreign = made.decide(facts(dialect="gemini", endpoint="generate"), NOW)
-    assert (foreign.upstream, foreign.arm, foreign.reason) == (None, None, "passthrough")
+    assert (foreign.upstream, foreign.arm, foreign.reason) == (None, None, "fail-open")
     assert made.decide(facts(dialect="anthropic", endpoint="messages"), NOW).arm == "haiku"
 
 
@@ -422,6 +425,44 @@ def test_pins_go_to_the_arm_that_holds_the_state() -> None:
     assert made.decide(facts(0, pinned="gone"), NOW).arm == "gpt-4o"
 
 
+def test_a_pinned_call_never_leaves_its_upstream() -> None:
+    """Another upstream does not hold the state: neither fallback nor budget moves the call there."""
+    spare = Fallback(arms=("mini", "nano"), on=("5xx",))
+    made = promoted(policy(arms=(MINI, NANO), fallback=spare))
+    pinned = made.decide(facts(pinned="gpt-4o"), NOW)
+    assert (pinned.eligible, pinned.fallbacks) == (("gpt-4o", "nano"), ("nano",))
+    dear = Budget(per_request_nusd=500)
+    made = promoted(policy(arms=(MINI,), budget=dear))
+    assert made.decide(facts(stateful=True, pinned="mini"), NOW).arm == "mini"
+    assert made.decide(facts(pinned="gpt-4o"), NOW).refusal is not None
+    assert made.decide(facts(), NOW).arm == "mini"
+
+
+def test_a_body_without_a_model_is_not_chosen_for() -> None:
+    """DESIGN 4: a body that was not read cannot be rewritten; rules are asked about what the app asked for."""
+    made = promoted(policy(match=Match()))
+    unread = made.decide(facts(model=None), NOW)
+    assert (unread.arm, unread.upstream, unread.model, unread.reason) == (None, "openai", None, "passthrough")
+
+
+def test_an_arm_that_was_taken_out_serves_by_no_other_way() -> None:
+    """Neither a threshold, nor a budget, nor chance brings a rolled-back arm back while another can serve."""
+    slow = Threshold("slow", "ttft_p95", 0.1, None, 60.0, "high", "route_to", "mini", min_samples=5)
+    made = engine(policy(thresholds=(slow,), budget=Budget(per_request_nusd=500)))
+    made.rollback("support", NOW)
+    small = facts(max_tokens=10)
+    events: list[Event] = []
+    for key in range(1, 40):
+        events += made.settle(small, made.decide(small, NOW + key), outcome(), NOW + key).events
+    assert "threshold.breached" in kinds(events)
+    assert made.status()[0].diverted_to is None
+    assert made.decide(small, NOW + 40).arm == "gpt-4o"
+    assert made.decide(facts(), NOW + 40).refusal is not None
+    made = engine(policy(ROUTE, rule("model.id == 'gpt-4o'"), arms=(MINI, NANO)))
+    made.rollback("support", NOW)
+    assert made.decide(facts(), NOW).arm == "nano"
+
+
 # ---- rules, budgets, thresholds, fallback
 
 
@@ -504,10 +545,10 @@ def test_settling_replaces_the_reservation_by_the_cost() -> None:
     made.settle(facts(), made.decide(facts(), NOW), outcome("aborted"), NOW)
     made.settle(facts(), made.decide(facts(), NOW), outcome("failed"), NOW)
     status = made.status()[0]
-    assert (status.spent_day_nusd, status.reserved_nusd) == (700 + 623, 0)
+    assert (status.spent_day_nusd, status.reserved_nusd) == (700 + 1_000, 0)
     made.charge("support", 300, NOW)
     made.charge("gone", 300, NOW)
-    assert made.status()[0].spent_day_nusd == 1_623
+    assert made.status()[0].spent_day_nusd == 2_000
     assert made.decide(facts(model="other"), NOW) is PASS
 
 
@@ -715,6 +756,77 @@ def test_a_snapshot_of_another_policy_is_taken_as_far_as_it_fits() -> None:
     assert kinds(gone.restore(state, NOW)) == ["state.restored"]
     renamed = engine(policy(name="elsewhere"))
     assert renamed.restore(state, NOW)[-1].detail["routes"] == 0
+
+
+def test_the_first_tick_tells_how_it_began() -> None:
+    """The events of the first policy reach the log; a rollout that goes on is not told as started."""
+    made = Engine(policy(), np.random.default_rng(1), NOW)
+    assert kinds(made.tick(NOW)) == ["policy.applied", "rollout.started"]
+    assert made.tick(NOW) == []
+    again = Engine(policy(), np.random.default_rng(1), NOW)
+    again.restore(made.snapshot(), NOW)
+    assert kinds(again.tick(NOW)) == ["policy.applied"]
+    changed = Engine(policy(rollout=replace(SPEC, min_requests=6)), np.random.default_rng(1), NOW)
+    changed.restore(made.snapshot(), NOW)
+    assert kinds(changed.tick(NOW)) == ["policy.applied", "rollout.started"]
+
+
+def test_a_route_that_was_away_goes_on_where_it_was() -> None:
+    """A broken policy at start, or one reload without the route, undoes no rollback and opens no budget."""
+    limited = policy(budget=Budget(daily_nusd=10**9))
+    made = engine(limited)
+    made.settle(facts(1), made.decide(facts(1), NOW), outcome(), NOW)
+    made.rollback("support", NOW)
+    restarted = engine(NO_POLICY)
+    restarted.restore(made.snapshot(), NOW)
+    restarted = _restarted(NO_POLICY, restarted.snapshot())
+    made.apply(NO_POLICY, NOW)
+    for one in (made, restarted):
+        assert kinds(one.apply(limited, NOW)) == ["policy.applied"]
+        status = one.status()[0]
+        assert (status.rollouts[0].phase, status.spent_day_nusd, status.arms[0].exchanges) == ("rolled_back", 600, 1)
+        assert one.decide(facts(2), NOW).arm == "gpt-4o"
+
+
+def test_a_part_that_cannot_be_read_costs_its_route_only() -> None:
+    """What waits for an absent route is judged when the route returns."""
+    state = orjson.loads(engine(policy()).snapshot())
+    state["routes"]["support"]["beliefs"] = None
+    made = _restarted(NO_POLICY, orjson.dumps(state))
+    assert kinds(made.apply(policy(), NOW)) == ["policy.applied", "state.ignored", "rollout.started"]
+    assert made.decide(facts(1), NOW).route == "support"
+
+
+def test_what_waits_for_absent_routes_is_bounded() -> None:
+    """Names of routes may change for ever; the route that went first is forgotten."""
+    made = engine(NO_POLICY)
+    for index in range(MAX_ABSENT + 3):
+        made.apply(policy(name=f"r{index}"), NOW)
+    made.apply(NO_POLICY, NOW)
+    assert list(orjson.loads(made.snapshot())["routes"]) == [f"r{index}" for index in range(3, MAX_ABSENT + 3)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"arms": (replace(MINI, model="other"),)}, {"rollout": replace(SPEC, min_requests=6)}, {"arms": (NANO,)}],
+)
+def test_a_change_across_a_restart_frees_conversations(changes: dict[str, object]) -> None:
+    """As a reload does: an arm that changed or begins again keeps no conversation of before; others stay."""
+    made = engine(policy())
+    while made.status()[0].rollouts[0].step < 50:
+        made.promote("support", NOW)
+    before = {key: made.decide(facts(key), NOW).arm for key in range(1, 200)}
+    same, other = _restarted(policy(), made.snapshot()), _restarted(policy(**changes), made.snapshot())
+    for key, arm in before.items():
+        assert same.decide(facts(key), NOW).arm == arm
+        reason = other.decide(facts(key), NOW).reason
+        assert (reason == "sticky") == (arm == "gpt-4o")
+
+
+def _restarted(made: Policy, state: bytes) -> Engine:
+    ready = engine(made)
+    assert kinds(ready.restore(state, NOW))[-1] == "state.restored"
+    return ready
 
 
 @pytest.mark.parametrize(

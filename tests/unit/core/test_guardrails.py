@@ -4,6 +4,7 @@ import json
 import random  # noqa: TID251  # seeded below; ten times as fast as numpy for single draws
 
 import pytest
+from msgspec.structs import replace
 
 from sidecar.core.guardrails import BoundedGuard, Guard, NumberGuard, Sample, guards_of, restore_guards, sample_of
 from sidecar.core.policy import Guardrail, RolloutSpec
@@ -24,7 +25,13 @@ def test_what_an_outcome_teaches() -> None:
     assert sample_of(Outcome(kind="failed", caller_fault=True, clocks=clocks), 1.0) == Sample(rejected=True)
     assert sample_of(Outcome(kind="failed", clocks=clocks), 1.0) == Sample(failed=True, rejected=False)
     served = Outcome(kind="completed", served_arm="big", clocks=clocks)
-    assert sample_of(served, 1.0) == Sample(failed=True, rejected=False)
+    garbage = Outcome(kind="completed", error="bad_body", clocks=clocks)
+    unfinished = Outcome(kind="completed", error="no_terminal", stream=True, clocks=clocks)
+    for bad in (served, garbage, unfinished):
+        assert sample_of(bad, 1.0) == Sample(failed=True, rejected=False)
+    finished = sample_of(replace(unfinished, finish="stop"), 1.0)
+    assert finished is not None
+    assert finished.failed is False
     taught = sample_of(done, 0.9)
     assert taught is not None
     assert (taught.failed, taught.stream, taught.cost_nusd, taught.validated) == (False, True, 7, 0.9)
@@ -109,6 +116,34 @@ def test_numbers_fail_on_a_slower_or_dearer_canary(metric: str) -> None:
     assert guard.fails()
     assert equal.status().verdict == "pass"
     assert equal.not_inferior(0.0)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.008])
+def test_a_number_that_all_calls_of_an_arm_share_is_compared(spread: float) -> None:
+    """Ties: every control call costs 312,500 (or a bin's width about it), every canary call four times that."""
+    rng = random.Random(4)
+    guard, equal = NumberGuard("cost", 1.2, 0.005), NumberGuard("cost", 1.2, 0.005)
+    for one, factor in ((guard, 4), (equal, 1)):
+        for _ in range(160):
+            canary = rng.random() < 0.25
+            value = 312_500 * (1 + spread * rng.random()) * (factor if canary else 1)
+            one.observe(Sample(cost_nusd=round(value)), canary=canary, share=0.25)
+    assert guard.fails()
+    assert equal.status().verdict == "pass"
+    assert equal.status().e_value <= 1.0
+
+
+def test_a_late_harm_changes_what_its_unit_counts_as() -> None:
+    """Not how many units there are, and never to a rate above 1: a unit that is not counted may fail late too."""
+    guard = BoundedGuard("error_rate", 1.5, 0.01, proves=True)
+    run(guard, 2, Sample(failed=False), Sample(failed=False))
+    late = Sample(failed=True, late=True)
+    seen = []
+    for _ in range(3):
+        guard.observe(late, canary=True, share=0.5)
+        seen.append((guard.status().canary, guard.status().canary_n))
+    assert seen == [(0.5, 2), (1.0, 2), (1.0, 2)]
+    assert guard.status().e_value > 1.0
 
 
 def test_non_inferiority_is_shown_by_intervals_only_where_they_are_kept() -> None:

@@ -269,9 +269,9 @@ def test_remembered_keys_are_bounded_and_recent_ones_are_known(what: str) -> Non
             one.observe("control", GOOD, now=1.0, unit_key=key)
         else:
             one.label("control", 1.0, now=1.0, unit_key=key)
-    newer, older = one._outcome_keys if what == "outcome" else one._label_keys
-    assert len(newer) + len(older) <= 16384
-    assert 30000 - 8000 in newer | older
+    keys = one._outcome_keys if what == "outcome" else one._label_keys
+    assert len(keys.newer) + len(keys.older) <= 16384
+    assert 30000 - 8000 in keys.newer | keys.older
 
 
 # -- strategies, verbs, restart
@@ -281,8 +281,65 @@ def test_blue_green_takes_all_and_settles_without_a_comparison() -> None:
     one = make(replace(SPEC, strategy="blue_green"))
     assert one.includes(2**64 - 1)
     for _ in range(50):
-        one.observe("canary", BAD, now=1.0)
+        one.observe("canary", GOOD, now=1.0)
     assert kinds(one.tick(60.0)) == ["rollout.promoted"]
+
+
+@pytest.mark.parametrize("spec", [replace(SPEC, strategy="blue_green"), replace(SPEC, steps=(100,))])
+@pytest.mark.parametrize(("bad", "metric"), [(BAD, "error_rate"), (REJECTED, "rejections")])
+def test_the_brake_stands_in_for_the_test_at_100_percent(spec: RolloutSpec, bad: Outcome, metric: str) -> None:
+    """Five harms of five units are enough, four are not; there is nothing to compare with."""
+    one = make(spec)
+    assert [one.observe("canary", bad, now=1.0) for _ in range(4)] == [[], [], [], []]
+    out = one.observe("canary", bad, now=1.0)
+    assert kinds(out) == ["rollout.rolled_back"]
+    assert metric in out[0].message
+    assert (one.phase, one.step) == (Phase.ROLLED_BACK, 0)
+
+
+def test_errors_below_the_brake_hold_a_rollout_at_100_percent() -> None:
+    """One failure in ten is no outage and no promotion either, not even when the waiting is over; a person may."""
+    one = make(replace(SPEC, strategy="blue_green", on_inconclusive="promote"))
+    for n in range(60):
+        assert one.observe("canary", BAD if n % 10 == 9 else GOOD, now=1.0) == []
+    assert one.blocked_by(60.0) == ("error_rate is 0.1 at 100 %, limit 0.05",)
+    assert one.tick(60.0) == []
+    assert kinds(one.tick(3700.0)) == ["rollout.paused"]
+    assert kinds(one.promote(3701.0)) == ["rollout.promoted"]
+
+
+@pytest.mark.parametrize(("bad", "guard"), [(BAD, 0), (REJECTED, 1)])
+def test_a_unit_that_breaks_at_a_later_turn_is_evidence_once(bad: Outcome, guard: int) -> None:
+    """Forty conversations of each group begin well; those of the canary break at their second turn."""
+    one = make(replace(SPEC, steps=(50, 100)))
+    for key in range(1, 41):
+        one.observe("canary", GOOD, now=1.0, unit_key=key)
+        one.observe("control", GOOD, now=1.0, unit_key=100 + key)
+    for _ in range(30):
+        assert one.observe("canary", bad, now=2.0, unit_key=1) == []
+    seen = one.status(2.0).guards[guard]
+    assert (seen.canary_n, seen.canary, one.status(2.0).canary_units) == (40, 1 / 40, 40)
+    events: list[Event] = []
+    for key in range(2, 41):
+        events = events or one.observe("canary", bad, now=3.0, unit_key=key)
+    assert kinds(events) == ["rollout.rolled_back"]
+
+
+def test_later_harms_do_not_roll_back_an_equal_arm() -> None:
+    """A/A: conversations of 1 to 6 turns, each turn fails with 5 %. 100 runs at alpha = 2 %: more than 8 rollbacks
+    have a probability below 3e-4."""
+    rng = random.Random(7)
+    out = 0
+    for _ in range(100):
+        one = make(replace(SPEC, steps=(25, 100)))
+        one._salt = rng.getrandbits(64)
+        turns = [key for key in range(1, 301) for _ in range(rng.randint(1, 6))]
+        rng.shuffle(turns)
+        for key in turns:
+            end = BAD if rng.random() < 0.05 else GOOD
+            one.observe("canary" if one.includes(key) else "control", end, now=1.0, unit_key=key)
+        out += one.phase is Phase.ROLLED_BACK
+    assert out <= 8
 
 
 def test_a_shadow_takes_nothing_and_is_promoted_by_hand() -> None:

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from sidecar.core.cost import flat_card
 from sidecar.core.policy import FlatPrice
-from sidecar.core.spend import DEFAULT_OUTPUT_TOKENS, HALVE_AFTER, ArmSpend, Histogram, Spend
+from sidecar.core.spend import DEFAULT_OUTPUT_TOKENS, ENOUGH, HALVE_AFTER, ArmSpend, Histogram, Spend
 
 CARD = flat_card(FlatPrice(2_000_000, 8_000_000))  # 2 and 8 nano-dollars a token
 
@@ -38,15 +38,27 @@ def test_a_histogram_fades_and_is_empty_at_first() -> None:
 
 
 def test_reservation_uses_max_tokens_or_the_history() -> None:
-    """Without history a reservation is input estimate + max_tokens; with it, output is capped by what the arm wrote."""
+    """GW-19: until a hundred answers are known a reservation is input estimate + max_tokens, then output is capped by
+    what the arm wrote."""
     spend = spend_of(a=ArmSpend(CARD))
     arm = spend.arms["a"]
     assert arm.reserve_nusd(300, 50) == 100 * 2 + 50 * 8
     assert arm.reserve_nusd(300, None) == 200 + DEFAULT_OUTPUT_TOKENS * 8
-    for _ in range(40):
+    for _ in range(ENOUGH - 1):
         spend.observe("a", 100, 20, 360)
+    assert arm.reserve_nusd(300, 8_000) == 200 + 8_000 * 8
+    assert arm.reserve_nusd(300, None) == 200 + DEFAULT_OUTPUT_TOKENS * 8
+    spend.observe("a", 100, 20, 360)
+    assert arm.reserve_nusd(300, 8_000) == arm.reserve_nusd(300, None)
     assert 200 + 20 * 8 <= arm.reserve_nusd(300, None) <= 200 + 22 * 8 + 8
     assert arm.reserve_nusd(300, 10) == 200 + 80
+
+
+def test_a_long_answer_counts_before_there_is_a_history() -> None:
+    """Where nobody says how many tokens, one answer longer than the default is what the next may cost."""
+    spend = spend_of(a=ArmSpend(CARD))
+    spend.observe("a", 100, 5_000, 40_200)
+    assert spend.arms["a"].reserve_nusd(300, None) >= 200 + 5_000 * 8
 
 
 def test_without_a_price_the_history_of_costs_is_reserved() -> None:
