@@ -18,8 +18,8 @@ from sidecar.core.types import Event, Feedback, Settled
 MAX_AGE_S: Final = 7 * 86400.0
 _REMEMBERED: Final = 20_000  # decisions; about 6 MB; older ones are looked up in the database
 _MAX_SOURCES: Final = 64
-_RATE_PER_S: Final = 200.0  # per source; far above what people click, far below what would hurt
-_BURST: Final = 400.0
+_RATE_PER_S: Final = 1000.0  # per source; a service that scores every answer stays below, a loop gone wild does not
+_BURST: Final = 2000.0
 _MAX_TEXT: Final = 128
 
 Answer = Callable[[int, bytes], None]

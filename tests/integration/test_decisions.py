@@ -435,18 +435,6 @@ async def test_reload_keeps_a_rollout_and_a_changed_spec_begins_it_again(
     assert {n for n, model in after.items() if model == NEW} < {n for n, model in before.items() if model == NEW}
 
 
-async def test_a_template_is_not_moved_as_one_conversation(sim: Sim, serve: Serve, tmp_path: Path) -> None:
-    """GW-54: a service that sends the same text each time, under 12 names, in its first 200 calls. At 25 % no name may
-    have all of its calls on the canary (16 calls a name are enough to tell a template: 0.25 ** 16 by chance)."""
-    provider = await sim()
-    side = await running(provider, serve, tmp_path, rollout=STEPS | {"min_requests": 10_000})
-    to_step(side, 25)
-    async with talking(side) as app:
-        for name in range(12):
-            found = Counter([(await app.ask(f"template {name}")).model for _ in range(200)])
-            assert found[NEW] < 150, f"template {name}: {found}"
-
-
 # ---- optimize
 
 

@@ -167,12 +167,12 @@ def test_what_is_no_arm_is_kept_and_does_not_teach(desk: Desk) -> None:
 
 
 def test_a_flood_of_one_source_is_429(desk: Desk) -> None:
-    """400 at once and 200 a second after that, per source; another source is not hurt."""
+    """2,000 at once and 1,000 a second after that, per source; another source is not hurt."""
     one = settled(1, at=wall())
     desk.desk.remember([one])
     body = {"id": one.id, "score": 1, "source": "flood"}
-    answers = [desk.send(body)[0] for _ in range(700)]
-    assert answers[:400] == [202] * 400
+    answers = [desk.send(body)[0] for _ in range(5000)]
+    assert answers[:2000] == [202] * 2000
     assert 429 in answers
     assert desk.send(body | {"source": "calm"})[0] == 202
 
@@ -181,7 +181,7 @@ def test_invented_sources_share_one_budget(desk: Desk) -> None:
     """64 sources are told apart; the rest is one, so inventing names gains nothing."""
     one = settled(1, at=wall())
     desk.desk.remember([one])
-    answers = [desk.send({"id": one.id, "score": 1, "source": f"s{number}"})[0] for number in range(900)]
+    answers = [desk.send({"id": one.id, "score": 1, "source": f"s{number}"})[0] for number in range(5000)]
     assert answers[:64] == [202] * 64
     assert 429 in answers
 

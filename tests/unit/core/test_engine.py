@@ -1,5 +1,6 @@
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import orjson
@@ -166,7 +167,7 @@ def test_the_cache_of_shared_decisions_is_bounded() -> None:
         (Match(tags={"team": "a"}), {}, "-"),
     ],
 )
-def test_routes_match_on_models_paths_and_tags(match: Match, fields: dict[str, object], route: str) -> None:
+def test_routes_match_on_models_paths_and_tags(match: Match, fields: dict[str, Any], route: str) -> None:
     """A route serves when every filled field of its match agrees."""
     made = engine(policy(mode="observe", match=match))
     assert made.decide(facts(**fields), NOW).route == route
@@ -625,7 +626,7 @@ def test_what_the_staging_of_a_route_cannot_do() -> None:
     """Without a rollout under way outcomes and labels are no evidence; an unknown arm cannot be taken out."""
     staging = Staging(replace(ROUTE, arms=()), lambda _arm: None)
     assert staging.observe("mini", outcome(), None, (0, None), NOW) == []
-    assert staging.label(True, 1.0, 0, NOW) == []
+    assert staging.label("mini", 1.0, (0, None), NOW) == []
     with pytest.raises(RolloutError, match="no arm 'x'"):
         staging.rollback(NOW, "why", "x")
 
@@ -810,7 +811,7 @@ def test_what_waits_for_absent_routes_is_bounded() -> None:
     "changes",
     [{"arms": (replace(MINI, model="other"),)}, {"rollout": replace(SPEC, min_requests=6)}, {"arms": (NANO,)}],
 )
-def test_a_change_across_a_restart_frees_conversations(changes: dict[str, object]) -> None:
+def test_a_change_across_a_restart_frees_conversations(changes: dict[str, Any]) -> None:
     """As a reload does: an arm that changed or begins again keeps no conversation of before; others stay."""
     made = engine(policy())
     while made.status()[0].rollouts[0].step < 50:

@@ -29,7 +29,7 @@ def engine(made: Policy) -> Engine:
 def facts(key: int, model: str = "gpt-4o", *, off: bool = False) -> Facts:
     return Facts(
         endpoint="chat", dialect="openai", path="/v1/chat/completions", model=model, key=key,
-        key_source="conversation", draw=key, off=off,
+        key_source="conversation", draw=key, off=off, stream=True, input_bytes=300,
     )  # fmt: skip
 
 
