@@ -54,6 +54,9 @@ def _count(exchange: "Exchange", kind: OutcomeKind, error: str | None) -> None:
 def _record(exchange: "Exchange", outcome: Outcome) -> None:
     plane, decision, facts = exchange.plane, exchange.decision, exchange.facts
     assert decision is not None
+    if outcome.error == "shed":  # counted, and not recorded: under a flood the rows would drown those that were served
+        plane.engine.release(decision)
+        return
     verdict = NOTHING
     if exchange.sent_s is None and (outcome.kind == "aborted" or outcome.error in _NOT_THE_ARMS):
         plane.engine.release(decision)

@@ -78,8 +78,6 @@ class Metrics(Collector):
         """Counts exchanges that ended."""
         all_series = self._series
         for settled in batch:
-            if settled.outcome.error == "shed":
-                continue  # counted by `shed`, once
             key = self._key(settled)
             series = all_series.get(key)
             if series is None:
