@@ -141,7 +141,7 @@ async def test_counters_reconcile(tmp_path: Path) -> None:
     assert Counter(row["outcome"] for row in rows) == {name: int(count) for name, count in outcomes.items()}
     assert {line["id"] for line in lines} == {row["id"] for row in rows}
     assert len(lines) == len(rows)
-    assert outcomes["aborted"] == ends["left"]
+    assert outcomes["aborted"] == ends["left"] + 40, "the forty that filled the limit left too"
     assert total(text, "requests", status_class="4xx", outcome="failed") + total(
         text, "requests", status_class="4xx", outcome="completed"
     ) == total(text, "requests", status_class="4xx")
