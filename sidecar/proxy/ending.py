@@ -163,7 +163,9 @@ def _is_garbage(exchange: "Exchange", reading: Reading) -> bool:
         return False
     if reading.completion_id or reading.usage or reading.finish or reading.output_bytes or reading.model:
         return False
-    return exchange.facts.stream or not reading.terminal  # a whole body that is JSON at all may be anything
+    # Elsewhere the end itself was read as JSON of the dialect; these streams end with a bare [DONE], whatever came before.
+    bare_end = exchange.facts.stream and exchange.facts.endpoint in ("chat", "completions")
+    return bare_end or not reading.terminal
 
 
 def _is_callers(exchange: "Exchange", status: int) -> bool:
