@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 _ABOUT_KEYS: Final = frozenset({401, 403})  # the caller's key, unless it is ours
 _ABOUT_PLACE: Final = frozenset({404, 405, 410})  # the caller's, unless we sent the call to another arm
-_NOT_THE_ARMS: Final = frozenset(
-    {"shed", "refused", "timeout_body", "bad_request_body", "too_large"}
-)  # it was never asked
+_NOT_THE_ARMS: Final = frozenset({"refused", "timeout_body", "bad_request_body", "too_large"})  # it was never asked
 _NOTHING: Final = Reading()
 
 

@@ -6,7 +6,7 @@ Forward first, measure after: no chunk waits for the meter. Once a byte of the r
 answered by us any more: what goes wrong then is made visible by cutting the connection (DESIGN section 5).
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from sidecar.clock import monotonic
 from sidecar.core.types import SELECTABLE, Decision, Facts, OutcomeKind
@@ -23,9 +23,6 @@ from sidecar.wire.framing import LAST_CHUNK, Chunked, chunk
 from sidecar.wire.http1 import ResponseHead, parse_response
 from sidecar.wire.json_edit import RequestView, edit_request
 from sidecar.wire.usage_ask import refuses_usage
-
-if TYPE_CHECKING:
-    pass
 
 _ASKABLE: Final = frozenset({"chat", "completions"})
 _MAX_HELD_ERROR_BYTES: Final = 64 * 1024

@@ -5,6 +5,7 @@ from typing import Final
 
 from sidecar.core.types import SELECTABLE, Facts, Unit
 from sidecar.proxy.gate import Way
+from sidecar.proxy.origin import CREDENTIALS
 from sidecar.proxy.plane import Plane
 from sidecar.wire.conversation import system_and_first_user
 from sidecar.wire.http1 import RequestHead
@@ -13,7 +14,6 @@ from sidecar.wire.json_edit import RequestView
 _MAX_TAGS: Final = 16
 _MAX_TAG_CHARS: Final = 64
 _NO_TAGS: Final[Mapping[str, str]] = {}
-_CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 
 
 def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None, body: bytes) -> Facts:
@@ -77,7 +77,7 @@ def _sticky_key(plane: Plane, head: RequestHead, way: Way, view: RequestView | N
     beginning = system_and_first_user(body, view)
     if not beginning:
         return 0, "request"
-    credential = next((head.fields[name] for name in _CREDENTIALS if name in head.fields), b"")
+    credential = next((head.fields[name] for name in CREDENTIALS if name in head.fields), b"")
     return plane.hash(
         b"derived", plane.settings.service.encode(), way.path.encode(), credential, beginning
     ), "conversation"

@@ -69,17 +69,9 @@ class Intake(ABC):
         length = head.length or 0
         if not head.chunked and length <= len(data) - at and length <= settings.route_body_max_bytes:
             end = at + length
-            self.body = body = data[at:end]
-            self.plane.buffered += length
-            self._held = length
-            if (
-                0 < length <= SMALL_BODY_BYTES
-                and self.way.endpoint != "other"
-                and b"content-encoding" not in head.fields
-            ):
-                self._decide(read_request(body))
-            else:
-                self._read_body()
+            self.body = data[at:end]
+            self._hold(length)
+            self._read_body()
             return end
         try:
             self.reader = RequestBody(head, settings.max_body_bytes)

@@ -13,7 +13,7 @@ from sidecar.wire.estimate import Ratio
 from sidecar.wire.http1 import RequestHead, split_at_length
 from sidecar.wire.target import join_target
 
-_CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
+CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 _KEY_FIELD: Final[dict[Dialect, tuple[bytes, bytes]]] = {
     "openai": (b"authorization", b"Bearer "),
     "anthropic": (b"x-api-key", b""),
@@ -57,7 +57,7 @@ class Origin:
             add = b"Connection: Upgrade\r\nUpgrade: " + head.fields[b"upgrade"] + b"\r\n"
         if self.holds_key:
             # The client's credential is meant for another origin: it never goes here, not even when ours is missing.
-            replace.update(dict.fromkeys(_CREDENTIALS))
+            replace.update(dict.fromkeys(CREDENTIALS))
             key = self._key()
             if key is not None:
                 name, scheme = _KEY_FIELD[self.spec.dialect]

@@ -44,7 +44,7 @@ class Books:
     unpriced: int = 0
     stripped_usage: int = 0  # streams from which the usage that we had asked for was taken out
     upstream_retries: int = 0  # the one permitted repeat without stream_options, and fallbacks
-    bugs: int = 0  # exceptions of ours that the data plane survived
+    bugs: int = 0  # exceptions of ours that the data plane survived; `on_bug` counts them
 
 
 class Plane:
@@ -146,7 +146,6 @@ class Plane:
             for origin in {*self.origins.values(), *self.defaults.values()}:
                 origin.pool.sweep(now)
         except Exception as error:  # noqa: BLE001 - the sweep must go on whatever one connection does
-            self.books.bugs += 1
             self.on_bug("sweep", error)
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 

@@ -33,7 +33,7 @@ class Rider(Protocol):
 class UpstreamConnection(asyncio.Protocol):
     """One connection. It carries one exchange at a time, or lies idle in its pool."""
 
-    __slots__ = ("_pool", "closed", "idle_limit_s", "idle_since", "paused", "rider", "transport", "used")
+    __slots__ = ("_pool", "closed", "idle_limit_s", "idle_since", "paused", "rider", "transport")
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
@@ -41,7 +41,6 @@ class UpstreamConnection(asyncio.Protocol):
         self.rider: Rider | None = None
         self.closed = False
         self.paused = False
-        self.used = 0
         self.idle_since = 0.0
         self.idle_limit_s = pool.idle_limit_s
 
@@ -146,7 +145,6 @@ class Pool:
                 connection = idle.pop()
                 if now - connection.idle_since < connection.idle_limit_s and not connection.transport.is_closing():
                     connection.rider = rider
-                    connection.used += 1
                     return connection
                 connection.close()
         self._waiting.append(rider)
@@ -224,5 +222,4 @@ class Pool:
     def _hand(self, connection: UpstreamConnection) -> None:
         rider = self._waiting.popleft()
         connection.rider = rider
-        connection.used += 1
         rider.on_connection(connection)
