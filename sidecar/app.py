@@ -50,6 +50,7 @@ from sidecar.telemetry.spans import Spans, connect
 
 log = structlog.get_logger()
 
+_BINDINGS_EVERY_S: Final = 2.0  # thousands of conversations take milliseconds, and a lost one costs little
 _SNAPSHOT_EVERY_S: Final = 0.2  # with the store's group commit: learning survives a kill but for a quarter of a second
 _CLOSE_S: Final = 5.0
 
@@ -70,7 +71,7 @@ class Sidecar:
         self._cut = asyncio.Event()
         self._servers: list[asyncio.Server] = []
         self._runners: list[web.AppRunner] = []
-        self._snapshot_at = 0.0
+        self._snapshot_at = self._bindings_at = 0.0
         self.tasks = Tasks(self._task_failed)
         self.book = load_prices()
         self.policies = PolicySource(settings.policies, settings.service, environ, settings)
@@ -243,6 +244,7 @@ class Sidecar:
         self.archive.events(events)
         if any(event.kind.startswith("rollout.") for event in events):
             self.archive.state(self.engine.snapshot())  # a step that was told is never forgotten
+            self.archive.now()
 
     def on_bug(self, where: str, error: BaseException) -> None:
         """An exception that the process survived. Its text may hold a request's words: only kind and place are told."""
@@ -263,7 +265,10 @@ class Sidecar:
         now = monotonic()
         if self.engine.policy.routes and now >= self._snapshot_at:
             self._snapshot_at = now + _SNAPSHOT_EVERY_S
-            self.archive.state(self.engine.snapshot())
+            bindings = now >= self._bindings_at
+            if bindings:
+                self._bindings_at = now + _BINDINGS_EVERY_S
+            self.archive.state(self.engine.snapshot(bindings=bindings))
 
     def _poll_policy(self) -> None:
         before = self.policies.error

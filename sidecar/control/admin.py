@@ -35,6 +35,7 @@ _LOCAL: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]*)?")
 _MAX_BODY: Final = 16 * 1024
 _MAX_ROWS: Final = 1000
+_STORED_WITHIN_S: Final = 2.0  # how long a verb waits for the disk before it answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,10 @@ class _Api:
         return _json(await self._read(lambda db: queries.events(db, 100)))
 
     async def rollout(self, request: web.Request) -> web.Response:
-        """Start, promote, pause, resume or roll back: `{"action": ..., "arm": ... for start}`."""
+        """Start, promote, pause, resume or roll back: `{"action": ..., "arm": ... for start}`.
+
+        It is in force at once; `stored` says whether it would outlive the process (null: there is no database).
+        """
         change = msgspec.json.decode(await request.read(), type=_Change)
         route, engine, now = request.match_info["route"], self._admin.engine, steady()
         verbs: dict[str, Callable[[], Sequence[Event]]] = {
@@ -185,7 +189,8 @@ class _Api:
         self._admin.on_events(events)
         detail = orjson.dumps({"arm": change.arm}).decode()
         self._admin.archive.audit(Audit(wall(), "admin", f"rollout.{change.action}", route, detail))
-        return _json({"events": [msgspec.to_builtins(event) for event in events]})
+        stored = await self._admin.archive.stored(_STORED_WITHIN_S)
+        return _json({"events": [msgspec.to_builtins(event) for event in events], "stored": stored})
 
     async def feedback(self, request: web.Request) -> web.StreamResponse:
         """The same as the traffic port's feedback endpoint."""

@@ -68,6 +68,15 @@ class Archive:
             self._state = state
             self.writer.put_state(state)
 
+    def now(self) -> None:
+        """What was put is committed at once: a step of a rollout must not go back with a process that dies."""
+        if self.writer is not None:
+            self.writer.hurry()
+
+    async def stored(self, timeout_s: float) -> bool | None:
+        """Waits until all that was put is committed; whether it was in time, None without a database."""
+        return None if self.writer is None else await asyncio.to_thread(self.writer.flush, timeout_s)
+
     def notes(self) -> list[str]:
         """What people should know of the store, for `/ready`."""
         writer = self.writer

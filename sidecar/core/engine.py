@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from sidecar.core.budget import Ledger
 from sidecar.core.cost import RateCard, flat_card
 from sidecar.core.governance import Governance
-from sidecar.core.memory import UNREADABLE, Part, claim, dump, going_on, load, part_of
+from sidecar.core.memory import UNREADABLE, Part, claim, dump, going_on, load, pack, part_of
 from sidecar.core.policy import Policy, Upstream
 from sidecar.core.route import PriceOf, RouteState, unknown_arm
 from sidecar.core.settle import NOTHING, Verdict, billed_nusd, learn, score
@@ -63,6 +63,7 @@ class Engine:
         self._policy = policy
         self._governance = Governance(())
         self._absent: dict[str, Part] = {}  # what was learnt of routes that the policy does not have now
+        self._packed: tuple[tuple[Sticky, int] | None, bytes] = (None, b"[]")  # of which bindings, and their JSON
         self._now = now  # of the newest request that was decided one by one
         self._uniform = True  # no route looks at paths or tags: equal (model, endpoint, dialect) take equal routes
         self.needs_key = False  # some route binds conversations: the shell derives their keys
@@ -253,9 +254,16 @@ class Engine:
         if state is not None:
             state.ledger.charge(cost_nusd, at)
 
-    def snapshot(self) -> bytes:
-        """All that outlives the process, as JSON; see `core.memory`."""
-        return dump(self._ledger, self._order, self._sticky, self._absent)
+    def snapshot(self, *, bindings: bool = True) -> bytes:
+        """All that outlives the process, as JSON; see `core.memory`.
+
+        Without `bindings` the conversations are those of the last snapshot with them, unless some were unbound since:
+        they are most of the work, and one that is missing costs a change of model after a crash and no lesson.
+        """
+        version = (self._sticky, self._sticky.unbound)
+        if bindings or self._packed[0] != version:
+            self._packed = (version, pack(self._sticky))
+        return dump(self._ledger, self._order, self._packed[1], self._absent)
 
     def restore(self, state: bytes, now: float) -> list[Event]:
         """Takes over a snapshot, for the routes and arms that still exist; what belongs to other routes waits for

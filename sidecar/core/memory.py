@@ -43,14 +43,14 @@ class Loaded:
     resumed: set[tuple[str | None, str | None]]  # (route, arm) of rollouts that go on
 
 
-def dump(ledger: Ledger, routes: Sequence[RouteState], sticky: Sticky, absent: Mapping[str, Part]) -> bytes:
-    """The snapshot of these parts, and of `absent` routes as they were."""
+def dump(ledger: Ledger, routes: Sequence[RouteState], bindings: bytes, absent: Mapping[str, Part]) -> bytes:
+    """The snapshot of these parts, of `bindings` (what `pack` made) and of `absent` routes as they were."""
     return orjson.dumps(
         {
             "version": VERSION,
             "ledger": ledger.to_state(),
             "routes": {**absent, **{state.route.name: _route(state) for state in routes}},
-            "bindings": _bindings(sticky),
+            "bindings": orjson.Fragment(bindings),
         }
     )
 
@@ -126,9 +126,9 @@ def claim(state: RouteState, kept: Part, now: float) -> list[Event]:
     return state.staging.restore(kept["staging"], now)
 
 
-def _bindings(sticky: Sticky) -> list[tuple[str, str, float, list[int]]]:
-    """Youngest first, keys that share an assignment together."""
+def pack(sticky: Sticky) -> bytes:
+    """The youngest conversations as JSON, youngest first, keys that share an assignment together."""
     groups: dict[tuple[str, str, float], list[int]] = {}
     for key, binding in sticky.youngest(MAX_BINDINGS):
         groups.setdefault((binding.owner, binding.arm, binding.propensity), []).append(key)
-    return [(*assignment, keys) for assignment, keys in groups.items()]
+    return orjson.dumps([(*assignment, keys) for assignment, keys in groups.items()])

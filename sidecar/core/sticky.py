@@ -44,6 +44,7 @@ class Sticky:
         self._max = max_bindings
         self._bindings: OrderedDict[int, Binding] = OrderedDict()
         self._generations: dict[str, int] = {}
+        self.unbound = 0  # calls of `unbind`
 
     def __len__(self) -> int:
         return len(self._bindings)
@@ -73,6 +74,7 @@ class Sticky:
     def unbind(self, owner: str) -> None:
         """All keys of `owner` are free from now on (O(1))."""
         self._generations[owner] = self._generations.get(owner, 0) + 1
+        self.unbound += 1
 
     def youngest(self, limit: int) -> list[tuple[int, Binding]]:
         """Up to `limit` valid bindings, youngest first."""

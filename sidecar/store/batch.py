@@ -24,13 +24,17 @@ sqlite3.register_adapter(type(None), _NOTHING.get)
 sqlite3.register_adapter(bool, int)
 
 
-def _insert(table: str, columns: Iterable[str], verb: str = "INSERT OR IGNORE") -> str:
+_TOGETHER = 16  # rows a statement: each statement gives the interpreter's lock away and takes it back
+
+
+def _insert(table: str, columns: Iterable[str], verb: str = "INSERT OR IGNORE", rows: int = 1) -> str:
     names = tuple(columns)
-    return f"{verb} INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+    one = f"({', '.join('?' * len(names))})"
+    return f"{verb} INTO {table} ({', '.join(names)}) VALUES {', '.join([one] * rows)}"
 
 
-INSERT_DECISION = _insert("decisions", DECISION_COLUMNS)
-INSERT_OUTCOME = _insert("outcomes", OUTCOME_COLUMNS)
+INSERT_DECISIONS = {rows: _insert("decisions", DECISION_COLUMNS, rows=rows) for rows in (1, _TOGETHER)}
+INSERT_OUTCOMES = {rows: _insert("outcomes", OUTCOME_COLUMNS, rows=rows) for rows in (1, _TOGETHER)}
 INSERT_EVENT = _insert(
     "events", ("at", "service", "kind", "severity", "route", "arm", "message", "detail"), verb="INSERT"
 )
@@ -114,8 +118,7 @@ class Batch:
 def write(connection: sqlite3.Connection, batch: Batch, service: str) -> None:
     """Execute the batch inside the transaction that the caller opened."""
     if batch.rows:
-        connection.executemany(INSERT_DECISION, [row[:SPLIT] for row in batch.rows])
-        connection.executemany(INSERT_OUTCOME, [(row[0], *row[SPLIT:]) for row in batch.rows])
+        _write_rows(connection, batch.rows)
         connection.executemany(UPSERT_WINDOW, window_rows(batch.rows))
     if batch.events:
         connection.executemany(INSERT_EVENT, [_event_row(at, event, service) for at, event in batch.events])
@@ -132,6 +135,19 @@ def write(connection: sqlite3.Connection, batch: Batch, service: str) -> None:
     if batch.state is not None:
         at, blob, last_id = batch.state
         connection.execute(UPSERT_STATE, (service, STATE_KEY, STATE_KEY, at_text(at), last_id, blob))
+
+
+def _write_rows(connection: sqlite3.Connection, rows: list[Row]) -> None:
+    whole = len(rows) - len(rows) % _TOGETHER
+    for group in [rows[at : at + _TOGETHER] for at in range(0, whole, _TOGETHER)] + [[row] for row in rows[whole:]]:
+        decisions: list[Scalar] = []
+        outcomes: list[Scalar] = []
+        for row in group:
+            decisions += row[:SPLIT]
+            outcomes.append(row[0])
+            outcomes += row[SPLIT:]
+        connection.execute(INSERT_DECISIONS[len(group)], decisions)
+        connection.execute(INSERT_OUTCOMES[len(group)], outcomes)
 
 
 def window_rows(rows: Iterable[Row]) -> list[tuple[Scalar, ...]]:

@@ -71,6 +71,8 @@ class Writer:
         self._commit_s = commit_s
         self._lock = threading.Lock()
         self._wake = threading.Event()
+        self._hurry = threading.Event()  # somebody waits: the next group does not gather
+        self._waiters: list[threading.Event] = []
         self._stop = threading.Event()
         self._deadline: float | None = None
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
@@ -143,10 +145,26 @@ class Writer:
             self._others.state = (wall(), state, self._last_id)
         self._notify()
 
+    def hurry(self) -> None:
+        """What was put is committed now, without waiting for more."""
+        self._hurry.set()
+        self._wake.set()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Waits, in a thread that is not the loop's, until all that was put before is committed; False when it is not
+        within `timeout_s`."""
+        done = threading.Event()
+        with self._lock:
+            self._waiters.append(done)
+        self._notify()
+        self.hurry()
+        return done.wait(timeout_s)
+
     def close(self, timeout_s: float = 5.0) -> bool:
         """Write what waits and end the thread; False when `timeout_s` was not enough (then the rest is lost)."""
         self._deadline = monotonic() + timeout_s
         self._stop.set()
+        self._hurry.set()
         self._wake.set()
         if self._thread.ident is None:
             return True
@@ -174,9 +192,10 @@ class Writer:
             if pause:
                 self._stop.wait(pause)
             elif self._wake.wait(IDLE_S):
-                self._stop.wait(self._commit_s)  # let a group gather
+                self._hurry.wait(self._commit_s)  # let a group gather
             stopping = self._stop.is_set()
             self._wake.clear()
+            self._hurry.clear()
             done = self._drained()
             pause = 0.0 if done else min(RETRY_MAX_S, max(RETRY_FIRST_S, pause * 2))
             if stopping:
@@ -201,6 +220,7 @@ class Writer:
         while True:
             batch = self._held or self._take()
             if not batch and self._connection is not None and not self._due():
+                self._tell()
                 return True
             if not self._attempt(batch):
                 self._held = batch or None
@@ -208,7 +228,16 @@ class Writer:
             self._held = None
             if not self._rows and not self._others:
                 self._oldest = None if not self._wake.is_set() else self._oldest
+                self._tell()
                 return True
+
+    def _tell(self) -> None:
+        """Frees those who wait, unless something was put meanwhile: then the next group does."""
+        with self._lock:
+            if not self._rows and not self._others:
+                told, self._waiters = self._waiters, []
+                for waiter in told:
+                    waiter.set()
 
     def _due(self) -> bool:
         return monotonic() >= self._next_chore

@@ -78,14 +78,15 @@ class Metrics(Collector):
         """Counts exchanges that ended."""
         all_series = self._series
         for settled in batch:
-            key = self._key(settled)
-            series = all_series.get(key)
+            key = _key(settled)
+            series = all_series.get(key)  # values that are known already need not be bounded again
             if series is None:
-                series = self._open(key)
+                series = self._open(self._bounded(key))
             series.add(settled)
             error = settled.outcome.error
             if error is not None:
-                self.count("errors", (key[0], key[1], self._value("error", error)))
+                route, arm = self._value("route", key[0]), self._value("arm", key[1])
+                self.count("errors", (route, arm, self._value("error", error)))
 
     def observe_events(self, events: Iterable[Event]) -> None:
         """Counts events of the engine."""
@@ -112,20 +113,10 @@ class Metrics(Collector):
         for name, counts in counted.items():
             yield _family(name, "", counts)
 
-    def _key(self, settled: Settled) -> SeriesKey:
-        decision, facts, outcome = settled.decision, settled.facts, settled.outcome
-        served = outcome.served_arm
-        fell_back = served is not None and served != decision.arm
-        return (
-            self._value("route", decision.route),
-            self._value("arm", (served if fell_back else decision.arm) or "none"),
-            self._value("model", settled.sent_model or facts.model or "none"),
-            facts.endpoint,
-            outcome.kind,
-            outcome.status // 100,
-            "fallback" if fell_back else decision.reason,
-            outcome.stream or facts.stream,
-        )
+    def _bounded(self, key: SeriesKey) -> SeriesKey:
+        route, arm, model, endpoint, kind, status, reason, stream = key
+        bounded = self._value("route", route), self._value("arm", arm), self._value("model", model)
+        return (*bounded, endpoint, kind, status, reason, stream)
 
     def _value(self, label: str, value: str) -> str:
         known = self._values.setdefault(label, {})
@@ -207,6 +198,24 @@ class Metrics(Collector):
             self.count("scrape_errors")
             return
         yield _family(name, help_, reading if isinstance(reading, Mapping) else {(): reading})
+
+
+def _key(settled: Settled) -> SeriesKey:
+    """The labels of one exchange as they came."""
+    decision, facts, outcome = settled.decision, settled.facts, settled.outcome
+    arm, reason, served = decision.arm, decision.reason, outcome.served_arm
+    if served is not None and served != arm:
+        arm, reason = served, "fallback"
+    return (
+        decision.route,
+        arm or "none",
+        settled.sent_model or facts.model or "none",
+        facts.endpoint,
+        outcome.kind,
+        outcome.status // 100,
+        reason,
+        outcome.stream or facts.stream,
+    )
 
 
 def _family(name: str, help_: str, counts: Mapping[tuple[str, ...], float]) -> Metric:

@@ -12,7 +12,7 @@ from sidecar.errors import ProtocolError
 MAX_LINE_BYTES: Final = 4096  # a size line with its extensions; real ones have 2 to 8 bytes
 MAX_TRAILER_BYTES: Final = 16384
 
-_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[\t ]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 _TRAILER: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n")
 _SIZE_STATE, _DATA_STATE, _CRLF_STATE, _TRAILER_STATE, _DONE_STATE = range(5)
 

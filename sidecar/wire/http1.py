@@ -51,6 +51,9 @@ _MAX_LENGTH_DIGITS: Final = 18  # fits 64 bits
 _DIGITS: Final = re.compile(rb"[0-9]{1,18}")
 _LENGTH_FIELDS: Final = frozenset({b"content-length", b"transfer-encoding"})
 _ONCE: Final = _LENGTH_FIELDS | {b"host", b"expect", b"content-encoding"}
+_END_TO_END: Final = frozenset(  # of the fields of a response that we look at: they stay unless they are to be cut
+    {b"content-length", b"content-type", b"content-encoding", b"transfer-encoding", b"x-should-retry"}
+)
 _SIMPLE_CONNECTION: Final = frozenset({b"", b"keep-alive", b"close"})
 
 
@@ -85,7 +88,6 @@ class ResponseHead(Struct, gc=False):
     chunked: bool
     keep_alive: bool
     fields: dict[bytes, bytes]
-    spans: list[tuple[bytes, int, int]]
     nominated: frozenset[bytes] = frozenset()
 
 
@@ -180,14 +182,10 @@ def parse_response(data: bytes) -> ResponseHead | None:
         return _parse_odd_response(data)
     raw = match[0]
     block = match.end(2)
-    fields: dict[bytes, bytes] = {}
-    spans: list[tuple[bytes, int, int]] = []
-    for found in _RESPONSE_FIELDS.finditer(raw.lower(), block - 1):
-        name, value = found.groups()
-        if name in fields:
-            return _parse_odd_response(data)
-        fields[name] = value
-        spans.append((name, found.start() + 1, found.end() + 1))
+    found = _RESPONSE_FIELDS.findall(raw.lower(), block - 1)
+    fields: dict[bytes, bytes] = dict(found)
+    if len(fields) != len(found):
+        return _parse_odd_response(data)
     coding = fields.get(b"transfer-encoding")
     length = fields.get(b"content-length")
     connection = fields.get(b"connection", b"")
@@ -206,7 +204,6 @@ def parse_response(data: bytes) -> ResponseHead | None:
         coding is not None,
         connection != b"close",
         fields,
-        spans,
     )
 
 
@@ -219,7 +216,7 @@ def _parse_odd_response(data: bytes) -> ResponseHead | None:
     if match is None or match.end() != end + 4:
         raise ProtocolError("the upstream's response head is malformed", 502)
     raw, block, minor = match[0], match.end(3), int(match[1])
-    found, spans, repeated = _find(_RESPONSE_FIELDS, raw, block)
+    found, _, repeated = _find(_RESPONSE_FIELDS, raw, block)
     fields = {name: value.lower() for name, value in found.items()}
     if not repeated.isdisjoint(_LENGTH_FIELDS):
         raise ProtocolError("the upstream repeats a length header", 502)
@@ -229,7 +226,7 @@ def _parse_odd_response(data: bytes) -> ResponseHead | None:
         raise ProtocolError("the upstream's Content-Length is ambiguous", 502)
     keep_alive, nominated = _connection(raw, block, fields, minor, several=b"connection" in repeated)
     size = None if length is None else int(length)
-    return ResponseHead(raw, int(match[2]), block, minor, size, chunked, keep_alive, fields, spans, nominated)
+    return ResponseHead(raw, int(match[2]), block, minor, size, chunked, keep_alive, fields, nominated)
 
 
 def split_at_length(
@@ -268,9 +265,12 @@ def split_at_length(
 def edit_response(head: ResponseHead, add: bytes, *, cut: frozenset[bytes] = frozenset()) -> bytes:
     """The head for the client: hop-by-hop lines, the upstream's own `x-sidecar-*` and those in `cut` go, `add` is last."""
     raw = head.raw
+    if not cut and head.fields.keys() <= _END_TO_END:
+        return raw[:-2] + add + b"\r\n"
     parts: list[bytes] = []
     at = 0
-    for name, start, end in head.spans:
+    _, spans, _ = _find(_RESPONSE_FIELDS, raw, head.block)
+    for name, start, end in spans:
         if name in _HOP_NAMES or name in cut or name.startswith(b"x-sidecar-"):
             parts.append(raw[at:start])
             at = end

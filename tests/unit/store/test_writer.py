@@ -223,3 +223,35 @@ def test_old_rows_go_in_steps(path: Path) -> None:
     assert writer.close(2.0)
     status = queries.status(path)
     assert (status["decisions"], status["windows"] > 0, status["audit"]) == (1, True, 1)
+
+
+def test_flush_answers_when_all_is_committed(path: Path) -> None:
+    """What was put before `flush` is in the file when it answers True, long before the group would have been written."""
+    writer = Writer(path, service="bot", commit_s=30.0)
+    writer.start()
+    try:
+        writer.put(as_rows([settled(1)]))
+        writer.put_state(b"learnt")
+        assert writer.flush(5.0) is True
+        assert queries.load_state(path, "bot") == b"learnt"
+        assert len(queries.decisions(path)) == 1
+        assert writer.flush(5.0) is True  # nothing waits: answered as well
+    finally:
+        writer.close(2.0)
+
+
+def test_flush_gives_up_while_the_file_is_locked(writer: Writer, path: Path) -> None:
+    """A lock of somebody else: False in time, and True once it is gone."""
+    assert wait_for(lambda: writer.writable is True)
+    other = sqlite3.connect(path, isolation_level=None)
+    try:
+        other.execute("BEGIN EXCLUSIVE")
+        writer.put(as_rows([settled(1)]))
+        began = monotonic()
+        assert writer.flush(0.2) is False
+        assert monotonic() - began < 2.0
+        other.execute("ROLLBACK")
+    finally:
+        other.close()
+    assert writer.flush(5.0) is True
+    assert writer.rows_written == 1

@@ -11,14 +11,14 @@ import structlog
 
 from sidecar.core.record import COLUMNS, row
 from sidecar.errors import ConfigError
-from sidecar.telemetry.log import RequestLog, configure, line
+from sidecar.telemetry.log import RequestLog, configure, lines
 from sidecar.telemetry.sink import Sink
 from tests.unit.telemetry.records import settled
 
 
 def test_a_line_is_one_json_object_with_the_columns() -> None:
     """Keys are `event` and the store's columns in order; eligible and context are JSON and not text."""
-    text = line(row(settled(), "bot"))
+    text = lines([row(settled(), "bot")])
     record = orjson.loads(text)
     assert tuple(record) == ("event", *COLUMNS)
     assert (record["event"], record["service"], record["cost_nusd"]) == ("request", "bot", 1500)
@@ -32,7 +32,7 @@ def test_a_line_is_one_json_object_with_the_columns() -> None:
 )
 def test_text_of_others_breaks_neither_line_nor_terminal(evil: str) -> None:
     """CR, LF, ANSI, C1 and Unicode line separators arrive escaped, and unchanged after parsing; é stays as it is."""
-    text = line(row(settled(model=evil), "bot"))
+    text = lines([row(settled(model=evil), "bot")])
     assert orjson.loads(text)["model"] == evil
     decoded = text.decode()
     assert len(decoded.splitlines()) == 1
