@@ -232,6 +232,7 @@ class Sidecar:
 
     def take_feedback(self, body: bytes, answer: Answer) -> None:
         """Feedback may come right behind its answer: what waits to be recorded is handed on first."""
+        self.plane.settle()
         self.loop.flush()
         self.desk.handle(body, answer)
 
@@ -315,17 +316,28 @@ class Sidecar:
             connection.transport.abort()
         self.plane.stop()
         self.loop.stop()
-        self.archive.state(self.engine.snapshot())
-        for runner in self._runners:
-            await runner.cleanup()
-        await self.tasks.close(1.0)
+        self._fenced("state", lambda: self.archive.state(self.engine.snapshot()))
+        try:
+            for runner in self._runners:
+                await runner.cleanup()
+            await self.tasks.close(1.0)
+        except Exception as error:  # noqa: BLE001 - what waits in the queues is written all the same
+            self.on_bug("close", error)
         await asyncio.to_thread(self._close_blocking)
 
     def _close_blocking(self) -> None:
-        self.request_log.close()
+        """Rows first: a process that is killed for its slowness has stored them."""
+        self._fenced("store", lambda: self.archive.close(_CLOSE_S))
+        self._fenced("log", self.request_log.close)
         if self.spans is not None:
-            self.spans.close()
-        self.archive.close(_CLOSE_S)
+            self._fenced("spans", self.spans.close)
+
+    def _fenced(self, where: str, step: Callable[[], object]) -> None:
+        """One step of closing; when it raises, that is counted and told, and the next ones follow."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - see above
+            self.on_bug(where, error)
 
 
 def _server_tls(settings: Settings) -> ssl.SSLContext | None:

@@ -1,7 +1,7 @@
 """The command line: one verb per function. Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration."""
 
 import argparse
-import csv
+import dataclasses
 import os
 import sys
 import urllib.error
@@ -18,10 +18,12 @@ from sidecar.clock import rfc3339, wall
 from sidecar.config.policy import load_file
 from sidecar.config.settings import Settings
 from sidecar.control.admin import token_file
+from sidecar.core.record import COLUMNS
 from sidecar.errors import ConfigError, SidecarError, StoreError
-from sidecar.output import print_json, print_table
+from sidecar.output import print_csv, print_json, print_table
 from sidecar.store import queries
 from sidecar.store.explain import explain
+from sidecar.store.lock import Held
 from sidecar.store.retention import Limits
 
 OK: Final = 0
@@ -33,6 +35,7 @@ _DECISION_COLUMNS: Final = (
 )  # fmt: skip
 _STATUS_COLUMNS: Final = ("route", "mode", "arm", "role", "share", "exchanges", "labels", "label_mean", "expected_usd")
 _ADMIN_TIMEOUT_S: Final = 5.0
+_ERASING_TIMEOUT_S: Final = 600.0  # a running sidecar deletes in short steps between its own commits
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -156,7 +159,14 @@ def _steering(verbs: Any) -> None:
     state = _from_store(_verb(verbs, "state", state_verb, "Export or import what was learnt."))
     state.add_argument("action", choices=("export", "import"))
     state.add_argument("file", type=Path)
-    store = _from_store(_verb(verbs, "store", store_verb, "Prune, back up, or forget a person."))
+    store = _from_store(
+        _verb(
+            verbs,
+            "store",
+            store_verb,
+            "Prune, back up, forget a person, or show the size; a running sidecar does the erasing itself.",
+        )
+    )
     store.add_argument("action", choices=("prune", "backup", "forget", "status"))
     store.add_argument("file", nargs="?", type=Path, help="backup: the new file")
     store.add_argument("--key", metavar="HASH", help="forget: the sticky_key of the rows")
@@ -246,8 +256,10 @@ def decisions(options: argparse.Namespace) -> int:
     found = queries.decisions(_db(options), options.service, options.last)
     if options.json:
         print_json(found)
-    else:
+    elif found:
         print_table([row | {"cost_usd": _usd(row["cost_nusd"])} for row in found], _DECISION_COLUMNS)
+    if not found:
+        sys.stderr.write(f"no decisions{f' of service {options.service}' if options.service else ''} yet\n")
     return OK
 
 
@@ -273,18 +285,8 @@ def export(options: argparse.Namespace) -> int:
     rows = queries.export(_db(options), options.service, options.since, options.until)
     if options.format == "jsonl":
         print_json(rows)
-        return OK
-    writer: Any = None
-    for row in rows:
-        if writer is None:
-            writer = csv.DictWriter(sys.stdout, list(row), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(
-            {
-                key: orjson.dumps(value).decode() if isinstance(value, dict | list) else value
-                for key, value in row.items()
-            }
-        )
+    else:
+        print_csv(rows, COLUMNS)
     return OK
 
 
@@ -347,7 +349,10 @@ def state_verb(options: argparse.Namespace) -> int:
         orjson.loads(state)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{options.file}: {error}; give a file of `state export`") from None
-    queries.save_state(path, state, settings.service)
+    try:
+        queries.save_state(path, state, settings.service)
+    except Held as held:
+        raise StoreError(f"{held}: stop it first, or it writes its own state over this one") from None
     return OK
 
 
@@ -356,9 +361,8 @@ def store_verb(options: argparse.Namespace) -> int:
     path, settings = _db(options), _settings(options)
     match options.action:
         case "prune":
-            gone = queries.prune(
-                path, Limits(settings.store_max_bytes, settings.store_raw_s, settings.store_aggregates_s)
-            )
+            limits = Limits(settings.store_max_bytes, settings.store_raw_s, settings.store_aggregates_s)
+            gone = _erase(path, settings, "prune", lambda: queries.prune(path, limits), {})
             sys.stdout.write(f"{gone} rows deleted\n")
         case "backup":
             if options.file is None:
@@ -367,10 +371,29 @@ def store_verb(options: argparse.Namespace) -> int:
         case "forget":
             if not options.key:
                 raise ConfigError("store forget: give --key, the sticky_key of the rows")
-            sys.stdout.write(f"{queries.forget(path, options.key)} decisions erased\n")
+            key = options.key
+            gone = _erase(path, settings, "forget", lambda: queries.forget(path, key), {"key": key})
+            sys.stdout.write(f"{gone} decisions erased\n")
         case _:
             print_json([queries.status(path)])
     return OK
+
+
+def _erase(path: Path, settings: Settings, verb: str, here: Callable[[], int], body: dict[str, str]) -> int:
+    """Does it here when nothing else writes the file, else has the sidecar do it that does: never two writers at once."""
+    try:
+        return here()
+    except Held as held:
+        asked = dataclasses.replace(settings, db=path)  # its token lies beside the file
+        try:
+            url = f"/api/v1/store/{verb}"
+            return int(_admin(asked, "POST", url, body | {"writer": held.mark}, _ERASING_TIMEOUT_S)["decisions"])
+        except SidecarError as error:
+            raise StoreError(
+                f"{held}. It was asked to do it and did not: {error}\n"
+                "Give this verb the settings of the running sidecar (SIDECAR_ADMIN_LISTEN, SIDECAR_ADMIN_TOKEN_FILE), or "
+                "stop it and try again."
+            ) from None
 
 
 def prices_verb(options: argparse.Namespace) -> int:
@@ -403,7 +426,7 @@ def _usd(nusd: int | None) -> float | None:
     return None if nusd is None else nusd / 1e9
 
 
-def _admin(settings: Settings, method: str, path: str, body: object = None) -> Any:
+def _admin(settings: Settings, method: str, path: str, body: object = None, timeout_s: float = _ADMIN_TIMEOUT_S) -> Any:
     """Asks the admin port of the sidecar that these settings describe."""
     file = token_file(settings)
     if file is None or not file.is_file():
@@ -413,15 +436,15 @@ def _admin(settings: Settings, method: str, path: str, body: object = None) -> A
     token = file.read_text("ascii").strip()
     host, port = settings.admin_listen[0]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
-    return _call(url, method, body, {"Authorization": f"Bearer {token}"})
+    return _call(url, method, body, {"Authorization": f"Bearer {token}"}, timeout_s)
 
 
-def _call(url: str, method: str, body: object, headers: dict[str, str]) -> Any:
+def _call(url: str, method: str, body: object, headers: dict[str, str], timeout_s: float = _ADMIN_TIMEOUT_S) -> Any:
     data = None if body is None else orjson.dumps(body)
     request = urllib.request.Request(url, data, {"Content-Type": "application/json", **headers}, method=method)  # noqa: S310 - http, ours
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=_ADMIN_TIMEOUT_S) as answer:
+        with opener.open(request, timeout=timeout_s) as answer:
             return orjson.loads(answer.read() or b"null")
     except urllib.error.HTTPError as error:
         told = error.read(4096).decode("utf-8", "replace")

@@ -34,7 +34,7 @@ def register(metrics: Metrics, parts: Parts) -> None:
     readers: Mapping[str, Callable[[], float]] = {
         "accepted": lambda: books.accepted,
         "buffered_bytes": lambda: plane.buffered,
-        "open_streams": lambda: len(plane.exchanges),
+        "open_streams": lambda: plane.open,
         "loop_lag_seconds": lambda: loop.lag_s,
         "policy_error": lambda: float(parts.policies.error is not None),
         "log_lines_dropped": lambda: parts.request_log.dropped,

@@ -1,5 +1,6 @@
 """What the command line prints: tables for people, one JSON object a line for programs."""
 
+import csv
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +8,8 @@ from typing import Any, Final
 
 import orjson
 
-_UNSAFE: Final = re.compile("[\x7f-\x9f\u2028\u2029]")
+# What readers of lines or terminals act on: controls, line and paragraph ends, and marks that turn or hide text.
+_UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 _MAX_CELL: Final = 48
 
 
@@ -15,9 +17,26 @@ def print_json(records: Iterable[Mapping[str, Any]]) -> None:
     """One object a line."""
     for record in records:
         text = orjson.dumps(record, option=orjson.OPT_NON_STR_KEYS).decode()
-        if not text.isprintable():  # what JSON leaves alone although readers of lines and terminals would act on it
-            text = _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(plain(text) + "\n")  # JSON itself leaves most of them alone
+
+
+def print_csv(records: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """A line of names, then one line a record, also when a value holds line ends: they are escaped as in JSON."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    for record in records:
+        writer.writerow([_field(record[column]) for column in columns])
+
+
+def _field(value: object) -> object:
+    if isinstance(value, dict | list):
+        value = orjson.dumps(value).decode()
+    return plain(value) if isinstance(value, str) else value
+
+
+def plain(text: str) -> str:
+    """The same text on one line, without characters that act on a terminal: `\\uXXXX` stands for them."""
+    return text if text.isprintable() else _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def print_table(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

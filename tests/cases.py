@@ -32,7 +32,8 @@ HEAD = """# Acceptance cases
 
 Real faults that users of other proxies and gateways met, each turned into what this one must do. A case is covered when a
 test would fail on the faulty behaviour; the test carries the case's id in its docstring (`grep -r GW-07 tests`).
-"partly" says what is missing, "later" what is planned and not here yet.
+"partly" says what is missing, "later" what is planned and not here yet. Where a case states milliseconds, its tests
+print what they measured, and fail only at bounds that a busy machine keeps too.
 
 This page is written by `python -m tests.cases` from `docs/cases.toml` and the tests; do not edit it.
 """

@@ -41,6 +41,7 @@ def scalar(label: str, parse: Callable[[str], T], show: Callable[[T], str] = str
     """A kind that `parse` makes of the text; its ValueError says `what; how to fix`."""
 
     def read(node: Node, problems: Problems) -> T:
+        """The scalar's value; raises Wrong for a map, a list, or a text that `parse` refuses."""
         if node.kind != "scalar":
             problems.add(node, f"must be {label}", "write one value here")
             raise Wrong
@@ -58,6 +59,7 @@ def within(kind: Kind[T], low: T, high: T) -> Kind[T]:
     """The same kind inside low..high."""
 
     def read(node: Node, problems: Problems) -> T:
+        """The value; raises Wrong outside low..high, both of them allowed."""
         value = kind.read(node, problems)
         if not cast("float", low) <= cast("float", value) <= cast("float", high):
             between = f"{kind.show(low)}..{kind.show(high)}"
@@ -83,6 +85,7 @@ def list_of(kind: Kind[T], show: Callable[[T], str] | None = None) -> Kind[tuple
     """A list; one value alone counts as a list of one."""
 
     def read(node: Node, problems: Problems) -> tuple[T, ...]:
+        """Every item's value; raises Wrong after all of them were read, if any was wrong."""
         found, failed = [], False
         for item in node.items if node.kind == "list" else (node,):
             try:
@@ -100,6 +103,7 @@ def map_of(kind: Kind[T], label: str) -> Kind[Mapping[str, T]]:
     """A map whose keys are names of the writer's own."""
 
     def read(node: Node, problems: Problems) -> Mapping[str, T]:
+        """Every entry's value by its name; raises Wrong after all of them were read, if any was wrong."""
         if node.kind != "map":
             problems.add(node, f"must be a map of {label}", "write `name: value` below it")
             raise Wrong
@@ -122,6 +126,7 @@ def struct(cls: type[T], label: str) -> Kind[T]:
     fields = {field.name.rstrip("_"): field for field in about if field.metadata}
 
     def read(node: Node, problems: Problems) -> T:
+        """The struct; raises Wrong after all keys were read, if one is unknown, missing or wrong."""
         if node.kind != "map":
             problems.add(node, f"must be {label}, a map", f"write keys of: {', '.join(fields)}")
             raise Wrong

@@ -78,7 +78,7 @@ class PolicySource:
             return None
         if loaded.file is None and self.current.file is not None:
             self.error = (
-                f"{self.current.file}: is gone, its policy stays in force; write a policy without routes instead"
+                f"{self.current.file}: is gone, its policy stays in force; write a policy with `routes: []` instead"
             )
             return None
         is_new = loaded.policy.version != self.current.policy.version

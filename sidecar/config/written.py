@@ -391,8 +391,8 @@ class PolicyFile:
     upstreams: Mapping[str, Upstream] = field(
         default_factory=dict, metadata=key(map_of(struct(Upstream, "an upstream"), "upstreams"), "Servers by name.")
     )
-    routes: tuple[Route, ...] = field(
-        default=(), metadata=key(list_of(struct(Route, "a route")), "Tried in order; the first match serves.")
+    routes: tuple[Route, ...] = field(  # required: a file that was cut off above them must not take them away
+        metadata=key(list_of(struct(Route, "a route")), "Tried in order; the first match serves; `[]` for none.")
     )
     rules: tuple[Rule, ...] = field(default=(), metadata=key(list_of(struct(Rule, "a rule")), "Governance."))
     replicas: int = field(

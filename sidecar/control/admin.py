@@ -33,6 +33,7 @@ from sidecar.store.batch import Audit
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _LOCAL: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]*)?")
+_NUMBER: Final = re.compile(r"[0-9]{1,9}")  # int() takes other scripts' digits, and refuses very long texts
 _MAX_BODY: Final = 16 * 1024
 _MAX_ROWS: Final = 1000
 _STORED_WITHIN_S: Final = 2.0  # how long a verb waits for the disk before it answers
@@ -98,6 +99,7 @@ def _guard(token: str | None) -> Middleware:
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Lets a request through that may come in, answers the others, and turns errors of handlers into answers."""
         host = request.headers.get("Host", "")
         named = _HOST.fullmatch(host)
         if named is None or named[1].lower() not in _LOCAL:
@@ -128,6 +130,11 @@ class _Change(msgspec.Struct, forbid_unknown_fields=True):
     arm: str | None = None
 
 
+class _StoreVerb(msgspec.Struct, forbid_unknown_fields=True):
+    writer: str | None = None  # the mark in `<database>.lock`: that the process which holds the file is the one asked
+    key: str = ""
+
+
 class _Api:
     """The handlers."""
 
@@ -143,6 +150,8 @@ class _Api:
             ("GET", "/api/v1/events", self.events),
             ("POST", "/api/v1/routes/{route}/rollout", self.rollout),
             ("POST", "/api/v1/feedback", self.feedback),
+            ("POST", "/api/v1/store/prune", self.prune),
+            ("POST", "/api/v1/store/forget", self.forget),
             ("GET", "/openapi.json", self.openapi),
         ]
 
@@ -156,7 +165,7 @@ class _Api:
     async def decisions(self, request: web.Request) -> web.Response:
         """The newest decisions (`?last=N`, at most 1,000)."""
         asked = request.query.get("last", "20")
-        last = min(int(asked), _MAX_ROWS) if asked.isascii() and asked.isdigit() else 20
+        last = min(int(asked), _MAX_ROWS) if _NUMBER.fullmatch(asked) else 20
         return _json(await self._read(lambda db: queries.decisions(db, None, last)))
 
     async def decision(self, request: web.Request) -> web.Response:
@@ -200,6 +209,24 @@ class _Api:
             return _error(404, "unknown", "The decision is not in memory: send older feedback to the traffic port.")
         status, body = answer[0]
         return web.Response(status=status, body=body, content_type="application/json")
+
+    async def prune(self, request: web.Request) -> web.Response:
+        """Delete the rows that the settings say are due, and give the space back: `{}`."""
+        _, wrong = await self._store_verb(request)
+        return wrong or _json({"decisions": await self._admin.archive.prune()})
+
+    async def forget(self, request: web.Request) -> web.Response:
+        """Erase every row of one sticky key: `{"key": HASH}`."""
+        verb, wrong = await self._store_verb(request)
+        if wrong is None and not verb.key:
+            wrong = _error(422, "key", "Give `key`, the sticky_key of the rows.")
+        return wrong or _json({"decisions": await self._admin.archive.forget(verb.key, "admin")})
+
+    async def _store_verb(self, request: web.Request) -> tuple[_StoreVerb, web.Response | None]:
+        verb = msgspec.json.decode(await request.read(), type=_StoreVerb)
+        if verb.writer in (None, self._admin.archive.mark):
+            return verb, None
+        return verb, _error(409, "writer", "Another process than the one that answers here writes that database.")
 
     async def openapi(self, _request: web.Request) -> web.Response:
         """This API, described."""

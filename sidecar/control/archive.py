@@ -1,6 +1,7 @@
 """The store as the process uses it: one writer when a database is configured, else nothing; never a fault for traffic."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from sidecar.core.types import Event, Feedback
 from sidecar.errors import StoreError
 from sidecar.store import queries
 from sidecar.store.batch import Audit
-from sidecar.store.retention import Limits
+from sidecar.store.retention import STEP_ROWS, Forgetting, Limits, forget, prune, vacuum
 from sidecar.store.writer import Writer
 
 Found = TypeVar("Found")
@@ -28,7 +29,7 @@ class Archive:
         self._path = settings.db
         self._service = settings.service
         self._priors = settings.priors
-        limits = Limits(settings.store_max_bytes, settings.store_raw_s, settings.store_aggregates_s)
+        self._limits = limits = Limits(settings.store_max_bytes, settings.store_raw_s, settings.store_aggregates_s)
         self.writer = Writer(settings.db, service=settings.service, limits=limits) if settings.db is not None else None
         self._state = b""
         self._started = False
@@ -39,10 +40,15 @@ class Archive:
         events: list[Event] = []
         if self._path is not None and self.writer is not None:
             state = await asyncio.to_thread(queries.load_state, self._path, self._service)
+            other = await asyncio.to_thread(self.writer.claim)
+            if other is not None:
+                message = f"{other}: rows wait in memory until it ends; give each sidecar its own SIDECAR_DB"
+                events.append(Event(kind="store.held", severity="high", message=message))
             self.writer.start()
             self._started = True
         if state is None and self._priors is not None:
-            state, events = await asyncio.to_thread(_read_priors, self._priors)
+            state, missing = await asyncio.to_thread(_read_priors, self._priors)
+            events += missing
         return [*events, *engine.restore(state, steady())] if state else events
 
     def put(self, rows: Sequence[Row]) -> None:
@@ -98,6 +104,40 @@ class Archive:
     async def read(self, query: Callable[[], Found]) -> Found:
         """Runs a reading query in a thread."""
         return await asyncio.to_thread(query)
+
+    @property
+    def mark(self) -> str | None:
+        """What the lock of the database says of the process that writes it, if that is this one."""
+        return None if self.writer is None else self.writer.mark
+
+    async def prune(self) -> int:
+        """Deletes what the limits say is due, between commits, in short steps; the number of rows. Raises StoreError."""
+        deleted = 0
+        while True:
+            gone = await self._ask(lambda db: prune(db, self._limits, wall(), steps=1))
+            deleted += gone
+            if gone < STEP_ROWS:
+                break
+        while await self._ask(vacuum):
+            pass
+        return deleted
+
+    async def forget(self, key_hash: str, actor: str) -> int:
+        """Erases every row of one sticky key, those that wait included; the number of decisions. Raises StoreError."""
+        erased = 0
+        while True:
+            audit = Forgetting(wall(), actor, self._service, erased)
+            gone = await self._ask(lambda db, audit=audit: forget(db, key_hash, audit))  # type: ignore[misc] # bound now
+            erased += gone
+            if gone < STEP_ROWS:
+                break
+        await self._ask(queries.checkpoint)
+        return erased
+
+    async def _ask(self, work: Callable[[sqlite3.Connection], Found]) -> Found:
+        if self.writer is None:
+            raise StoreError("there is no database: set SIDECAR_DB")
+        return await asyncio.wrap_future(self.writer.ask(work))
 
     def close(self, timeout_s: float) -> None:
         """Writes what waits; blocking, at most `timeout_s`."""

@@ -67,6 +67,7 @@ class Engine:
         self._now = now  # of the newest request that was decided one by one
         self._uniform = True  # no route looks at paths or tags: equal (model, endpoint, dialect) take equal routes
         self.needs_key = False  # some route binds conversations: the shell derives their keys
+        self.has_ceilings = False  # budgets or rules: what was spent must be known to the last call
         self.chooses = False  # some route chooses arms: the shell gives each request its random bits
         self._pending = self.apply(policy, now)  # nobody listens yet: the first tick tells them
 
@@ -100,7 +101,7 @@ class Engine:
         if state is not None:
             state.ledger.release(decision.reserved_nusd)
 
-    def fallback(self, facts: Facts, decision: Decision, trigger: str) -> Decision | None:
+    def fallback(self, facts: Facts, decision: Decision, trigger: str, now: float) -> Decision | None:
         """The next arm of the policy's fallback after `trigger` ("connect", "timeout" or a status code), or None.
 
         The arm that failed is blamed for it; what it reserved goes over to the returned decision.
@@ -110,7 +111,7 @@ class Engine:
         if state is not None and made is not None:
             status = int(trigger) if trigger.isdigit() else 0
             failure = Outcome(kind="failed", status=status, error=trigger, clocks=Clocks(), stream=facts.stream)
-            verdict = learn(state, facts, replace(decision, reserved_nusd=0), failure, self._now)
+            verdict = learn(state, facts, replace(decision, reserved_nusd=0), failure, now)
             self._pending += verdict.events[: MAX_PENDING - len(self._pending)]
         return made
 
@@ -200,6 +201,7 @@ class Engine:
         self._static = {}
         self.chooses = any(state.chooses for state in order)
         self.needs_key = any(state.chooses and state.route.sticky != "request" for state in order)
+        self.has_ceilings = governance.active or any(state.route.budget is not None for state in order)
         applied = Event(kind="policy.applied", message=policy.version, detail={"routes": len(order)})
         return [applied, *events]
 

@@ -9,8 +9,16 @@ arm that is no worse.
 Some guardrails are there without being asked for, because no policy wants the contrary: `error_rate` (limit 1.5x when
 not stated), and `rejections`: the share of calls answered as the CALLER'S mistake. Those never count as errors, but
 callers are spread by a hash, so their mistakes are equally frequent in both groups; an arm that rejects more (a model
-name that does not exist, a parameter it lacks) does so itself. `quality` brings `validated_quality`: labels
+name that does not exist, a parameter it lacks) does so itself. `gave_up`: the share of units whose client left before
+the first token (without a stream: before the answer) after it had waited longer than 95 % of the control's answers of
+the same kind take (PATIENCE_S while fewer than 20 are known). So a canary that HANGS shows harm although no call of it
+ever ends by itself; people who close their tabs do so in both groups. `quality` brings `validated_quality`: labels
 (feedback, judge) and validators are never mixed, as their coverage differs.
+
+Who leaves after t seconds without an answer also leaves a CENSORED number: it exceeds every cut below t, which is a
+harm for those cuts of `ttft_p95` and `latency_p95`; for the other cuts nothing is known and nothing is counted. What
+is counted, "the smaller of answer time and patience is above the cut", is no more frequent for a canary that is no
+slower, so the test keeps its promise. What an aborted call cost or was worth is never counted.
 
 Verdicts: `fail` as above; `inconclusive` while there are too few units, or the estimate is beyond the limit and the
 evidence leans to harm (E > 1); else `pass`. A pass is not a proof of equality: `non_inferior` asks the confidence
@@ -32,6 +40,8 @@ Verdict = Literal["pass", "fail", "inconclusive"]
 MIN_UNITS: Final = 20  # of either group before a guardrail may pass
 DEFAULT_ERROR_RATIO: Final = 1.5
 DEFAULT_REJECTION_RATIO: Final = 2.0  # callers' mistakes come in clusters: only a clear difference is the arm's
+DEFAULT_GAVE_UP_RATIO: Final = 2.0  # leaving is rare and comes in clusters, as a person's mood does
+PATIENCE_S: Final = 10.0  # 3..60: an app that leaves earlier may be in a hurry; later, a hanging arm costs more
 PROOF_ALPHA: Final = 0.05  # of a wrong "not inferior", per guardrail, split over the two sequences
 _CUTS: Final = (0.5, 0.95)  # the median finds shifts, the 95th percentile tails
 _MIN_CUT_VALUES: Final = 20  # of the control before there are cuts
@@ -53,30 +63,41 @@ class Sample(Struct, frozen=True, gc=False, kw_only=True):
     cost_nusd: int | None = None
     validated: float | None = None
     labelled: float | None = None
+    left_s: float | None = None  # the client left so long after the call was sent, before its end
+    gave_up: bool | None = None  # ... without a token, and later than an answer takes: `PatienceGuard.exceeded`
     late: bool = False
 
 
-def sample_of(outcome: Outcome, quality: float | None) -> Sample | None:
-    """What an outcome teaches a rollout; None when nothing (aborted).
+def is_failure(outcome: Outcome, arm: str | None = None) -> bool:
+    """Whether an outcome that is neither aborted nor the caller's fault is an error of `arm`, which was decided on.
 
-    A call that a fallback served failed on its own arm: only that is known of it. So did a stream that ended without
-    a last event and without a finish reason, and an answer that is none of its dialect.
+    The one definition, for guardrails, thresholds and the brake: a call that failed, or that another arm had to serve;
+    a stream that ended without a last event and without a finish reason; an answer that is none of its dialect.
     """
-    if outcome.kind == "aborted":
-        return None
-    if outcome.caller_fault:
-        return Sample(rejected=True)
-    unfinished = outcome.error == "no_terminal" and outcome.stream and outcome.finish is None
-    if outcome.kind == "failed" or outcome.served_arm is not None or outcome.error == "bad_body" or unfinished:
-        return Sample(failed=True, rejected=False)
+    if outcome.kind == "failed" or outcome.error == "bad_body" or outcome.served_arm not in (None, arm):
+        return True
+    return outcome.error == "no_terminal" and outcome.stream and outcome.finish is None
+
+
+def sample_of(outcome: Outcome, quality: float | None, arm: str | None = None) -> Sample:
+    """What an outcome teaches about `arm`, which was decided on. Of an aborted call: how long its client waited."""
     clocks = outcome.clocks
     sent_s = clocks.sent_s or 0.0
+    ttft_s = None if clocks.ttft_s is None or not outcome.stream else max(0.0, clocks.ttft_s - sent_s)
+    latency_s = max(0.0, clocks.duration_s - sent_s)
+    if outcome.kind == "aborted":
+        return Sample(stream=outcome.stream, ttft_s=ttft_s, left_s=latency_s)
+    if outcome.caller_fault:
+        return Sample(rejected=True, gave_up=False)
+    if is_failure(outcome, arm):
+        return Sample(failed=True, rejected=False, gave_up=False)
     return Sample(
         failed=False,
         rejected=False,
+        gave_up=False,
         stream=outcome.stream,
-        ttft_s=None if clocks.ttft_s is None else max(0.0, clocks.ttft_s - sent_s),
-        latency_s=max(0.0, clocks.duration_s - sent_s),
+        ttft_s=ttft_s,
+        latency_s=latency_s,
         cost_nusd=outcome.cost_nusd,
         validated=quality,
     )
@@ -111,7 +132,7 @@ class Guard(Protocol):
 
 
 class BoundedGuard:
-    """Guards a mean in [0, 1]: `error_rate`, `rejections` (harm = the value), qualities (harm = 1 - value)."""
+    """Guards a mean in [0, 1]: `error_rate`, `rejections`, `gave_up` (harm = the value), qualities (1 - value)."""
 
     def __init__(self, metric: str, worst: float, alpha: float, *, proves: bool = False) -> None:
         self.metric = metric
@@ -129,6 +150,8 @@ class BoundedGuard:
                 return None if sample.failed is None else float(sample.failed)
             case "rejections":
                 return None if sample.rejected is None else float(sample.rejected)
+            case "gave_up":
+                return None if sample.gave_up is None else float(sample.gave_up)
             case "quality":
                 score = sample.labelled
             case _:
@@ -180,7 +203,7 @@ class BoundedGuard:
         mean = harm.mean
         return 1 - mean if mean is not None and self._quality else mean
 
-    def to_state(self) -> object:
+    def to_state(self) -> list[object]:
         return [self._test.to_state(), self._canary.to_state(), self._control.to_state()]
 
     def restore(self, state: list[object]) -> None:
@@ -209,10 +232,43 @@ class _Stratum:
             self.cuts = tuple((control.quantile(q) or 0.0) * _BIN_END for q in _CUTS)
             self._next = control.count + max(1, control.count // 4)
 
+    def to_state(self) -> object:
+        return [self.canary.to_state(), self.control.to_state()]
+
     def restore(self, state: object) -> None:
         if not (isinstance(state, list) and len(state) == 2):
             raise ValueError("numbers of a stratum: expected those of canary and control")
         self.canary, self.control = Histogram.from_state(state[0]), Histogram.from_state(state[1])
+
+
+class PatienceGuard(BoundedGuard):
+    """Guards `gave_up`, and knows how long an answer takes on the control: who waited longer did not just close a tab."""
+
+    def __init__(self, alpha: float, *, proves: bool = False) -> None:
+        super().__init__("gave_up", DEFAULT_GAVE_UP_RATIO, alpha, proves=proves)
+        self._waits = (_Stratum(), _Stratum())  # until the answer is there; until the first token of a stream
+
+    def exceeded(self, sample: Sample) -> bool:
+        """Whether the client of an aborted call left without a token, after longer than the control's answers take."""
+        if sample.left_s is None or (sample.stream and sample.ttft_s is not None):
+            return False
+        waits = self._waits[sample.stream]
+        waits.refresh()
+        return sample.left_s > (waits.cuts[-1] if waits.cuts else PATIENCE_S)
+
+    def observe(self, sample: Sample, *, canary: bool, share: float) -> None:
+        wait_s = sample.ttft_s if sample.stream else sample.latency_s
+        if wait_s is not None and not canary:
+            self._waits[sample.stream].control.add(wait_s)
+        super().observe(sample, canary=canary, share=share)
+
+    def to_state(self) -> list[object]:
+        return [*super().to_state(), *(waits.to_state() for waits in self._waits)]
+
+    def restore(self, state: list[object]) -> None:
+        super().restore(state[:3])
+        for waits, kept in zip(self._waits, state[3:], strict=True):
+            waits.restore(kept)
 
 
 class NumberGuard:
@@ -226,21 +282,31 @@ class NumberGuard:
         self._strata = (_Stratum(), _Stratum())  # not streaming, streaming
 
     def observe(self, sample: Sample, *, canary: bool, share: float) -> None:
+        at_least: float | None = None
         match self.metric:
             case "ttft_p95":
                 value = sample.ttft_s
+                at_least = sample.left_s if sample.stream else None
             case "latency_p95":
-                value = sample.latency_s
+                value, at_least = sample.latency_s, sample.left_s
             case _:
                 value = sample.cost_nusd
-        if value is None:
-            return
         stratum = self._strata[sample.stream]
         stratum.refresh()
-        update = self._test.update_canary if canary else self._test.update_control
-        if stratum.cuts:
-            update(value, share, stratum.cuts)
-        (stratum.canary if canary else stratum.control).add(value)
+        values = stratum.canary if canary else stratum.control
+        if value is not None:
+            if stratum.cuts:
+                (self._test.update_canary if canary else self._test.update_control)(value, share, stratum.cuts)
+            values.add(value)
+        elif at_least is not None and stratum.cuts:
+            self._observe_censored(at_least, stratum.cuts, canary=canary, share=share)
+            if at_least > stratum.cuts[-1]:  # certainly in the tail: the 95th percentile must see it
+                values.add(at_least)
+
+    def _observe_censored(self, at_least: float, cuts: tuple[float, ...], *, canary: bool, share: float) -> None:
+        for test, cut in zip(self._test.tests, cuts, strict=True):
+            if at_least > cut:
+                (test.update_canary if canary else test.update_control)(1.0, share)
 
     def not_inferior(self, margin: float) -> bool:  # noqa: ARG002  # a margin of quality says nothing of seconds or dollars
         """Numbers are held by their limit alone."""
@@ -251,7 +317,7 @@ class NumberGuard:
         return self._test.rejected(self._alpha) and self.status().verdict == "fail"
 
     def status(self) -> GuardStatus:
-        stratum = max(self._strata, key=lambda each: each.canary.count)
+        stratum = max(self._strata, key=lambda each: (each.canary.count, each.control.count))
         canary, control = self._value(stratum.canary), self._value(stratum.control)
         beyond = canary is not None and control is not None and canary > self._ratio * control
         units = min(stratum.canary.count, stratum.control.count)
@@ -271,7 +337,7 @@ class NumberGuard:
         return values.mean() if self.metric == "cost" else values.quantile(0.95)
 
     def to_state(self) -> object:
-        return [self._test.to_state(), *([s.canary.to_state(), s.control.to_state()] for s in self._strata)]
+        return [self._test.to_state(), *(stratum.to_state() for stratum in self._strata)]
 
     def restore(self, state: list[object]) -> None:
         test, *strata = state
@@ -286,21 +352,22 @@ def _verdict(e_value: float, alpha: float, beyond: bool, units: int) -> Verdict:
     return "inconclusive" if units < MIN_UNITS or (beyond and e_value > 1.0) else "pass"
 
 
-def guards_of(spec: RolloutSpec) -> tuple[Guard, ...]:
-    """The guardrails of a rollout, alpha divided among them."""
+def guards_of(spec: RolloutSpec) -> tuple[PatienceGuard, tuple[Guard, ...]]:
+    """The guardrails of a rollout, alpha divided among them all: `gave_up`, and then the others."""
     wanted: dict[str, Guardrail] = {each.metric: each for each in spec.guardrails}
     limits: dict[str, float] = {"error_rate": DEFAULT_ERROR_RATIO, "rejections": DEFAULT_REJECTION_RATIO}
     for metric, guardrail in wanted.items():
         limits[metric] = _limit(guardrail)
     if "quality" in limits:
         limits["validated_quality"] = limits["quality"]
-    alpha = spec.false_rollback / len(limits)
+    alpha = spec.false_rollback / (len(limits) + 1)
     proves = spec.require == "non_inferior"
     bounded = ("error_rate", "rejections", "quality", "validated_quality")
-    return tuple(
+    others = tuple(
         BoundedGuard(metric, limit, alpha, proves=proves) if metric in bounded else NumberGuard(metric, limit, alpha)
         for metric, limit in limits.items()
     )
+    return PatienceGuard(alpha, proves=proves), others
 
 
 def _limit(guardrail: Guardrail) -> float:

@@ -10,8 +10,9 @@ An arm may break at later turns only, so a unit's first error and first rejectio
 the arm makes no difference, the label of the first harm of a unit is as random as that of its first outcome. Proofs
 of non-inferiority speak of first outcomes.
 Without a key every request is a unit. The control is the hash-control of the same time: `observe` must see exactly
-the units that the hash decided between canary and control, each with the step in force when it was decided. Aborted
-exchanges teach nothing.
+the units that the hash decided between canary and control, each with the step in force when it was decided. An
+aborted exchange is no outcome. It teaches how long its client waited for nothing (`core.guardrails`): a canary that
+hangs ends no exchange by itself. The first abort of a unit stands for its waiting time, unless an outcome came first.
 
 **Out.** After every unit and tick, running or paused, a guardrail that fails rolls back (`core.guardrails`). Over the
 whole rollout an arm that is no worse is rolled back with probability <= `false_rollback`, however often one looks.
@@ -26,8 +27,9 @@ and the event says what.
 
 Strategies: `canary` as above; `blue_green` takes all traffic at once, has no concurrent control, therefore no harm
 test, and is settled after `min_requests` and `interval_s`; `shadow` takes none and is promoted by hand. At 100 % an
-absolute brake stands in for the test: most of at least five units failed or were rejected rolls back, more than
-MAX_ALONE_ERRORS failed does not go up. It has no promise of alpha: an outage of both arms trips it as well.
+absolute brake stands in for the test: most of at least five units failed, were rejected or gave up rolls back, more
+than MAX_ALONE_ERRORS failed does not go up. It has no promise of alpha: an outage of both arms trips it as well. The
+brake watches a promoted arm for as long as it serves, with rules of its own (`core.staging`).
 """
 
 from collections.abc import Mapping
@@ -37,6 +39,7 @@ from hashlib import blake2b
 from typing import Final, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from sidecar.core.guardrails import GuardStatus, Sample, Verdict, guards_of, restore_guards, sample_of
 from sidecar.core.policy import Arm, RolloutSpec, Route
@@ -49,7 +52,7 @@ _MASK: Final = (1 << 64) - 1
 _REMEMBERED_KEYS: Final = 8192  # per generation; two generations are kept
 STATE_VERSION: Final = 1
 MIN_ALONE_UNITS: Final = 5  # 3..20 at 100 % before the brake; fewer take chance for an outage, more prolong one
-BRAKE: Final = 0.5  # of units failed or rejected at 100 %: no arm that is worth having does that
+BRAKE: Final = 0.5  # of units failed, rejected or given up at 100 %: no arm that is worth having does that
 MAX_ALONE_ERRORS: Final = 0.05  # of units failed at 100 %; beyond it a person must promote
 
 
@@ -122,11 +125,14 @@ class _Keys:
         self.newer: set[int] = set()
         self.older: set[int] = set()
 
+    def has(self, key: int) -> bool:
+        return key in self.newer or key in self.older
+
     def has_or_adds(self, key: int) -> bool:
         """Whether `key` is known; it is afterwards."""
         if key == 0:
             return False
-        if key in self.newer or key in self.older:
+        if self.has(key):
             return True
         self.newer.add(key)
         if len(self.newer) >= _REMEMBERED_KEYS:
@@ -147,7 +153,7 @@ class Rollout:
         self.cause = ""
         self.attempt = 0
         self.quality_labels = 0  # labels beyond validators, also of before this rollout: the engine may set it
-        self._min_labels = min_labels
+        self.min_labels = min_labels  # `quality.min_samples` of the policy in force
         self._salt = int.from_bytes(blake2b(rollout_id.encode(), digest_size=8).digest())
         self._limit = 0
         self._steps = {"canary": spec.steps, "blue_green": (100,), "shadow": (0,)}[spec.strategy]
@@ -157,9 +163,10 @@ class Rollout:
         self._at = 0
         self._since = now
         self._step_units = self._canary_units = self._control_units = 0
-        self._guards = guards_of(self.spec)
-        self._outcome_keys, self._label_keys = _Keys(), _Keys()
-        self._failed_keys, self._rejected_keys = _Keys(), _Keys()
+        self._patience, others = guards_of(self.spec)
+        self._guards = (*others, self._patience)
+        self._outcome_keys, self._label_keys, self._aborted_keys = _Keys(), _Keys(), _Keys()
+        self._failed_keys, self._rejected_keys, self._gave_up_keys = _Keys(), _Keys(), _Keys()
 
     # -- who is in -----------------------------------------------------------------------------------------------
 
@@ -180,16 +187,14 @@ class Rollout:
         self, group: Group, outcome: Outcome, *, now: float, unit_key: int = 0, quality: float | None = None,
         step: int | None = None,
     ) -> list[Event]:  # fmt: skip
-        """Counts one finished exchange of the hash-canary or the hash-control.
-
-        `quality` is what validators say, `unit_key` 0 means that the request is its own unit, `step` is the one the
-        decision was made at (default: the present one).
+        """Counts one finished exchange of the hash-canary or the hash-control. `quality` is what validators say,
+        `unit_key` 0 means that the request is its own unit, `step` is the one it was decided at (default: this one).
         """
         if self.phase not in (Phase.RUNNING, Phase.PAUSED):
             return []
         sample = sample_of(outcome, quality)
-        if sample is None:
-            return []
+        if sample.left_s is not None:
+            return self._observe_abort(group, sample, unit_key, step, now)
         seen = self._outcome_keys.has_or_adds(unit_key)
         failed = sample.failed is True and not self._failed_keys.has_or_adds(unit_key)
         rejected = sample.rejected is True and not self._rejected_keys.has_or_adds(unit_key)
@@ -201,7 +206,26 @@ class Rollout:
             self._step_units += step is None or step == self.step
         else:
             self._control_units += 1
+        if self._aborted_keys.has(unit_key):  # its waiting time is known since then
+            gave_up = None if self._gave_up_keys.has(unit_key) else sample.gave_up
+            sample = replace(sample, ttft_s=None, latency_s=None, gave_up=gave_up)
         return self._learn(group, sample, step, now)
+
+    def _observe_abort(self, group: Group, sample: Sample, key: int, step: int | None, now: float) -> list[Event]:
+        answered = self._outcome_keys.has(key)
+        first = not self._aborted_keys.has_or_adds(key) and not answered
+        gave_up = self.gave_up(sample) and not self._gave_up_keys.has_or_adds(key)
+        if first:
+            sample = replace(sample, gave_up=gave_up or None)
+        elif gave_up:
+            sample = Sample(gave_up=True, late=answered)
+        else:
+            return []
+        return self._learn(group, sample, step, now)
+
+    def gave_up(self, sample: Sample) -> bool:
+        """Whether the client of an aborted call left unanswered, after longer than an answer of the control takes."""
+        return self._patience.exceeded(sample)
 
     def label(
         self, group: Group, score: float, *, now: float, unit_key: int = 0, step: int | None = None
@@ -213,9 +237,8 @@ class Rollout:
         return self._learn(group, Sample(labelled=score), step, now)
 
     def _learn(self, group: Group, sample: Sample, step: int | None, now: float) -> list[Event]:
-        share = (self.step if step is None else step) / 100
         for guard in self._guards:
-            guard.observe(sample, canary=group == "canary", share=share)
+            guard.observe(sample, canary=group == "canary", share=(self.step if step is None else step) / 100)
         return self._roll_back_on_harm(now)
 
     # -- what happens by itself ----------------------------------------------------------------------------------
@@ -267,11 +290,11 @@ class Rollout:
         """The rates of a canary that takes all traffic, errors first, once it has enough units: nothing to compare."""
         if self.step < 100:
             return []
-        found = [guard.status() for guard in self._guards if guard.metric in ("error_rate", "rejections")]
+        found = [guard.status() for guard in self._guards if guard.metric in ("error_rate", "rejections", "gave_up")]
         return [status for status in found if status.canary_n >= MIN_ALONE_UNITS]
 
     def _lacks_quality(self) -> bool:
-        return self.quality_labels < self._min_labels
+        return self.quality_labels < self.min_labels
 
     def blocked_by(self, now: float) -> tuple[str, ...]:
         """Why a running rollout does not go up now; empty when it will at the next tick."""
@@ -285,7 +308,7 @@ class Rollout:
         if now - self._since < spec.interval_s:
             reasons.append(f"{now - self._since:.0f} of {spec.interval_s:.0f} s in this step")
         if self._lacks_quality():
-            reasons.append(f"no quality evidence: {self.quality_labels} of {self._min_labels} labels beyond validators")
+            reasons.append(f"no quality evidence: {self.quality_labels} of {self.min_labels} labels beyond validators")
         if 0 < self.step < 100:
             reasons += self._unproven()
         return (*reasons, *self._errs_alone())
@@ -350,9 +373,13 @@ class Rollout:
         self._since, self.cause = now, "by hand"
         return [self._event("rollout.resumed", "low", self.cause)]
 
-    def rollback(self, now: float, cause: str = "by hand") -> list[Event]:
+    def rollback(self, now: float, cause: str = "by hand", severity: Severity = "high") -> list[Event]:
         """Takes the arm out at once. Allowed in every phase but the one it leads to."""
-        return self._out(now, cause, "high")
+        return self._out(now, cause, severity)
+
+    def is_fresh(self, now: float) -> bool:
+        """Whether the arm was promoted less than `interval_s` ago."""
+        return self.phase is Phase.PROMOTED and now - self._since < self.spec.interval_s
 
     def _check(self, verb: Verb) -> None:
         if (self.phase, verb) not in TRANSITIONS:
@@ -436,9 +463,8 @@ class Rollout:
         Raises RolloutError when it is of another rollout or version, or unreadable: then nothing has changed.
         """
         if state.get("version") != STATE_VERSION or state.get("id") != self.id:
-            raise RolloutError(
-                f"the state is of rollout {state.get('id')}, version {state.get('version')}, not {self.id}"
-            )
+            found = f"{state.get('id')}, version {state.get('version')}"
+            raise RolloutError(f"the state is of rollout {found}, not {self.id}")
         try:
             phase = Phase(str(state["phase"]))
             at, step, attempt, labels = (int(str(state[name])) for name in ("at", "step", "attempt", "labels"))
@@ -448,9 +474,7 @@ class Rollout:
         except (KeyError, ValueError) as error:
             raise RolloutError(f"the state of rollout {self.id} cannot be read: {error!r}; it begins anew") from error
         if step not in (0, 100, *self._steps):
-            raise RolloutError(
-                f"the state of rollout {self.id} is at {step} %, which is none of its steps; it begins anew"
-            )
+            raise RolloutError(f"the state of rollout {self.id} is at {step} %, none of its steps; it begins anew")
         self.phase, self._at, self._since, self.attempt, self.quality_labels = phase, at, since, attempt, labels
         self._step_units, self._canary_units, self._control_units = step_units, canary_units, control_units
         self.cause = str(state.get("cause", ""))

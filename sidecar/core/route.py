@@ -239,7 +239,7 @@ class RouteState:
             return "request"
         if facts.key_source == "session":
             return "session"
-        if sticky == "session" or self.heavy.observe(facts.key):
+        if sticky == "session" or self.heavy.observe(facts.key, facts.input_bytes):
             return "request"
         return "conversation"
 
@@ -298,6 +298,7 @@ class RouteState:
         return spend.reserve_nusd(facts.input_bytes, facts.max_tokens)
 
     def refuse(self, refusal: Refusal, reason: Reason) -> Decision:
+        """The decision to send nothing; `refusal` says what the app is told, `reason` what refused."""
         return Decision(
             route=self.route.name,
             mode=self.route.mode,

@@ -108,6 +108,7 @@ class _Parser:
         return ValueError(f"position {self.start + 1}: {what}; {hint}")
 
     def advance(self) -> None:
+        """Reads the next word into `kind` and `token`; raises ValueError at a sign that the language does not have."""
         found = _TOKEN.match(self.text, self.next)
         if found is not None:
             self.kind, self.token = str(found.lastgroup), found[str(found.lastgroup)]
@@ -150,6 +151,7 @@ class _Parser:
         return self.comparison(depth)
 
     def comparison(self, depth: int) -> Node:
+        """One value, or two with a sign between them, or a value `in` a list; raises ValueError for anything else."""
         left = self.value(depth)
         if self.kind == "op" and self.token in _COMPARE:
             operator = _COMPARE[self.token]
@@ -178,6 +180,7 @@ class _Parser:
         return token[1:-1] if kind == "text" else token == "true"  # noqa: S105 - as above
 
     def value(self, depth: int) -> Node:
+        """A fact, a constant, or an expression in brackets; raises ValueError for anything else."""
         if self.take("("):
             node = self.disjunction(depth + 1)
             self.require(")")
@@ -189,6 +192,7 @@ class _Parser:
         return _constant(self.literal())
 
     def name(self) -> str:
+        """A known fact's name, noted in `names`; raises ValueError, with the nearest name, for an unknown one."""
         name = self.token
         root, _, rest = name.partition(".")
         if name not in PLAIN_NAMES and not (root in OPEN_ROOTS and rest):

@@ -1,6 +1,7 @@
 """What one finished exchange teaches: budgets, spending, beliefs, thresholds and the rollout, each exactly once.
 
-Aborted exchanges are paid for but teach nothing; a caller's own mistake does not blame the arm. A cost that is
+Aborted exchanges are paid for and teach no belief; a rollout learns how long their clients waited in vain. A
+caller's own mistake does not blame the arm. A cost that is
 unknown is taken to be what was reserved, so that a meter that fails cannot open a budget; a call that the upstream
 answered with an error, or never answered, costs nothing unless it says so.
 """
@@ -50,6 +51,8 @@ def learn(state: RouteState, facts: Facts, decision: Decision, outcome: Outcome,
             _teach(state, arm, signal, outcome)
         if not redefined and decision.rollout_id is not None and arm == decision.arm:
             events += _compare(state, facts, decision, outcome, signal, now)
+        if not redefined and arm == decision.arm:
+            events += state.staging.watch(arm, outcome, 0 if decision.unit == "request" else facts.key, now)
     if state.route.thresholds:
         events += state.obey(state.thresholds.observe(decision.arm, outcome, now, signal.quality), now)
     if not events and signal.reward is None and signal.quality is None:

@@ -7,12 +7,20 @@ model within a conversation loses the provider's prompt cache and the answer's c
 rollback, by rules, by removal of the arm, or by age in this table (65,536 conversations: about 8 MB; a service with
 more at once sees its oldest conversations assigned anew).
 
-**HeavyKeys** finds keys that are more than SHARE of the recent traffic: a derived key (system text, first user
-message) that common is a template, not a conversation, and would move its whole traffic as one unit. It counts with
-Misra and Gries' algorithm (Finding repeated elements, Sci. Comput. Program. 2, 1982): COUNTERS counters, every count
-too low by at most total / (COUNTERS + 1) and never too high. So a reported key truly exceeds SHARE, and a key above
-SHARE + 1/(COUNTERS + 1) = 2.5 % is always reported. Counts are halved every HALVE_AFTER keys, which makes "recent" a
-few thousand requests.
+**HeavyKeys** finds keys that are no conversation but a template: a derived key (system text, first user message) that
+every call of some service shares, and that would move all of them as one unit. What tells the two apart is size: a
+conversation GROWS from call to call, so only calls that are not larger than the key's last one count, and one that is
+larger takes one back (an app that repeats a failed turn twice gains one repeat). A key is a template when
+
+* it has TEMPLATE_REPEATS repeats: all its calls but the first 16 are then assigned one by one, whatever the traffic.
+  MAX_KEYS keys are remembered, least recently used first out; a template stays one until it is forgotten.
+* or its calls that are SMALLER than the one before are more than SHARE of the recent traffic: this finds templates
+  whose calls grow for a while and begin again, like agents on one task. Counted with Misra and Gries' algorithm
+  (Finding repeated elements, Sci. Comput. Program. 2, 1982): COUNTERS counters, every count too low by at most total /
+  (COUNTERS + 1) and never too high. So a reported key truly exceeds SHARE, and a key above SHARE + 1/(COUNTERS + 1) =
+  2.5 % is always reported. Counts are halved every HALVE_AFTER calls, which makes "recent" a few thousand requests.
+
+What it does not know: apps that cut old turns off to keep a size. Such a conversation is a template after 16 turns.
 """
 
 from collections import OrderedDict
@@ -23,6 +31,10 @@ MAX_BINDINGS = 65_536  # 1e3..1e6; fewer: long-lived conversations switch model,
 SHARE = 0.02  # DESIGN 4; higher: templates split traffic in lumps, lower: real conversations of tiny services flicker
 COUNTERS = 199  # error 0.5 % of traffic; fewer: keys near SHARE are missed
 HALVE_AFTER = 8_192  # 1e3..1e6; smaller forgets a template within its quiet hour, larger reacts late
+TEMPLATE_REPEATS = 16  # 4..64; fewer: apps that repeat failed calls lose their conversation, more: larger lumps
+MAX_KEYS = (
+    8_192  # 1e3..1e5; fewer: templates among many conversations are forgotten, more: memory (about 250 bytes each)
+)
 MIN_TRAFFIC = 500  # below it 2 % is fewer than ten requests: any real conversation would be "heavy"
 
 
@@ -88,24 +100,35 @@ class Sticky:
 
 
 class HeavyKeys:
-    """Counts keys in bounded memory and says which exceed their share of the traffic."""
+    """Counts repeats of keys in bounded memory and says which keys are templates (see the head of this file)."""
 
     def __init__(self) -> None:
+        self._repeats: OrderedDict[int, tuple[int, int]] = OrderedDict()  # key -> (bytes of its last call, repeats)
         self._counts: dict[int, int] = {}
         self._total = 0
 
     def __len__(self) -> int:
-        return len(self._counts)
+        return len(self._repeats)
 
-    def observe(self, key: int) -> bool:
-        """Counts one request of `key`; True when the key is now known to exceed SHARE of the recent traffic."""
+    def observe(self, key: int, input_bytes: int) -> bool:
+        """Counts one request of `key`; True when the key is now known to be a template."""
+        last_bytes, repeats = self._repeats.get(key, (-1, 0))
+        if repeats < TEMPLATE_REPEATS:
+            repeats = repeats + 1 if input_bytes <= last_bytes else max(0, repeats - 1)
+        self._repeats[key] = (input_bytes, repeats)
+        self._repeats.move_to_end(key)
+        if len(self._repeats) > MAX_KEYS:
+            self._repeats.popitem(last=False)
+        return self._is_frequent(key, input_bytes < last_bytes) or repeats >= TEMPLATE_REPEATS
+
+    def _is_frequent(self, key: int, counted: bool) -> bool:
         counts = self._counts
         self._total += 1
-        count = counts.get(key)
-        if count is not None:
-            counts[key] = count = count + 1
-        elif len(counts) < COUNTERS:
-            counts[key] = count = 1
+        count = counts.get(key, 0) + counted
+        if not counted:
+            pass  # it is traffic all the same
+        elif count > 1 or len(counts) < COUNTERS:
+            counts[key] = count
         else:
             self._counts = {known: seen - 1 for known, seen in counts.items() if seen > 1}
             count = 0

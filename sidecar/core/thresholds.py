@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from sidecar.core.guardrails import is_failure
 from sidecar.core.policy import Route, Threshold
 from sidecar.core.types import Event, Outcome, Severity
 from sidecar.core.window import Window
@@ -82,10 +83,9 @@ class _Watch:
             case _:
                 return True
 
-    def observe(self, outcome: Outcome, quality: float | None, now: float) -> None:
+    def observe(self, outcome: Outcome, failed: bool, quality: float | None, now: float) -> None:
         """Takes in what this threshold's metric needs of an exchange, neither aborted nor the caller's fault."""
         metric = self.threshold.metric
-        failed = outcome.kind == "failed" or outcome.served_arm is not None
         if metric == "error_rate":
             self._windows[0].add(now, 1.0 if failed else 0.0)
         elif failed:
@@ -243,16 +243,17 @@ class ThresholdSet:
         )
 
     def observe(self, arm: str | None, outcome: Outcome, now: float, quality: float | None = None) -> list[Event]:
-        """Counts one exchange for the arm that was DECIDED (a fallback that served is that arm's error).
+        """Counts one exchange for the arm that was DECIDED (another arm that had to serve is that arm's error).
 
-        Aborted exchanges and callers' mistakes do not count.
+        Aborted exchanges and callers' mistakes do not count; what an error is, `guardrails.is_failure` says.
         """
         if outcome.kind == "aborted" or outcome.caller_fault:
             return []
         events: list[Event] = []
+        failed = is_failure(outcome, arm)
         for watch in self._watches:
             if watch.concerns(arm):
-                watch.observe(outcome, quality, now)
+                watch.observe(outcome, failed, quality, now)
                 if watch.due(now):
                     events += watch.check(now)
         return self._after(events)

@@ -66,6 +66,7 @@ class Downstream(asyncio.Protocol):
         self.deadline = monotonic() + self.plane.settings.keepalive_idle_s
 
     def data_received(self, data: bytes) -> None:
+        """Bytes of the client: for the tunnel, the exchange under way, or the next head."""
         self._read_at = monotonic()
         if self._tunnel is not None:
             self._tunnel.from_client(data)
@@ -152,6 +153,7 @@ class Downstream(asyncio.Protocol):
 
     def cut(self, *, reset: bool) -> None:
         """Ends the connection so that the client cannot take what it has for a whole answer."""
+        self.exchange = None
         if reset:
             sock = self.transport.get_extra_info("socket")
             if sock is not None:

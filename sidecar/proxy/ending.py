@@ -3,19 +3,30 @@
 Runs inside the data plane's callbacks, so it must not raise: what fails here is counted, and the client never knows.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from msgspec.structs import replace
 
 from sidecar.clock import steady
 from sidecar.core.cost import cost as cost_of
 from sidecar.core.settle import NOTHING, Verdict
-from sidecar.core.types import SELECTABLE, Clocks, CostKind, Decision, Outcome, OutcomeKind, Settled, Usage, UsageSource
+from sidecar.core.types import (
+    SELECTABLE,
+    Clocks,
+    CostKind,
+    Decision,
+    Facts,
+    Outcome,
+    OutcomeKind,
+    Settled,
+    Usage,
+    UsageSource,
+)
+from sidecar.proxy.origin import Origin
+from sidecar.proxy.plane import Plane
+from sidecar.proxy.reply import Reply
 from sidecar.wire.meter import caller_fault
 from sidecar.wire.reading import Reading
-
-if TYPE_CHECKING:
-    from sidecar.proxy.exchange import Exchange
 
 _ABOUT_KEYS: Final = frozenset({401, 403})  # the caller's key, unless it is ours
 _ABOUT_PLACE: Final = frozenset({404, 405, 410})  # the caller's, unless we sent the call to another arm
@@ -23,7 +34,22 @@ _NOT_THE_ARMS: Final = frozenset({"refused", "timeout_body", "bad_request_body",
 _NOTHING: Final = Reading()
 
 
-def settle(exchange: "Exchange", kind: OutcomeKind, error: str | None, duration_s: float, status: int) -> None:
+class Over(Protocol):
+    """What is left of an exchange when it has ended."""
+
+    plane: Plane
+    id: str
+    at: float
+    facts: Facts
+    decision: Decision | None
+    decided: Decision | None  # the first one, when a fallback has taken its place
+    origin: Origin
+    reply: Reply | None
+    sent_s: float | None
+    ttfb_s: float | None
+
+
+def settle(exchange: Over, kind: OutcomeKind, error: str | None, duration_s: float, status: int) -> None:
     """Closes the books on one exchange; called exactly once, whatever happened."""
     plane = exchange.plane
     try:
@@ -37,7 +63,7 @@ def settle(exchange: "Exchange", kind: OutcomeKind, error: str | None, duration_
         plane.on_bug("settle", bug)
 
 
-def _count(exchange: "Exchange", kind: OutcomeKind, error: str | None) -> None:
+def _count(exchange: Over, kind: OutcomeKind, error: str | None) -> None:
     books = exchange.plane.books
     if error == "shed":
         books.shed += 1
@@ -49,15 +75,17 @@ def _count(exchange: "Exchange", kind: OutcomeKind, error: str | None) -> None:
         books.aborted += 1
 
 
-def _record(exchange: "Exchange", outcome: Outcome) -> None:
+def _record(exchange: Over, outcome: Outcome) -> None:
     plane, decision, facts = exchange.plane, exchange.decision, exchange.facts
     assert decision is not None
     if outcome.error == "shed":  # counted, and not recorded: under a flood the rows would drown those that were served
         plane.engine.release(decision)
         return
     verdict = NOTHING
-    if exchange.sent_s is None and (outcome.kind == "aborted" or outcome.error in _NOT_THE_ARMS):
+    if exchange.sent_s is None and outcome.error in _NOT_THE_ARMS:
         plane.engine.release(decision)
+    elif exchange.sent_s is None and outcome.kind == "aborted":  # it waited for a connection: that costs nothing
+        verdict = _learn(exchange, decision, replace(outcome, cost_nusd=0))
     else:
         verdict = _learn(exchange, decision, outcome)
     arm = outcome.served_arm or decision.arm
@@ -85,7 +113,7 @@ def _fallen_back(decided: Decision) -> Decision:
     return replace(decided, reason="fallback", rollout_id=None, rollout_step=None)
 
 
-def _learn(exchange: "Exchange", decision: Decision, outcome: Outcome) -> Verdict:
+def _learn(exchange: Over, decision: Decision, outcome: Outcome) -> Verdict:
     """Tells the engine; when that fails, what was reserved is given back and the row is written without a lesson."""
     plane = exchange.plane
     try:
@@ -99,7 +127,7 @@ def _learn(exchange: "Exchange", decision: Decision, outcome: Outcome) -> Verdic
     return verdict
 
 
-def _outcome(exchange: "Exchange", kind: OutcomeKind, error: str | None, duration_s: float, status: int) -> Outcome:
+def _outcome(exchange: Over, kind: OutcomeKind, error: str | None, duration_s: float, status: int) -> Outcome:
     reply = exchange.reply
     if reply is not None:
         status = status or reply.head.status
@@ -154,7 +182,7 @@ def _outcome(exchange: "Exchange", kind: OutcomeKind, error: str | None, duratio
     )
 
 
-def _is_garbage(exchange: "Exchange", reading: Reading) -> bool:
+def _is_garbage(exchange: Over, reading: Reading) -> bool:
     """A 2xx without a trace of what the dialect says: a server that answers so is broken, whatever its status."""
     reply = exchange.reply
     if reply is None or exchange.facts.endpoint not in SELECTABLE or not reply.readable:
@@ -166,7 +194,7 @@ def _is_garbage(exchange: "Exchange", reading: Reading) -> bool:
     return bare_end or not reading.terminal
 
 
-def _is_callers(exchange: "Exchange", status: int) -> bool:
+def _is_callers(exchange: Over, status: int) -> bool:
     """Whether an error answer is the caller's own mistake, so that the arm is not blamed for it."""
     reply, decision = exchange.reply, exchange.decision
     if reply is None or decision is None or not caller_fault(status, reply.error_body):
@@ -176,7 +204,7 @@ def _is_callers(exchange: "Exchange", status: int) -> bool:
     return status not in _ABOUT_PLACE or decision.model in (None, exchange.facts.model)
 
 
-def _usage(exchange: "Exchange", reading: Reading, kind: OutcomeKind) -> tuple[Usage | None, UsageSource | None]:
+def _usage(exchange: Over, reading: Reading, kind: OutcomeKind) -> tuple[Usage | None, UsageSource | None]:
     """The provider's usage; else, where text was seen, an estimate from the model's own bytes per token."""
     usage = reading.usage
     model = exchange.facts.model or ""
@@ -202,7 +230,7 @@ def _usage(exchange: "Exchange", reading: Reading, kind: OutcomeKind) -> tuple[U
 
 
 def _cost(
-    exchange: "Exchange", usage: Usage | None, source: UsageSource | None, kind: OutcomeKind
+    exchange: Over, usage: Usage | None, source: UsageSource | None, kind: OutcomeKind
 ) -> tuple[int | None, str | None, CostKind | None]:
     """(nano-dollars, price version, kind); an aborted or cut call costs at least this much, its provider may bill all."""
     decision = exchange.decision

@@ -6,9 +6,10 @@ Forward first, measure after: no chunk waits for the meter. Once a byte of the r
 answered by us any more: what goes wrong then is made visible by cutting the connection (DESIGN section 5).
 """
 
+from functools import partial
 from typing import Final
 
-from sidecar.clock import monotonic
+from sidecar.clock import monotonic, steady
 from sidecar.core.types import SELECTABLE, Decision, Facts, OutcomeKind
 from sidecar.errors import ProtocolError
 from sidecar.proxy.answer import NO_RETRY, error_body, response
@@ -51,6 +52,8 @@ class Exchange(Intake):
     def _decide(self, view: RequestView | None) -> None:
         plane = self.plane
         facts = self.facts = facts_of(plane, self.head_in, self.way, view, self.body)
+        if plane.engine.has_ceilings:
+            plane.settle()
         try:
             decision = plane.engine.decide(facts, self.client.now())
         except Exception as error:  # noqa: BLE001 - the engine may fail, traffic may not (DESIGN section 5)
@@ -271,7 +274,7 @@ class Exchange(Intake):
         if decision is None or self.streaming_up or not decision.fallbacks:
             return False
         try:
-            nxt = self.plane.engine.fallback(self.facts, decision, trigger)
+            nxt = self.plane.engine.fallback(self.facts, decision, trigger, steady())
         except Exception as error:  # noqa: BLE001 - the engine may fail: then there is no other try
             self.plane.on_bug("fallback", error)
             return False
@@ -392,7 +395,6 @@ class Exchange(Intake):
         self.keep_client = False
         hard = self.reply is not None and self.reply.framing == "close"
         self._finish("failed", error, detach=True)
-        self.client.exchange = None
         self.client.cut(reset=hard or not self.head_in.minor)
 
     def _stalled(self) -> None:
@@ -444,7 +446,7 @@ class Exchange(Intake):
         if plane.room:
             plane.let_in()
         plane.last_active = now = monotonic() if now is None else now
-        settle(self, kind, error, now - self.zero, status)
+        plane.ended(partial(settle, self, kind, error, now - self.zero, status))
         self.body = self._outgoing = b""
         if not detach:
             self.client.on_exchange_over(keep=(self.keep_client and kind == "completed") or self._may_keep(kind))

@@ -27,9 +27,11 @@ def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None
         if plane.engine.needs_key:
             key, source = _sticky_key(plane, head, way, view, body)
     pinned: str | None = None
-    if view is not None and view.conversation in plane.kept:
-        pinned, key = plane.kept[view.conversation]
-        source = "conversation"
+    if view is not None and view.conversation:
+        plane.settle()  # the call that it goes on with may have ended just now
+        if view.conversation in plane.kept:
+            pinned, key = plane.kept[view.conversation]
+            source = "conversation"
     tags = _tags(fields[b"x-sidecar-tags"]) if b"x-sidecar-tags" in fields else _NO_TAGS
     off = fields.get(b"x-sidecar-off") == b"1"
     if view is None:

@@ -6,24 +6,39 @@ comes. Either way the exchange gets `_decide` called exactly once.
 """
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Final, Literal
+from asyncio import AbstractEventLoop
+from typing import Final, Literal, Protocol
 
 from sidecar.clock import monotonic
 from sidecar.core.types import OutcomeKind
 from sidecar.errors import ProtocolError
 from sidecar.proxy.body import RequestBody
 from sidecar.proxy.gate import Way
+from sidecar.proxy.origin import Origin
 from sidecar.proxy.plane import Plane
 from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.wire.framing import LAST_CHUNK, chunk
 from sidecar.wire.http1 import RequestHead
 from sidecar.wire.json_edit import SMALL_BODY_BYTES, RequestView, SlicedReader, read_request
 
-if TYPE_CHECKING:
-    from sidecar.proxy.downstream import Downstream
-
 Phase = Literal["body", "queue", "first_byte", "streaming", "over"]
 NEVER: Final = float("inf")
+
+
+class Client(Protocol):
+    """The client's connection, as its exchange uses it."""
+
+    loop: AbstractEventLoop
+    full: bool  # the client reads slowly
+    paused: bool  # the client's bytes wait in its socket
+
+    def now(self) -> float: ...
+    def write(self, data: bytes) -> None: ...
+    def set_reading(self, on: bool) -> None: ...
+    def plan(self, origin: Origin, *, identity: bool) -> tuple[bytes, bytes]: ...
+    def on_exchange_over(self, *, keep: bool) -> None: ...
+    def cut(self, *, reset: bool) -> None: ...
+    def tunnel(self, connection: UpstreamConnection, data: bytes) -> None: ...
 
 
 class Intake(ABC):
@@ -40,7 +55,7 @@ class Intake(ABC):
     _held = 0  # bytes of the process's budget
     _early_up: tuple[bytes, ...] = ()  # pieces read before there was a connection
 
-    def __init__(self, plane: Plane, client: "Downstream", head: RequestHead, way: Way, zero: float) -> None:
+    def __init__(self, plane: Plane, client: Client, head: RequestHead, way: Way, zero: float) -> None:
         """`zero` is the monotonic time of the read that completed the head: the zero of all clocks."""
         self.plane = plane
         self.client = client

@@ -49,6 +49,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(WRITE_HIGH_BYTES)
 
     def data_received(self, data: bytes) -> None:
+        """Bytes of an answer go to the exchange that rides this connection; without one the connection is closed."""
         rider = self.rider
         if rider is None:
             self.close()  # bytes that nobody asked for: the next answer could be forged with them

@@ -11,7 +11,7 @@ import sqlite3
 from pathlib import Path
 
 from sidecar.clock import rfc3339
-from sidecar.store.migrations import migrate
+from sidecar.store.migrations import FIRST, migrate
 
 BUSY_TIMEOUT_MS = 250  # one wait for a lock; short, because the writer must also notice its own shutdown
 JOURNAL_LIMIT_BYTES = 4 * 2**20  # the WAL is cut back to this after a checkpoint
@@ -58,6 +58,21 @@ def open_reader(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0, check_same_thread=False)
     connection.row_factory = sqlite3.Row
     return connection
+
+
+def open_blank() -> sqlite3.Connection:
+    """A database in memory that has the schema and no rows. Rows come as sqlite3.Row."""
+    connection = sqlite3.connect(":memory:")
+    connection.row_factory = sqlite3.Row
+    for statement in FIRST:
+        connection.execute(statement)
+    return connection
+
+
+def is_blank(connection: sqlite3.Connection) -> bool:
+    """Whether the file has no tables yet: its first writer is about to make them."""
+    others = "SELECT count(*) FROM sqlite_master WHERE tbl_name NOT IN ('schema_migrations', 'sqlite_sequence')"
+    return bool(connection.execute(others).fetchone()[0] == 0)
 
 
 def is_damaged(error: Exception) -> bool:

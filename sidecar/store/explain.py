@@ -9,6 +9,7 @@ from typing import Any
 _WHY = {
     "passthrough": "Nothing was to decide: the call went where the app sent it.",
     "baseline": "The route's baseline served.",
+    "stable": "The route's stable arm, {arm}, served: the one promoted last, or the baseline before any was.",
     "canary": "This {unit} belongs to the share that the rollout gives to the canary.",
     "sampled": "The selector drew this arm; arms that look better are drawn more often.",
     "sticky": "This {unit} was already bound to this arm and stays with it.",
@@ -48,8 +49,9 @@ def _lines(
         f"Decision {record['id']} at {record['at']}",
         _asked(record, context),
         _served(record),
-        _WHY.get(record["reason"], "Reason: {reason}.").format(
+        _WHY.get(_reason(record), "Reason: {reason}.").format(
             reason=record["reason"],
+            arm=record["arm"],
             unit=context.get("unit", "request"),
             decided=context.get("decided") or "unnamed",
         ),
@@ -61,6 +63,12 @@ def _lines(
         _cost(record),
         *_quality(record, feedback),
     ]
+
+
+def _reason(record: Mapping[str, Any]) -> str:
+    """A canary route's `baseline` is its stable arm, which a promotion replaces."""
+    stable = record["reason"] == "baseline" and record["mode"] == "canary"
+    return "stable" if stable else str(record["reason"])
 
 
 def _asked(record: Mapping[str, Any], context: Mapping[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """Reading the store, with or without a running process: every function opens its own read-only connection.
 
-Readers see committed rows only and never make the writer wait (WAL). The few verbs that write (prune, forget) open a
-writing connection of their own for one bounded transaction at a time and wait their turn. Values go in as parameters.
-What cannot be read raises StoreError with what, where and how to fix it.
+Readers see committed rows only and never make the writer wait (WAL). A database without tables, as it is in the first
+moments of its first process, reads as one without rows. The few verbs that write (prune, forget, save_state) do so only
+while no sidecar runs on the file: else they raise Held, and the running process is to be asked. Values go in as
+parameters. What cannot be read raises StoreError with what, where and how to fix it.
 """
 
 import sqlite3
@@ -16,10 +17,11 @@ import orjson
 from sidecar.clock import wall
 from sidecar.core.record import COLUMNS, at_text
 from sidecar.errors import StoreError
-from sidecar.store.batch import INSERT_AUDIT, STATE_KEY, UPSERT_STATE
-from sidecar.store.database import open_reader, open_writer, size_bytes
-from sidecar.store.retention import STEP_ROWS, Limits
-from sidecar.store.retention import prune as prune_steps
+from sidecar.store import retention
+from sidecar.store.batch import STATE_KEY, UPSERT_STATE
+from sidecar.store.database import is_blank, open_blank, open_reader, open_writer, size_bytes
+from sidecar.store.lock import WriteLock, is_held
+from sidecar.store.retention import STEP_ROWS, Forgetting, Limits
 
 Record = dict[str, Any]
 
@@ -30,27 +32,42 @@ _PRUNE_CALLS = 100_000  # calls of the prune verb: each deletes up to 1,000 rows
 
 @contextmanager
 def _reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A reading connection; SQLite's errors become StoreError."""
-    if not path.is_file():
-        raise StoreError(f"{path}: no database here; set SIDECAR_DB or --db to the file that the sidecar writes")
+    """A reading connection; SQLite's errors become StoreError. What the writer has yet to make is read as empty."""
     try:
+        if not path.is_file() and is_held(path):
+            with closing(open_blank()) as blank:
+                yield blank
+            return
+        _require(path)
         with closing(open_reader(path)) as connection:
-            yield connection
+            if not is_blank(connection):
+                yield connection
+                return
+        with closing(open_blank()) as blank:
+            yield blank
     except sqlite3.Error as error:
         raise StoreError(f"{path}: cannot be read: {error}; is it the sidecar's database, and readable?") from error
 
 
 @contextmanager
 def _writing(path: Path) -> Iterator[sqlite3.Connection]:
-    """A writing connection for a verb; the running sidecar, if any, keeps its own."""
-    if not path.is_file():
-        raise StoreError(f"{path}: no database here; set SIDECAR_DB or --db to the file that the sidecar writes")
+    """A writing connection for a verb, under the lock of the file's one writer. Raises Held when a sidecar has it."""
+    _require(path)
+    lock = WriteLock(path)
     try:
+        lock.take()
         with closing(open_writer(path)) as connection:
             connection.execute("PRAGMA busy_timeout=5000")
             yield connection
     except (sqlite3.Error, OSError) as error:
         raise StoreError(f"{path}: cannot be written: {error}; check the disk, the mode and other users") from error
+    finally:
+        lock.give()
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise StoreError(f"{path}: no database here; set SIDECAR_DB or --db to the file that the sidecar writes")
 
 
 def _record(row: sqlite3.Row) -> Record:
@@ -126,7 +143,8 @@ def load_state(path: Path, service: str = "default") -> bytes | None:
 
 
 def save_state(path: Path, state: bytes, service: str = "default") -> None:
-    """Put a snapshot in the place of the stored one, for the next start; a running sidecar would overwrite it."""
+    """Put a snapshot in the place of the stored one, for the next start. Raises Held beside a running sidecar, which would
+    overwrite it."""
     with _writing(path) as connection:
         connection.execute(UPSERT_STATE, (service, STATE_KEY, STATE_KEY, at_text(wall()), None, state))
 
@@ -147,10 +165,14 @@ def backup(path: Path, target: Path) -> None:
     """A consistent copy of the store, also while it is written. Raises StoreError; an existing target is refused."""
     if target.exists():
         raise StoreError(f"{target}: exists already; name a new file")
-    with _reading(path) as connection:
-        target.touch(mode=0o600)
-        with closing(sqlite3.connect(target)) as copy:
-            connection.backup(copy, pages=1024)
+    _require(path)
+    try:
+        with closing(open_reader(path)) as connection:
+            target.touch(mode=0o600)
+            with closing(sqlite3.connect(target)) as copy:
+                connection.backup(copy, pages=1024)
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: cannot be copied: {error}; is it the sidecar's database, and readable?") from error
 
 
 def prune(path: Path, limits: Limits) -> int:
@@ -158,11 +180,12 @@ def prune(path: Path, limits: Limits) -> int:
     deleted = 0
     with _writing(path) as connection:
         for _ in range(_PRUNE_CALLS):
-            gone = prune_steps(connection, limits, wall(), steps=1)
+            gone = retention.prune(connection, limits, wall(), steps=1)
             deleted += gone
             if gone < STEP_ROWS:
                 break
-        connection.execute("PRAGMA incremental_vacuum").fetchall()
+        while retention.vacuum(connection):
+            pass
     return deleted
 
 
@@ -174,21 +197,17 @@ def forget(path: Path, key_hash: str, actor: str = "cli") -> int:
     erased = 0
     with _writing(path) as connection:
         while True:
-            connection.execute("BEGIN IMMEDIATE")
-            found = connection.execute(
-                "SELECT id FROM decisions WHERE sticky_key = ? LIMIT ?", (key_hash, STEP_ROWS)
-            ).fetchall()
-            for table, column in (("decisions", "id"), ("outcomes", "id"), ("feedback", "decision_id")):
-                connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", found)  # noqa: S608 (ours)
-            erased += len(found)
-            if len(found) < STEP_ROWS:
-                detail = orjson.dumps({"decisions": erased}).decode()
-                connection.execute(INSERT_AUDIT, (at_text(wall()), "", actor, "forget", "", detail))
-                connection.execute("COMMIT")
+            gone = retention.forget(connection, key_hash, Forgetting(wall(), actor, before=erased))
+            erased += gone
+            if gone < STEP_ROWS:
                 break
-            connection.execute("COMMIT")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        checkpoint(connection)
     return erased
+
+
+def checkpoint(connection: sqlite3.Connection) -> None:
+    """Take what was erased out of the WAL too, as far as readers let it."""
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def status(path: Path) -> Record:

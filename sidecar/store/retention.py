@@ -1,4 +1,4 @@
-"""What the store forgets, and when: bounded steps that fit between two group commits.
+"""What the store forgets, and when or for whom: bounded steps that fit between two group commits.
 
 Raw rows (decisions, outcomes, feedback) go when they are older than `raw_s`, or, oldest first, when the file is larger
 than `max_bytes`; hourly windows and events go after `aggregates_s`. Posteriors (`arms`), rollouts, experiments and the
@@ -9,7 +9,10 @@ their ids; freed pages are given back to the file system a few at a time, so no 
 import sqlite3
 from dataclasses import dataclass
 
+import orjson
+
 from sidecar.core.record import at_text
+from sidecar.store.batch import INSERT_AUDIT
 from sidecar.store.database import size_bytes
 
 STEP_ROWS = 1000  # rows of one transaction
@@ -24,6 +27,16 @@ class Limits:
     max_bytes: int = 256 * 2**20
     raw_s: float = 7 * 86400.0
     aggregates_s: float = 365 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Forgetting:
+    """What the audit says of an erasure: when (wall clock, seconds), who, and what earlier steps have erased."""
+
+    at: float
+    actor: str
+    service: str = ""
+    before: int = 0
 
 
 def prune(connection: sqlite3.Connection, limits: Limits, wall_s: float, *, steps: int = STEPS) -> int:
@@ -47,6 +60,35 @@ def prune(connection: sqlite3.Connection, limits: Limits, wall_s: float, *, step
     return deleted
 
 
+def vacuum(connection: sqlite3.Connection, pages: int = VACUUM_PAGES) -> bool:
+    """Give back up to `pages` free pages; whether another call would give back more. Raises sqlite3.Error."""
+    _, before = size_bytes(connection)
+    connection.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+    _, after = size_bytes(connection)
+    return 0 < after < before
+
+
+def forget(connection: sqlite3.Connection, key_hash: str, audit: "Forgetting") -> int:
+    """Erase up to STEP_ROWS decisions of one sticky key, with outcomes and feedback; how many. Raises sqlite3.Error.
+
+    The step that finds fewer than STEP_ROWS is the last, and leaves an audit row, without the key, in its transaction.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        ids = connection.execute(
+            "SELECT id FROM decisions WHERE sticky_key = ? LIMIT ?", (key_hash, STEP_ROWS)
+        ).fetchall()
+        _delete(connection, ids)
+        if len(ids) < STEP_ROWS:
+            detail = orjson.dumps({"decisions": audit.before + len(ids)}).decode()
+            connection.execute(INSERT_AUDIT, (at_text(audit.at), audit.service, audit.actor, "forget", "", detail))
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise
+    return len(ids)
+
+
 def _delete_raw(connection: sqlite3.Connection, older_than: str | None) -> int:
     """One step: the oldest rows, all of them when `older_than` is None, else only those before it."""
     found = connection.execute("SELECT id, at FROM decisions ORDER BY id LIMIT ?", (STEP_ROWS,)).fetchall()
@@ -59,12 +101,16 @@ def _delete_raw(connection: sqlite3.Connection, older_than: str | None) -> int:
 def _delete_ids(connection: sqlite3.Connection, ids: list[tuple[str]]) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for table, key in (("decisions", "id"), ("outcomes", "id"), ("feedback", "decision_id")):
-            connection.executemany(f"DELETE FROM {table} WHERE {key} = ?", ids)  # noqa: S608 (names of ours)
+        _delete(connection, ids)
         connection.execute("COMMIT")
     except BaseException:
         connection.rollback()
         raise
+
+
+def _delete(connection: sqlite3.Connection, ids: list[tuple[str]]) -> None:
+    for table, key in (("decisions", "id"), ("outcomes", "id"), ("feedback", "decision_id")):
+        connection.executemany(f"DELETE FROM {table} WHERE {key} = ?", ids)  # noqa: S608 (names of ours)
 
 
 def _in_steps(connection: sqlite3.Connection, statement: str, values: tuple[str, ...]) -> None:

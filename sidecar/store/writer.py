@@ -6,6 +6,9 @@ damaged) the batch that failed is kept and tried again at least once a second, t
 oldest rows are dropped and counted, and a `gap` event says so in the file once it can be written again. A file that was
 deleted or replaced is created anew; one that is damaged is moved aside.
 
+One database has one writer: the thread takes the lock of `store.lock` before it opens the file and keeps it. While another
+process has it, rows wait as for a locked file, and are written when that process ends.
+
 The thread and the callers share only the queues, under a lock that is held for the time of a list append or swap.
 """
 
@@ -13,14 +16,17 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from sidecar.clock import monotonic, wall
 from sidecar.core.record import Row
 from sidecar.core.types import Event, Feedback
+from sidecar.errors import StoreError
 from sidecar.store.batch import Audit, Batch, write
 from sidecar.store.database import Identity, identity, is_damaged, move_aside, open_writer
+from sidecar.store.lock import Held, WriteLock
 from sidecar.store.retention import Limits, prune
 
 COMMIT_S: Final = 0.1  # with the app's flush every 100 ms, a kill loses at most the last 250 ms
@@ -42,6 +48,9 @@ _UNWRITABLE = (  # what a value causes that no file could store, however healthy
     sqlite3.InterfaceError,
     sqlite3.ProgrammingError,
 )
+_REFUSED = (sqlite3.Error, OSError, StoreError)  # what may be over at the next attempt
+
+T = TypeVar("T")
 
 
 class Writer:
@@ -65,6 +74,7 @@ class Writer:
         self.moved_aside: Path | None = None  # the newest damaged file
         self.writable: bool | None = None  # whether the last attempt succeeded; None before the first
         self._path = path
+        self._right = WriteLock(path)
         self._service = service
         self._limits = limits or Limits()
         self._queue_rows = queue_rows
@@ -77,6 +87,8 @@ class Writer:
         self._deadline: float | None = None
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._rows: deque[Row] = deque()
+        self._jobs: list[tuple[Future[Any], Callable[[sqlite3.Connection], Any]]] = []
+        self._ended = False
         self._others = Batch()  # events, feedback, audit and state that wait
         self._gap: list[str] = []  # first and last id of dropped rows, and how many
         self._gap_rows = 0
@@ -91,8 +103,25 @@ class Writer:
 
     # --- called from the loop ---------------------------------------------------------------------------------------
 
+    @property
+    def mark(self) -> str:
+        """What tells this writer from those of other processes."""
+        return self._right.mark
+
+    def claim(self) -> str | None:
+        """Take the right to write, before `start`; when another process has it, who. The thread goes on trying."""
+        try:
+            self._right.take()
+        except Held as error:
+            self._fail(error)
+            return str(error)
+        except OSError:
+            return None  # the thread meets it again, and counts it
+        return None
+
     def start(self) -> None:
-        """Start the thread. The file is opened there, so a slow disk delays nothing."""
+        """Start the thread. The file is opened there, at once, so a slow disk delays nothing."""
+        self.hurry()
         self._thread.start()
 
     @property
@@ -160,6 +189,21 @@ class Writer:
         self.hurry()
         return done.wait(timeout_s)
 
+    def ask(self, work: Callable[[sqlite3.Connection], T]) -> "Future[T]":
+        """`work` on the one writing connection, in its thread, when all that was put before is committed.
+
+        It should take milliseconds: rows wait meanwhile. The future has its result, or StoreError when the file cannot
+        be written now or the writer has ended.
+        """
+        future: Future[T] = Future()
+        with self._lock:
+            if self._ended:
+                future.set_exception(StoreError("the database is being closed"))
+            else:
+                self._jobs.append((future, work))
+        self.hurry()
+        return future
+
     def close(self, timeout_s: float = 5.0) -> bool:
         """Write what waits and end the thread; False when `timeout_s` was not enough (then the rest is lost)."""
         self._deadline = monotonic() + timeout_s
@@ -197,12 +241,17 @@ class Writer:
             self._wake.clear()
             self._hurry.clear()
             done = self._drained()
+            self._work(done)
             pause = 0.0 if done else min(RETRY_MAX_S, max(RETRY_FIRST_S, pause * 2))
             if stopping:
                 if done or self._late():
                     break
                 threading.Event().wait(RETRY_FIRST_S)
+        with self._lock:
+            self._ended = True
+        self._work(False)
         self._disconnect()
+        self._right.give()
 
     def _late(self) -> bool:
         return self._deadline is not None and monotonic() >= self._deadline
@@ -227,7 +276,6 @@ class Writer:
                 return False
             self._held = None
             if not self._rows and not self._others:
-                self._oldest = None if not self._wake.is_set() else self._oldest
                 self._tell()
                 return True
 
@@ -235,9 +283,30 @@ class Writer:
         """Frees those who wait, unless something was put meanwhile: then the next group does."""
         with self._lock:
             if not self._rows and not self._others:
+                self._oldest = None
                 told, self._waiters = self._waiters, []
                 for waiter in told:
                     waiter.set()
+
+    def _work(self, written: bool) -> None:
+        """Do what was asked, unless something was put meanwhile: that comes first. Without the file, refuse it."""
+        with self._lock:
+            if written and (self._rows or self._others):
+                return
+            jobs, self._jobs = self._jobs, []
+        for future, work in jobs:
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                if not written:
+                    raise StoreError(f"the database cannot be written now: {self.last_error or 'it is being closed'}")
+                future.set_result(work(self._connected()))
+            except sqlite3.Error as error:
+                self._fail(error)
+                self._recover(error)
+                future.set_exception(StoreError(f"the database cannot be written now: {error}"))
+            except Exception as error:  # noqa: BLE001 (who asked is told; the thread must not end)
+                future.set_exception(error)
 
     def _due(self) -> bool:
         return monotonic() >= self._next_chore
@@ -279,7 +348,7 @@ class Writer:
         except _UNWRITABLE as error:
             self._fail(error)
             return self._isolate(batch)
-        except (sqlite3.Error, OSError) as error:
+        except _REFUSED as error:
             self._fail(error)
             self._recover(error)
             return False
@@ -303,7 +372,7 @@ class Writer:
                 self._fail(error)
                 for lost in one.rows:
                     self._drop(str(lost[0]))
-            except (sqlite3.Error, OSError) as error:
+            except _REFUSED as error:
                 self._fail(error)
                 self._recover(error)
                 batch.keep(singles)
@@ -318,7 +387,7 @@ class Writer:
     def _fail(self, error: Exception) -> None:
         self.errors += 1
         self.writable = False
-        self.last_error = f"{type(error).__name__}: {error}"
+        self.last_error = str(error) if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"
 
     def _recover(self, error: Exception) -> None:
         """After a failure: a lock is waited for with the same connection, everything else opens the file again."""
@@ -328,7 +397,8 @@ class Writer:
             self._disconnect()
 
     def _connected(self) -> sqlite3.Connection:
-        """The connection to the file that lies at the path now."""
+        """The connection to the file that lies at the path now, which nobody else writes. Raises Held if somebody does."""
+        self._right.take()
         if self._connection is not None and identity(self._path) == self._identity:
             return self._connection
         self._disconnect()

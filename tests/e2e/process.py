@@ -8,13 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from sidecar.clock import monotonic
+from tests.fixtures.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_TIMEOUT_S = 30.0  # a start takes half a second; other test runs may hold both cores
@@ -27,16 +27,6 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind((LOOPBACK, 0))
         return int(sock.getsockname()[1])
-
-
-def wait_for(true: Callable[[], bool], within_s: float, every_s: float = 0.02) -> bool:
-    """Whether `true()` became true in time."""
-    end = monotonic() + within_s
-    while not true():
-        if monotonic() > end:
-            return False
-        time.sleep(every_s)
-    return True
 
 
 def ask(

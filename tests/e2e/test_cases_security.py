@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.process import LOOPBACK, Sidecar, ask, serving, wait_for
+from tests.e2e.process import LOOPBACK, Sidecar, ask, serving
+from tests.fixtures.waiting import wait_for
 
 MIB = 2**20
 POLICY = """

@@ -6,11 +6,12 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sidecar.cli import main
 from sidecar.clock import monotonic
 from sidecar.core.record import COLUMNS
 from sidecar.demo.stage import Stage, build
+from sidecar.store.lock import WriteLock
 
 CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("SIDECAR_") and key != "SERVICE_ID"}
 POLICY = 'version: 1\nupstreams:\n  a: {dialect: openai, base_url: "http://127.0.0.1:9/v1"}\nroutes:\n'
@@ -259,7 +261,7 @@ def test_a_key_file_that_cannot_be_read_is_in_ready(tmp_path: Path) -> None:
     assert any("upstreams.a: /no/such/key: cannot be read" in note for note in told["notes"])
 
 
-def ready(policies: Path, undo: ExitStack) -> Any:
+def ready(policies: Path, undo: ExitStack, **more: str) -> Any:
     """What `/ready` says of a sidecar with these policies; it has to end with 0 on SIGTERM."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
@@ -270,6 +272,7 @@ def ready(policies: Path, undo: ExitStack) -> Any:
         "SIDECAR_ADMIN_LISTEN": "127.0.0.1:0",
         "SIDECAR_POLICIES": str(policies),
         "SIDECAR_DRAIN_IDLE": "10ms",
+        **more,
     }
     process = subprocess.Popen([sys.executable, "-m", "sidecar", "run"], env=environ, stderr=subprocess.DEVNULL)
     undo.callback(process.kill)
@@ -322,6 +325,11 @@ def test_the_verbs_run_in_process_too(
         f"store prune --db {copy}": 0,
         f"store forget --key none --db {copy}": 0,
         "store forget": 2,
+        "store prune": 0,
+        "store forget --key none": 0,
+        "store prune --set admin_listen=127.0.0.1:9": 1,
+        f"state import {state}": 1,
+        f"decisions --db {copy} --service none": 0,
         f"state import {state} --db {copy}": 0,
         f"state export {state} --db {copy}": 0,
         f"state export {state} --db {copy} --set service=nobody": 1,
@@ -332,3 +340,73 @@ def test_the_verbs_run_in_process_too(
     out, err = capsys.readouterr()
     assert newest in out
     assert "nonsense" in err
+
+
+def test_erasing_beside_a_running_sidecar(stage: Stage, tmp_path: Path) -> None:
+    """INC-31: the process that writes the file does it when it can be reached; otherwise the verb says what to do, and
+    never opens a second writing connection. Import is refused: the process would write over it."""
+    db, environ = str(stage.db), running(stage)
+    key = rows(stage)[-1]["sticky_key"]
+    assert llm_sidecar("store", "prune", **environ).stdout == "0 rows deleted\n"
+    nowhere = environ | {"SIDECAR_ADMIN_LISTEN": "127.0.0.1:9"}
+    for verb in (["prune"], ["forget", "--key", key]):
+        told = refused(llm_sidecar("store", *verb, **nowhere), 1)
+        assert f"pid {stage.processes['sidecar'].pid}) writes {db}" in told
+        assert "SIDECAR_ADMIN_LISTEN" in told
+    before = len(rows(stage))
+    assert llm_sidecar("store", "forget", "--key", key, "--db", db, **environ).stdout == "1 decisions erased\n"
+    assert len(rows(stage)) == before - 1
+    state = tmp_path / "state.json"
+    state.write_text("{}")
+    assert "stop it first" in refused(llm_sidecar("state", "import", str(state), **environ), 1)
+    with closing(sqlite3.connect(f"file:{db}?mode=ro", uri=True)) as connection:
+        audit = connection.execute("SELECT actor, detail FROM audit WHERE action = 'forget'").fetchall()
+    assert audit[-1] == ("admin", '{"decisions":1}')
+
+
+def test_erasing_asks_the_process_that_holds_the_file(stage: Stage, tmp_path: Path) -> None:
+    """A database that another process holds, whose token is the same: the sidecar that answers refuses to touch its own."""
+    other = tmp_path / "other.db"
+    assert llm_sidecar("store", "backup", str(other), "--db", str(stage.db)).returncode == 0
+    token = tmp_path / "token"
+    token.write_text(stage.token)
+    lock = WriteLock(other)
+    lock.take()
+    environ = running(stage) | {"SIDECAR_ADMIN_TOKEN_FILE": str(token)}
+    told = refused(llm_sidecar("store", "forget", "--key", "x", "--db", str(other), **environ), 1)
+    lock.give()
+    assert "409" in told
+    assert "Another process" in told
+
+
+def test_no_decisions_yet(tmp_path: Path) -> None:
+    """Before the first row, even before the tables: nothing on standard output, exit 0; `explain` knows no such id."""
+    db = tmp_path / "sidecar.db"
+    db.touch()
+    for arguments in (["decisions"], ["decisions", "--json"], ["export"]):
+        done = llm_sidecar(*arguments, "--db", str(db))
+        assert (done.returncode, done.stdout) == (0, "")
+    assert "no decisions yet" in llm_sidecar("decisions", "--db", str(db)).stderr
+    assert "of service x" in llm_sidecar("decisions", "--service", "x", "--db", str(db)).stderr
+    assert llm_sidecar("export", "--format", "csv", "--db", str(db)).stdout == ",".join(COLUMNS) + "\n"
+    assert "no decision has the id" in refused(llm_sidecar("explain", "x", "--db", str(db)), 1)
+
+
+def test_a_policy_that_was_cut_off_is_refused(tmp_path: Path) -> None:
+    """It would take the routes away; who wants none writes so."""
+    file = tmp_path / "bot.yaml"
+    file.write_text(POLICY.partition("routes:")[0])
+    assert f"{file}:1: routes: is missing; add `routes`" in refused(llm_sidecar("check", str(file)), 2)
+    file.write_text(POLICY.replace("routes:", "routes: []"))
+    assert llm_sidecar("check", str(file)).returncode == 0
+
+
+def test_two_sidecars_on_one_database(stage: Stage, tmp_path: Path) -> None:
+    """INC-31: the second serves all the same and stores nothing; `/ready` says whose the file is."""
+    environ = {"SIDECAR_DB": str(stage.db), "SERVICE_ID": "demo"}
+    with ExitStack() as undo:
+        (tmp_path / "policies").mkdir()
+        told = ready(tmp_path / "policies", undo, **environ)
+    assert told["ready"] is True
+    pid = stage.processes["sidecar"].pid
+    assert any(f"another process (pid {pid}) writes {stage.db}" in note for note in told["notes"])

@@ -6,7 +6,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO, cast
 
 import pytest
 
@@ -42,15 +45,9 @@ def test_the_story_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 1)])
 def test_an_interrupt_ends_everything(tmp_path: Path, number: signal.Signals, code: int) -> None:
     """The demo ends at once, names its folder, and leaves no child behind."""
-    command = [sys.executable, "-m", "sidecar", "demo"]
-    environ = os.environ | {"TMPDIR": str(tmp_path)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as demo:
-        assert demo.stdout is not None
-        for line in demo.stdout:
-            if line.startswith("-- "):
-                break
+    with _begun(tmp_path) as (demo, output):
         demo.send_signal(number)
-        rest = demo.stdout.read()
+        rest = output.read()
         assert demo.wait(30) == code
     assert str(tmp_path) in rest
     assert _running_in(tmp_path) == {}
@@ -67,20 +64,27 @@ def test_a_stop_before_the_end_is_said(
 
 def test_a_story_that_stops_exits_1(tmp_path: Path) -> None:
     """When the sidecar dies the demo says which process ended, with its status, and where the log is."""
+    with _begun(tmp_path) as (demo, output):
+        (child,) = [pid for pid, text in _running_in(tmp_path).items() if "SIDECAR_DB=" in text]
+        os.kill(child, signal.SIGKILL)
+        rest = output.read()
+        assert demo.wait(30) == 1
+    assert "The story stopped: " in rest
+    assert str(tmp_path) in rest
+    assert _running_in(tmp_path) == {}
+
+
+@contextmanager
+def _begun(folder: Path) -> Iterator[tuple[subprocess.Popen[str], TextIO]]:
+    """A demo that keeps its files in the folder and has told the first step of its story, and what it says from then on."""
     command = [sys.executable, "-m", "sidecar", "demo"]
-    environ = os.environ | {"TMPDIR": str(tmp_path)}
+    environ = os.environ | {"TMPDIR": str(folder)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as demo:
         assert demo.stdout is not None
         for line in demo.stdout:
             if line.startswith("-- "):
                 break
-        (child,) = [pid for pid, text in _running_in(tmp_path).items() if "SIDECAR_DB=" in text]
-        os.kill(child, signal.SIGKILL)
-        rest = demo.stdout.read()
-        assert demo.wait(30) == 1
-    assert "The story stopped: " in rest
-    assert str(tmp_path) in rest
-    assert _running_in(tmp_path) == {}
+        yield demo, cast("TextIO", demo.stdout)
 
 
 def _running_in(folder: Path) -> dict[int, str]:

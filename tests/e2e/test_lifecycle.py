@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from sidecar.clock import monotonic
-from tests.e2e.process import LOOPBACK, ROOT, Provider, Sidecar, free_port, wait_for
+from tests.e2e.process import LOOPBACK, ROOT, Provider, Sidecar, free_port
 from tests.e2e.traffic import Broken, Connection, Load, chat
+from tests.fixtures.waiting import wait_for
 
 STREAMS = 50
 LONG = ("default:ttft=0.01", "default:itl=0.06", "default:output_tokens=40")  # a stream of 2.4 s

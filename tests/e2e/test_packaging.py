@@ -60,7 +60,7 @@ def test_no_python_at_all_is_refused_in_words(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_pins_by_hash_and_names_no_host(lock: str) -> None:
-    """Every requirement has one version and a SHA-256; where it comes from is the machine's own affair."""
+    """SEC-SUPPLY, GW-46: each requirement has one version and a SHA-256; its source is the machine's own affair."""
     text = (ROOT / "requirements" / lock).read_text()
     assert "://" not in text
     assert "--index" not in text

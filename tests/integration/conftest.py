@@ -1,12 +1,16 @@
 """The real sidecar, in this process and on free ports, in front of upstreams that the test controls."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
+import trustme
 import uvloop
 
 from sidecar.app import Sidecar
@@ -78,6 +82,7 @@ async def serving(
     values = _QUIET | urls | {key: str(value) for key, value in settings.items()}
     loaded = Settings.load(environ or {}, None, [f"{key}={value}" for key, value in values.items()])
     app = Sidecar(loaded, environ or {})
+    app.plane.together = 1  # what a test asks for next shall be there; tests/unit/proxy/test_plane.py is about later
     up: asyncio.Future[Sidecar] = asyncio.get_running_loop().create_future()
     task = asyncio.get_running_loop().create_task(app.run(up.set_result))
     await asyncio.wait({task, up}, timeout=WAIT_S, return_when="FIRST_COMPLETED")
@@ -138,6 +143,33 @@ async def sim() -> AsyncIterator[Sim]:
     yield begin
     for one in started:
         await one.close()
+
+
+@pytest.fixture
+def blackhole() -> Iterator[str]:
+    """host:port of a listener that answers no connection attempt: with a full backlog it drops SYNs."""
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        yield f"127.0.0.1:{full.getsockname()[1]}"
+
+
+@pytest.fixture
+def listener_tls(tmp_path: Path) -> tuple[dict[str, Path], ssl.SSLContext]:
+    """Settings of a sidecar that speaks TLS to its clients, and the context of a client that trusts it."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    files = {"tls_cert": tmp_path / "listener.pem", "tls_key": tmp_path / "listener-key.pem"}
+    certificate.cert_chain_pems[0].write_to_path(files["tls_cert"])
+    certificate.private_key_pem.write_to_path(files["tls_key"])
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return files, context
 
 
 @pytest.fixture

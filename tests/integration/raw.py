@@ -16,8 +16,10 @@ from typing import Any, Literal, cast
 from sidecar.clock import monotonic
 
 WAIT_S = 5.0  # no wait in these tests is longer, whatever the machine does
+TOLD_S = 2.0  # for telling an upstream that its client left: 0.1 s is promised, the rest is for a busy machine
 
-Step = bytes | float | Literal["close", "reset", "fin"]
+# what to write, how many seconds to wait, what to wait for, or how to end
+Step = bytes | float | asyncio.Event | Literal["close", "reset", "fin"]
 Script = Sequence[Step]
 _RESET = struct.pack("ii", 1, 0)
 
@@ -131,6 +133,8 @@ class Peer(asyncio.Protocol):
                 await asyncio.wait_for(self._room.wait(), 30)
                 self.transport.write(step)
                 self.bytes_written += len(step)
+            elif isinstance(step, asyncio.Event):
+                await asyncio.wait_for(step.wait(), 30)
             elif step == "close":
                 self.transport.close()
             elif step == "reset":

@@ -9,6 +9,7 @@ from openai.types.chat import ChatCompletionChunk
 from tests.integration.conftest import Running, Serve, Upstream
 from tests.integration.raw import (
     SSE_HEAD,
+    TOLD_S,
     Response,
     Script,
     ScriptedUpstream,
@@ -76,7 +77,7 @@ FALLBACK = "    fallback: {arms: [other], on: [connect, 429, 5xx, timeout], max:
 
 
 async def test_a_held_key_replaces_every_credential(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
-    """SEC: the client's credentials are for another origin: none goes along; only the model's name is rewritten."""
+    """SEC-KEYS: the client's credentials are for another origin: none goes along; only the model's name is rewritten."""
     one, two = await upstream(), await upstream()
     side = await serve("http://127.0.0.1:1", policies=policy(tmp_path, one, two))
     async with connected(side.port) as client:
@@ -95,7 +96,7 @@ async def test_a_held_key_replaces_every_credential(upstream: Upstream, serve: S
 async def test_a_key_that_cannot_be_read_is_not_replaced_by_the_clients(
     upstream: Upstream, serve: Serve, tmp_path: Path
 ) -> None:
-    """SEC: rather no key than another one's."""
+    """SEC-KEYS: rather no key than another one's."""
     one, two = await upstream(), await upstream()
     folder = policy(tmp_path, one, two)
     (tmp_path / "key").write_text("")
@@ -121,7 +122,7 @@ async def test_a_listed_failure_falls_back_once(
 ) -> None:
     """GW-22, GW-24, GW-27: before the first byte: the other arm, with its own key and model, the same body otherwise."""
     one, two = await upstream(), await upstream([ok(b'{"id":"2"}')])
-    side = await serve("http://127.0.0.1:1", policies=policy(tmp_path, one, two, FALLBACK), first_byte_timeout="300ms")
+    side = await serve("http://127.0.0.1:1", policies=policy(tmp_path, one, two, FALLBACK), first_byte_timeout="1s")
     got = await ask(side, one, two, failure, *KEYS)  # type: ignore[arg-type]
     assert (got.status, got.body) == (200, b'{"id":"2"}')
     assert got.value(b"x-sidecar-model") == b"two/n"
@@ -163,7 +164,7 @@ async def test_a_client_that_leaves_during_the_fallback(upstream: Upstream, serv
         client.send(post(body=BODY))
         assert await two.until(lambda: bool(two.requests))
         client.close()
-        assert await two.until(lambda: two.peers[0].lost.is_set(), 0.5)
+        assert await two.until(lambda: two.peers[0].lost.is_set(), TOLD_S)
     assert side.books.aborted == 1
 
 
@@ -182,14 +183,15 @@ async def test_a_denied_request_is_told_so(upstream: Upstream, serve: Serve, tmp
     side = await serve("http://127.0.0.1:1", policies=folder)
     path = "/v1/chat/completions" if dialect == "openai" else "/v1/messages"
     got = await call(side.port, post(path, BODY, b"x-sidecar-tags: region=EU"))
+    assert not one.peers + two.peers
     if dialect == "openai":
         assert (got.status, got.value(b"x-should-retry")) == (403, b"false")
         assert b"Not from there" in got.body
         assert (await call(side.port, post(path, BODY, b"x-sidecar-tags: region=US"))).status == 200
-        assert len(one.requests) == 1
+        # the share of a canary is a hash with the process's own salt: one call in twenty is the other arm's
+        assert len(one.requests + two.requests) == 1
     else:
         assert got.status in (403, 502)
-        assert not one.requests
 
 
 async def test_feedback_finds_its_decision(upstream: Upstream, serve: Serve) -> None:
@@ -233,7 +235,7 @@ async def test_feedback_finds_its_decision(upstream: Upstream, serve: Serve) -> 
 
 
 async def test_feedback_of_a_web_page_is_refused(upstream: Upstream, serve: Serve) -> None:
-    """SEC: a page must not teach the engine."""
+    """SEC-ADMIN: a page must not teach the engine."""
     up = await upstream()
     side = await serve(up)
     got = await call(side.port, post("/_sidecar/v1/feedback", b"{}", b"Origin: https://evil.example"))
@@ -276,5 +278,5 @@ async def test_an_sdk_that_hangs_up_at_done_is_no_abort(upstream: Upstream, serv
         client.send(post(body=BODY[:-1] + b',"stream":true}'))
         await client.until(b"[DONE]")
         client.close()
-        assert await up.until(lambda: up.peers[0].lost.is_set(), 0.5)
+        assert await up.until(lambda: up.peers[0].lost.is_set(), TOLD_S)
     assert (side.books.completed, side.books.aborted) == (1, 0)

@@ -5,9 +5,9 @@ import contextlib
 import json
 import socket
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from sidecar.clock import monotonic
 from sidecar.config.settings import Settings
 from sidecar.errors import ConfigError
 from tests.integration.conftest import Running, Serve, Upstream, serving
-from tests.integration.raw import Peer, ScriptedUpstream, call, connected, get, ok, post
+from tests.integration.raw import WAIT_S, Peer, ScriptedUpstream, call, connected, get, ok, post
 
 NAME = "provider.test"  # RFC 2606: no resolver knows it
 
@@ -26,7 +26,8 @@ class Resolver:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.down = False
-        self.takes_s = 0.0
+        self.slow = False
+        self.answers = threading.Event()  # until then a slow one keeps the asker waiting
         self.asked = 0
         self.address = "127.0.0.1"
         self.threads: set[int] = set()
@@ -38,7 +39,8 @@ class Resolver:
             return self._real(host, port, *rest, **more)
         self.asked += 1
         self.threads.add(threading.get_ident())
-        time.sleep(self.takes_s)
+        if self.slow:
+            self.answers.wait(WAIT_S)
         if self.down:
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         return self._real(self.address, port, *rest, **more)
@@ -105,20 +107,19 @@ def test_a_name_that_moves(resolver: Resolver) -> None:
 
 
 def test_a_slow_resolver_holds_nobody_up(resolver: Resolver) -> None:
-    """INC-23: names are looked up in a thread: while one takes a second, another call of another upstream is served."""
+    """INC-23: names are looked up in a thread: while one is looked up, calls of another upstream are served."""
 
     async def main() -> None:
         near = ScriptedUpstream([ok()])
         await near.start()
         async with named([ok()], anthropic_upstream=f"http://127.0.0.1:{near.port}") as (side, _):
-            resolver.takes_s = 1.0
-            slow = asyncio.get_running_loop().create_task(call(side.port, post()))
-            await asyncio.sleep(0.05)
-            began = monotonic()
+            resolver.slow = True
+            slow = asyncio.get_running_loop().create_task(call(side.port, post(), timeout_s=2 * WAIT_S))
+            assert await near.until(lambda: resolver.asked > 0)
             for _ in range(10):
                 assert (await call(side.port, post("/v1/messages"))).status == 200
-            assert monotonic() - began < 0.5
             assert not slow.done()
+            resolver.answers.set()
             assert (await slow).status == 200
         await near.close()
         assert threading.get_ident() not in resolver.threads
@@ -147,49 +148,34 @@ async def test_silent_connections_are_probed(upstream: Upstream, serve: Serve) -
             assert first + every * count < 600
 
 
-@pytest.fixture
-def blackhole() -> Iterator[str]:
-    """host:port of a listener that answers no connection attempt."""
-    with contextlib.ExitStack() as stack:
-        full = stack.enter_context(socket.socket())
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        for _ in range(3):
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
-        yield f"127.0.0.1:{full.getsockname()[1]}"
-
-
 async def test_a_black_hole_takes_nobody_with_it(upstream: Upstream, serve: Serve, blackhole: str) -> None:
     """INC-27: while twenty calls wait for an upstream that answers no connection attempt, those of another upstream are
     served as ever; the twenty end by the connect timer."""
     up = await upstream([ok()])
-    side = await serve(up, openai_upstream=f"http://{blackhole}", connect_timeout="1s")
+    side = await serve(up, openai_upstream=f"http://{blackhole}", connect_timeout="2s")
     stuck = [asyncio.get_running_loop().create_task(call(side.port, post())) for _ in range(20)]
     await asyncio.sleep(0.1)
-    began = monotonic()
     for _ in range(10):
         assert (await call(side.port, post("/v1/messages"))).status == 200
-    assert monotonic() - began < 0.5
     assert not any(one.done() for one in stuck)
     assert {(await one).value(b"x-sidecar-error") for one in stuck} == {b"timeout_connect"}
 
 
 async def test_nothing_outside_is_waited_for(upstream: Upstream, serve: Serve, blackhole: str) -> None:
-    """GW-38: with every other service a black hole the sidecar starts, serves as quickly as ever, and is ready."""
+    """GW-38: with every other service a black hole the sidecar starts, serves and is ready: nothing in it takes as long as
+    an attempt to connect (the shortest timer of one is 5 s)."""
     up = await upstream([ok()])
     urls = dict.fromkeys(("observatory_url", "governance_url", "registry_url"), f"http://{blackhole}")
     urls |= {"redis_url": f"redis://{blackhole}", "postgres_url": f"postgres://{blackhole}/x"}
     began = monotonic()
     side = await serve(up, **urls)
-    assert monotonic() - began < 2.0
+    assert monotonic() - began < WAIT_S
     took = []
     for _ in range(50):
         began = monotonic()
         assert (await call(side.port, post())).status == 200
         took.append(monotonic() - began)
-    assert sorted(took)[45] < 0.1
+    assert median(took) < 1.0
     assert (await call(side.health_port, get("/ready"), method="GET")).status == 200
 
 

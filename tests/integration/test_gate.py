@@ -58,7 +58,7 @@ async def test_known_hosts_pass(upstream: Upstream, serve: Serve, host: bytes) -
     ],
 )
 async def test_other_hosts_are_421(upstream: Upstream, serve: Serve, host: bytes) -> None:
-    """SEC, GW-47: DNS rebinding (CVE-2026-63118): a page that reaches us under its own name gets nothing."""
+    """SEC-ADMIN, GW-47: DNS rebinding (CVE-2026-63118): a page that reaches us under its own name gets nothing."""
     up = await upstream()
     side = await serve(up)
     got = await call(side.port, request(host))
@@ -67,7 +67,7 @@ async def test_other_hosts_are_421(upstream: Upstream, serve: Serve, host: bytes
 
 
 async def test_http_1_0_with_a_foreign_host_is_421(upstream: Upstream, serve: Serve) -> None:
-    """SEC: the check does not depend on the version."""
+    """SEC-ADMIN: the check does not depend on the version."""
     up = await upstream()
     side = await serve(up)
     assert (await call(side.port, b"GET /v1/models HTTP/1.0\r\nHost: evil.example\r\n\r\n")).status == 421
@@ -86,7 +86,7 @@ async def test_http_1_0_with_a_foreign_host_is_421(upstream: Upstream, serve: Se
     ],
 )
 async def test_web_pages_are_403(upstream: Upstream, serve: Serve, line: bytes) -> None:
-    """SEC: any page may send to a port on localhost; browsers say so."""
+    """SEC-ADMIN: any page may send to a port on localhost; browsers say so."""
     up = await upstream()
     side = await serve(up)
     got = await call(side.port, request(b"localhost", line))
@@ -128,7 +128,7 @@ async def test_listed_origins_pass(upstream: Upstream, serve: Serve) -> None:
     ],
 )
 async def test_other_paths_are_a_json_404(upstream: Upstream, serve: Serve, path: str) -> None:
-    """SEC, GW-47, CVE-2025-23217: admin and health are not here, and what is not under a known prefix is not forwarded."""
+    """SEC-ADMIN, GW-47, CVE-2025-23217: no admin or health here; what is not under a known prefix is not forwarded."""
     up = await upstream()
     side = await serve(up)
     got = await call(side.port, get(path))
@@ -139,7 +139,7 @@ async def test_other_paths_are_a_json_404(upstream: Upstream, serve: Serve, path
 
 
 async def test_health_answers_nothing_but_health(upstream: Upstream, serve: Serve) -> None:
-    """SEC: LLM traffic and the admin API are not on the health port."""
+    """SEC-ADMIN: LLM traffic and the admin API are not on the health port."""
     up = await upstream()
     side = await serve(up)
     for one in (post(), get("/api/v1/decisions"), get("/v1/models"), get("/openapi.json")):
@@ -162,7 +162,7 @@ async def test_health_answers_nothing_but_health(upstream: Upstream, serve: Serv
     ],
 )
 async def test_dot_segments_do_not_climb_over_a_prefix(upstream: Upstream, serve: Serve, target: str) -> None:
-    """SEC: with a longer prefix they are 400, raw or encoded; nothing reaches the upstream."""
+    """SEC-SSRF: with a longer prefix they are 400, raw or encoded; nothing reaches the upstream."""
     up = await upstream()
     side = await serve(f"http://127.0.0.1:{up.port}/tenant/a/v1")
     got = await call(side.port, get(target))
@@ -210,7 +210,7 @@ FIELDS = st.lists(
 
 
 async def test_nothing_in_a_request_chooses_the_host(upstream: Upstream, serve: Serve) -> None:
-    """SEC, GW-49, GW-47: SSRF: targets, headers and bodies that name another server never reach it."""
+    """SEC-SSRF, GW-49, GW-47: SSRF: targets, headers and bodies that name another server never reach it."""
     up, other = await upstream(), await upstream()
     side = await serve(up)
     wanted: list[bytes] = []
@@ -235,7 +235,7 @@ async def test_nothing_in_a_request_chooses_the_host(upstream: Upstream, serve: 
 
 
 async def test_redirects_are_not_followed(upstream: Upstream, serve: Serve) -> None:
-    """SEC: a redirect is an answer; the client's key goes nowhere else."""
+    """SEC-KEYS: a redirect is an answer; the client's key goes nowhere else."""
     other = await upstream()
     up = await upstream([ok(b"", b"Location: http://127.0.0.1:%d/v1/x" % other.port, status=b"307 Temporary Redirect")])
     side = await serve(up)
@@ -244,11 +244,17 @@ async def test_redirects_are_not_followed(upstream: Upstream, serve: Serve) -> N
     assert not other.peers
 
 
-async def test_standalone_asks_for_a_token(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    """A file with one client's token."""
+    file = tmp_path / "tokens"
+    file.write_text("token-of-the-support-bot support-bot\n")
+    file.chmod(0o600)
+    return file
+
+
+async def test_standalone_asks_for_a_token(upstream: Upstream, serve: Serve, tokens: Path) -> None:
     """DESIGN 2.3: with a token file a request without a known token is 401 in the client's dialect, on every path."""
-    tokens = tmp_path / "tokens"
-    tokens.write_text("token-of-the-support-bot support-bot\n")
-    tokens.chmod(0o600)
     up = await upstream()
     side = await serve(up, mode="standalone", client_tokens_file=tokens)
     for lines in (
@@ -271,12 +277,9 @@ async def test_standalone_asks_for_a_token(upstream: Upstream, serve: Serve, tmp
 
 
 async def test_a_token_is_asked_for_each_request_of_a_connection(
-    upstream: Upstream, serve: Serve, tmp_path: Path
+    upstream: Upstream, serve: Serve, tokens: Path
 ) -> None:
-    """SEC: a connection is not trusted for what an earlier request on it carried."""
-    tokens = tmp_path / "tokens"
-    tokens.write_text("token-of-the-support-bot support-bot\n")
-    tokens.chmod(0o600)
+    """DESIGN 2.3: a connection is not trusted for what an earlier request on it carried."""
     up = await upstream()
     side = await serve(up, mode="standalone", client_tokens_file=tokens)
     async with connected(side.port) as client:

@@ -20,8 +20,9 @@ STREAM = b'{"model":"m","stream":true,"messages":[]}'
 
 async def test_drain_finishes_streams_and_serves_meanwhile(upstream: Upstream, serve: Serve) -> None:
     """INC-32, INC-33, GW-51: after SIGTERM /ready is 503 at once, streams finish, new requests are served; then it exits."""
+    finish = asyncio.Event()
     up = await upstream(
-        by=lambda head: [ok()] if b"GET" in head else [SSE_HEAD + delta("a"), 0.5, delta("b") + b"0\r\n\r\n"]
+        by=lambda head: [ok()] if b"GET" in head else [SSE_HEAD + delta("a"), finish, delta("b") + b"0\r\n\r\n"]
     )
     side = await serve(up, drain="5s", drain_idle="300ms")
     async with AsyncExitStack() as stack:
@@ -37,9 +38,10 @@ async def test_drain_finishes_streams_and_serves_meanwhile(upstream: Upstream, s
         assert ready.status == 503
         late = await call(side.port, get())
         assert (late.status, late.value(b"connection")) == (200, b"close")
+        finish.set()
         answers = [await client.response() for client in clients]
         assert all(one.end == "whole" and b'"b"' in one.body for one in answers)
-    assert monotonic() - began < 3
+    assert monotonic() - began < 5, "not before the deadline"
 
 
 async def test_a_drain_that_takes_too_long_cuts_visibly(upstream: Upstream, serve: Serve) -> None:

@@ -132,8 +132,9 @@ def clients() -> list[bytes]:
 
 
 async def test_no_canary_is_written_anywhere(up: ScriptedUpstream, process: Process) -> None:
-    """GW-45, SEC: keys, prompts and completions in stdout, stderr, request log, database, WAL, metrics, /ready, error bodies
-    and the admin API: plain, base64 or as the beginning of a hash; after answers, errors, cuts, timeouts, bad requests."""
+    """GW-45, SEC-KEYS, SEC-PRIVACY: keys, prompts and completions in stdout, stderr, request log, database, WAL, metrics,
+    /ready, error bodies and the admin API: plain, base64 or as the beginning of a hash; after answers, errors, cuts,
+    timeouts, bad requests."""
     whole = ok(b'{"id":"c1","choices":[{"message":{"content":"' + ANSWER + b'"}}],"usage":{"completion_tokens":3}}')
     error = ok(b'{"error":{"message":"Incorrect API key provided: ' + KEY + b'"}}', status=b"401 Unauthorized")
     scripts = [
@@ -178,7 +179,7 @@ async def test_no_canary_is_written_anywhere(up: ScriptedUpstream, process: Proc
 
 
 async def test_the_database_is_private(process: Process) -> None:
-    """SEC: 0600 in a 0700 folder."""
+    """SEC-PRIVACY: 0600 in a 0700 folder."""
     await call(process.port, post())
     await asyncio.sleep(0.5)
     folder = process.folder / "db"

@@ -12,7 +12,7 @@ import trustme
 from sidecar.clock import wall
 from sidecar.errors import ConfigError
 from tests.integration.conftest import Serve, Upstream
-from tests.integration.raw import SSE_HEAD, WAIT_S, call, chunked, connected, delta, get, ok, post
+from tests.integration.raw import SSE_HEAD, TOLD_S, WAIT_S, call, chunked, connected, delta, get, ok, post
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def server_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
 async def test_a_verified_upstream_serves(
     authority: trustme.CA, ca_file: Path, upstream: Upstream, serve: Serve
 ) -> None:
-    """SEC: custom CA file; connections are kept; a stream passes; a cut is seen."""
+    """SEC-TLS: custom CA file; connections are kept; a stream passes; a cut is seen."""
     up = await upstream(
         [ok(b"[1]")],
         [SSE_HEAD + chunked(b"data: a\n\n")],
@@ -61,14 +61,14 @@ async def test_a_client_that_leaves_closes_the_tls_connection(
         client.send(post())
         assert await up.until(lambda: bool(up.requests))
         client.close()
-        assert await up.until(lambda: up.peers[0].lost.is_set(), 0.5)
+        assert await up.until(lambda: up.peers[0].lost.is_set(), TOLD_S)
 
 
 @pytest.mark.parametrize("what", ["expired", "wrong host", "self-signed", "no ca file", "old tls"])
 async def test_an_upstream_that_cannot_be_verified_gets_no_byte(
     authority: trustme.CA, ca_file: Path, upstream: Upstream, serve: Serve, what: str
 ) -> None:
-    """SEC: 502 and zero request bytes."""
+    """SEC-TLS: 502 and zero request bytes."""
     issuer = trustme.CA() if what == "self-signed" else authority
     past = datetime.datetime.fromtimestamp(wall() - 86400, datetime.UTC)
     certificate = issuer.issue_cert(
@@ -92,7 +92,7 @@ async def test_an_upstream_that_cannot_be_verified_gets_no_byte(
 
 
 async def test_a_plain_upstream_behind_https_gets_no_byte(upstream: Upstream, serve: Serve) -> None:
-    """SEC: no fallback to plain text."""
+    """SEC-TLS: no fallback to plain text."""
     up = await upstream()
     side = await serve(f"https://localhost:{up.port}", connect_timeout="1s")
     got = await call(side.port, post("/v1/chat/completions", b"{}", b"Authorization: Bearer canary"))
@@ -101,7 +101,7 @@ async def test_a_plain_upstream_behind_https_gets_no_byte(upstream: Upstream, se
 
 
 async def test_an_unreadable_ca_file_is_told_at_start(serve: Serve, tmp_path: Path) -> None:
-    """SEC: never a silent fallback to the system's list."""
+    """SEC-TLS: never a silent fallback to the system's list."""
     (tmp_path / "ca.pem").write_text("not a certificate")
     with pytest.raises(ConfigError, match="ca_file"):
         await serve("https://localhost:1", ca_file=tmp_path / "ca.pem")
@@ -193,7 +193,7 @@ async def test_a_client_that_leaves_closes_the_tunnel(
         client.send(post())
         assert await up.until(lambda: bool(up.requests))
         client.close()
-        assert await up.until(lambda: up.peers[0].lost.is_set(), 0.5)
+        assert await up.until(lambda: up.peers[0].lost.is_set(), TOLD_S)
     assert side.books.aborted == 1
 
 
@@ -240,15 +240,13 @@ async def test_ipv6_addresses_are_bracketed(serve: Serve, egress: EgressProxy) -
     assert egress.heads[0].startswith(b"CONNECT [::1]:8443 HTTP/1.1\r\nHost: [::1]:8443\r\n")
 
 
-async def test_tls_on_the_listener(authority: trustme.CA, upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+async def test_tls_on_the_listener(
+    upstream: Upstream, serve: Serve, listener_tls: tuple[dict[str, Path], ssl.SSLContext]
+) -> None:
     """DESIGN 2.3: TLS for clients; streams, errors and cuts behave as without."""
-    certificate = authority.issue_cert("localhost")
-    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
-    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
+    files, context = listener_tls
     up = await upstream([ok(b"[1]")], [SSE_HEAD + delta("a"), 0.05, "reset"])
-    side = await serve(up, tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem")
+    side = await serve(up, **files)
     async with connected(side.port, tls=context) as client:
         client.send(post())
         assert (await client.response()).body == b"[1]"

@@ -46,10 +46,11 @@ def test_steady_time_does_not_follow_the_wall_clock(stepped: list[float], step_s
     """INC-28: back an hour or forward a day: `steady` and `monotonic` go on as if nothing had happened."""
     before = clock.steady(), clock.monotonic(), clock.wall()
     stepped.append(step_s)
-    assert abs(clock.wall() - before[2] - step_s) < 1.0
-    assert 0 <= clock.steady() - before[0] < 1.0
-    assert 0 <= clock.monotonic() - before[1] < 1.0
-    assert 0 <= clock.to_steady(clock.monotonic()) - before[0] < 1.0
+    slack_s = 60.0  # for a busy machine; the steps are an hour and a day
+    assert abs(clock.wall() - before[2] - step_s) < slack_s
+    assert 0 <= clock.steady() - before[0] < slack_s
+    assert 0 <= clock.monotonic() - before[1] < slack_s
+    assert 0 <= clock.to_steady(clock.monotonic()) - before[0] < slack_s
 
 
 def test_a_rollout_is_sane_while_the_wall_clock_steps(stepped: list[float]) -> None:

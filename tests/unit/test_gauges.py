@@ -7,19 +7,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from sidecar.app import Sidecar
 from sidecar.config.settings import Settings
 from sidecar.telemetry.catalogue import BY_NAME, PREFIX
+from tests.fixtures.policies import SUPPORT
 
-POLICY = """
-version: 1
-service: bot
-upstreams:
-  up: {dialect: openai, base_url: "http://127.0.0.1:9/v1", price: free}
-routes:
-  - name: support
-    match: {models: ["gpt-4o"]}
-    mode: optimize
-    baseline: {id: gpt-4o, upstream: up, model: gpt-4o}
-    arms: [{id: mini, upstream: up, model: gpt-4o-mini}]
-    thresholds: [{name: errors, metric: error_rate, above: 0.5, window: 5m, severity: low}]
+POLICY = f"""{SUPPORT}    thresholds: [{{name: errors, metric: error_rate, above: 0.5, window: 5m, severity: low}}]
 """
 
 

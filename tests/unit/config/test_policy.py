@@ -170,12 +170,14 @@ def test_warnings(more: str, warning: str) -> None:
 
 def test_more_warnings() -> None:
     """Keys that are not there, keys over plain HTTP, rules without routes."""
-    held = HEAD + '  x: {dialect: openai, base_url: "http://vllm:8000", api_key: {env: NO_SUCH}}\n'
+    held = HEAD + '  x: {dialect: openai, base_url: "http://vllm:8000", api_key: {env: NO_SUCH}}\nroutes: []\n'
     assert "the environment variable NO_SUCH is not set here" in warned(held)
     assert "not set" not in warned(held, NO_SUCH="k")
     assert "goes over the network unencrypted" in warned(held)
     assert warned(held.replace("vllm", "127.0.0.1"), NO_SUCH="k") == ""
-    assert "no arm's model.eu is known" in warned(HEAD + "rules: [{id: r, when: 'model.eu == true', action: deny}]\n")
+    assert "no arm's model.eu is known" in warned(
+        HEAD + "routes: []\nrules: [{id: r, when: 'model.eu == true', action: deny}]\n"
+    )
     assert warned(HEAD + ROUTE + "rules: [{id: r, when: \"model.id == 'x'\", action: deny}]\n") == ""
 
 

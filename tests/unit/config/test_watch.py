@@ -9,7 +9,7 @@ from sidecar.config.policy import Loaded
 from sidecar.config.watch import PolicySource, Watch
 from sidecar.core.policy import NO_POLICY
 
-GOOD = 'version: 1\nservice: bot\nupstreams:\n  o: {dialect: openai, base_url: "http://h"}\n'
+GOOD = 'version: 1\nservice: bot\nupstreams:\n  o: {dialect: openai, base_url: "http://h"}\nroutes: []\n'
 
 
 def config_map(root: Path, name: str, content: str) -> None:
@@ -64,7 +64,7 @@ def test_a_bad_file_keeps_the_last_good_policy(tmp_path: Path) -> None:
     assert source.error.startswith(f"{file}:")
     file.unlink()
     assert (source.poll(), source.current) == (None, good)
-    assert source.error == f"{file}: is gone, its policy stays in force; write a policy without routes instead"
+    assert source.error == f"{file}: is gone, its policy stays in force; write a policy with `routes: []` instead"
     file.write_text("# another layout\n" + GOOD)
     assert (source.poll(), source.error, source.current.policy) == (None, None, good.policy)
     file.write_text(GOOD + "replicas: 3\n")

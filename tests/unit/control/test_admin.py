@@ -22,20 +22,9 @@ from sidecar.core.policy import NO_POLICY
 from sidecar.core.types import Event
 from sidecar.errors import ConfigError
 from sidecar.store.database import open_reader
+from tests.fixtures.policies import SUPPORT
 from tests.fixtures.settled import as_rows, settled
 
-POLICY = """
-version: 1
-service: bot
-upstreams:
-  up: {dialect: openai, base_url: "http://127.0.0.1:9/v1", price: free}
-routes:
-  - name: support
-    match: {models: ["gpt-4o"]}
-    mode: optimize
-    baseline: {id: gpt-4o, upstream: up, model: gpt-4o}
-    arms: [{id: mini, upstream: up, model: gpt-4o-mini}]
-"""
 GOOD = {"Host": "localhost:9092"}
 
 
@@ -44,7 +33,7 @@ class Plane:
 
     def __init__(self, folder: Path, *, db: bool = True) -> None:
         (folder / "policies").mkdir()
-        (folder / "policies" / "bot.yaml").write_text(POLICY)
+        (folder / "policies" / "bot.yaml").write_text(SUPPORT)
         settings = [f"db={folder / 'store' / 'sidecar.db'}"] if db else []
         self.settings = Settings.load({}, None, ["service=bot", *settings])
         loaded = load_policies(folder / "policies", "bot", {}, self.settings)
@@ -187,7 +176,8 @@ async def test_decisions(plane: Plane) -> None:
     end = monotonic() + 5
     while plane.archive.writer.rows_written < 30 and monotonic() < end:
         await plane.archive.read(lambda: None)
-    for query, count in (("", 20), ("?last=3", 3), ("?last=9999999", 30), ("?last=-1", 20), ("?last=x", 20)):
+    odd = [(f"?last={text}", 20) for text in ("-1", "x", "²", "٣", "+3", "9" * 5000)]
+    for query, count in (("", 20), ("?last=3", 3), ("?last=9999999", 30), *odd):
         rows = await (await plane.get(f"/api/v1/decisions{query}")).json()
         assert len(rows) == count
         assert rows[0]["id"] == batch[-1].id
@@ -254,6 +244,37 @@ async def test_rollout_verbs(plane: Plane) -> None:
     actions = [line["action"] for line in lines]
     assert actions == [f"rollout.{verb}" for verb in ("pause", "resume", "promote", "rollback", "start")]
     assert {(line["actor"], line["target"]) for line in lines} == {("admin", "support")}
+
+
+async def test_prune_and_forget(plane: Plane) -> None:
+    """INC-31: done by the process's own writer, rows that wait included, in steps; the audit has a line without the key."""
+    plane.archive.put(as_rows([settled(number, at=wall(), key=number % 2) for number in range(2500)], "bot"))
+    told = await plane.post("/api/v1/store/forget", {"key": f"{1:016x}", "writer": plane.archive.mark})
+    assert await told.json() == {"decisions": 1250}
+    assert await (await plane.post("/api/v1/store/forget", {"key": f"{1:016x}"})).json() == {"decisions": 0}
+    assert await (await plane.post("/api/v1/store/prune", {})).json() == {"decisions": 0}
+    plane.archive.put(as_rows([settled(9000 + number, at=wall() - 8 * 86400) for number in range(1200)], "bot"))
+    assert await (await plane.post("/api/v1/store/prune", {})).json() == {"decisions": 1200}
+    assert plane.settings.db is not None
+    with closing(open_reader(plane.settings.db)) as connection:
+        assert connection.execute("SELECT count(*) FROM decisions").fetchone()[0] == 1250
+        lines = connection.execute("SELECT service, actor, action, detail FROM audit").fetchall()
+    assert [tuple(line) for line in lines] == [
+        ("bot", "admin", "forget", '{"decisions":1250}'),
+        ("bot", "admin", "forget", '{"decisions":0}'),
+    ]
+
+
+async def test_what_is_not_erased(plane: Plane) -> None:
+    """Without a key, with another writer's mark, with an unknown key of the body, by GET, when the file is out of use."""
+    assert (await plane.post("/api/v1/store/forget", {})).status == 422
+    assert (await plane.post("/api/v1/store/forget", {"kee": "x"})).status == 422
+    assert (await plane.post("/api/v1/store/prune", b"")).status == 422
+    for verb in ("prune", "forget"):
+        assert (await plane.post(f"/api/v1/store/{verb}", {"key": "x", "writer": "other"})).status == 409
+        assert (await plane.get(f"/api/v1/store/{verb}")).status == 405
+    plane.archive.close(5)
+    assert (await plane.post("/api/v1/store/prune", {})).status == 503
 
 
 async def test_feedback(plane: Plane) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from sidecar.clock import monotonic, steady, wall
 from sidecar.config.settings import Settings
@@ -13,6 +14,7 @@ from sidecar.control.archive import Archive
 from sidecar.core.engine import Engine
 from sidecar.core.policy import NO_POLICY
 from sidecar.core.types import Event, Feedback
+from sidecar.errors import StoreError
 from sidecar.store import queries
 from sidecar.store.batch import Audit
 from tests.fixtures.settled import as_rows, settled
@@ -122,3 +124,31 @@ async def test_a_database_that_refuses(tmp_path: Path) -> None:
     archive.close(5)
     db.write_bytes(b"no database at all" * 100)
     assert await archive.look_up("a") == []
+
+
+async def test_a_database_that_another_process_writes(tmp_path: Path) -> None:
+    """INC-31: an event and a note at once; rows wait, and are stored when the other has ended. Nothing else is different."""
+    db = tmp_path / "sidecar.db"
+    first, second = Archive(settings(f"db={db}")), Archive(settings(f"db={db}"))
+    assert await first.open(engine()) == []
+    (held,) = await second.open(engine())
+    assert (held.kind, held.severity) == ("store.held", "high")
+    assert "SIDECAR_DB" in held.message
+    (note,) = second.notes()
+    assert "writes" in note
+    assert "traffic goes on" in note
+    second.put(as_rows([settled(1)]))
+    assert first.notes() == []
+    first.close(5)
+    assert wait_for(lambda: second.notes() == [])
+    assert await second.stored(5) is True
+    assert len(queries.decisions(db)) == 1
+    second.close(5)
+
+
+async def test_erasing_without_a_database() -> None:
+    """An error that says what to set."""
+    archive = Archive(settings())
+    assert archive.mark is None
+    with pytest.raises(StoreError, match="SIDECAR_DB"):
+        await archive.prune()

@@ -6,7 +6,18 @@ import random  # noqa: TID251  # seeded below; ten times as fast as numpy for si
 import pytest
 from msgspec.structs import replace
 
-from sidecar.core.guardrails import BoundedGuard, Guard, NumberGuard, Sample, guards_of, restore_guards, sample_of
+from sidecar.core.guardrails import (
+    PATIENCE_S,
+    BoundedGuard,
+    Guard,
+    NumberGuard,
+    PatienceGuard,
+    Sample,
+    guards_of,
+    is_failure,
+    restore_guards,
+    sample_of,
+)
 from sidecar.core.policy import Guardrail, RolloutSpec
 from sidecar.core.types import Clocks, Outcome
 
@@ -18,33 +29,40 @@ def run(guard: Guard, n: int, canary: Sample, control: Sample, share: float = 0.
 
 
 def test_what_an_outcome_teaches() -> None:
-    """Nothing when aborted; rejection when the caller's fault; failure when a fallback served; else all it knows."""
+    """Waiting when aborted; rejection when the caller's fault; failure when a fallback served; else all it knows."""
     clocks = Clocks(sent_s=0.2, ttft_s=0.7, duration_s=1.2)
     done = Outcome(kind="completed", status=200, clocks=clocks, stream=True, cost_nusd=7)
-    assert sample_of(Outcome(kind="aborted", clocks=clocks), 1.0) is None
-    assert sample_of(Outcome(kind="failed", caller_fault=True, clocks=clocks), 1.0) == Sample(rejected=True)
-    assert sample_of(Outcome(kind="failed", clocks=clocks), 1.0) == Sample(failed=True, rejected=False)
+    assert sample_of(Outcome(kind="aborted", clocks=clocks), 1.0) == Sample(left_s=1.0)
+    left = sample_of(Outcome(kind="aborted", clocks=clocks, stream=True), 1.0)
+    assert (left.ttft_s, left.left_s, left.stream) == (pytest.approx(0.5), 1.0, True)
+    rejected = Outcome(kind="failed", caller_fault=True, clocks=clocks)
+    assert sample_of(rejected, 1.0) == Sample(rejected=True, gave_up=False)
+    failed = Sample(failed=True, rejected=False, gave_up=False)
+    assert sample_of(Outcome(kind="failed", clocks=clocks), 1.0) == failed
     served = Outcome(kind="completed", served_arm="big", clocks=clocks)
     garbage = Outcome(kind="completed", error="bad_body", clocks=clocks)
     unfinished = Outcome(kind="completed", error="no_terminal", stream=True, clocks=clocks)
     for bad in (served, garbage, unfinished):
-        assert sample_of(bad, 1.0) == Sample(failed=True, rejected=False)
-    finished = sample_of(replace(unfinished, finish="stop"), 1.0)
-    assert finished is not None
-    assert finished.failed is False
+        assert sample_of(bad, 1.0) == failed
+    assert not is_failure(served, "big")
+    assert not is_failure(replace(unfinished, stream=False))
+    assert sample_of(replace(unfinished, finish="stop"), 1.0).failed is False
     taught = sample_of(done, 0.9)
-    assert taught is not None
     assert (taught.failed, taught.stream, taught.cost_nusd, taught.validated) == (False, True, 7, 0.9)
     assert taught.ttft_s == pytest.approx(0.5)
     assert taught.latency_s == pytest.approx(1.0)
     plain = sample_of(Outcome(kind="completed", clocks=Clocks(duration_s=1.0)), None)
-    assert plain is not None
     assert (plain.ttft_s, plain.latency_s) == (None, 1.0)
 
 
-def test_alpha_is_divided_and_two_guardrails_are_always_there() -> None:
+def all_of(spec: RolloutSpec) -> tuple[Guard, ...]:
+    patience, others = guards_of(spec)
+    return (*others, patience)
+
+
+def test_alpha_is_divided_and_three_guardrails_are_always_there() -> None:
     """Bonferroni: the sum of the alphas is false_rollback."""
-    assert [guard.metric for guard in guards_of(RolloutSpec())] == ["error_rate", "rejections"]
+    assert [guard.metric for guard in all_of(RolloutSpec())] == ["error_rate", "rejections", "gave_up"]
     spec = RolloutSpec(
         false_rollback=0.03,
         guardrails=(
@@ -54,11 +72,11 @@ def test_alpha_is_divided_and_two_guardrails_are_always_there() -> None:
             Guardrail("latency_p95"),
         ),
     )
-    status = [guard.status() for guard in guards_of(spec)]
+    status = [guard.status() for guard in all_of(spec)]
     limits = {each.metric: each.limit for each in status}
     assert limits == {
         "error_rate": "3x", "rejections": "2x", "quality": "-5.0%", "cost": "1.2x", "latency_p95": "1x",
-        "validated_quality": "-5.0%",
+        "validated_quality": "-5.0%", "gave_up": "2x",
     }  # fmt: skip
     assert sum(1 / each.needed for each in status) == pytest.approx(0.03)
 
@@ -68,6 +86,7 @@ def test_alpha_is_divided_and_two_guardrails_are_always_there() -> None:
     [
         ("error_rate", Sample(failed=True), Sample(failed=False)),
         ("rejections", Sample(rejected=True), Sample(rejected=False)),
+        ("gave_up", Sample(gave_up=True), Sample(gave_up=False)),
     ],
 )
 def test_rates_fail_on_clear_harm_and_only_for_the_canary(metric: str, bad: Sample, good: Sample) -> None:
@@ -187,13 +206,75 @@ def test_evidence_without_exceeding_the_limit_passes() -> None:
 
 def test_states_survive_json_and_broken_parts_begin_anew() -> None:
     spec = RolloutSpec(guardrails=(Guardrail("cost", ratio=1.2),))
-    one, again = guards_of(spec), guards_of(spec)
+    one, again = all_of(spec), all_of(spec)
+    answered = Sample(failed=False, rejected=False, gave_up=False, cost_nusd=9, latency_s=2.0)
     for guard in one:
-        run(guard, 60, Sample(failed=False, rejected=False, cost_nusd=9), Sample(failed=True, cost_nusd=8))
+        run(guard, 60, answered, replace(answered, failed=True, cost_nusd=8))
     state = json.loads(json.dumps({guard.metric: guard.to_state() for guard in one}))
     assert restore_guards(again, state) == ()
     assert [g.status().canary_n for g in again] == [g.status().canary_n for g in one]
     assert [g.status().e_value for g in again] == pytest.approx([g.status().e_value for g in one])
-    assert restore_guards(guards_of(spec), {"error_rate": 5, "rejections": [1], "cost": [[], 1, 2]}) == (
-        "error_rate", "rejections", "cost",
-    )  # fmt: skip
+    (patience,) = (guard for guard in again if isinstance(guard, PatienceGuard))
+    assert patience.exceeded(Sample(left_s=2.1))
+    assert not PatienceGuard(0.01).exceeded(Sample(left_s=2.1))
+    broken = {"error_rate": 5, "rejections": [1], "cost": [[], 1, 2], "gave_up": state["error_rate"]}
+    assert restore_guards(all_of(spec), broken) == ("error_rate", "rejections", "cost", "gave_up")
+
+
+def waited(guard: Guard) -> None:
+    """Twenty answers of the control after 1 to 20 s: cuts at about 10 and 19 s."""
+    for seconds in range(1, 21):
+        guard.observe(Sample(stream=True, ttft_s=seconds, latency_s=seconds, cost_nusd=1), canary=False, share=0.5)
+
+
+@pytest.mark.parametrize("metric", ["ttft_p95", "latency_p95"])
+def test_who_leaves_without_an_answer_has_waited_at_least_so_long(metric: str) -> None:
+    """R14: harm for each cut below the wait, nothing for the others: E after 5, 15 and 25 s, canary and control."""
+
+    def after(left_s: float, *, canary: bool = True) -> tuple[float, int]:
+        guard = NumberGuard(metric, 1.2, 0.01)
+        waited(guard)
+        guard.observe(Sample(stream=True, left_s=left_s), canary=canary, share=0.5)
+        return guard.status().e_value, guard.status().canary_n + guard.status().control_n
+
+    (none, n5), (half, n15), (both, n25) = after(5.0), after(15.0), after(25.0)
+    assert none == 1.0 < half < both
+    assert (half - 1.0) * 2 == pytest.approx(both - 1.0)
+    assert (n5, n15, n25) == (20, 20, 21)
+    assert after(25.0, canary=False)[0] < 1.0
+
+
+def test_a_wait_says_nothing_of_cost_or_of_calls_without_a_first_token() -> None:
+    cost, ttft, early = (
+        NumberGuard("cost", 1.2, 0.01),
+        NumberGuard("ttft_p95", 1.2, 0.01),
+        NumberGuard("ttft_p95", 1.2, 0.01),
+    )
+    waited(cost)
+    waited(ttft)
+    run(cost, 40, Sample(stream=True, left_s=60.0), Sample())
+    run(ttft, 40, Sample(left_s=60.0), Sample())
+    run(early, 40, Sample(stream=True, left_s=60.0), Sample())
+    assert [guard.status().e_value for guard in (cost, ttft, early)] == [1.0, 1.0, 1.0]
+
+
+def test_a_canary_that_hangs_breaks_its_limit_of_seconds() -> None:
+    """No canary call ever gives a first token, but the 95th percentile of the waits is at least a minute."""
+    guard = NumberGuard("ttft_p95", 1.2, 0.005)
+    waited(guard)
+    run(guard, 4, Sample(stream=True, left_s=60.0), Sample(stream=True, ttft_s=5.0), share=0.05)
+    assert guard.fails()
+    assert guard.status().canary == pytest.approx(60.0, rel=0.02)
+
+
+def test_patience_is_what_the_control_needs_and_ten_seconds_until_that_is_known() -> None:
+    """Streams and whole answers apart (GW-12); a stream that had begun to speak was not waited for in vain."""
+    guard = PatienceGuard(0.01)
+    assert not guard.exceeded(Sample(stream=True, ttft_s=1.0))
+    assert [guard.exceeded(Sample(stream=True, left_s=s)) for s in (PATIENCE_S, PATIENCE_S + 1)] == [False, True]
+    waited(guard)
+    assert [guard.exceeded(Sample(stream=True, left_s=s)) for s in (18.0, 21.0)] == [False, True]
+    assert not guard.exceeded(Sample(stream=True, left_s=21.0, ttft_s=1.0))
+    assert guard.exceeded(Sample(left_s=PATIENCE_S + 1))
+    run(guard, 50, Sample(latency_s=90.0), Sample(latency_s=0.1))
+    assert [guard.exceeded(Sample(left_s=s)) for s in (0.05, 0.5)] == [False, True]

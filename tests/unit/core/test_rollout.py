@@ -23,6 +23,7 @@ BAD = Outcome(kind="failed", status=500, error="upstream_status", clocks=Clocks(
 REJECTED = Outcome(kind="failed", status=404, caller_fault=True, clocks=Clocks(duration_s=0.1))
 FALLBACK = Outcome(kind="completed", status=200, served_arm="big", clocks=Clocks(duration_s=1.0))
 ABORTED = Outcome(kind="aborted", clocks=Clocks(duration_s=0.1))
+HANGING = Outcome(kind="aborted", clocks=Clocks(sent_s=0.1, duration_s=20.0))
 
 
 def make(spec: RolloutSpec = SPEC, min_labels: int = 0, *, start: bool = True) -> Rollout:
@@ -126,6 +127,7 @@ def test_a_healthy_canary_goes_up_all_steps() -> None:
         now += 60
     assert seen == [5, 25, 50]
     assert (one.phase, one.step, one.tick(now), one.observe("canary", BAD, now=now)) == (Phase.PROMOTED, 100, [], [])
+    assert [one.is_fresh(now + s) for s in (59.0, 60.0)] == [True, False]
     assert "promoted to all traffic" in one.explain(now)
 
 
@@ -274,6 +276,113 @@ def test_remembered_keys_are_bounded_and_recent_ones_are_known(what: str) -> Non
     assert 30000 - 8000 in keys.newer | keys.older
 
 
+# -- clients that leave
+
+
+def left(seconds: float, *, ttft_s: float | None = None) -> Outcome:
+    """The client of a stream closed it after so long."""
+    return Outcome(kind="aborted", clocks=Clocks(sent_s=0.0, ttft_s=ttft_s, duration_s=seconds), stream=True)
+
+
+def answered(ttft_s: float) -> Outcome:
+    clocks = Clocks(sent_s=0.0, ttft_s=ttft_s, duration_s=ttft_s + 1.0)
+    return Outcome(kind="completed", status=200, clocks=clocks, stream=True, finish="stop", cost_nusd=1000)
+
+
+def seen_of(ttft_s: float, patience_s: float) -> Outcome:
+    """What a call that would give its first token then comes to, when its client waits no longer than that."""
+    return left(patience_s) if patience_s < ttft_s else answered(ttft_s)
+
+
+def impatient(rng: random.Random) -> float:
+    """Thirty of a hundred close their tab after 3 s on average, the others' SDK gives up after 60 s."""
+    return rng.expovariate(1 / 3.0) if rng.random() < 0.3 else 60.0
+
+
+@pytest.mark.parametrize("guardrails", [(), (Guardrail("ttft_p95", ratio=1.2),)], ids=["default", "ttft"])
+def test_a_canary_that_hangs_is_taken_out(guardrails: tuple[Guardrail, ...]) -> None:
+    """R14: at 5 %, within 15 canary units, in all of 40 runs. At most 4 guardrails share alpha = 2 %: E must reach 200. The
+    bet of ratio 6 begins with 0.1875, a harm of the canary multiplies it by 4.8 and one of the control by 0.8; h harms
+    against c of the control suffice when h ln 4.8 >= ln(200 / 0.1875) + c ln 1.25: six against ten. First tokens are
+    log-normal about 1 s, so the patience is about 2.3 s: 83 % of the canary's clients wait longer than that, and less
+    than 1 % of the control's. P(fewer than 6 of 15 wait) < 3e-5 for one run; the ten allow 300 control units 3 %."""
+    rng = random.Random(11)
+    for _ in range(40):
+        one, canaries, events = make(replace(SPEC, guardrails=guardrails)), 0, list[Event]()
+        while not events:
+            if rng.random() < 0.05:
+                canaries += 1
+                events = one.observe("canary", left(impatient(rng)), now=1.0)
+            else:
+                events = one.observe("control", seen_of(rng.lognormvariate(0.0, 0.5), impatient(rng)), now=1.0)
+            assert canaries <= 15
+        assert kinds(events) == ["rollout.rolled_back"]
+        assert "gave_up" in events[0].message or "ttft_p95" in events[0].message
+
+
+@pytest.mark.parametrize("speed", [1.0, 0.7])
+def test_clients_that_leave_do_not_take_an_equal_or_faster_canary_out(speed: float) -> None:
+    """A/A, and a canary of 0.7 times the time: conversations of 1 to 4 calls, of which 40 % are closed after 1 s on
+    average and three are told to be repeated at once when they are. 60 runs at alpha = 2 %: more than 6 rollbacks have
+    a probability below 3e-4."""
+    rng, out = random.Random(12), 0
+    guardrails = (Guardrail("ttft_p95", ratio=1.2), Guardrail("latency_p95", ratio=1.2))
+    for _ in range(60):
+        one = make(replace(SPEC, steps=(25, 100), guardrails=guardrails))
+        one._salt = rng.getrandbits(64)
+        calls = [key for key in range(1, 201) for _ in range(rng.randint(1, 4))]
+        rng.shuffle(calls)
+        for key in calls:
+            group = "canary" if one.includes(key) else "control"
+            for _ in range(3):
+                ttft_s = rng.lognormvariate(0.0, 0.8) * (speed if group == "canary" else 1.0)
+                end = seen_of(ttft_s, rng.expovariate(1.0) if rng.random() < 0.4 else 60.0)
+                one.observe(group, end, now=1.0, unit_key=key)  # type: ignore[arg-type]  # one of the two
+                if end.kind != "aborted":
+                    break
+        out += one.phase is Phase.ROLLED_BACK
+    assert out <= 6
+
+
+def test_a_unit_gives_up_once_and_its_first_wait_is_its_number() -> None:
+    """Twenty control answers of 1 s; then unit 7 of the canary closes a tab, waits in vain twice, and is answered late."""
+    one = make(replace(SPEC, steps=(50, 100), guardrails=(Guardrail("ttft_p95", ratio=1.2),)))
+    for key in range(101, 121):
+        one.observe("control", answered(1.0), now=1.0, unit_key=key)
+
+    def after(*outcomes: Outcome) -> tuple[float, int, float | None, int]:
+        for outcome in outcomes:
+            one.observe("canary", outcome, now=1.0, unit_key=7)
+        guards = {guard.metric: guard for guard in one.status(1.0).guards}
+        gave_up = guards["gave_up"]
+        return guards["ttft_p95"].e_value, one.status(1.0).canary_units, gave_up.canary, gave_up.canary_n
+
+    assert after(left(0.1)) == (1.0, 0, None, 0)
+    assert after(left(30.0), left(30.0)) == (1.0, 0, 1.0, 1)
+    assert after(answered(40.0)) == (1.0, 1, 1.0, 1)
+    assert after(left(30.0), answered(1.0)) == (1.0, 1, 1.0, 1)
+
+
+def test_a_unit_that_was_answered_may_wait_in_vain_later() -> None:
+    one = make(replace(SPEC, steps=(50, 100)))
+    for key in (7, 8):
+        one.observe("canary", answered(1.0), now=1.0, unit_key=key)
+    one.observe("canary", left(0.5), now=1.0, unit_key=8)
+    for _ in range(3):
+        one.observe("canary", left(30.0), now=1.0, unit_key=7)
+    gave_up = one.status(1.0).guards[-1]
+    assert (gave_up.metric, gave_up.canary, gave_up.canary_n) == ("gave_up", 0.5, 2)
+    assert gave_up.e_value > 1.0
+
+
+def test_a_unit_that_only_closed_a_tab_is_answered_later() -> None:
+    one = make(replace(SPEC, steps=(50, 100)))
+    for outcome in (left(0.1), left(0.2), answered(1.0)):
+        one.observe("canary", outcome, now=1.0, unit_key=7)
+    gave_up = one.status(1.0).guards[-1]
+    assert (gave_up.canary, gave_up.canary_n, one.status(1.0).canary_units) == (0.0, 1, 1)
+
+
 # -- strategies, verbs, restart
 
 
@@ -286,7 +395,11 @@ def test_blue_green_takes_all_and_settles_without_a_comparison() -> None:
 
 
 @pytest.mark.parametrize("spec", [replace(SPEC, strategy="blue_green"), replace(SPEC, steps=(100,))])
-@pytest.mark.parametrize(("bad", "metric"), [(BAD, "error_rate"), (REJECTED, "rejections")])
+@pytest.mark.parametrize(
+    ("bad", "metric"),
+    [(BAD, "error_rate"), (REJECTED, "rejections"), (HANGING, "gave_up")],
+    ids=["error", "rejected", "hanging"],
+)
 def test_the_brake_stands_in_for_the_test_at_100_percent(spec: RolloutSpec, bad: Outcome, metric: str) -> None:
     """Five harms of five units are enough, four are not; there is nothing to compare with."""
     one = make(spec)
@@ -427,7 +540,7 @@ def test_a_foreign_or_broken_state_is_refused_and_changes_nothing(change: dict[s
 def test_guardrails_that_cannot_be_read_begin_anew() -> None:
     state = make().to_state()
     state["guards"] = {"error_rate": [1]}
-    assert make(start=False).restore(state) == ("error_rate", "rejections")
+    assert make(start=False).restore(state) == ("error_rate", "rejections", "gave_up")
 
 
 class AnyOrder(RuleBasedStateMachine):

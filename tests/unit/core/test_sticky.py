@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.core.sticky import COUNTERS, HALVE_AFTER, SHARE, Binding, HeavyKeys, Sticky
+from sidecar.core.sticky import COUNTERS, HALVE_AFTER, MAX_KEYS, SHARE, TEMPLATE_REPEATS, Binding, HeavyKeys, Sticky
 
 
 def binding(sticky: Sticky, owner: str) -> Binding:
@@ -48,35 +48,52 @@ def test_the_table_is_an_exact_lru(steps: list[tuple[bool, int]]) -> None:
         assert len(sticky) == len(naive)
 
 
-def test_a_template_is_heavy_and_conversations_are_not() -> None:
-    """A derived key of more than 2.5 % of traffic is found, single conversations never are (Misra-Gries has no false
-    alarm: its counts are too low, never too high)."""
+def test_a_template_that_grows_and_begins_again_is_found_by_its_share() -> None:
+    """An agent's task: three calls that grow, then anew. One call of three is smaller than the last, so these are 4 %
+    of the traffic when the task is 12 %; it never has many more repeats than growths. Conversations of three turns are never
+    found (Misra-Gries has no false alarm: its counts are too low, never too high)."""
     rng = np.random.default_rng(5)
-    heavy, flagged, rare = HeavyKeys(), 0, 0
+    heavy, flagged, tasks, rare, others = HeavyKeys(), 0, 0, 0, 0
     for index in range(3 * HALVE_AFTER):
-        if rng.random() < 0.04:
-            flagged += heavy.observe(7)
+        if rng.random() < 0.12:
+            tasks += 1
+            found = heavy.observe(7, 100 * (tasks % 3))
+            flagged += found and index > 2000
         else:
-            rare += heavy.observe(1000 + index // 3)
-    assert flagged > 0.9 * 0.04 * (3 * HALVE_AFTER - 1000)
+            others += 1
+            rare += heavy.observe(1000 + others // 3, 100 * (others % 3))
+    assert flagged > 0.9 * 0.12 * (3 * HALVE_AFTER - 2000)
     assert rare == 0
-    assert len(heavy) <= COUNTERS
+    assert len(heavy._counts) <= COUNTERS
 
 
 @given(st.integers(0, 2**32), st.floats(1.01, 3.0))
 @settings(max_examples=20)
-def test_heavy_keys_truly_exceed_the_share(seed: int, exponent: float) -> None:
-    """What is reported is above 2 % of all keys so far, at every moment (Zipf traffic of any steepness)."""
+def test_keys_that_are_called_frequent_truly_exceed_the_share(seed: int, exponent: float) -> None:
+    """Counts of what is reported are above 2 % of all calls so far, at every moment (Zipf traffic of any steepness)."""
     heavy, counts = HeavyKeys(), Counter[int]()
     keys = np.random.default_rng(seed).zipf(exponent, 1_500).tolist()
     for index, key in enumerate(keys):
         counts[key] += 1
-        if heavy.observe(key):
+        if heavy._is_frequent(key, counted=True):
             assert counts[key] > SHARE * (index + 1)
     assert sum(counts.values()) == 1_500
 
 
-def test_little_traffic_has_no_heavy_keys() -> None:
-    """A service with one conversation is not a template."""
+def test_a_key_is_a_template_after_sixteen_repeats_and_for_good() -> None:
+    """Whatever the traffic; a smaller call is a repeat too; growth takes one back until then, and nothing afterwards."""
     heavy = HeavyKeys()
-    assert not any(heavy.observe(1) for _ in range(400))
+    assert [heavy.observe(1, 100 - n) for n in range(TEMPLATE_REPEATS)] == [False] * TEMPLATE_REPEATS
+    assert [heavy.observe(1, 500), heavy.observe(1, 500), heavy.observe(1, 500)] == [False, False, True]
+    assert all(heavy.observe(1, 500 + n) for n in range(100))
+    assert [heavy.observe(2, 500) for _ in range(3)] == [False] * 3
+
+
+def test_remembered_keys_are_bounded_and_the_least_recent_goes_first() -> None:
+    heavy = HeavyKeys()
+    for key in range(1, MAX_KEYS + 100):
+        heavy.observe(1, 10)
+        heavy.observe(key, 10)
+    assert len(heavy) == MAX_KEYS
+    assert heavy.observe(1, 10)
+    assert not heavy.observe(2, 10)

@@ -48,6 +48,25 @@ def kinds(events: list[Event]) -> list[str]:
     return [event.kind.removeprefix("threshold.") for event in events]
 
 
+@pytest.mark.parametrize(
+    ("outcome", "error"),
+    [
+        (FAILED, True),
+        (Outcome(kind="completed", error="bad_body", clocks=Clocks()), True),
+        (Outcome(kind="completed", error="no_terminal", stream=True, clocks=Clocks()), True),
+        (Outcome(kind="completed", error="no_terminal", stream=True, finish="stop", clocks=Clocks()), False),
+        (Outcome(kind="completed", error="no_terminal", clocks=Clocks()), False),
+        (Outcome(kind="completed", served_arm="mini", clocks=Clocks()), True),
+        (Outcome(kind="completed", served_arm="big", clocks=Clocks()), False),
+        (done(), False),
+    ],
+)
+def test_an_error_is_what_guardrails_call_one(outcome: Outcome, error: bool) -> None:
+    """Also of an arm that a fallback took: what it serves is no error of its own."""
+    one = watch(limit(above=0.5, min_samples=1))
+    assert kinds(many(one, 1, outcome, 100.0)) == (["breached"] if error else [])
+
+
 def test_one_event_per_breach_and_one_per_recovery() -> None:
     """Hysteresis: below the limit is not enough, the value must be back inside 0.9 of it."""
     one = watch(limit())

@@ -44,7 +44,7 @@ def test_the_anthropic_version_header_tells_too() -> None:
 
 
 def test_the_path_of_a_record_is_short_and_has_no_query() -> None:
-    """SEC, GW-42: keys in queries stay out, labels stay bounded."""
+    """SEC-KEYS, GW-42: keys in queries stay out, labels stay bounded."""
     way = judge("/v1/" + "x" * 5000 + "?key=secret")
     assert isinstance(way, Way)
     assert way.path == "/v1/" + "x" * 252

@@ -58,7 +58,7 @@ async def test_resets(start: Start) -> None:
 async def test_stalls(start: Start, tokens: int, stream: bool, parts: int) -> None:
     """Silence before the head, or after some tokens (half the body when whole), with the connection open."""
     provider = await start(failing("stall", after_tokens=tokens))
-    exchange = await send(provider.port, chat(stream=stream), 0.2)
+    exchange = await send(provider.port, chat(stream=stream), 0.5)
     assert exchange.end == "silent"
     assert (exchange.raw == b"") == (tokens == 0)
     assert exchange.raw.count(b"data: ") == parts

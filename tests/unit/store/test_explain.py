@@ -101,3 +101,11 @@ def test_rollouts_fallbacks_and_lower_bounds() -> None:
     assert "(estimated)" in text
     assert "at an unknown step" in "\n".join(explain(record(settled(1), rollout_id="r1", context=None)))
     assert "Reason: new-word." in explain(record(settled(1), reason="new-word"))
+
+
+def test_the_stable_arm_of_a_canary_route_is_named() -> None:
+    """After a promotion it is not the baseline: the text says which arm it is, and what makes it so."""
+    text = "\n".join(explain(record(settled(1), reason="baseline", mode="canary", arm="mini")))
+    assert "The route's stable arm, mini, served: the one promoted last, or the baseline before any was." in text
+    assert "The route's baseline served." not in text
+    assert "The route's baseline served." in explain(record(settled(1), reason="baseline", mode="optimize"))

@@ -10,7 +10,8 @@ from sidecar.core.types import Event, Feedback
 from sidecar.errors import StoreError
 from sidecar.store import queries
 from sidecar.store.database import move_aside, open_writer
-from sidecar.store.retention import Limits, prune
+from sidecar.store.lock import Held, WriteLock, is_held
+from sidecar.store.retention import Forgetting, Limits, forget, prune
 from sidecar.store.writer import Writer
 from tests.fixtures.settled import START, as_rows, settled
 
@@ -167,3 +168,69 @@ def test_only_the_newest_damaged_files_are_kept(tmp_path: Path) -> None:
     kept = sorted(p.name for p in tmp_path.iterdir())
     assert len(kept) == 6
     assert all(name.startswith("s.db.corrupt-2096") for name in kept)
+
+
+def test_before_the_first_row_there_are_no_decisions(tmp_path: Path) -> None:
+    """The file is there and its tables are not: everything reads as empty, and a backup is as empty."""
+    path = tmp_path / "s.db"
+    path.touch()
+    assert queries.decisions(path) == []
+    assert queries.find(path, "x") is None
+    assert list(queries.export(path)) == []
+    assert queries.events(path) == []
+    assert queries.spending(path, START) == {}
+    assert (queries.status(path)["decisions"], queries.status(path)["newest"]) == (0, None)
+    queries.backup(path, tmp_path / "copy.db")
+    open_writer(tmp_path / "copy.db").close()
+    assert queries.decisions(tmp_path / "copy.db") == []
+
+
+def test_before_the_file_is_there_its_writer_is(tmp_path: Path) -> None:
+    """A process that holds the lock is about to make the file; without one there is no database."""
+    path = tmp_path / "s.db"
+    lock = WriteLock(path)
+    lock.take()
+    assert queries.decisions(path) == []
+    lock.give()
+    with pytest.raises(StoreError, match="no database here"):
+        queries.decisions(path)
+
+
+def test_another_programs_database_is_not_read_as_empty(tmp_path: Path) -> None:
+    """It has tables, and not ours."""
+    path = tmp_path / "other.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+    connection.close()
+    with pytest.raises(StoreError, match="no such table"):
+        queries.decisions(path)
+
+
+def test_writing_verbs_keep_off_a_file_that_has_a_writer(path: Path) -> None:
+    """INC-31: prune, forget and import raise Held, with the mark of who is to be asked; afterwards they work."""
+    lock = WriteLock(path)
+    lock.take()
+    for verb in (
+        lambda: queries.prune(path, Limits(max_bytes=1)),
+        lambda: queries.forget(path, f"{1:016x}"),
+        lambda: queries.save_state(path, b"{}", "bot"),
+    ):
+        with pytest.raises(Held) as caught:
+            verb()
+        assert caught.value.mark == lock.mark
+    assert len(queries.decisions(path, last=100)) == 30
+    lock.give()
+    assert queries.forget(path, f"{1:016x}") == 10
+    assert not is_held(path)
+
+
+def test_forgetting_is_whole_or_not_at_all(path: Path) -> None:
+    """An error in the middle of a step leaves its rows and no audit row."""
+    connection = open_writer(path)
+    connection.execute("DROP TABLE feedback")
+    with pytest.raises(sqlite3.OperationalError):
+        forget(connection, f"{1:016x}", Forgetting(START, "cli"))
+    assert connection.execute("SELECT count(*) FROM decisions").fetchone() == (30,)
+    assert connection.execute("SELECT count(*) FROM audit").fetchone() == (0,)
+    assert not connection.in_transaction
+    connection.close()

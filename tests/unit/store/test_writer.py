@@ -12,8 +12,10 @@ from msgspec.structs import replace
 from sidecar.clock import monotonic, wall
 from sidecar.core.record import COLUMNS, row
 from sidecar.core.types import Clocks, Event, Feedback, Outcome
+from sidecar.errors import StoreError
 from sidecar.store import queries
 from sidecar.store.batch import Audit, Batch
+from sidecar.store.lock import Held, is_held
 from sidecar.store.retention import Limits
 from sidecar.store.writer import Writer
 from tests.fixtures.settled import as_rows, settled
@@ -147,6 +149,7 @@ def test_a_row_that_cannot_be_stored_does_not_take_others_with_it(writer: Writer
 def test_a_lock_while_a_bad_row_is_singled_out_loses_no_good_row(writer: Writer, path: Path) -> None:
     """GW-39: good rows of a batch with a bad one wait for the file like any others."""
     assert wait_for(lambda: writer.writable is True)
+    assert writer.close(2.0)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     bad = replace(settled(2), sent_model="\ud800")
@@ -255,3 +258,92 @@ def test_flush_gives_up_while_the_file_is_locked(writer: Writer, path: Path) -> 
         other.close()
     assert writer.flush(5.0) is True
     assert writer.rows_written == 1
+
+
+def test_a_second_writer_waits_until_the_first_ends(writer: Writer, path: Path) -> None:
+    """INC-31: two writers on one file: the second stores nothing, says whose it is, and takes over with what it kept."""
+    assert wait_for(lambda: writer.writable is True)
+    second = Writer(path, service="bot", commit_s=0.01)
+    told = second.claim()
+    assert told is not None
+    assert "writes" in told
+    assert second.writable is False
+    second.start()
+    second.put(as_rows([settled(1)]))
+    assert wait_for(lambda: second.errors > 2)
+    assert (second.rows_written, second.last_error) == (0, told)
+    assert writer.close(2.0)
+    assert wait_for(lambda: second.rows_written == 1)
+    assert second.writable is True
+    assert second.close(2.0)
+
+
+def test_a_writer_whose_lock_was_lost_stops(writer: Writer, path: Path) -> None:
+    """`rm db*` and a second process that was faster: the first lets go of the file and waits."""
+    assert wait_for(lambda: writer.writable is True)
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+    second = Writer(path, commit_s=0.01)
+    assert second.claim() is None
+    writer.put(as_rows([settled(1)]))
+    assert wait_for(lambda: writer.writable is False)
+    assert writer.rows_written == 0
+    assert second.close(1.0)
+    second.start()
+    second.close(1.0)
+    assert wait_for(lambda: writer.rows_written == 1)
+    assert len(queries.decisions(path)) == 1
+
+
+def test_deletion_of_file_and_lock_goes_on_with_new_ones(writer: Writer, path: Path) -> None:
+    """Both are made again, and others are kept out of the new ones too."""
+    assert wait_for(lambda: writer.writable is True)
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+    writer.put(as_rows([settled(1)]))
+    assert wait_for(lambda: writer.rows_written == 1)
+    assert is_held(path)
+    with pytest.raises(Held):
+        queries.prune(path, Limits())
+
+
+def test_a_claim_that_fails_otherwise_is_the_threads_business(tmp_path: Path) -> None:
+    """A directory that cannot be made is no other process."""
+    (tmp_path / "file").write_text("")
+    assert Writer(tmp_path / "file" / "s.db").claim() is None
+
+
+def test_what_is_asked_is_done_behind_what_was_put(writer: Writer, path: Path) -> None:
+    """On the one connection, in its thread, after the rows; an error goes to who asked and the thread goes on."""
+
+    def count(connection: sqlite3.Connection) -> int:
+        found: int = connection.execute("SELECT count(*) FROM decisions").fetchone()[0]
+        return found
+
+    writer.put(as_rows([settled(n) for n in range(50)]))
+    assert writer.ask(count).result(5.0) == 50
+    assert writer.lag_s == 0.0
+    with pytest.raises(StoreError, match="no such table"):
+        writer.ask(lambda connection: connection.execute("SELECT * FROM absent")).result(5.0)
+    with pytest.raises(ZeroDivisionError):
+        writer.ask(lambda _: 1 / 0).result(5.0)
+    assert writer.ask(count).result(5.0) == 50
+    assert writer.close(2.0)
+    with pytest.raises(StoreError, match="closed"):
+        writer.ask(count).result(5.0)
+
+
+def test_what_is_asked_of_a_file_that_refuses_fails_soon(writer: Writer, path: Path) -> None:
+    """Nobody waits for a lock of minutes; a question that was given up is not done."""
+    assert wait_for(lambda: writer.writable is True)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    writer.put(as_rows([settled(1)]))
+    with pytest.raises(StoreError, match="locked"):
+        writer.ask(lambda _: None).result(5.0)
+    given_up = writer.ask(lambda _: None)
+    given_up.cancel()
+    other.execute("ROLLBACK")
+    other.close()
+    assert wait_for(lambda: writer.rows_written == 1)
+    assert writer.ask(lambda _: 7).result(5.0) == 7

@@ -17,10 +17,12 @@ from tests.unit.telemetry.records import settled
 
 
 def test_a_line_is_one_json_object_with_the_columns() -> None:
-    """Keys are `event` and the store's columns in order; eligible and context are JSON and not text."""
-    text = lines([row(settled(), "bot")])
+    """Keys are `event` and the store's columns in order, without those that are null; eligible and context are JSON."""
+    values = row(settled(), "bot")
+    text = lines([values])
     record = orjson.loads(text)
-    assert tuple(record) == ("event", *COLUMNS)
+    known = [name for name, value in zip(COLUMNS, values, strict=True) if value is not None]
+    assert list(record) == ["event", *known] != ["event", *COLUMNS]
     assert (record["event"], record["service"], record["cost_nusd"]) == ("request", "bot", 1500)
     assert record["eligible"] == []
     assert record["context"]["endpoint"] == "chat"
@@ -31,7 +33,7 @@ def test_a_line_is_one_json_object_with_the_columns() -> None:
     "evil", ["a\r\nb", "a\x1b[31mb", "a\u2028b\u2029", "a\x9b31mb", "a\x85b", "a\x7fb", "\u00e9\u2013"]
 )
 def test_text_of_others_breaks_neither_line_nor_terminal(evil: str) -> None:
-    """CR, LF, ANSI, C1 and Unicode line separators arrive escaped, and unchanged after parsing; é stays as it is."""
+    """SEC-INJECTION: CR, LF, ANSI, C1 and Unicode line separators arrive escaped, é as it is; parsed they are as before."""
     text = lines([row(settled(model=evil), "bot")])
     assert orjson.loads(text)["model"] == evil
     decoded = text.decode()
@@ -89,7 +91,7 @@ def test_a_blocked_pipe_hangs_nobody_and_tears_no_line(monkeypatch: pytest.Monke
     began = time.perf_counter()
     for number in range(600):
         sink.put(b"%06d %b\n" % (number, b"x" * 993), 1)
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - began < 10, "a put waited for the reader"
     assert sink.dropped > 0
     assert sink.waiting_bytes > 0
     assert os.get_blocking(writer)  # the stream of others stays as it was
@@ -144,7 +146,7 @@ def _fresh_structlog() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_fresh_structlog")
 def test_events_are_json_without_secrets(tmp_path: Path) -> None:
-    """GW-45: secrets are hidden by name and by shape, also in exceptions and nested values; levels are obeyed."""
+    """GW-45, SEC-KEYS: secrets are hidden by name and by shape, also in exceptions and nested values; levels are obeyed."""
     path = tmp_path / "events.log"
     sink = configure("info", str(path))
     log = structlog.get_logger()
@@ -166,7 +168,7 @@ def test_events_are_json_without_secrets(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_fresh_structlog")
 def test_terminals_get_readable_lines_that_cannot_move_the_cursor(tmp_path: Path) -> None:
-    """On a terminal events are for people, and control characters of others are shown as escapes."""
+    """SEC-INJECTION: on a terminal events are for people, and control characters of others are shown as escapes."""
     path = tmp_path / "events.log"
     sink = configure("debug", str(path), terminal=True)
     structlog.get_logger().debug("hello", model="a\x1b[2Jb", count=3)

@@ -125,7 +125,7 @@ def test_the_metrics_are_those_of_v1_41() -> None:
 
 
 def test_a_real_collector_receives_protobuf() -> None:
-    """Over HTTP, spans and metrics arrive, parse, and hold no content."""
+    """SEC-PRIVACY: over HTTP, spans and metrics arrive, parse, and hold no content."""
     collector = Collector()
     spans = Spans(connect(collector.url + "/"), "bot", "1.0")
     spans.observe([settled(), settled()])

@@ -58,7 +58,7 @@ def test_brotli_is_used_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
 def test_a_bomb_is_given_up(encoding: str) -> None:
-    """A ratio above 100 is no JSON: the copy fails, and stays failed."""
+    """SEC-BOMBS: a ratio above 100 is no JSON: the copy fails, and stays failed."""
     bomb = b"\0" * 50_000_000
     encoded = gzip.compress(bomb) if encoding == "gzip" else zstandard.compress(bomb)
     decoder = make_decoder(encoding)

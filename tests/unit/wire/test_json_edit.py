@@ -130,7 +130,7 @@ def test_state_is_found_across_slices() -> None:
 
 
 def test_large_body_in_small_steps() -> None:
-    """INC-8: megabytes with the model at the end are read in slices, and edited where the slices found it."""
+    """INC-38: megabytes with the model at the end are read in slices, and edited where the slices found it."""
     text = 'a "quoted" \\ word \n' * 3000
     body = json.dumps({"messages": [{"role": "user", "content": text}] * 4, "model": "m", "n": 1}).encode()
     view = sliced(body, 1000)
@@ -169,7 +169,7 @@ def test_limits_of_the_sliced_reader() -> None:
     ],
 )
 def test_model_is_replaced_in_place(body: bytes, expected: bytes) -> None:
-    """INC-9: every top-level `model`, however its key is spelled; nothing else, and never a nested one."""
+    """INC-38: every top-level `model`, however its key is spelled; nothing else, and never a nested one."""
     assert edit_request(body, model="Z", view=read_request(body)) == expected
     assert edit_request(body, model="Z") == expected
     assert edit_request(body, model="Z", view=sliced(body)) == expected
@@ -308,7 +308,7 @@ def _pairs(text: bytes) -> Any:
     BODY, st.booleans(), st.booleans(), st.sampled_from([(), (("temperature", b"1"),), (("top_p", b"2"), ("x", b"[]"))])
 )
 def test_edit_changes_what_is_named_and_no_more(body: bytes, model: bool, ask: bool, params: Any) -> None:
-    """INC-10: quick and slow edits give the same bytes; a parser sees the wanted values and all others unchanged."""
+    """INC-38: quick and slow edits give the same bytes; a parser sees the wanted values and all others unchanged."""
     name = "Z" if model else None
     slow = edit_request(body, model=name, params=params, ask_usage=ask)
     assert edit_request(body, model=name, params=params, ask_usage=ask, view=read_request(body)) == slow

@@ -1,0 +1,96 @@
+"""Exchanges are settled in company, a few milliseconds after they end: what may wait for that, and what may not.
+
+The timer is an hour away in these tests (`later`), so that only what must not wait is settled.
+"""
+
+from pathlib import Path
+
+import orjson
+import pytest
+
+from sidecar.proxy import plane as plane_module
+from sidecar.sim.knobs import SimulatedModel
+from tests.integration.canary import OLD, talking, written
+from tests.integration.conftest import Running, Serve, Sim, Upstream, serving
+from tests.integration.raw import call, connected, ok, post
+from tests.integration.test_budgets_rules import priced
+
+COMPANY = plane_module.TOGETHER
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plane_module, "SETTLE_S", 3600.0)
+
+
+def books(side: Running) -> tuple[int, int, int]:
+    """(accepted, completed, neither yet)."""
+    return side.books.accepted, side.books.completed, side.app.plane.open
+
+
+async def test_one_call_is_settled_by_the_timer(upstream: Upstream, serve: Serve) -> None:
+    """A lonely call does not wait for company."""
+    up = await upstream([ok(b"{}")])
+    side = await serve(up)
+    side.app.plane.together = COMPANY
+    assert (await call(side.port, post())).status == 200
+    assert await up.until(lambda: books(side) == (1, 1, 0))
+
+
+async def test_many_are_settled_together_and_the_books_always_balance(later: None, sim: Sim, serve: Serve) -> None:
+    """INC-44: what is over and not settled counts as open; the last of a company settles all of it."""
+    side = await serve(await sim(default=SimulatedModel()))
+    side.app.plane.together = COMPANY
+    async with talking(side) as app:
+        for _ in range(COMPANY - 1):
+            await app.ask()
+        assert books(side) == (COMPANY - 1, 0, COMPANY - 1)
+        await app.ask()
+    assert books(side) == (COMPANY, COMPANY, 0)
+
+
+async def test_a_ceiling_knows_the_last_call(later: None, sim: Sim, serve: Serve, tmp_path: Path) -> None:
+    """GW-19: with a budget what is over is settled before the next call is decided. A call reserves 0.001 $ and costs
+    0.00024 $: under 0.0014 $ the second one fits only when the first has given back what it did not use."""
+    provider = await sim()
+    folder = written(tmp_path / "p", priced(provider.port, budget={"daily_usd": 0.0014, "on_exceeded": "deny"}))
+    side = await serve(provider, policies=folder, environ={"NEW_KEY": "k"})
+    side.app.plane.together = COMPANY
+    async with talking(side) as app:
+        assert [(await app.ask("x", max_tokens=100)).status for _ in range(3)] == [200, 200, 429]
+
+
+async def test_a_conversation_finds_the_arm_that_keeps_it(later: None, sim: Sim, serve: Serve, tmp_path: Path) -> None:
+    """A call that goes on with a response that has ended just now is pinned to the arm that has it."""
+    provider = await sim()
+    folder = written(tmp_path / "p", priced(provider.port))
+    side = await serve(provider, policies=folder, environ={"NEW_KEY": "k"})
+    side.app.plane.together = COMPANY
+    async with connected(side.port) as client:
+        client.send(post("/v1/responses", orjson.dumps({"model": OLD, "input": "x"})))
+        kept = orjson.loads((await client.response()).body)["id"]
+        client.send(post("/v1/responses", orjson.dumps({"model": OLD, "input": "y", "previous_response_id": kept})))
+        assert (await client.response()).value(b"x-sidecar-reason") == b"pinned"
+
+
+async def test_feedback_finds_the_call_that_ended_just_now(later: None, sim: Sim, serve: Serve, tmp_path: Path) -> None:
+    """The app scores the answer that it has in its hands."""
+    side = await serve(await sim(default=SimulatedModel()), db=tmp_path / "side.db")
+    side.app.plane.together = COMPANY
+    async with talking(side) as app:
+        decision = (await app.ask()).decision
+        app.client.send(post("/_sidecar/v1/feedback", orjson.dumps({"id": decision, "score": 1.0})))
+        assert (await app.client.response()).status == 202
+
+
+async def test_the_end_of_the_process_settles_what_is_left(later: None, sim: Sim, tmp_path: Path) -> None:
+    """Nothing that ended is lost by a shutdown."""
+    provider = await sim(default=SimulatedModel())
+    async with serving(f"http://127.0.0.1:{provider.port}", db=tmp_path / "side.db") as side:
+        side.app.plane.together = COMPANY
+        async with talking(side) as app:
+            await app.ask()
+        assert books(side) == (1, 0, 1)
+    assert books(side) == (1, 1, 0)
+    assert side.app.archive.writer is not None
+    assert side.app.archive.writer.rows_written == 1

@@ -1,0 +1,242 @@
+"""The engine over time: policies that change, snapshots that come back."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidecar.core.engine import MAX_ABSENT, Engine
+from sidecar.core.policy import (
+    NO_POLICY,
+    Budget,
+    Policy,
+)
+from sidecar.core.types import Decision, Feedback
+from sidecar.errors import RolloutError
+from tests.unit.core.engines import MINI, NANO, NOW, SPEC, engine, facts, kinds, outcome, policy, promoted
+
+# ---- policies and state
+
+
+def test_apply_keeps_what_stays_and_forgets_what_changes() -> None:
+    """A reload keeps beliefs, spending and conversations of arms that stay; a changed arm begins anew."""
+    made = promoted(policy(budget=Budget(daily_nusd=10**9)))
+    for key in range(1, 30):
+        made.settle(facts(key), made.decide(facts(key), NOW), outcome(), NOW)
+    assert kinds(made.apply(policy(budget=Budget(daily_nusd=10**8)), NOW)) == ["policy.applied"]
+    kept = made.status()[0]
+    assert (kept.arms[1].exchanges, kept.arms[1].role, kept.spent_day_nusd) == (29, "stable", 29 * 600)
+    assert made.decide(facts(1), NOW).reason == "sticky"
+    spec = made.apply(policy(rollout=replace(SPEC, min_requests=9)), NOW)
+    assert kinds(spec) == ["policy.applied"]
+    changed = made.apply(policy(arms=(replace(MINI, model="gpt-5-mini"),)), NOW)
+    assert kinds(changed) == ["policy.applied", "rollout.started"]
+    assert made.status()[0].arms[1].exchanges == 0
+    assert made.decide(facts(1), NOW).reason in ("baseline", "canary")
+
+
+def test_removing_an_arm_or_a_route_frees_its_conversations() -> None:
+    """Conversations of an arm that is gone are assigned anew; requests in flight settle without harm."""
+    made = promoted(policy())
+    flying = made.decide(facts(1), NOW)
+    assert flying.arm == "mini"
+    made.apply(policy(arms=()), NOW)
+    assert made.decide(facts(1), NOW).arm == "gpt-4o"
+    assert made.settle(facts(1), flying, outcome(), NOW).reward is None
+    made.apply(NO_POLICY, NOW)
+    assert made.settle(facts(1), flying, outcome(), NOW).reward is None
+    assert made.policy is NO_POLICY
+    made.apply(policy(), NOW)
+    assert made.decide(facts(1), NOW).reason != "sticky"
+
+
+def test_adding_an_arm_starts_its_rollout() -> None:
+    """A new arm of a canary or optimize route comes in by its own rollout; the others keep theirs."""
+    made = promoted(policy(mode="optimize"))
+    events = made.apply(policy(mode="optimize", arms=(MINI, NANO)), NOW)
+    assert kinds(events) == ["policy.applied", "rollout.started"]
+    assert [arm.role for arm in made.status()[0].arms] == ["baseline", "pool", "canary"]
+
+
+def test_changing_the_spec_of_a_running_rollout_begins_it_again() -> None:
+    """A rollout's id comes from its content: another spec is another rollout, and the old canaries are free."""
+    made = engine(policy())
+    bound = next(key for key in range(1, 400) if made.decide(facts(key), NOW).arm == "mini")
+    events = made.apply(policy(rollout=replace(SPEC, steps=(1, 100))), NOW)
+    assert kinds(events) == ["policy.applied", "rollout.started"]
+    assert made.decide(facts(bound), NOW).reason != "sticky"
+    made.rollback("support", NOW)
+    assert kinds(made.apply(policy(), NOW)) == ["policy.applied", "rollout.started"]
+
+
+def test_snapshot_round_trip() -> None:
+    """A restart keeps beliefs, rollouts, spending and conversations: the restored engine has the same snapshot and,
+    with the same generator, makes the same decisions."""
+    made = promoted(policy(mode="optimize", arms=(MINI, NANO), budget=Budget(daily_nusd=10**9)))
+    for key in range(1, 120):
+        made.settle(facts(key), made.decide(facts(key), NOW), outcome(), NOW)
+        score = Feedback(decision_id=str(key), route="support", arm="mini", score=(key % 5) / 5)
+        made.feedback(score, NOW)
+    again = engine(policy(mode="optimize", arms=(MINI, NANO), budget=Budget(daily_nusd=10**9)))
+    assert "state.restored" in kinds(again.restore(made.snapshot(), NOW))
+    left, right = orjson.loads(made.snapshot()), orjson.loads(again.snapshot())
+    assert left["routes"] == right["routes"]
+    assert left["ledger"] == right["ledger"]
+    made._rng, again._rng = np.random.default_rng(8), np.random.default_rng(8)
+    made._order[0].selector.touch()
+    made._order[0].rescore()
+    for key in (3, 50, *range(500, 540)):
+        first, second = made.decide(facts(key), NOW), again.decide(facts(key), NOW)
+        assert (first.arm, first.reason, first.propensity) == (second.arm, second.reason, second.propensity)
+
+
+def test_a_snapshot_of_another_policy_is_taken_as_far_as_it_fits() -> None:
+    """Routes and arms that no longer exist or changed are left out; a changed rollout begins anew and says so."""
+    made = engine(policy())
+    made.settle(facts(1), made.decide(facts(1), NOW), outcome(), NOW)
+    state = made.snapshot()
+    other = engine(policy(arms=(replace(MINI, model="other"),)))
+    assert "rollout.evidence_lost" in kinds(other.restore(state, NOW))
+    assert other.status()[0].arms[0].exchanges == 1
+    gone = engine(policy(arms=()))
+    assert kinds(gone.restore(state, NOW)) == ["state.restored"]
+    renamed = engine(policy(name="elsewhere"))
+    assert renamed.restore(state, NOW)[-1].detail["routes"] == 0
+
+
+def test_the_first_tick_tells_how_it_began() -> None:
+    """The events of the first policy reach the log; a rollout that goes on is not told as started."""
+    made = Engine(policy(), np.random.default_rng(1), NOW)
+    assert kinds(made.tick(NOW)) == ["policy.applied", "rollout.started"]
+    assert made.tick(NOW) == []
+    again = Engine(policy(), np.random.default_rng(1), NOW)
+    again.restore(made.snapshot(), NOW)
+    assert kinds(again.tick(NOW)) == ["policy.applied"]
+    changed = Engine(policy(rollout=replace(SPEC, min_requests=6)), np.random.default_rng(1), NOW)
+    changed.restore(made.snapshot(), NOW)
+    assert kinds(changed.tick(NOW)) == ["policy.applied", "rollout.started"]
+
+
+def test_a_route_that_was_away_goes_on_where_it_was() -> None:
+    """A broken policy at start, or one reload without the route, undoes no rollback and opens no budget."""
+    limited = policy(budget=Budget(daily_nusd=10**9))
+    made = engine(limited)
+    made.settle(facts(1), made.decide(facts(1), NOW), outcome(), NOW)
+    made.rollback("support", NOW)
+    restarted = engine(NO_POLICY)
+    restarted.restore(made.snapshot(), NOW)
+    restarted = _restarted(NO_POLICY, restarted.snapshot())
+    made.apply(NO_POLICY, NOW)
+    for one in (made, restarted):
+        assert kinds(one.apply(limited, NOW)) == ["policy.applied"]
+        status = one.status()[0]
+        assert (status.rollouts[0].phase, status.spent_day_nusd, status.arms[0].exchanges) == ("rolled_back", 600, 1)
+        assert one.decide(facts(2), NOW).arm == "gpt-4o"
+
+
+def test_a_part_that_cannot_be_read_costs_its_route_only() -> None:
+    """What waits for an absent route is judged when the route returns."""
+    state = orjson.loads(engine(policy()).snapshot())
+    state["routes"]["support"]["beliefs"] = None
+    made = _restarted(NO_POLICY, orjson.dumps(state))
+    assert kinds(made.apply(policy(), NOW)) == ["policy.applied", "state.ignored", "rollout.started"]
+    assert made.decide(facts(1), NOW).route == "support"
+
+
+def test_what_waits_for_absent_routes_is_bounded() -> None:
+    """Names of routes may change for ever; the route that went first is forgotten."""
+    made = engine(NO_POLICY)
+    for index in range(MAX_ABSENT + 3):
+        made.apply(policy(name=f"r{index}"), NOW)
+    made.apply(NO_POLICY, NOW)
+    assert list(orjson.loads(made.snapshot())["routes"]) == [f"r{index}" for index in range(3, MAX_ABSENT + 3)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"arms": (replace(MINI, model="other"),)}, {"rollout": replace(SPEC, min_requests=6)}, {"arms": (NANO,)}],
+)
+def test_a_change_across_a_restart_frees_conversations(changes: dict[str, Any]) -> None:
+    """As a reload does: an arm that changed or begins again keeps no conversation of before; others stay."""
+    made = engine(policy())
+    while made.status()[0].rollouts[0].step < 50:
+        made.promote("support", NOW)
+    before = {key: made.decide(facts(key), NOW).arm for key in range(1, 200)}
+    same, other = _restarted(policy(), made.snapshot()), _restarted(policy(**changes), made.snapshot())
+    for key, arm in before.items():
+        assert same.decide(facts(key), NOW).arm == arm
+        reason = other.decide(facts(key), NOW).reason
+        assert (reason == "sticky") == (arm == "gpt-4o")
+
+
+def _restarted(made: Policy, state: bytes) -> Engine:
+    ready = engine(made)
+    assert kinds(ready.restore(state, NOW))[-1] == "state.restored"
+    return ready
+
+
+@pytest.mark.parametrize(
+    "state", [b"", b"{", b"[]", b'{"version": 2}', b'{"version": 1}', b'{"version":1,"ledger":{"day":null}}']
+)
+def test_a_snapshot_that_cannot_be_read_is_named_and_the_engine_starts_empty(state: bytes) -> None:
+    """A state of another version or a broken one costs what was learnt, never the service."""
+    made = engine(policy())
+    made.settle(facts(1), made.decide(facts(1), NOW), outcome(), NOW)
+    events = made.restore(state, NOW)
+    assert kinds(events)[:2] == ["state.ignored", "policy.applied"]
+    assert made.status()[0].arms[0].exchanges == 0
+    assert made.decide(facts(1), NOW).route == "support"
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["decide", "tick", "promote", "pause", "resume", "rollback", "start"]), st.integers(1, 30)
+        ),
+        max_size=60,
+    )
+)
+def test_no_sequence_of_verbs_breaks_the_engine(steps: list[tuple[str, int]]) -> None:
+    """After any verbs: a rolled-back arm gets nothing, propensities lie in (0, 1], a refused verb changes nothing."""
+    made: Engine = engine(policy(mode="optimize", arms=(MINI, NANO)))
+    now = NOW
+    for verb, number in steps:
+        now += number
+        try:
+            match verb:
+                case "decide":
+                    decision: Decision = made.decide(facts(number), now)
+                    roles = {arm.id: arm.role for arm in made.status()[0].arms}
+                    assert decision.arm is not None
+                    assert roles[decision.arm] not in ("rolled_back", "waiting")
+                    assert 0.0 < decision.propensity <= 1.0
+                    made.settle(facts(number), decision, outcome(), now)
+                case "tick":
+                    made.tick(now)
+                case "start":
+                    made.start_rollout("support", ("mini", "nano")[number % 2], now)
+                case _:
+                    getattr(made, verb)("support", now)
+        except RolloutError:
+            continue
+    assert sum(arm.share for arm in made.status()[0].arms) == pytest.approx(1.0)
+
+
+def test_a_snapshot_without_bindings_keeps_those_of_the_last_one_with_them() -> None:
+    """New conversations wait for the next full snapshot; unbound ones never come back with an old list."""
+    made = promoted(policy(mode="optimize"))
+    before = orjson.loads(made.snapshot())["bindings"]
+    assert made.decide(facts(1), NOW).arm is not None
+    assert orjson.loads(made.snapshot(bindings=False))["bindings"] == before == []
+    assert len(orjson.loads(made.snapshot())["bindings"]) == 1
+    made.decide(facts(2), NOW)
+    kept = orjson.loads(made.snapshot(bindings=False))["bindings"]
+    assert sum(len(group[3]) for group in kept) == 1
+    made.rollback("support", NOW)
+    left = orjson.loads(made.snapshot(bindings=False))["bindings"]
+    assert all(group[1] != "mini" for group in left)
