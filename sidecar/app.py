@@ -51,6 +51,7 @@ from sidecar.telemetry.spans import Spans, connect
 log = structlog.get_logger()
 
 _BINDINGS_EVERY_S: Final = 2.0  # thousands of conversations take milliseconds, and a lost one costs little
+_SWITCH_S: Final = 0.0005  # how long the store's thread may keep the interpreter while traffic wants it; 5 ms otherwise
 _SNAPSHOT_EVERY_S: Final = 0.2  # with the store's group commit: learning survives a kill but for a quarter of a second
 _CLOSE_S: Final = 5.0
 
@@ -121,6 +122,7 @@ class Sidecar:
         """
         with contextlib.ExitStack() as undo:
             self._handle_signals()
+            sys.setswitchinterval(_SWITCH_S)
             sockets = self._bind(undo)
             self.on_events(await self.archive.open(self.engine))
             await self._serve(sockets)

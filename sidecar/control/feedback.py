@@ -16,7 +16,7 @@ from sidecar.clock import steady, wall
 from sidecar.core.types import Event, Feedback, Settled
 
 MAX_AGE_S: Final = 7 * 86400.0
-_REMEMBERED: Final = 20_000  # decisions; about 6 MB; older ones are looked up in the database
+_REMEMBERED: Final = 8_192  # decisions, in two halves; about 4 MB; older ones are looked up in the database
 _MAX_SOURCES: Final = 64
 _RATE_PER_S: Final = 1000.0  # per source; a service that scores every answer stays below, a loop gone wild does not
 _BURST: Final = 2000.0
@@ -48,6 +48,16 @@ class _Written(Struct, forbid_unknown_fields=True):
     label: str | None = None
 
 
+class _Half:
+    """Decisions by their id, and the ids by the provider's completion id."""
+
+    __slots__ = ("by_completion", "known")
+
+    def __init__(self) -> None:
+        self.known: dict[str, Known] = {}
+        self.by_completion: dict[str, str | Literal[False]] = {}  # False: several decisions have this id
+
+
 class FeedbackDesk:
     """Takes feedback from the traffic port, the admin API and the command line."""
 
@@ -65,8 +75,7 @@ class FeedbackDesk:
         self._look_up = look_up
         self._spawn = spawn
         self._on_events = on_events
-        self._known: OrderedDict[str, Known] = OrderedDict()
-        self._by_completion: dict[str, str | Literal[False]] = {}  # False: several decisions have this id
+        self._newer, self._older = _Half(), _Half()
         self._given: OrderedDict[tuple[str, str], float] = OrderedDict()  # last score per decision and source
         self._buckets: dict[str, tuple[float, float]] = {}
         self.accepted = 0
@@ -74,16 +83,15 @@ class FeedbackDesk:
 
     def remember(self, batch: Sequence[Settled]) -> None:
         """New decisions, so that feedback on them needs no database."""
+        if len(self._newer.known) + len(batch) > _REMEMBERED // 2:
+            self._newer, self._older = _Half(), self._newer
         for settled in batch:
             known = known_of(settled)
-            self._known[known.id] = known
-            if known.completion_id:
-                several = known.completion_id in self._by_completion
-                self._by_completion[known.completion_id] = False if several else known.id
-        while len(self._known) > _REMEMBERED:
-            _, old = self._known.popitem(last=False)
-            if old.completion_id:
-                self._by_completion.pop(old.completion_id, None)
+            self._newer.known[known.id] = known
+            completion = known.completion_id
+            if completion:
+                several = completion in self._newer.by_completion or completion in self._older.by_completion
+                self._newer.by_completion[completion] = False if several else known.id
 
     def handle(self, body: bytes, answer: Answer) -> None:
         """Reads one body and answers it, at once or when the database has been asked."""
@@ -101,15 +109,17 @@ class FeedbackDesk:
             self._find(written, answer)
 
     def _find(self, written: _Written, answer: Answer) -> None:
-        if written.id is not None:
-            known = self._known.get(written.id)
-        else:
+        newer, older = self._newer, self._older
+        key = written.id
+        if key is None:
             assert written.completion_id is not None
-            found = self._by_completion.get(written.completion_id)
+            found = newer.by_completion.get(written.completion_id)
+            found = older.by_completion.get(written.completion_id) if found is None else found
             if found is False:
                 self._refuse(answer, 409, "several decisions have this completion id: name the decision by id")
                 return
-            known = self._known.get(found) if found else None
+            key = found or ""
+        known = newer.known.get(key) or older.known.get(key)
         if known is not None:
             self._take(written, known, answer)
         else:

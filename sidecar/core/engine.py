@@ -11,7 +11,7 @@ first route that matches; requests that no route matches, and routes that only o
 
 Failing: rules and budgets refuse (closed). The selection has no expected error; should `decide` raise, that is our
 bug, and the shell calls `fail_open`, which reads the policy and nothing else: what the app asked for, or the
-baseline's model when that name is virtual. Memory is bounded: 65,536 bindings, 1,024 cached decisions per table, arms
+baseline's model when that name is virtual. Memory is bounded: 32,768 bindings, 1,024 cached decisions per table, arms
 and routes of the policy.
 
 What it does not do: translate between dialects, watch connections, share state between pods.

@@ -27,7 +27,7 @@ from sidecar.core.types import Event
 VERSION = 1
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError)  # what a broken state raises
 MAX_BINDINGS = (
-    4_096  # 0..65,536; about 100 kB of JSON: more makes a snapshot hold the loop, fewer switch models at restarts
+    4_096  # 0..32,768; about 100 kB of JSON: more makes a snapshot hold the loop, fewer switch models at restarts
 )
 
 

@@ -65,6 +65,7 @@ class RouteState:
         self._capable: dict[str, tuple[str, ...]] = {}
         for dialect in ("openai", "anthropic", "gemini"):
             self._capable[dialect] = tuple(arm.id for arm in route.all_arms if self._speaks(arm.upstream, dialect))
+        self._bindings: dict[str, Binding] = {}  # the newest of each arm
         self._as_asked: dict[tuple[str | None, str, bool], Decision] = {}
         self.reprice()
 
@@ -195,10 +196,20 @@ class RouteState:
         else:
             arm, reason, propensity = self._established(facts, eligible, now, rng)
         if unit != "request":
-            owner, tag = self.owners[arm], "" if step is None else staging.tag
-            made = Binding(owner, arm, propensity, self.sticky.generation(owner), tag, step)
-            self.sticky.bind(facts.key ^ self.salt, made)
+            self.sticky.bind(facts.key ^ self.salt, self._binding(arm, propensity, step))
         return self._serve(self.arms[arm], reason, propensity, eligible, unit, step)
+
+    def _binding(self, arm: str, propensity: float, step: int | None) -> Binding:
+        """A new conversation's binding: the arm's last one where nothing has changed since, thousands share it."""
+        owner, tag = self.owners[arm], "" if step is None else self.staging.tag
+        generation, last = self.sticky.generation(owner), self._bindings.get(arm)
+        if (
+            last is None
+            or last.propensity != propensity
+            or (last.generation, last.tag, last.step) != (generation, tag, step)
+        ):
+            last = self._bindings[arm] = Binding(owner, arm, propensity, generation, tag, step)
+        return last
 
     def _contested(self, eligible: tuple[str, ...]) -> bool:
         """Whether an established arm may serve too: without one nothing is drawn, the canary serves by necessity."""

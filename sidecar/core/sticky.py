@@ -1,11 +1,13 @@
 """Which arm a conversation has, and which keys are too common to be one conversation.
 
-**Sticky** is an exact least-recently-used table of MAX_BINDINGS keys. A binding carries the generation that its owner
+**Sticky** is a table of at most MAX_BINDINGS keys in two halves, young and old: a key that is used is young, and when the
+young half is full it becomes the old one, so that the keys which nobody used for that long are gone. The MAX_BINDINGS / 2
+keys that were used last are always there. A binding carries the generation that its owner
 (one arm of one route) had when it was made; `unbind` raises the owner's generation, which makes all its bindings void
 at once in O(1), however many they are. Void bindings are dropped when they are looked up or pushed out. Switching
 model within a conversation loses the provider's prompt cache and the answer's coherence, so a binding ends only by
-rollback, by rules, by removal of the arm, or by age in this table (65,536 conversations: about 8 MB; a service with
-more at once sees its oldest conversations assigned anew).
+rollback, by rules, by removal of the arm, or by age in this table (a service with more conversations at once sees its
+oldest assigned anew).
 
 **HeavyKeys** finds keys that are no conversation but a template: a derived key (system text, first user message) that
 every call of some service shares, and that would move all of them as one unit. What tells the two apart is size: a
@@ -24,10 +26,11 @@ What it does not know: apps that cut old turns off to keep a size. Such a conver
 """
 
 from collections import OrderedDict
+from itertools import chain
 
 from msgspec import Struct
 
-MAX_BINDINGS = 65_536  # 1e3..1e6; fewer: long-lived conversations switch model, more: memory (about 130 bytes each)
+MAX_BINDINGS = 32_768  # 1e3..1e6; fewer: long-lived conversations switch model, more: memory (about 200 bytes each)
 SHARE = 0.02  # DESIGN 4; higher: templates split traffic in lumps, lower: real conversations of tiny services flicker
 COUNTERS = 199  # error 0.5 % of traffic; fewer: keys near SHARE are missed
 HALVE_AFTER = 8_192  # 1e3..1e6; smaller forgets a template within its quiet hour, larger reacts late
@@ -53,35 +56,37 @@ class Sticky:
     """Key -> binding, bounded; the verbs are get, bind and unbind."""
 
     def __init__(self, max_bindings: int = MAX_BINDINGS) -> None:
-        self._max = max_bindings
-        self._bindings: OrderedDict[int, Binding] = OrderedDict()
+        self._half = max_bindings // 2
+        self._newer: dict[int, Binding] = {}
+        self._older: dict[int, Binding] = {}
         self._generations: dict[str, int] = {}
         self.unbound = 0  # calls of `unbind`
 
     def __len__(self) -> int:
-        return len(self._bindings)
+        return len(self._newer) + len(self._older)
 
     def generation(self, owner: str) -> int:
         return self._generations.get(owner, 0)
 
     def get(self, key: int) -> Binding | None:
-        """The binding of `key` if it still holds; a look makes the key the youngest."""
-        found = self._bindings.get(key)
+        """The binding of `key` if it still holds; a look makes the key young again."""
+        found = self._newer.get(key)
         if found is None:
-            return None
+            found = self._older.pop(key, None)
+            if found is None:
+                return None
+            self.bind(key, found)
         if found.generation != self._generations.get(found.owner, 0):
-            del self._bindings[key]
+            self._newer.pop(key, None)
             return None
-        self._bindings.move_to_end(key)
         return found
 
     def bind(self, key: int, binding: Binding) -> None:
-        """Binds `key`, pushing out the key that was not used for longest when the table is full."""
-        bindings = self._bindings
-        bindings[key] = binding
-        bindings.move_to_end(key)
-        if len(bindings) > self._max:
-            bindings.popitem(last=False)
+        """Binds `key`; when half of the table is young, the keys of the other half that nobody asked for are free."""
+        if len(self._newer) >= self._half and key not in self._newer:
+            self._newer, self._older = {}, self._newer
+        self._older.pop(key, None)
+        self._newer[key] = binding
 
     def unbind(self, owner: str) -> None:
         """All keys of `owner` are free from now on (O(1))."""
@@ -89,9 +94,9 @@ class Sticky:
         self.unbound += 1
 
     def youngest(self, limit: int) -> list[tuple[int, Binding]]:
-        """Up to `limit` valid bindings, youngest first."""
+        """Up to `limit` valid bindings, the young half first, in each half those that were made last."""
         found: list[tuple[int, Binding]] = []
-        for key, binding in reversed(self._bindings.items()):
+        for key, binding in chain(reversed(self._newer.items()), reversed(self._older.items())):
             if len(found) >= limit:
                 break
             if binding.generation == self._generations.get(binding.owner, 0):

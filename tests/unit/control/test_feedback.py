@@ -188,17 +188,19 @@ def test_invented_sources_share_one_budget(desk: Desk) -> None:
 
 def test_memory_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest decisions and scores are forgotten first, with their completion ids."""
-    monkeypatch.setattr(desk_module, "_REMEMBERED", 3)
-    batch = [settled(number, at=wall()) for number in range(5)]
-    desk.desk.remember([replace(one, outcome=replace(one.outcome, completion_id=None)) for one in batch[:1]])
-    desk.desk.remember(batch[1:])
-    assert desk.send({"id": batch[1].id, "score": 1})[0] == 404
-    assert desk.send({"completion_id": "chatcmpl-1", "score": 1})[0] == 404
-    desk.desk.remember([settled(9, at=wall(), completion_id=None)])
-    for one in (*batch[3:], batch[4]):
-        for source in ("a", "b", "c"):
-            assert desk.send({"id": one.id, "score": 1, "source": source})[0] == 202
-    assert desk.send({"id": batch[3].id, "score": 1, "source": "a"})[0] == 202
+    monkeypatch.setattr(desk_module, "_REMEMBERED", 4)
+    batch = [settled(number, at=wall(), completion_id=f"c-{number}") for number in range(5)]
+    for at in (slice(0, 1), slice(1, 3), slice(3, 5)):
+        desk.desk.remember(batch[at])
+    assert desk.send({"id": batch[0].id, "score": 1})[0] == 404
+    assert desk.send({"completion_id": "c-0", "score": 1})[0] == 404
+    for number in (1, 2, 3, 4):
+        assert desk.send({"completion_id": f"c-{number}", "score": 1})[0] == 202
+    desk.desk.remember([settled(6, at=wall(), completion_id="c-4")])
+    assert desk.send({"completion_id": "c-4", "score": 1})[0] == 409, "one of the two is in the older half"
+    for source in ("a", "b", "c", "d"):
+        assert desk.send({"id": batch[4].id, "score": 1, "source": source})[0] == 202
+    assert desk.send({"id": batch[3].id, "score": 1, "source": "user"})[0] == 202
     assert desk.taught[-1].previous is None  # forgotten: it counts anew
 
 
