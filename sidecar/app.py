@@ -170,7 +170,7 @@ class Sidecar:
             self._servers.append(
                 await loop.create_server(lambda: Downstream(self.plane), sock=sock, ssl=tls, backlog=1024)
             )
-        admin = Admin(self.settings, self.engine, self.desk, self.archive, self.on_events, self.readiness)
+        admin = Admin(self.settings, self.engine, self.take_feedback, self.archive, self.on_events, self.readiness)
         for what, app in (("health", health_app(self.readiness, self.metrics.render)), ("admin", admin_app(admin))):
             runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
             await runner.setup()
@@ -262,6 +262,12 @@ class Sidecar:
 
     def _tick(self) -> None:
         self.on_events(self.engine.tick(steady()))
+        if self.archive.may_take_over:
+            self.tasks.spawn(self._take_over(), "store")
+
+    async def _take_over(self) -> None:
+        """The process that wrote the database has ended: what it stored last is the state to go on with."""
+        self.on_events(await self.archive.take_over(self.engine))
 
     def _keep_state(self, _rows: Sequence[Row]) -> None:
         """What was learnt goes to the store behind the rows that taught it, a few times a second."""

@@ -4,6 +4,7 @@ Loopback is no protection by itself (browsers and DNS rebinding reach it), so ev
 be a local name, requests of web pages are refused, and nothing changes by GET. Every change is written to the audit table.
 """
 
+import asyncio
 import hmac
 import os
 import re
@@ -22,7 +23,7 @@ from sidecar import __version__
 from sidecar.clock import steady, wall
 from sidecar.config.settings import Settings
 from sidecar.control.archive import Archive
-from sidecar.control.feedback import FeedbackDesk
+from sidecar.control.feedback import Answer
 from sidecar.control.health import Readiness
 from sidecar.core.engine import Engine
 from sidecar.core.types import Event
@@ -45,7 +46,7 @@ class Admin:
 
     settings: Settings
     engine: Engine
-    desk: FeedbackDesk
+    take_feedback: Callable[[bytes, Answer], None]  # as the traffic port does
     archive: Archive
     on_events: Callable[[Sequence[Event]], None]
     readiness: Callable[[], Readiness]
@@ -203,11 +204,14 @@ class _Api:
 
     async def feedback(self, request: web.Request) -> web.StreamResponse:
         """The same as the traffic port's feedback endpoint."""
-        answer: list[tuple[int, bytes]] = []
-        self._admin.desk.handle(await request.read(), lambda status, body: answer.append((status, body)))
-        if not answer:
-            return _error(404, "unknown", "The decision is not in memory: send older feedback to the traffic port.")
-        status, body = answer[0]
+        answered: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+
+        def answer(status: int, body: bytes) -> None:
+            if not answered.done():
+                answered.set_result((status, body))
+
+        self._admin.take_feedback(await request.read(), answer)
+        status, body = await answered
         return web.Response(status=status, body=body, content_type="application/json")
 
     async def prune(self, request: web.Request) -> web.Response:

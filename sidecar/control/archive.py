@@ -33,14 +33,16 @@ class Archive:
         self.writer = Writer(settings.db, service=settings.service, limits=limits) if settings.db is not None else None
         self._state = b""
         self._started = False
+        self._held = False  # another process writes: its state is the newer one
 
     async def open(self, engine: Engine) -> Sequence[Event]:
         """Restores what the engine had learnt, then starts the writer. A database that cannot be read costs only that."""
         state: bytes | None = None
         events: list[Event] = []
         if self._path is not None and self.writer is not None:
-            state = await asyncio.to_thread(queries.load_state, self._path, self._service)
             other = await asyncio.to_thread(self.writer.claim)
+            state = await asyncio.to_thread(queries.load_state, self._path, self._service)
+            self._held = other is not None
             if other is not None:
                 message = f"{other}: rows wait in memory until it ends; give each sidecar its own SIDECAR_DB"
                 events.append(Event(kind="store.held", severity="high", message=message))
@@ -50,6 +52,19 @@ class Archive:
             state, missing = await asyncio.to_thread(_read_priors, self._priors)
             events += missing
         return [*events, *engine.restore(state, steady())] if state else events
+
+    @property
+    def may_take_over(self) -> bool:
+        """Whether the process that held the database at the start has let it go since."""
+        return self._held and self.writer is not None and self.writer.holds
+
+    async def take_over(self, engine: Engine) -> Sequence[Event]:
+        """Restores what that process stored last: steps, rollbacks and spending of after our own start."""
+        if not self.may_take_over or self._path is None:
+            return []
+        self._held = False
+        state = await asyncio.to_thread(queries.load_state, self._path, self._service)
+        return engine.restore(state, steady()) if state else []
 
     def put(self, rows: Sequence[Row]) -> None:
         if self.writer is not None:
@@ -69,8 +84,8 @@ class Archive:
             self.writer.put_audit([line])
 
     def state(self, state: bytes) -> None:
-        """The engine's snapshot, when it has changed."""
-        if self.writer is not None and state != self._state:
+        """The engine's snapshot, when it has changed; never over that of another process that is still at work."""
+        if self.writer is not None and state != self._state and not self._held:
             self._state = state
             self.writer.put_state(state)
 

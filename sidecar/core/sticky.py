@@ -70,15 +70,10 @@ class Sticky:
 
     def get(self, key: int) -> Binding | None:
         """The binding of `key` if it still holds; a look makes the key young again."""
-        found = self._newer.get(key)
-        if found is None:
-            found = self._older.pop(key, None)
-            if found is None:
-                return None
-            self.bind(key, found)
-        if found.generation != self._generations.get(found.owner, 0):
-            self._newer.pop(key, None)
+        found = self._newer.pop(key, None) or self._older.pop(key, None)
+        if found is None or found.generation != self._generations.get(found.owner, 0):
             return None
+        self.bind(key, found)
         return found
 
     def bind(self, key: int, binding: Binding) -> None:
@@ -94,7 +89,7 @@ class Sticky:
         self.unbound += 1
 
     def youngest(self, limit: int) -> list[tuple[int, Binding]]:
-        """Up to `limit` valid bindings, the young half first, in each half those that were made last."""
+        """Up to `limit` valid bindings, those that were used last first."""
         found: list[tuple[int, Binding]] = []
         for key, binding in chain(reversed(self._newer.items()), reversed(self._older.items())):
             if len(found) >= limit:

@@ -82,9 +82,11 @@ def _record(exchange: Over, outcome: Outcome) -> None:
         plane.engine.release(decision)
         return
     verdict = NOTHING
-    if exchange.sent_s is None and outcome.error in _NOT_THE_ARMS:
+    unsent = exchange.sent_s is None
+    left = unsent and outcome.kind == "aborted"  # while it waited for a connection: to the upstream, or for ours
+    if (unsent and outcome.error in _NOT_THE_ARMS) or (left and exchange.origin.pool.full):
         plane.engine.release(decision)
-    elif exchange.sent_s is None and outcome.kind == "aborted":  # it waited for a connection: that costs nothing
+    elif left:  # that costs nothing
         verdict = _learn(exchange, decision, replace(outcome, cost_nusd=0))
     else:
         verdict = _learn(exchange, decision, outcome)

@@ -93,7 +93,7 @@ class Plane:
         self.salt = b""
         self.kept: dict[str, tuple[str, int]] = {}  # response ids to (arm, sticky key): where state was left
         self.together = TOGETHER
-        self._ended: list[Callable[[], None]] = []
+        self._ended: deque[Callable[[], None]] = deque()
         self._settling = False  # a timer is set
         self._entropy = b""
         self._entropy_at = 0
@@ -129,9 +129,12 @@ class Plane:
 
     def settle(self) -> None:
         """Settles what is over. Who looks at books, engine or records on a person's behalf calls this first."""
-        ended, self._ended = self._ended, []
-        for settle in ended:
-            settle()
+        ended = self._ended
+        while ended:
+            try:
+                ended.popleft()()
+            except Exception as error:  # noqa: BLE001 - one that fails must not keep the others from their books
+                self.on_bug("settle", error)
 
     def new_id(self, at: float) -> str:
         """A decision id: 16 hexadecimal digits of microseconds since the epoch, then 10 random ones; sorts by time."""

@@ -137,6 +137,11 @@ class Pool:
         """(open, idle, waiting exchanges)."""
         return len(self._open), len(self._idle), len(self._waiting)
 
+    @property
+    def full(self) -> bool:
+        """No further connection may be opened: who waits, waits for others of ours."""
+        return len(self._open) + self._dialling >= self._limit
+
     def take(self, rider: Rider) -> UpstreamConnection | None:
         """An idle connection at once, or None: then `rider` is called when there is one, or when there will be none."""
         idle = self._idle
@@ -192,7 +197,7 @@ class Pool:
             connection.close()
 
     def _dial(self) -> None:
-        if self._dialling < len(self._waiting) and len(self._open) + self._dialling < self._limit:
+        if self._dialling < len(self._waiting) and not self.full:
             self._dialling += 1
             self._tasks.spawn(self._connect(), "dial")
 

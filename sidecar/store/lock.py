@@ -37,6 +37,10 @@ class WriteLock:
         self._database = database
         self._descriptor: int | None = None
 
+    @property
+    def held(self) -> bool:
+        return self._descriptor is not None
+
     def take(self) -> None:
         """Holds the lock afterwards, also when its file was deleted since it was taken last.
 
@@ -53,6 +57,7 @@ class WriteLock:
         for _ in range(_ATTEMPTS):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
+                _give_to_owner(descriptor, self._database)
                 if not _locked(descriptor):
                     raise Held(self._database, _read(descriptor))
                 if _is_at(descriptor, path):
@@ -70,6 +75,17 @@ class WriteLock:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
+
+
+def _give_to_owner(descriptor: int, database: Path) -> None:
+    """A lock that root makes, in a verb for instance, belongs to whom the database does, or its folder: they serve."""
+    if os.geteuid() != 0:
+        return
+    try:
+        found = database.stat()
+    except FileNotFoundError:
+        found = database.parent.stat()
+    os.fchown(descriptor, found.st_uid, found.st_gid)
 
 
 def lock_file(database: Path) -> Path:

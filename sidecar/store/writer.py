@@ -119,6 +119,11 @@ class Writer:
             return None  # the thread meets it again, and counts it
         return None
 
+    @property
+    def holds(self) -> bool:
+        """Whether this process has the right to write."""
+        return self._right.held
+
     def start(self) -> None:
         """Start the thread. The file is opened there, at once, so a slow disk delays nothing."""
         self.hurry()
@@ -182,6 +187,8 @@ class Writer:
     def flush(self, timeout_s: float) -> bool:
         """Waits, in a thread that is not the loop's, until all that was put before is committed; False when it is not
         within `timeout_s`."""
+        if self._ended:
+            return False
         done = threading.Event()
         with self._lock:
             self._waiters.append(done)

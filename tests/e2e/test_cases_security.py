@@ -194,7 +194,7 @@ def test_a_bomb_is_passed_on_and_not_opened(tmp_path: Path) -> None:
                 while piece := sock.recv(MIB):
                     answer += piece
             assert answer.partition(b"\r\n\r\n")[2] == bomb.packed
-        assert process.memory_info().rss - before < 24 * MIB
+        assert process.memory_info().rss - before < 40 * MIB
         assert ask(sidecar.health_port, "GET", "/health")[0] == 200
         assert sidecar.stop() == 0
         assert {(row["outcome"], row["output_tokens"], row["cost_nusd"]) for row in sidecar.decisions()} == {

@@ -4,6 +4,7 @@ The timer is an hour away in these tests (`later`), so that only what must not w
 """
 
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -94,3 +95,45 @@ async def test_the_end_of_the_process_settles_what_is_left(later: None, sim: Sim
     assert books(side) == (1, 1, 0)
     assert side.app.archive.writer is not None
     assert side.app.archive.writer.rows_written == 1
+
+
+async def test_one_that_fails_keeps_no_other_from_its_books(sim: Sim, serve: Serve) -> None:
+    """Whatever one settlement raises is counted, and the next ones are made."""
+    side = await serve(await sim(default=SimulatedModel()))
+    plane, told = side.app.plane, list[str]()
+    plane.on_bug = lambda where, _error: told.append(where)
+    plane.together, done = COMPANY, list[int]()
+
+    def raises() -> None:
+        raise OSError("of a test")
+
+    for settle in (raises, lambda: done.append(1), raises, lambda: done.append(2)):
+        plane.ended(settle)
+    plane.settle()
+    assert (told, done, plane.open) == (["settle", "settle"], [1, 2], 0)
+
+
+@pytest.mark.parametrize(("connections", "blamed"), [(1, 0), (8, 1)])
+async def test_who_leaves_our_own_queue_blames_nobody(
+    upstream: Upstream, serve: Serve, connections: int, blamed: int
+) -> None:
+    """With the last connection in use the wait is ours: the arm hears nothing of the client that gave up. With room for
+    another one it was sent, and the wait is the upstream's."""
+    up = await upstream([3600.0])
+    side = await serve(up, max_upstream_connections=connections)
+    told = list[str]()
+    settle = side.app.engine.settle
+
+    def learn(*exchange: Any) -> Any:
+        told.append(exchange[2].kind)
+        return settle(*exchange)
+
+    side.app.engine.settle = learn  # type: ignore[method-assign]  # the real one is called
+    async with connected(side.port) as first:
+        first.send(post())
+        assert await up.until(lambda: len(up.requests) == 1)
+        async with connected(side.port) as second:
+            second.send(post())
+            assert await up.until(lambda: side.books.accepted == 2)
+        assert await up.until(lambda: side.books.aborted == 1)
+        assert len(told) == blamed

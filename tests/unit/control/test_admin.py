@@ -2,7 +2,7 @@
 
 import json
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from sidecar.core.policy import NO_POLICY
 from sidecar.core.types import Event
 from sidecar.errors import ConfigError
 from sidecar.store.database import open_reader
+from sidecar.tasks import Tasks
 from tests.fixtures.policies import SUPPORT
 from tests.fixtures.settled import as_rows, settled
 
@@ -41,14 +42,23 @@ class Plane:
         self.archive = Archive(self.settings)
         self.events: list[Event] = []
         self.desk = FeedbackDesk(
-            self.engine.feedback, self.archive.feedback, self.archive.look_up, lambda _make: None, self.events.extend
+            self.engine.feedback, self.archive.feedback, self.archive.look_up, self._spawn, self.events.extend
         )
         self.admin = Admin(
-            self.settings, self.engine, self.desk, self.archive, self.events.extend, lambda: Readiness(True, "serving")
+            self.settings,
+            self.engine,
+            self.desk.handle,
+            self.archive,
+            self.events.extend,
+            lambda: Readiness(True, "serving"),
         )
+        self._tasks = Tasks(lambda _name, _error: None)
         self.token = ensure_token(self.settings)
         self.headers = {"Authorization": f"Bearer {self.token}", **GOOD}
         self.client: Any = None
+
+    def _spawn(self, make: Callable[[], Coroutine[object, object, None]]) -> None:
+        self._tasks.spawn(make(), "feedback")
 
     async def get(self, path: str, **headers: str) -> Any:
         return await self.client.get(path, headers=self.headers | headers)
@@ -197,7 +207,7 @@ async def test_reading_without_a_database(tmp_path: Path, aiohttp_client: Any) -
     one = Plane(tmp_path, db=False)
     settings = Settings.load({}, None, [f"admin_token_file={token}"])
     client = await aiohttp_client(
-        admin_app(Admin(settings, one.engine, one.desk, one.archive, one.admin.on_events, one.admin.readiness))
+        admin_app(Admin(settings, one.engine, one.desk.handle, one.archive, one.admin.on_events, one.admin.readiness))
     )
     answer = await client.get("/api/v1/decisions", headers={"Authorization": "Bearer t", **GOOD})
     assert answer.status == 503
@@ -278,7 +288,7 @@ async def test_what_is_not_erased(plane: Plane) -> None:
 
 
 async def test_feedback(plane: Plane) -> None:
-    """As on the traffic port for decisions in memory; others are sent there."""
+    """As on the traffic port: decisions in memory, and others looked for in the database."""
     one = settled(1, at=wall())
     plane.desk.remember([one])
     assert (await plane.post("/api/v1/feedback", {"id": one.id, "score": 1})).status == 202

@@ -146,6 +146,30 @@ async def test_a_database_that_another_process_writes(tmp_path: Path) -> None:
     second.close(5)
 
 
+async def test_what_the_old_process_decided_last_is_taken_over(tmp_path: Path) -> None:
+    """Two processes overlap in a restart: a step of the old one, made after the new one began, is neither overwritten
+    nor forgotten."""
+    db = tmp_path / "sidecar.db"
+    old, new = Archive(settings(f"db={db}")), Archive(settings(f"db={db}"))
+    await old.open(engine())
+    held = await new.open(engine())
+    assert [event.kind for event in held] == ["store.held"]
+    spent = engine()
+    spent.charge("-", 5, steady())
+    old.state(spent.snapshot())
+    new.state(engine().snapshot())  # of an engine that has not seen it: not put
+    assert not new.may_take_over
+    assert await new.take_over(engine()) == []
+    old.close(5)
+    assert wait_for(lambda: new.may_take_over)
+    mine = engine()
+    assert [event.kind for event in await new.take_over(mine)] == ["state.restored"]
+    assert mine.snapshot() == spent.snapshot()
+    assert not new.may_take_over
+    new.close(5)
+    assert queries.load_state(db, "bot") == spent.snapshot()
+
+
 async def test_erasing_without_a_database() -> None:
     """An error that says what to set."""
     archive = Archive(settings())

@@ -31,6 +31,10 @@ def test_youngest_leaves_out_void_bindings_and_obeys_its_limit() -> None:
         sticky.bind(key, binding(sticky, "r/a" if key % 2 else "r/b"))
     sticky.unbind("r/b")
     assert [key for key, _ in sticky.youngest(2)] == [5, 3]
+    assert sticky.get(1) is not None  # used again: among the youngest, however long ago it was made
+    assert [key for key, _ in sticky.youngest(2)] == [1, 5]
+    assert sticky.get(3) is not None
+    assert sticky.get(5) is not None
     assert [key for key, _ in sticky.youngest(9)] == [5, 3, 1]
 
 

@@ -127,3 +127,17 @@ def test_a_lock_file_that_does_not_stay(path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(fcntl, "flock", lose)
     with pytest.raises(OSError, match="does not stay"):
         WriteLock(path).take()
+
+
+def test_the_lock_belongs_to_whom_the_database_does(tmp_path: Path) -> None:
+    """A verb that root runs once leaves a lock that the serving user can take (run as another user: its own file)."""
+    database = tmp_path / "sidecar.db"
+    database.touch()
+    if os.geteuid() == 0:
+        os.chown(database, 65_534, 65_534)
+    lock = WriteLock(database)
+    lock.take()
+    assert lock.held
+    assert lock_file(database).stat().st_uid == database.stat().st_uid
+    lock.give()
+    assert not lock.held
