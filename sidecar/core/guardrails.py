@@ -159,6 +159,7 @@ class BoundedGuard:
         return None if score is None else 1.0 - score
 
     def observe(self, sample: Sample, *, canary: bool, share: float) -> None:
+        """Counts one unit, which was put in the canary with probability `share`; nothing where its harm is unknown."""
         harm = self._harm(sample)
         if harm is None:
             return
@@ -183,6 +184,7 @@ class BoundedGuard:
         return self._test.rejected(self._alpha) and self.status().verdict == "fail"
 
     def status(self) -> GuardStatus:
+        """As it stands now; computed anew, changes nothing."""
         canary, control = self._value(self._canary), self._value(self._control)
         beyond = False
         if canary is not None and control is not None:
@@ -282,6 +284,7 @@ class NumberGuard:
         self._strata = (_Stratum(), _Stratum())  # not streaming, streaming
 
     def observe(self, sample: Sample, *, canary: bool, share: float) -> None:
+        """Counts one unit, which was put in the canary with probability `share`: its number, or that it is at least so."""
         at_least: float | None = None
         match self.metric:
             case "ttft_p95":
@@ -317,6 +320,7 @@ class NumberGuard:
         return self._test.rejected(self._alpha) and self.status().verdict == "fail"
 
     def status(self) -> GuardStatus:
+        """As it stands now; computed anew, changes nothing."""
         stratum = max(self._strata, key=lambda each: (each.canary.count, each.control.count))
         canary, control = self._value(stratum.canary), self._value(stratum.control)
         beyond = canary is not None and control is not None and canary > self._ratio * control

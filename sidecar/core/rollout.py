@@ -237,8 +237,9 @@ class Rollout:
         return self._learn(group, Sample(labelled=score), step, now)
 
     def _learn(self, group: Group, sample: Sample, step: int | None, now: float) -> list[Event]:
+        share = (self.step if step is None else step) / 100
         for guard in self._guards:
-            guard.observe(sample, canary=group == "canary", share=(self.step if step is None else step) / 100)
+            guard.observe(sample, canary=group == "canary", share=share)
         return self._roll_back_on_harm(now)
 
     # -- what happens by itself ----------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """What an exchange leaves behind: one outcome, told to the engine, to the books, and to whoever records.
 
-Runs inside the data plane's callbacks, so it must not raise: what fails here is counted, and the client never knows.
+Runs in `Plane.settle`, behind the answer: what it raises is counted there, and the client never knows.
 """
 
 from typing import Final, Protocol
@@ -50,17 +50,13 @@ class Over(Protocol):
 
 
 def settle(exchange: Over, kind: OutcomeKind, error: str | None, duration_s: float, status: int) -> None:
-    """Closes the books on one exchange; called exactly once, whatever happened."""
-    plane = exchange.plane
-    try:
-        if exchange.decision is None:  # it ended before there was anything to decide on
-            _count(exchange, kind, error)
-            return
-        outcome = _outcome(exchange, kind, error, duration_s, status)
-        _count(exchange, outcome.kind, error)
-        _record(exchange, outcome)
-    except Exception as bug:  # noqa: BLE001 - a fault of ours in the books must not reach the client
-        plane.on_bug("settle", bug)
+    """Closes the books on one exchange; called exactly once, whatever happened. What it raises, `Plane.settle` counts."""
+    if exchange.decision is None:  # it ended before there was anything to decide on
+        _count(exchange, kind, error)
+        return
+    outcome = _outcome(exchange, kind, error, duration_s, status)
+    _count(exchange, outcome.kind, error)
+    _record(exchange, outcome)
 
 
 def _count(exchange: Over, kind: OutcomeKind, error: str | None) -> None:

@@ -8,6 +8,8 @@ OSError; the writer turns them into counters and another attempt, the readers in
 
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sidecar.clock import rfc3339
@@ -51,6 +53,18 @@ def open_writer(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """One transaction of a connection in autocommit mode; nothing of it stays when anything raises."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise
 
 
 def open_reader(path: Path) -> sqlite3.Connection:

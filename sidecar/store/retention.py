@@ -13,7 +13,7 @@ import orjson
 
 from sidecar.core.record import at_text
 from sidecar.store.batch import INSERT_AUDIT
-from sidecar.store.database import size_bytes
+from sidecar.store.database import size_bytes, transaction
 
 STEP_ROWS = 1000  # rows of one transaction
 STEPS = 8  # steps of one call, so that new rows wait only tens of milliseconds
@@ -73,8 +73,7 @@ def forget(connection: sqlite3.Connection, key_hash: str, audit: "Forgetting") -
 
     The step that finds fewer than STEP_ROWS is the last, and leaves an audit row, without the key, in its transaction.
     """
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         ids = connection.execute(
             "SELECT id FROM decisions WHERE sticky_key = ? LIMIT ?", (key_hash, STEP_ROWS)
         ).fetchall()
@@ -82,10 +81,6 @@ def forget(connection: sqlite3.Connection, key_hash: str, audit: "Forgetting") -
         if len(ids) < STEP_ROWS:
             detail = orjson.dumps({"decisions": audit.before + len(ids)}).decode()
             connection.execute(INSERT_AUDIT, (at_text(audit.at), audit.service, audit.actor, "forget", "", detail))
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.rollback()
-        raise
     return len(ids)
 
 
@@ -99,13 +94,8 @@ def _delete_raw(connection: sqlite3.Connection, older_than: str | None) -> int:
 
 
 def _delete_ids(connection: sqlite3.Connection, ids: list[tuple[str]]) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         _delete(connection, ids)
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.rollback()
-        raise
 
 
 def _delete(connection: sqlite3.Connection, ids: list[tuple[str]]) -> None:

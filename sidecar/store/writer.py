@@ -25,7 +25,7 @@ from sidecar.core.record import Row
 from sidecar.core.types import Event, Feedback
 from sidecar.errors import StoreError
 from sidecar.store.batch import Audit, Batch, write
-from sidecar.store.database import Identity, identity, is_damaged, move_aside, open_writer
+from sidecar.store.database import Identity, identity, is_damaged, move_aside, open_writer, transaction
 from sidecar.store.lock import Held, WriteLock
 from sidecar.store.retention import Limits, prune
 
@@ -363,7 +363,8 @@ class Writer:
         return True
 
     def _commit(self, connection: sqlite3.Connection, batch: Batch) -> None:
-        _transaction(connection, lambda: write(connection, batch, self._service))
+        with transaction(connection):
+            write(connection, batch, self._service)
         self.commits += 1
 
     def _isolate(self, batch: Batch) -> bool:
@@ -415,8 +416,8 @@ class Writer:
         self._connection = connection
         self._identity = identity(self._path)
         if self._saved is not None:
-            saved = Batch(state=self._saved)
-            _transaction(connection, lambda: write(connection, saved, self._service))
+            with transaction(connection):
+                write(connection, Batch(state=self._saved), self._service)
         return connection
 
     def _examine(self) -> None:
@@ -444,14 +445,3 @@ class Writer:
                 connection.close()
             except sqlite3.Error as error:
                 self._fail(error)
-
-
-def _transaction(connection: sqlite3.Connection, body: Callable[[], None]) -> None:
-    """Run `body` in one transaction; nothing of it stays when anything raises."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        body()
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.rollback()
-        raise

@@ -1,9 +1,7 @@
 """Ceilings, rules, thresholds, fallbacks, records and failing open, as a client and as the database see them."""
 
 import asyncio
-import socket
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -255,22 +253,18 @@ async def test_a_listed_failure_is_served_by_the_next_arm(sim: Sim, serve: Serve
 
 
 async def test_an_upstream_that_swallows_connections_is_a_connect_failure(
-    sim: Sim, serve: Serve, tmp_path: Path
+    sim: Sim, serve: Serve, tmp_path: Path, blackhole: str
 ) -> None:
     """`on: [connect]`, and packets to the new arm are dropped: nothing was sent there, so the listed arm serves."""
     provider = await sim()
-    with ExitStack() as open_sockets:
-        hole = open_sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(3):  # a full queue: the kernel drops what comes now
-            waiting = open_sockets.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(hole.getsockname())
-        policy = route(provider.port, new_port=hole.getsockname()[1], fallback=SECOND, rollout={"min_requests": 9999})
-        folder = written(tmp_path / "p", policy)
-        side = await serve(provider, policies=folder, environ={"NEW_KEY": "k"}, connect_timeout="150ms")
-        to_step(side, 50)
-        async with talking(side) as app:
-            said = [await app.session(n) for n in range(5)]
+    policy = route(
+        provider.port, new_port=int(blackhole.rpartition(":")[2]), fallback=SECOND, rollout={"min_requests": 9999}
+    )
+    folder = written(tmp_path / "p", policy)
+    side = await serve(provider, policies=folder, environ={"NEW_KEY": "k"}, connect_timeout="150ms")
+    to_step(side, 50)
+    async with talking(side) as app:
+        said = [await app.session(n) for n in range(5)]
     assert {(one.status, one.model) for one in said} == {(200, OLD)}
     assert "fallback" in {one.reason for one in said}
 

@@ -5,9 +5,7 @@ so those tests give the same answer each time; where the process draws by itself
 """
 
 import asyncio
-import socket
 from collections import Counter
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -342,26 +340,22 @@ async def test_a_canary_that_hangs_is_taken_out(sim: Sim, serve: Serve, tmp_path
     assert "gave_up" in side.app.engine.status()[0].explanations[0]
 
 
-async def test_a_canary_that_cannot_be_reached_is_taken_out(sim: Sim, serve: Serve, tmp_path: Path) -> None:
+async def test_a_canary_that_cannot_be_reached_is_taken_out(
+    sim: Sim, serve: Serve, tmp_path: Path, blackhole: str
+) -> None:
     """Packets to the canary are dropped, and clients leave before the connection's timer ends: nothing was ever sent,
     which costs nothing, and it is taken out all the same (bound as above)."""
     provider = await sim()
-    with ExitStack() as open_sockets:
-        hole = open_sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(3):  # a full queue: the kernel drops what comes now
-            waiting = open_sockets.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(hole.getsockname())
-        changes = {"rollout": STEPS | {"min_requests": 10_000}, "budget": {"daily_usd": 1000}}
-        folder = written(tmp_path / "p", route(provider.port, new_port=hole.getsockname()[1], **changes))
-        side = await serve(provider, policies=folder, environ={"NEW_KEY": "k"})
-        rows = rows_of(side)
-        to_step(side, 25)
-        for n in range(160):
-            await impatient(side, n, 0.2)
-            if phase(side)[0] == "rolled_back":
-                break
-        await asyncio.sleep(0.2)  # the last abort settles
+    changes = {"rollout": STEPS | {"min_requests": 10_000}, "budget": {"daily_usd": 1000}}
+    folder = written(tmp_path / "p", route(provider.port, new_port=int(blackhole.rpartition(":")[2]), **changes))
+    side = await serve(provider, policies=folder, environ={"NEW_KEY": "k"})
+    rows = rows_of(side)
+    to_step(side, 25)
+    for n in range(160):
+        await impatient(side, n, 0.2)
+        if phase(side)[0] == "rolled_back":
+            break
+    await asyncio.sleep(0.2)  # the last abort settles
     assert phase(side) == ("rolled_back", 0), side.app.engine.status()[0].rollouts[0]
     status = side.app.engine.status()[0]
     assert status.reserved_nusd == 0

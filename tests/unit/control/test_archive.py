@@ -1,14 +1,12 @@
 """The store as the process uses it: learning comes back, old decisions are found, and no database means no fault."""
 
 import sqlite3
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sidecar.clock import monotonic, steady, wall
+from sidecar.clock import steady, wall
 from sidecar.config.settings import Settings
 from sidecar.control.archive import Archive
 from sidecar.core.engine import Engine
@@ -18,6 +16,7 @@ from sidecar.errors import StoreError
 from sidecar.store import queries
 from sidecar.store.batch import Audit
 from tests.fixtures.settled import as_rows, settled
+from tests.fixtures.waiting import wait_for
 
 
 def settings(*values: str) -> Settings:
@@ -26,15 +25,6 @@ def settings(*values: str) -> Settings:
 
 def engine() -> Engine:
     return Engine(NO_POLICY, np.random.default_rng(1), steady())
-
-
-def wait_for(true: Callable[[], bool], within_s: float = 5.0) -> bool:
-    end = monotonic() + within_s
-    while not true():
-        if monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 async def test_no_database() -> None:

@@ -2,8 +2,7 @@
 
 import sqlite3
 import stat
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,15 +18,7 @@ from sidecar.store.lock import Held, is_held
 from sidecar.store.retention import Limits
 from sidecar.store.writer import Writer
 from tests.fixtures.settled import as_rows, settled
-
-
-def wait_for(true: Callable[[], bool], within_s: float = 5.0) -> bool:
-    end = monotonic() + within_s
-    while not true():
-        if monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
+from tests.fixtures.waiting import wait_for
 
 
 @pytest.fixture
