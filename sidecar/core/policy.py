@@ -32,6 +32,7 @@ class FlatPrice:
     cached_fusd: int | None = None
     cache_write_fusd: int | None = None
     cache_write_1h_fusd: int | None = None
+    second_fusd: int = 0  # per second that a call takes: what a machine of one's own costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +74,29 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
+class Context:
+    """What of a request may tell answers apart: the tag that names its task, and whether its text is looked at."""
+
+    tag: str = "task"
+    text: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Objective:
-    """What the selector wants: `minimize` inside `max_quality_loss` (fraction, relative to the baseline)."""
+    """What the selector wants: `minimize` inside `max_quality_loss` (fraction, relative to the baseline).
+
+    `ttft_s` (streams) and `latency_s` (whole answers) are what a call should take at most; a call that takes longer
+    counts as `late_nusd` dearer.
+    """
 
     minimize: Literal["cost", "latency"] = "cost"
     max_quality_loss: float = 0.05
     quality_weight: float = 0.6
     cost_weight: float = 0.3
     latency_weight: float = 0.1
+    ttft_s: float | None = None
+    latency_s: float | None = None
+    late_nusd: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +134,15 @@ class Fallback:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Hard ceilings in nano-dollars (already divided by `replicas`), UTC days and months; None: no ceiling."""
+    """Hard ceilings in nano-dollars (already divided by `replicas`), UTC days and months; None: no ceiling.
+
+    `mean_request_nusd` bounds what the calls of the route cost on average; `window_nusd` what `window_s` may cost.
+    """
 
     per_request_nusd: int | None = None
+    mean_request_nusd: int | None = None
+    window_nusd: int | None = None
+    window_s: float = 3600.0
     daily_nusd: int | None = None
     monthly_nusd: int | None = None
     on_exceeded: Literal["cheapest", "deny"] = "cheapest"  # cheapest: then deny when even that arm does not fit
@@ -174,6 +196,7 @@ class Route:
     arms: tuple[Arm, ...] = ()  # without the baseline
     virtual: tuple[str, ...] = ()
     objective: Objective = Objective()
+    context: Context = Context()
     sticky: Unit = "conversation"
     rollout: RolloutSpec | None = None
     fallback: Fallback | None = None

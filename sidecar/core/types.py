@@ -9,8 +9,11 @@ read that completed the request's head. Money is integer nano-dollars (`_nusd`);
 from collections.abc import Mapping
 from typing import Literal
 
+import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
+Features = NDArray[np.float32]  # `core.features`: numbers of a text from which it cannot be read back
 Dialect = Literal["openai", "anthropic", "gemini"]
 Endpoint = Literal[
     "chat", "completions", "responses", "messages", "generate", "embeddings", "count_tokens", "other"
@@ -56,6 +59,8 @@ class Facts(Struct, frozen=True, gc=False, kw_only=True):
     input_bytes: int = 0
     max_tokens: int | None = None
     tools: bool = False
+    task: str = ""  # what kind of request it is, as the tag that the route's `context` names says
+    text: Features | None = None  # of the last user message, where the route's `context` asks for it
 
 
 class Refusal(Struct, frozen=True, gc=False):
@@ -162,6 +167,8 @@ class Feedback(Struct, frozen=True, gc=False, kw_only=True):
     rollout_id: str | None = None
     rollout_step: int | None = None  # of the decision: the share by which its group was drawn
     previous: float | None = None  # this source's earlier score of the same decision, to be taken back
+    task: str = ""  # as in the decision's Facts, where they are remembered
+    text: Features | None = None
 
 
 class Event(Struct, frozen=True, gc=False, kw_only=True):
