@@ -7,6 +7,11 @@ flight cannot pass a ceiling together by each looking at what was spent before. 
 sum, over the calls in flight when the ceiling is reached, of (actual - reserved): zero when estimates are upper
 bounds.
 
+Two ceilings pace instead of waiting for the end: `window_nusd` is what any `window_s` seconds may cost (hard, like day
+and month), `mean_request_nusd` what a call may cost on average (it takes dear arms out of the choice and refuses
+nothing: the cheapest arm may always serve). `allowance` is what the next calls may cost on average so that no ceiling
+is met before its time: what a day or window has left, over the calls that are to be expected in it.
+
 Money is integer nano-dollars. Days and months are UTC, taken from `now`, and move forward only: a clock that was set
 back between two processes does not open a spent day again. A reservation belongs to no day: it counts until it is
 settled. The cost is booked on the day on which the call ends. The ledger of one pod knows this pod's spending only;
@@ -14,10 +19,16 @@ the policy's ceilings are already divided by `replicas`.
 """
 
 from datetime import UTC, datetime
+from math import inf
+from typing import Final
 
+from sidecar.core.constraint import Spendings
 from sidecar.core.policy import Budget
+from sidecar.core.window import Window
 
 DAY_S = 86_400
+RATE_WINDOW_S: Final = 3_600.0  # 600..86,400: over which calls are counted to tell how many will come
+MIN_RATE_CALLS: Final = 32  # 8..1,000 calls in it; fewer say nothing about the rest of the day
 
 
 def month_of(day: int) -> int:
@@ -36,6 +47,16 @@ class Ledger:
         self.spent_day_nusd = 0
         self.spent_month_nusd = 0
         self.reserved_nusd = 0
+        self.spendings = Spendings()
+        self.calls = Window(RATE_WINDOW_S, quantiles=False)
+        self.window = Window(budget.window_s, quantiles=False) if budget is not None else self.calls
+        self._began = now
+
+    def obey(self, budget: Budget | None) -> None:
+        """Puts another budget in force over what was spent so far; a window of another length begins anew."""
+        if budget is not None and (self.budget is None or budget.window_s != self.budget.window_s):
+            self.window = Window(budget.window_s, quantiles=False)
+        self.budget = budget
 
     def roll(self, now: float) -> None:
         """Begins a new day (and month) when `now` is in one."""
@@ -60,10 +81,36 @@ class Ledger:
         asked = self.reserved_nusd + estimate_nusd
         if budget.daily_nusd is not None and not _within(self.spent_day_nusd, asked, budget.daily_nusd):
             return False
+        if budget.window_nusd is not None and not _within(int(self.window.total(now)), asked, budget.window_nusd):
+            return False
         return budget.monthly_nusd is None or _within(self.spent_month_nusd, asked, budget.monthly_nusd)
 
-    def reserve(self, estimate_nusd: int) -> None:
+    def reserve(self, estimate_nusd: int, now: float) -> None:
         self.reserved_nusd += estimate_nusd
+        self.calls.add(now)
+
+    def balance(self) -> float:
+        """What the next call may cost at most under the ceiling on the mean; infinite without one."""
+        ceiling = None if self.budget is None else self.budget.mean_request_nusd
+        return inf if ceiling is None else self.spendings.balance(ceiling, self.reserved_nusd)
+
+    def allowance(self, now: float) -> float:
+        """What the next calls may cost on average; infinite where no ceiling asks for it or too little is known."""
+        budget, found = self.budget, inf
+        if budget is None:
+            return found
+        if budget.mean_request_nusd is not None:
+            found = self.spendings.allowance(budget.mean_request_nusd)
+        calls = self.calls.count(now)
+        if calls < MIN_RATE_CALLS:
+            return found
+        rate = calls / min(RATE_WINDOW_S, max(now - self._began, 1.0))
+        if budget.daily_nusd is not None:
+            left = budget.daily_nusd - self.spent_day_nusd - self.reserved_nusd
+            found = min(found, max(0.0, left) / (rate * max(1.0, DAY_S - now % DAY_S)))
+        if budget.window_nusd is not None:
+            found = min(found, budget.window_nusd / (rate * budget.window_s))
+        return found
 
     def release(self, reserved_nusd: int) -> None:
         """Gives a reservation back; never below zero, so a reservation of an earlier process does no harm."""
@@ -75,17 +122,26 @@ class Ledger:
         day = now // DAY_S
         if day > self.day:
             self.roll(now)
+        self.spendings.add(cost_nusd)
+        if self.budget is not None and self.budget.window_nusd is not None:
+            self.window.add(now, cost_nusd)
         if day == self.day:
             self.spent_day_nusd += cost_nusd
             self.spent_month_nusd += cost_nusd
         elif month_of(int(day)) == self.month:
             self.spent_month_nusd += cost_nusd
 
-    def to_state(self) -> dict[str, int]:
-        """What outlives the process. Reservations do not: their calls died with it."""
-        return {"day": self.day, "day_nusd": self.spent_day_nusd, "month_nusd": self.spent_month_nusd}
+    def to_state(self) -> dict[str, float]:
+        """What outlives the process. Reservations and windows do not: their calls died with it, or soon are old."""
+        return {
+            "day": self.day,
+            "day_nusd": self.spent_day_nusd,
+            "month_nusd": self.spent_month_nusd,
+            "calls": self.spendings.calls,
+            "calls_nusd": self.spendings.cost_nusd,
+        }
 
-    def restore(self, state: dict[str, int], now: float) -> None:
+    def restore(self, state: dict[str, float], now: float) -> None:
         """Takes over an earlier process' spending; what belongs to a past day or month is left out.
 
         A day further ahead than clocks differ was a wrong clock: its spending counts for today, because a ledger that
@@ -96,6 +152,8 @@ class Ledger:
         self.month = month_of(self.day)
         self.spent_day_nusd = int(state["day_nusd"])
         self.spent_month_nusd = int(state["month_nusd"])
+        self.spendings.calls = float(state.get("calls", 0.0))
+        self.spendings.cost_nusd = float(state.get("calls_nusd", 0.0))
         self.roll(now)
 
 

@@ -67,6 +67,8 @@ class Engine:
         self._now = now  # of the newest request that was decided one by one
         self._uniform = True  # no route looks at paths or tags: equal (model, endpoint, dialect) take equal routes
         self.needs_key = False  # some route binds conversations: the shell derives their keys
+        self.wants_text = False  # some route's choice looks at texts: the shell makes their features
+        self.context_tags: tuple[str, ...] = ()  # that name a request's task, in the order of the routes
         self.has_ceilings = False  # budgets or rules: what was spent must be known to the last call
         self.chooses = False  # some route chooses arms: the shell gives each request its random bits
         self._pending = self.apply(policy, now)  # nobody listens yet: the first tick tells them
@@ -168,7 +170,14 @@ class Engine:
         events, self._pending = [*self._pending, *self._governance.tick()], []
         for state in self._order:
             events += state.tick(now)
+            state.refresh(now, self._rng, late=True)
         return events
+
+    def refresh(self, now: float) -> None:
+        """Digests what was learnt and draws anew, where enough is new. Takes up to some milliseconds: call it behind the
+        answers; `tick` does too."""
+        for state in self._order:
+            state.refresh(now, self._rng)
 
     # ---- the policy
 
@@ -201,6 +210,9 @@ class Engine:
         self._static = {}
         self.chooses = any(state.chooses for state in order)
         self.needs_key = any(state.chooses and state.route.sticky != "request" for state in order)
+        contexts = [state.route.context for state in order if state.chooses]
+        self.wants_text = any(context.text for context in contexts)
+        self.context_tags = tuple(dict.fromkeys(context.tag for context in contexts))
         self.has_ceilings = governance.active or any(state.route.budget is not None for state in order)
         applied = Event(kind="policy.applied", message=policy.version, detail={"routes": len(order)})
         return [applied, *events]

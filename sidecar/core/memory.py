@@ -20,6 +20,7 @@ import orjson
 
 from sidecar.core.budget import Ledger
 from sidecar.core.route import RouteState
+from sidecar.core.selector import restore, state_of
 from sidecar.core.staging import arm_digest
 from sidecar.core.sticky import Binding, Sticky
 from sidecar.core.types import Event
@@ -91,10 +92,7 @@ def going_on(state: RouteState, kept: Part) -> set[tuple[str | None, str | None]
 
 
 def _route(state: RouteState) -> dict[str, object]:
-    beliefs = {
-        arm: {"digest": arm_digest(state.arms[arm]), **belief.to_state()}
-        for arm, belief in state.selector.beliefs.items()
-    }
+    beliefs = {arm: {"digest": arm_digest(state.arms[arm]), **belief} for arm, belief in state_of(state.selector).items()}
     return {
         "ledger": state.ledger.to_state(),
         "spend": state.spend.to_state(),
@@ -112,8 +110,8 @@ def claim(state: RouteState, kept: Part, now: float) -> list[Event]:
         if arm in state.arms and one["digest"] == arm_digest(state.arms[arm])
     }
     for arm, one in same.items():
-        state.selector.beliefs[arm].restore(int(one["samples"]), [[float(x) for x in row] for row in one["posteriors"]])
-    arms = {arm: [int(x) for x in row] for arm, row in kept["spend"]["arms"].items() if arm in same}
+        restore(state.selector, arm, one)
+    arms = {arm: [float(x) for x in row] for arm, row in kept["spend"]["arms"].items() if arm in same}
     rollouts = state.staging.rollouts
     begun = {
         arm for arm, one in kept["staging"]["rollouts"].items() if arm in rollouts and one["id"] != rollouts[arm].id

@@ -22,12 +22,11 @@ from hashlib import blake2b
 import numpy as np
 from msgspec.structs import replace
 
-from sidecar.core.bandit import Selector
 from sidecar.core.budget import Ledger
 from sidecar.core.cost import RateCard
 from sidecar.core.policy import Arm, Policy, Route, Upstream
-from sidecar.core.reward import cost_score
 from sidecar.core.rollout import Phase
+from sidecar.core.selector import Selector
 from sidecar.core.spend import ArmSpend, Spend
 from sidecar.core.staging import Staging, arm_digest
 from sidecar.core.sticky import Binding, HeavyKeys, Sticky
@@ -36,7 +35,6 @@ from sidecar.core.types import SELECTABLE, Decision, Event, Facts, Reason, Refus
 
 PriceOf = Callable[[Upstream, str], RateCard | None]
 MASK = 2**64 - 1
-SCORE_STEP = 0.005  # 0..0.05; a smaller change of a cost score is no news: vectors stay cached
 DENIED_BUDGET = Refusal(429, "budget", "the budget of this route is used up; it is renewed with the UTC day or month")
 
 
@@ -229,9 +227,8 @@ class RouteState:
             if len(eligible) < len(self.arms):
                 pool = tuple(arm for arm in pool if arm in eligible)
             if len(pool) > 1:
-                choice = self.selector.choice(pool, facts.stream, now)
-                index = choice.draw(rng.random())
-                return pool[index], "sampled", choice.probabilities[index]
+                pick = self.selector.choose(pool, facts, rng, self.ledger.balance())
+                return pick.arm, "sampled", pick.propensity
             if pool:
                 return pool[0], "baseline" if pool[0] == self.route.baseline.id else "policy", 1.0
         arm = self._fixed(eligible)
@@ -301,7 +298,7 @@ class RouteState:
             if not self.ledger.fits(estimate, now):
                 return self.refuse(DENIED_BUDGET, "budget")
             decision = self._serve(self.arms[arm], "budget", 1.0, eligible)
-        self.ledger.reserve(estimate)
+        self.ledger.reserve(estimate, now)
         return replace(decision, reserved_nusd=estimate) if estimate else decision
 
     def _estimate(self, arm: str | None, facts: Facts) -> int:
@@ -343,18 +340,18 @@ class RouteState:
         """Takes over what the last policy's route learnt about arms that stay, and starts the rollout of a new arm."""
         if before is not None:
             old = {arm.id: arm_digest(arm) for arm in before.route.all_arms}
-            for arm in self.arms.keys() & old.keys():
-                if arm_digest(self.arms[arm]) == old[arm]:
-                    self.selector.beliefs[arm] = before.selector.beliefs[arm]
-                    self.spend.arms[arm] = before.spend.arms[arm]
-                else:
-                    self.unbind(arm)
+            same = [arm for arm in self.arms if old.get(arm) == arm_digest(self.arms[arm])]
+            self.selector.adopt(before.selector, same)
+            for arm in same:
+                self.spend.arms[arm] = before.spend.arms[arm]
+            for arm in (self.arms.keys() & old.keys()) - set(same):
+                self.unbind(arm)
             for arm in old.keys() - self.arms.keys():
                 before.unbind(arm)
             totals = before.spend
             self.spend.calls, self.spend.input_tokens = totals.calls, totals.input_tokens
             self.spend.output_tokens = totals.output_tokens
-            before.ledger.budget = self.route.budget
+            before.ledger.obey(self.route.budget)
             self.ledger, self.heavy = before.ledger, before.heavy
             if before.route.thresholds == self.route.thresholds:
                 self.thresholds = before.thresholds
@@ -412,13 +409,14 @@ class RouteState:
         self.rescore()
 
     def rescore(self) -> None:
-        """Gives the selector new cost scores when they differ from those it has."""
-        self.reference_nusd = reference = self.spend.expected_nusd(self.route.baseline.id)
-        scores = {arm: cost_score(self.spend.expected_nusd(arm), reference) for arm in self.arms}
-        old = self.selector.cost_scores
-        if any(abs(score - old.get(arm, -1.0)) > SCORE_STEP for arm, score in scores.items()):
-            self.selector.cost_scores = scores
-            self.selector.touch()
+        """Gives the selector the expected costs of now."""
+        self.reference_nusd = self.spend.expected_nusd(self.route.baseline.id)
+        self.selector.price_in([self.spend.expected_nusd(arm) for arm in self.arms])
+
+    def refresh(self, now: float, rng: np.random.Generator, *, late: bool = False) -> None:
+        """Digests what was learnt, where enough is new, or anything is and it is `late`; see `Selector.refresh`."""
+        if self.route.mode == "optimize" and (self.selector.due or (late and self.selector.model.waiting)):
+            self.selector.refresh(rng, self.ledger.allowance(now))
 
     def _speaks(self, upstream: str, dialect: str) -> bool:
         found = self.upstreams.get(upstream)

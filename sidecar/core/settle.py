@@ -48,7 +48,7 @@ def learn(state: RouteState, facts: Facts, decision: Decision, outcome: Outcome,
         signal = measure(outcome, state.selector.weights, state.route.quality.validators, reference)
         redefined = _redefined(state, facts, decision, outcome)
         if not redefined:
-            _teach(state, arm, signal, outcome)
+            _teach(state, arm, signal, facts, outcome)
         if not redefined and decision.rollout_id is not None and arm == decision.arm:
             events += _compare(state, facts, decision, outcome, signal, now)
         if not redefined and arm == decision.arm:
@@ -87,7 +87,7 @@ def _compare(
 
 def score(state: RouteState, feedback: Feedback, now: float) -> list[Event]:
     """Takes one feedback score in, replacing this source's earlier one; the windows of thresholds keep the first."""
-    state.selector.label(feedback.arm, feedback.score, feedback.previous)
+    state.selector.label(feedback)
     events: list[Event] = []
     if feedback.previous is None:
         events += state.obey(state.thresholds.label(feedback.arm, feedback.score, now), now)
@@ -97,15 +97,14 @@ def score(state: RouteState, feedback: Feedback, now: float) -> list[Event]:
     return events + staging.label(feedback.arm, feedback.score, (feedback.context_key, feedback.rollout_step), now)
 
 
-def _teach(state: RouteState, arm: str, signal: Signal, outcome: Outcome) -> None:
-    state.selector.partial_fit(arm, signal, outcome.stream)
+def _teach(state: RouteState, arm: str, signal: Signal, facts: Facts, outcome: Outcome) -> None:
+    state.selector.partial_fit(arm, signal, facts)
     if outcome.kind != "completed":
         return
     usage = outcome.usage
-    if usage is None:
-        state.spend.observe(arm, None, None, outcome.cost_nusd)
-    else:
-        state.spend.observe(arm, usage.input_tokens, usage.output_tokens, outcome.cost_nusd)
+    seconds = outcome.clocks.duration_s - (outcome.clocks.sent_s or 0.0)
+    tokens = (None, None) if usage is None else (usage.input_tokens, usage.output_tokens)
+    state.spend.observe(arm, *tokens, outcome.cost_nusd, seconds)
     state.settled += 1
     if state.settled % RESCORE_EVERY == 0:
         state.rescore()

@@ -4,7 +4,7 @@ Prices are known, not learnt (DESIGN 6): with a price the expected cost of an ar
 
     E[cost] = input price x mean input tokens of the route + output price x mean output tokens of the arm
 
-where the arm's mean is shrunk to the route's with the weight of SHRINK calls, so that a new arm is judged by its
+plus the price of the arm's mean seconds where time is paid; the arm's mean is shrunk to the route's with the weight of SHRINK calls, so that a new arm is judged by its
 price from its first call on and a price change acts at once. Without a price it is the mean of the costs that were
 observed.
 
@@ -29,6 +29,7 @@ ENOUGH = (
     100  # 100..1000 answers; fewer: the "99th percentile" is the longest of a few, and one short answer opens budgets
 )
 DEFAULT_OUTPUT_TOKENS = 1_024  # reserved when neither max_tokens nor a history exists
+DEFAULT_SECONDS = 5.0  # of a call, before any was seen
 FUSD_PER_NUSD = 1_000_000
 
 
@@ -67,6 +68,8 @@ class ArmSpend:
         self.price = price
         self.calls = 0  # with known usage
         self.output_tokens = 0
+        self.timed = 0  # with known duration
+        self.seconds = 0.0
         self.costed = 0  # with known cost
         self.cost_nusd = 0
         self.outputs = Histogram()
@@ -83,7 +86,8 @@ class ArmSpend:
             output = max(output, DEFAULT_OUTPUT_TOKENS) if max_tokens is None else max_tokens
         elif max_tokens is not None:
             output = min(output, max_tokens)
-        return -int(-_fusd(price, input_bytes / BYTES_PER_TOKEN, output) // FUSD_PER_NUSD)
+        estimate = -int(-_fusd(price, input_bytes / BYTES_PER_TOKEN, output) // FUSD_PER_NUSD)
+        return max(estimate, int(self.costs.p99() or 0.0)) if price.sizes[-1][1].second else estimate
 
 
 class Spend:
@@ -97,9 +101,19 @@ class Spend:
         self.input_tokens = 0
         self.output_tokens = 0
 
-    def observe(self, arm: str, input_tokens: int | None, output_tokens: int | None, cost_nusd: int | None) -> None:
+    def observe(
+        self,
+        arm: str,
+        input_tokens: int | None,
+        output_tokens: int | None,
+        cost_nusd: int | None,
+        seconds: float | None = None,
+    ) -> None:
         """Learns from one finished call; unknown parts are left out."""
         spend = self.arms[arm]
+        if seconds is not None:
+            spend.timed += 1
+            spend.seconds += seconds
         if input_tokens is not None and output_tokens is not None:
             self.calls += 1
             self.input_tokens += input_tokens
@@ -119,25 +133,35 @@ class Spend:
         spend = self.arms[arm]
         if spend.price is None:
             return spend.cost_nusd / spend.costed if spend.costed else None
+        time = spend.price.sizes[-1][1].second * self._seconds(spend)
         if self.calls == 0:
-            return _fusd(spend.price, DEFAULT_OUTPUT_TOKENS, DEFAULT_OUTPUT_TOKENS) / FUSD_PER_NUSD
+            return (_fusd(spend.price, DEFAULT_OUTPUT_TOKENS, DEFAULT_OUTPUT_TOKENS) + time) / FUSD_PER_NUSD
         route_output = self.output_tokens / self.calls
         output = (spend.output_tokens + SHRINK * route_output) / (spend.calls + SHRINK)
-        return _fusd(spend.price, self.input_tokens / self.calls, output) / FUSD_PER_NUSD
+        return (_fusd(spend.price, self.input_tokens / self.calls, output) + time) / FUSD_PER_NUSD
+
+    def _seconds(self, spend: ArmSpend) -> float:
+        timed = sum(one.timed for one in self.arms.values())
+        mean = sum(one.seconds for one in self.arms.values()) / timed if timed else DEFAULT_SECONDS
+        return (spend.seconds + SHRINK * mean) / (spend.timed + SHRINK)
 
     def to_state(self) -> dict[str, object]:
         """JSON values; histograms are left out: they fill again within a hundred calls."""
         arms = {
-            name: [spend.calls, spend.output_tokens, spend.costed, spend.cost_nusd] for name, spend in self.arms.items()
+            name: [spend.calls, spend.output_tokens, spend.costed, spend.cost_nusd, spend.timed, spend.seconds]
+            for name, spend in self.arms.items()
         }
         return {"total": [self.calls, self.input_tokens, self.output_tokens], "arms": arms}
 
-    def restore(self, total: list[int], arms: dict[str, list[int]]) -> None:
-        """Takes over the history of arms that still exist."""
+    def restore(self, total: list[int], arms: dict[str, list[float]]) -> None:
+        """Takes over the history of arms that still exist; older ones have no times."""
         self.calls, self.input_tokens, self.output_tokens = total
         for name in arms.keys() & self.arms.keys():
             spend = self.arms[name]
-            spend.calls, spend.output_tokens, spend.costed, spend.cost_nusd = arms[name]
+            counts = [int(number) for number in arms[name]]
+            spend.calls, spend.output_tokens, spend.costed, spend.cost_nusd = counts[:4]
+            if len(counts) > 4:
+                spend.timed, spend.seconds = counts[4], float(arms[name][5])
 
 
 def _fusd(card: RateCard, input_tokens: float, output_tokens: float) -> float:

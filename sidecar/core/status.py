@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from sidecar.core.constraint import pareto_front
 from sidecar.core.rollout import RolloutStatus
 from sidecar.core.route import RouteState
 from sidecar.core.thresholds import ThresholdStatus
@@ -21,7 +22,9 @@ class ArmStatus:
     answered: float  # posterior mean of the probability that an answer is fine
     labels: int
     label_mean: float | None
-    feasible: float  # P(quality is within max_quality_loss of the baseline's)
+    quality: float  # posterior mean over what was asked so far
+    feasible: float  # P(quality is within max_quality_loss of the baseline's), serving alone
+    on_front: bool  # no other arm is both cheaper and better
     expected_nusd: float | None
 
 
@@ -35,6 +38,8 @@ class RouteStatus:
     rollouts: tuple[RolloutStatus, ...]
     explanations: tuple[str, ...]
     diverted_to: str | None
+    price: float  # of what is minimised, against quality: `core.constraint`
+    money_price: float  # beside it, of cost, for a ceiling
     thresholds: tuple[ThresholdStatus, ...]
     spent_day_nusd: int
     spent_month_nusd: int
@@ -45,11 +50,16 @@ def describe(state: RouteState, now: float) -> RouteStatus:
     """The status of one route; computes probabilities anew, changes nothing."""
     rollouts = tuple(state.staging.rollouts.values())
     shares = state.shares()
-    gates = dict(zip(state.arms, state.selector.feasible(tuple(state.arms)).tolist(), strict=True))
+    gates = dict(zip(state.arms, state.selector.feasible().tolist(), strict=True))
+    quality = dict(zip(state.arms, state.selector.quality()[0].tolist(), strict=True))
+    front = pareto_front(state.selector.expected_nusd, state.selector.quality()[0])
+    best = {arm for place, arm in enumerate(state.arms) if place in front}
     return RouteStatus(
         route=state.route.name,
         mode=state.route.mode,
-        arms=tuple(_arm(state, arm, shares[arm], gates[arm]) for arm in state.arms),
+        arms=tuple(_arm(state, arm, shares[arm], (gates[arm], quality[arm], arm in best)) for arm in state.arms),
+        price=state.selector.price,
+        money_price=state.selector.money,
         rollouts=tuple(rollout.status(now) for rollout in rollouts),
         explanations=tuple(rollout.explain(now) for rollout in rollouts),
         diverted_to=state.diverted_to(),
@@ -60,8 +70,10 @@ def describe(state: RouteState, now: float) -> RouteStatus:
     )
 
 
-def _arm(state: RouteState, arm: str, share: float, gate: float) -> ArmStatus:
+def _arm(state: RouteState, arm: str, share: float, judged: tuple[float, float, bool]) -> ArmStatus:
     belief = state.selector.beliefs[arm]
+    place = list(state.arms).index(arm)
+    model = state.selector.model
     return ArmStatus(
         id=arm,
         upstream=state.arms[arm].upstream,
@@ -71,8 +83,10 @@ def _arm(state: RouteState, arm: str, share: float, gate: float) -> ArmStatus:
         exchanges=belief.answered.n,
         answered=belief.answered.moments()[0],
         labels=belief.samples,
-        label_mean=belief.labels.total / belief.labels.n if belief.labels.n else None,
-        feasible=gate,
+        label_mean=float(model.total[place] / model.count[place]) if belief.samples and model.count[place] else None,
+        quality=judged[1],
+        feasible=judged[0],
+        on_front=judged[2],
         expected_nusd=state.spend.expected_nusd(arm),
     )
 

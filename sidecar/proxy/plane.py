@@ -6,16 +6,21 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from sidecar.clock import monotonic, wall
 from sidecar.config.secrets import ClientTokens
 from sidecar.config.settings import Settings
 from sidecar.core.engine import Engine
-from sidecar.core.types import Dialect, Event, Settled
-from sidecar.proxy.gate import Gate
+from sidecar.core.types import Decision, Dialect, Event, Facts, Settled
+from sidecar.proxy.checks import Checks
+from sidecar.proxy.gate import Gate, Way
 from sidecar.proxy.origin import Origin
+from sidecar.proxy.signals import Signals
 from sidecar.tasks import Tasks
+from sidecar.wire.answer import Collector
+from sidecar.wire.http1 import RequestHead
+from sidecar.wire.json_edit import RequestView
 
 _MAX_KEPT: Final = 20_000  # some 3 MB
 _ENTROPY_BYTES: Final = 4096  # one system call for some 200 requests
@@ -48,6 +53,40 @@ class Connected(Protocol):
     def on_sweep(self, now: float) -> None: ...
 
 
+class Witness(Protocol):
+    """Somebody who wants to know more of an exchange than its row tells. `collector` takes its answer, if it has one."""
+
+    collector: Collector | None
+
+    def over(self, settled: Settled) -> None: ...
+
+
+class Watched(Protocol):
+    """What there is to know of an exchange when its answer begins."""
+
+    head_in: RequestHead
+    way: Way
+    body: bytes
+    facts: Facts
+    decision: Decision | None
+    origin: Origin
+
+
+class Aside(Protocol):
+    """Who makes calls of the sidecar's own beside those of clients. All verbs are short and raise nothing expected."""
+
+    def witness(self, watched: Watched, view: RequestView | None) -> Witness | None: ...
+    def sweep(self, now: float) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Climbing(Protocol):
+    """Who may put a cascade in the place of a decision."""
+
+    def begin(self, plane: "Plane", facts: Facts, decision: Decision, now: float) -> "tuple[Any, Decision] | None":
+        """A cascade, and the decision for its first arm."""
+
+
 @dataclass(slots=True)
 class Books:
     """Counters that must balance: accepted = completed + failed + aborted + shed + open."""
@@ -62,6 +101,7 @@ class Books:
     fail_open: int = 0
     unpriced: int = 0
     stripped_usage: int = 0  # streams from which the usage that we had asked for was taken out
+    escalated: int = 0  # answers that a cascade asked of the next arm
     upstream_retries: int = 0  # the one permitted repeat without stream_options, and fallbacks
     bugs: int = 0  # exceptions of ours that the data plane survived; `on_bug` counts them
 
@@ -84,13 +124,20 @@ class Plane:
         self.tokens: ClientTokens | None = None  # who may use this port, where it is open to others
         self.on_events: Callable[[Sequence[Event]], None] = lambda _events: None
         self.on_bug: Callable[[str, BaseException], None] = lambda _where, _error: None
+        self.on_errand: Callable[[Event], None] = lambda _event: None  # a call of our own is over
+        self.on_label: Callable[[str, float], None] = lambda _id, _score: None  # a judge graded a decision's answer
+        self.aside: Aside | None = None  # only where a policy has a judge or a shadow
+        self.cascades: Climbing | None = None  # only where a policy has a cascade
+        self.checks = Checks()
+        self.signals = Signals()
         self.connections: set[Connected] = set()
         self.exchanges: set[Open] = set()
         self.draining = False
         self.last_active = monotonic()
         self.buffered = 0  # bytes of request bodies held in all connections
         self.room: deque[Open] = deque()  # exchanges whose bodies wait for those bytes
-        self.salt = b""
+        self.text_salt = 0  # 32 bits of the salt, for the words of texts
+        self._salt = b""
         self.kept: dict[str, tuple[str, int]] = {}  # response ids to (arm, sticky key): where state was left
         self.together = TOGETHER
         self._ended: deque[Callable[[], None]] = deque()
@@ -100,6 +147,16 @@ class Plane:
         self._lines: dict[tuple[str, str, str], bytes] = {}
         self._sweeper: asyncio.TimerHandle | None = None
 
+    @property
+    def salt(self) -> bytes:
+        """The key of all keyed hashes."""
+        return self._salt
+
+    @salt.setter
+    def salt(self, salt: bytes) -> None:
+        self._salt = salt
+        self.text_salt = self.hash(b"text") & 0xFFFFFFFF
+
     def start(self) -> None:
         """Begins to enforce deadlines."""
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
@@ -107,6 +164,8 @@ class Plane:
     def stop(self) -> None:
         """Settles what is left, ends the sweep and closes idle upstream connections."""
         self.settle()
+        if self.aside is not None:
+            self.aside.stop()
         if self._sweeper is not None:
             self._sweeper.cancel()
         for origin in {*self.origins.values(), *self.defaults.values()}:
@@ -135,6 +194,10 @@ class Plane:
                 ended.popleft()()
             except Exception as error:  # noqa: BLE001 - one that fails must not keep the others from their books
                 self.on_bug("settle", error)
+        try:
+            self.engine.refresh(steady())
+        except Exception as error:  # noqa: BLE001 - what was drawn last still holds
+            self.on_bug("refresh", error)
 
     def new_id(self, at: float) -> str:
         """A decision id: 16 hexadecimal digits of microseconds since the epoch, then 10 random ones; sorts by time."""
@@ -153,7 +216,7 @@ class Plane:
     def hash(self, *parts: bytes) -> int:
         """A keyed 64-bit hash of `parts`; never 0, which means "no key"."""
         told_apart = b"".join([b"%d:%b" % (len(part), part) for part in parts])
-        return int.from_bytes(blake2b(told_apart, digest_size=8, key=self.salt).digest(), "little") or 1
+        return int.from_bytes(blake2b(told_apart, digest_size=8, key=self._salt).digest(), "little") or 1
 
     def origin(self, name: str | None, dialect: Dialect) -> Origin:
         """The named upstream, or the default one of the dialect when there is none of that name."""
@@ -196,6 +259,8 @@ class Plane:
                 connection.on_sweep(now)
             for origin in {*self.origins.values(), *self.defaults.values()}:
                 origin.pool.sweep(now)
+            if self.aside is not None:
+                self.aside.sweep(now)
         except Exception as error:  # noqa: BLE001 - the sweep must go on whatever one connection does
             self.on_bug("sweep", error)
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)

@@ -39,7 +39,7 @@ def test_concurrent_calls_cannot_pass_a_ceiling_together(steps: list[tuple[bool,
     ledger, flying = Ledger(NOON, Budget(daily_nusd=100, monthly_nusd=150)), list[int]()
     for admit, amount in steps:
         if admit and ledger.fits(amount, NOON):
-            ledger.reserve(amount)
+            ledger.reserve(amount, NOON)
             flying.append(amount)
         elif not admit and flying:
             reserved = flying.pop(amount % len(flying))

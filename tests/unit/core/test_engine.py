@@ -282,6 +282,7 @@ def test_optimize_finds_the_cheap_arm_of_equal_quality() -> None:
         decision = made.decide(one, NOW + index)
         cost_nusd = 600 if decision.arm == "gpt-4o" else 60
         made.settle(one, decision, outcome(cost_nusd=cost_nusd), NOW + index)
+        made.refresh(NOW + index)
         arms.append(decision.arm)
     assert arms[-500:].count("mini") > 450
     shares = {arm.id: arm.share for arm in made.status()[0].arms}

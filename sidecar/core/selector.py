@@ -1,0 +1,453 @@
+"""Contextual Thompson sampling inside a quality constraint and a dollar ceiling, with exact propensities.
+
+**Choice.** Each arm has a worth for this request (`core.quality` scores, `core.constraint` prices):
+
+    u = quality(task, text) - price (w_c cost + w_l slowness) - money cost
+
+cost is the arm's expected cost as a multiple of the baseline's, known from prices; slowness is 1 - the latency score.
+DRAWS joint draws of all quality and latency posteriors are made off the request, every REFRESH scores. A request picks
+one of them at random and takes the arm that is best in it: Thompson sampling, and the share of draws that an arm wins
+is exactly the probability with which it is taken. SPREAD scales the draws' sd: 1 would be plain Thompson sampling,
+whose regret bound pays for the worst case with exploration that streams of some thousand requests cannot afford
+(Chapelle and Li, NIPS 2011, find 0.25..0.5 best).
+
+**Floors.** Some of the traffic is not up to the draws, so that no arm is forgotten: FLOOR for each arm, PROBE for one
+that fell not long ago, BASELINE for the baseline while a quality promise is measured against it. Under a ceiling no
+floor may cost more than GATE of it. An arm whose calls are shown to take longer than the objective's limits (more than
+LATE of them) gets its floor only, unless all do. What it costs to explore is what the prices say.
+
+    p(arm) = floor(arm) + (1 - sum of floors) x share of draws won
+
+The arm is drawn from that very vector with one uniform number: the logged propensity is the probability that was used.
+That arms without quality evidence stay at their canary step is the rollout's promise: they are not in the pool.
+
+**Quality** is the label (feedback, judge) times the probability of an answer; before the first label of the route it
+is what validators and failures say. The first label begins the model anew: the two are not the same scale.
+
+References: Thompson, Biometrika 25, 1933; Agrawal and Goyal, arXiv:1209.3352; Russo et al., arXiv:1707.02038.
+What it does not know: what other pods learn, and prompts beyond `core.features`.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from math import inf, isfinite, log
+from typing import Any, Final
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from sidecar.core.constraint import Floats, Promise, money_price, quality_price
+from sidecar.core.features import FEATURES
+from sidecar.core.normal import ndtr
+from sidecar.core.policy import Objective
+from sidecar.core.posterior import ArmBelief
+from sidecar.core.quality import QualityModel, Score
+from sidecar.core.reward import (
+    STREAM_FAST_S,
+    STREAM_SLOW_S,
+    WHOLE_FAST_S,
+    WHOLE_SLOW_S,
+    Signal,
+    weights,
+)
+from sidecar.core.types import Facts, Features, Feedback
+
+DRAWS: Final = 64  # 16..256; propensities are multiples of 1/DRAWS before the floors, more cost time
+REFRESH: Final = 16  # 1..64 new scores before new draws; fewer cost time, more choose with stale beliefs
+SPREAD: Final = 0.4  # 0.1..1 of the posterior's sd
+FLOOR: Final = 0.002  # 0..0.02 an arm; 0 makes off-policy evaluation divide by nearly 0, more spends on known losers
+FLOORS: Final = 0.1  # of all arms together, however many
+BASELINE: Final = 0.03  # 0..0.1; less leaves the promise's reference uncertain, more costs what it saves
+PROBE: Final = 0.1  # 0.02..0.2; less finds a recovery later, more spends more on an arm that fell
+GATE: Final = 0.005  # 0..0.05 of a ceiling, for each arm's floor
+LATE: Final = 0.05  # of calls: the limits are 95th percentiles
+RECENT: Final = 256  # requests of late on which prices are solved; fewer are noisy, more are old
+MAX_LIMIT: Final = 30.0  # largest price where quality has no weight of its own
+MAX_VIEWS: Final = 64  # cached pools; more subsets of arms only cost recomputation
+MAX_BASES: Final = 512  # cached tasks a pool
+MIN_SD: Final = 1e-4
+_SHOWN: Final = 2.0  # standard errors beyond LATE
+_SHARES_OF: Final = 64  # recent requests over which `propensities` averages
+
+
+class Pick(Struct, frozen=True, gc=False):
+    """The chosen arm, the probability with which it was, and the draw's worth of the pool's arms in its order."""
+
+    arm: str
+    propensity: float
+    worth: tuple[float, ...]
+
+
+class _View:
+    """What is ready for one pool of arms and one kind of call, until the next refresh. Arrays are (k, DRAWS)."""
+
+    __slots__ = ("arms", "base", "bases", "edges", "floors", "late", "places", "rest", "text")
+
+    def __init__(self, arms: tuple[str, ...], places: NDArray[np.intp], base: Floats, floors: list[float]) -> None:
+        self.arms = arms
+        self.places = places
+        self.base = base  # what is the same for all tasks: minus prices, -inf for arms that are late
+        self.floors = floors
+        self.edges: list[float] = np.cumsum(floors).tolist()
+        self.rest = 1.0 - self.edges[-1]
+        self.text: NDArray[np.float32] | None = None  # (k DRAWS, FEATURES)
+        self.bases: dict[str, NDArray[np.float32]] = {}
+
+
+class Selector:
+    """Beliefs about the arms of one route, the prices of its promises, and the choice among any subset of arms."""
+
+    def __init__(self, arms: Sequence[str], objective: Objective) -> None:
+        """`arms[0]` is the baseline, the reference of the quality constraint and the unit of costs."""
+        self.arms = tuple(arms)
+        self.baseline = self.arms[0]
+        self.objective = objective
+        self.weights = weights(objective)
+        self.limit = 1.0 / self.weights[0] if self.weights[0] > 0 else MAX_LIMIT  # the policy's weights, not a promise
+        self.beliefs = {arm: ArmBelief() for arm in arms}
+        self.model = QualityModel(len(self.arms))
+        self.promise = Promise()
+        self.labelled = False
+        self.price = self.limit  # on what is minimised
+        self.money = 0.0  # on cost, beside it
+        self.expected_nusd = np.ones(len(self.arms))
+        self._allowance = inf  # of the ceiling: mean cost of the next calls
+        self._places = {arm: place for place, arm in enumerate(self.arms)}
+        self._slow = [_late_scores(objective, stream) for stream in (False, True)]
+        self._noise: Floats | None = None  # (2, K, DRAWS): of quality, of latency
+        self._text = np.zeros((len(self.arms), DRAWS, FEATURES), dtype=np.float32)
+        self._stale = True
+        self._early = 1
+        self._views: dict[tuple[tuple[str, ...], bool], _View] = {}
+        self._pool = self.arms
+        self._recent: list[tuple[str, bool]] = []  # task and kind of the requests of late
+        self._recent_text = np.zeros((RECENT, FEATURES), dtype=np.float32)
+        self._next = 0
+
+    # ---- learning
+
+    def partial_fit(self, arm: str, signal: Signal, facts: Facts) -> None:
+        """Learns one exchange's signal."""
+        if signal.answered is None:
+            return
+        belief = self.beliefs[arm]
+        belief.answered.add(signal.answered)
+        if signal.latency is not None:
+            stream = facts.stream
+            belief.speed(stream).add(signal.latency)
+            slow = self._slow[stream]
+            if slow is not None:
+                belief.late[stream].add(float(signal.latency < slow))
+        if not self.labelled:
+            self.model.observe(Score(self._places[arm], facts.task, facts.text, signal.answered))
+            self.promise.add(signal.answered)
+
+    def label(self, feedback: Feedback) -> None:
+        """Learns one feedback score in [0, 1]; where it replaces an earlier one of the same answer, that is taken out."""
+        if feedback.weight <= 0.0:
+            return
+        if not self.labelled:
+            self.labelled = True
+            fresh = QualityModel(len(self.arms))
+            fresh.prior_mean, fresh.prior_weight = self.model.prior_mean, self.model.prior_weight
+            self.model, self.promise = fresh, Promise()
+        place, score, weight = self._places[feedback.arm], feedback.score, feedback.weight
+        previous = None if feedback.previous is None else (feedback.previous, feedback.previous_weight)
+        self.model.observe(Score(place, feedback.task, feedback.text, score, weight, previous))
+        self.promise.add(score, weight, previous)
+        if previous is None:
+            self.beliefs[feedback.arm].samples += 1
+
+    def price_in(self, expected_nusd: Sequence[float | None]) -> None:
+        """Takes expected costs of a call, by arm; an unknown one counts as the baseline's. Acts at once."""
+        known = [cost for cost in expected_nusd if cost is not None]
+        base = expected_nusd[0] if expected_nusd[0] is not None else max(known, default=1.0)
+        costs = np.array([base if cost is None else cost for cost in expected_nusd])
+        if (np.abs(costs - self.expected_nusd) > 0.005 * np.maximum(costs, self.expected_nusd)).any():
+            self.expected_nusd = costs
+            self.touch()
+
+    def touch(self) -> None:
+        """Something else than scores changed: the next refresh is due at once and nothing cached is used."""
+        self._stale = True
+        self._views.clear()
+
+    # ---- off the request
+
+    @property
+    def due(self) -> bool:
+        """Whether a refresh would change much: by a few new scores while little is known, by REFRESH later on."""
+        return self._stale or self.model.waiting >= min(REFRESH, self._early)
+
+    def refresh(self, rng: np.random.Generator, allowance_nusd: float = inf) -> None:
+        """Digests new scores, draws anew and solves the prices; `allowance_nusd` is what the next calls may cost on
+        average."""
+        self.model.digest()
+        self._early = 1 + self.model.learnt // 8
+        self._allowance = allowance_nusd
+        self._draw(rng)
+        self._solve(rng)
+        self._views.clear()
+        self._stale = False
+
+    def _draw(self, rng: np.random.Generator) -> None:
+        model = self.model
+        self._noise = SPREAD * rng.standard_normal((2, len(self.arms), DRAWS))
+        if model.textual:
+            noise = rng.standard_normal((len(self.arms), DRAWS, FEATURES), dtype=np.float32)
+            deviations = (SPREAD * np.sqrt(model.variances)).astype(np.float32)
+            self._text = model.weights.astype(np.float32)[:, None, :] + deviations[:, None, :] * noise
+
+    def _solve(self, rng: np.random.Generator) -> None:
+        loss, recent = self.objective.max_quality_loss, self._recent
+        if not recent:
+            self.price = self.limit if loss >= 1.0 else 0.0
+            return
+        assert self._noise is not None
+        model, size = self.model, len(recent)
+        places = np.array([self._places[arm] for arm in self._pool])
+        tasks = {task: model.moments(task) for task in {task for task, _ in recent}}
+        means = np.array([tasks[task][0] for task, _ in recent])
+        deviations = np.sqrt(np.array([tasks[task][1] for task, _ in recent]))
+        row = rng.integers(DRAWS, size=size)
+        draws = means + deviations * self._noise[0].T[row]
+        if model.textual:
+            texts = self._recent_text[:size]
+            means = means + texts @ model.weights.T
+            draws = draws + np.einsum("kbf,bf->bk", self._text[:, row], texts)
+        draws = (draws * self._answered())[:, places]
+        means = means[:, places]
+        cost = self._costs()[places]
+        stream = sum(stream for _, stream in recent) * 2 > size
+        load = self._load(stream)[places]
+        self.price = self.limit
+        if loss < 1.0:
+            self.price = quality_price(draws, means, load, self._need(loss), self.limit)
+        self.money = 0.0
+        if isfinite(self._allowance):
+            allowance = self._allowance / self._unit()
+            self.money = money_price(draws, self.price * load, cost, allowance, MAX_LIMIT / max(allowance, 1e-9))
+
+    def _need(self, loss: float) -> float:
+        place = self._places[self.baseline]
+        model = self.model
+        sd = float((model.residual / (model.count[place] + 4.0)) ** 0.5)
+        return self.promise.need(loss, model.weighted(place), sd)
+
+    def _answered(self) -> Floats:
+        """How often each arm answers at all, where labels do not say it, (K,). Shrunk to all arms' share."""
+        if not self.labelled:
+            return np.ones(len(self.arms))
+        return np.array([belief.answered.moments()[0] for belief in self.beliefs.values()])
+
+    def _unit(self) -> float:
+        """The cost that counts as one: the baseline's, or where that is free the dearest arm's."""
+        return float(self.expected_nusd[0] or self.expected_nusd.max() or 1.0)
+
+    def _costs(self) -> Floats:
+        """Expected costs of a call with the penalty for being late, as multiples of the unit, (K,)."""
+        costs = self.expected_nusd
+        if self.objective.late_nusd:
+            late = [max(one.moments()[0] for one in self.beliefs[arm].late) for arm in self.arms]
+            costs = costs + self.objective.late_nusd * np.array(late)
+        made: Floats = costs / self._unit()
+        return made
+
+    def _load(self, stream: bool) -> Floats:
+        """What is minimised, (K,)."""
+        _, w_cost, w_latency = self.weights
+        slow = [1.0 - self.beliefs[arm].speed(stream).moments()[0] for arm in self.arms]
+        made: Floats = w_cost * self._costs() + w_latency * np.array(slow)
+        return made
+
+    # ---- one request
+
+    def choose(self, pool: tuple[str, ...], facts: Facts, rng: np.random.Generator, balance_nusd: float = inf) -> Pick:
+        """One arm of `pool` (not empty) for this request; it may cost at most `balance_nusd`, the cheapest always may."""
+        if self._noise is None:
+            self.refresh(rng, self._allowance)
+        if balance_nusd < inf:
+            pool = self._affordable(pool, balance_nusd)
+        stream = facts.stream
+        view = self._views.get((pool, stream)) or self._view(pool, stream)
+        base = view.bases.get(facts.task)
+        if base is None:
+            base = self._base(view, facts.task)
+        text = facts.text
+        if text is not None and view.text is not None:
+            base = base + (view.text @ text).reshape(base.shape)
+        winners = base.argmax(axis=0)
+        self._remember(facts.task, stream, text)
+        uniform = rng.random() - view.edges[-1]
+        if uniform >= 0.0:
+            row = min(DRAWS - 1, int(uniform / view.rest * DRAWS))
+            place = int(winners[row])
+        else:
+            row = 0
+            place = bisect_right(view.edges, uniform + view.edges[-1])
+        share = int(np.count_nonzero(winners == place)) / DRAWS
+        return Pick(view.arms[place], view.floors[place] + view.rest * share, tuple(base[:, row].tolist()))
+
+    def _affordable(self, pool: tuple[str, ...], balance_nusd: float) -> tuple[str, ...]:
+        costs = self.expected_nusd
+        left = tuple(arm for arm in pool if costs[self._places[arm]] <= balance_nusd)
+        return left or (min(pool, key=lambda arm: float(costs[self._places[arm]])),)
+
+    def _remember(self, task: str, stream: bool, text: Features | None) -> None:
+        """The request is one of those on which prices are solved."""
+        if self._next < len(self._recent):
+            self._recent[self._next] = (task, stream)
+        else:
+            self._recent.append((task, stream))
+        self._recent_text[self._next] = 0.0 if text is None else text
+        self._next = (self._next + 1) % RECENT
+
+    def _view(self, pool: tuple[str, ...], stream: bool) -> _View:
+        """Prices, floors and limits of a pool, made once a refresh."""
+        assert self._noise is not None
+        places = np.array([self._places[arm] for arm in pool])
+        w_latency = self.weights[2]
+        spread = [self.beliefs[arm].speed(stream).moments()[1] ** 0.5 for arm in pool]
+        base = -(self.price * self._load(stream) + self.money * self._costs())[places][:, None]
+        base = base + self.price * w_latency * np.array(spread)[:, None] * self._noise[1][places]
+        late = np.array([self._is_late(arm, stream) for arm in pool])
+        if not late.all():
+            base[late] = -inf
+        if len(self._views) >= MAX_VIEWS:
+            self._views.clear()
+        view = self._views[pool, stream] = _View(pool, places, base, self._floors(pool))
+        if len(pool) > 1:
+            self._pool = pool
+        if self.model.textual:
+            view.text = np.ascontiguousarray(self._text[places].reshape(-1, FEATURES))
+        return view
+
+    def _base(self, view: _View, task: str) -> NDArray[np.float32]:
+        """Draws of what the pool's arms are worth on a task, without what a text adds."""
+        assert self._noise is not None
+        mean, variance = self.model.moments(task)
+        drawn = mean[view.places, None] + np.sqrt(variance[view.places, None]) * self._noise[0][view.places]
+        drawn = drawn * self._answered()[view.places, None]
+        if len(view.bases) >= MAX_BASES:
+            view.bases.clear()
+        worth = drawn + view.base
+        worth[np.isnan(worth)] = -inf  # a broken belief gets no traffic; when all are, the first of the pool serves
+        made: NDArray[np.float32] = worth.astype(np.float32)
+        view.bases[task] = made
+        return made
+
+    def _floors(self, pool: tuple[str, ...]) -> list[float]:
+        if len(pool) == 1:
+            return [0.0]
+        floor, made = min(FLOOR, FLOORS / len(pool)), []
+        for arm in pool:
+            own = floor
+            if self.model.on_probation(self._places[arm]):
+                own = PROBE
+            elif arm == self.baseline and 0.0 < self.objective.max_quality_loss < 1.0:
+                own = BASELINE
+            cost = float(self.expected_nusd[self._places[arm]])
+            made.append(min(own, GATE * self._allowance / cost) if cost > 0 else own)
+        total = sum(made)
+        return made if total <= 0.5 else [0.5 * own / total for own in made]
+
+    def _is_late(self, arm: str, stream: bool) -> bool:
+        if self._slow[stream] is None or self.objective.late_nusd:
+            return False
+        mean, variance = self.beliefs[arm].late[stream].moments()
+        return bool(mean - _SHOWN * variance**0.5 > LATE)
+
+    # ---- for people
+
+    def propensities(self, pool: Sequence[str], stream: bool = True) -> Floats:
+        """Choice probabilities of `pool` in its order, on average over the requests of late; they sum to 1."""
+        pool = tuple(pool)
+        if self._noise is None:
+            return np.array([float(arm == self.baseline) for arm in pool]) if self.baseline in pool else _even(pool)
+        view = self._views.get((pool, stream)) or self._view(pool, stream)
+        wins = np.zeros(len(pool))
+        recent = list(enumerate(self._recent))[-_SHARES_OF:] or [(0, ("", stream))]
+        for number, (task, _) in recent:
+            base = view.bases.get(task)
+            if base is None:
+                base = self._base(view, task)
+            if view.text is not None:
+                base = base + (view.text @ self._recent_text[number]).reshape(base.shape)
+            wins += np.bincount(base.argmax(axis=0), minlength=len(pool))
+        made: Floats = np.array(view.floors) + view.rest * wins / wins.sum()
+        return made
+
+    def quality(self) -> tuple[Floats, Floats]:
+        """Means and variances of the arms' quality over what was asked so far, (K,)."""
+        self.model.digest()
+        mean, variance = self.model.overall()
+        answered = self._answered()
+        return mean * answered, variance * answered**2
+
+    def feasible(self) -> Floats:
+        """P(quality >= (1 - max_quality_loss) x the baseline's) of each arm alone, (K,); 1 for the baseline."""
+        mean, variance = self.quality()
+        keep = 1.0 - self.objective.max_quality_loss
+        sd = np.maximum(np.sqrt(variance + keep**2 * variance[0]), MIN_SD)
+        made = np.asarray(ndtr((mean - keep * mean[0]) / sd))
+        made[0] = 1.0
+        return made
+
+    # ---- from one policy to the next
+
+    def adopt(self, other: "Selector", arms: Sequence[str]) -> None:
+        """Takes over what another selector knows of `arms`, which both have."""
+        self.model.adopt(other.model, [(self._places[arm], other._places[arm]) for arm in arms])
+        for arm in arms:
+            self.beliefs[arm] = other.beliefs[arm]
+        self.labelled, self.promise = other.labelled, other.promise
+        self._recent, self._recent_text, self._next = other._recent, other._recent_text, other._next
+        self.touch()
+
+
+def _even(pool: Sequence[str]) -> Floats:
+    return np.full(len(pool), 1.0 / len(pool))
+
+
+def _late_scores(objective: Objective, stream: bool) -> float | None:
+    """The latency score below which a call is late; None without a limit."""
+    limit_s = objective.ttft_s if stream else objective.latency_s
+    if limit_s is None:
+        return None
+    fast, slow = (STREAM_FAST_S, STREAM_SLOW_S) if stream else (WHOLE_FAST_S, WHOLE_SLOW_S)
+    return min(1.0, max(0.0, 1.0 - log(limit_s / fast) / log(slow / fast)))
+
+
+def state_of(selector: Selector) -> dict[str, dict[str, object]]:
+    """JSON values of all arms, for `restore`."""
+    selector.model.digest()
+    return {
+        arm: {
+            **belief.to_state(),
+            "labelled": selector.labelled,
+            "scores": [float(selector.model.count[place]), float(selector.model.total[place])],
+            "context": selector.model.to_state(place),
+        }
+        for place, (arm, belief) in enumerate(selector.beliefs.items())
+    }
+
+
+def restore(selector: Selector, arm: str, state: Mapping[str, Any]) -> None:
+    """Takes over one arm, also from what earlier versions wrote: their scores without context.
+
+    Raises KeyError, TypeError, ValueError or IndexError when it cannot be read; the arm is then half filled.
+    """
+    place = list(selector.beliefs).index(arm)
+    belief = selector.beliefs[arm]
+    if "posteriors" in state:
+        answered, labels, *latency = state["posteriors"]
+        belief.restore({"samples": state["samples"], "answered": answered, "latency": latency, "late": []})
+        selector.labelled = selector.labelled or bool(belief.samples)
+        scores, context = (labels if belief.samples else answered)[:2], {}
+    else:
+        belief.restore(state)
+        selector.labelled = selector.labelled or bool(state["labelled"])
+        scores, context = state["scores"], state["context"]
+    selector.model.restore(place, scores, context)
+    selector.touch()
