@@ -3,49 +3,55 @@
 What a limit means. `error_rate: 1.5x` fails when BOTH hold now: the harm test rejects "the canary is no worse than
 the control" (E >= 1/alpha, `core.sequential`), and the canary's error rate so far is above 1.5 times the control's.
 Evidence of harm inside the limit is shown and does not fail. `quality: -5%` fails below 95 % of the control's mean
-score. alpha is `false_rollback / number of guardrails` (Bonferroni): the chance that any of them ever rolls back an
-arm that is no worse.
+score. `false_rollback`, the chance that any of them ever rolls back an arm that is no worse, is divided among them
+(Bonferroni): `rejections` and `gave_up`, which nobody asked for and which look for arms that break outright, get
+a quarter of what each of the others gets (QUIET), as a few units show that at any alpha.
 
-Some guardrails are there without being asked for, because no policy wants the contrary: `error_rate` (limit 1.5x when
+Some guardrails are there without being asked for, because few policies want the contrary: `error_rate` (limit 1.5x when
 not stated), and `rejections`: the share of calls answered as the CALLER'S mistake. Those never count as errors, but
 callers are spread by a hash, so their mistakes are equally frequent in both groups; an arm that rejects more (a model
 name that does not exist, a parameter it lacks) does so itself. `gave_up`: the share of units whose client left before
 the first token (without a stream: before the answer) after it had waited longer than 95 % of the control's answers of
 the same kind take (PATIENCE_S while fewer than 20 are known). So a canary that HANGS shows harm although no call of it
-ever ends by itself; people who close their tabs do so in both groups. `quality` brings `validated_quality`: labels
-(feedback, judge) and validators are never mixed, as their coverage differs.
+ever ends by itself; people who close their tabs do so in both groups. `gave_up: off` takes it away, for callers that
+leave as a matter of course. `quality` brings `validated_quality`: labels (feedback, judge) and validators are never
+mixed, as their coverage differs.
 
-Who leaves after t seconds without an answer also leaves a CENSORED number: it exceeds every cut below t, which is a
-harm for those cuts of `ttft_p95` and `latency_p95`; for the other cuts nothing is known and nothing is counted. What
-is counted, "the smaller of answer time and patience is above the cut", is no more frequent for a canary that is no
-slower, so the test keeps its promise. What an aborted call cost or was worth is never counted.
+Who leaves after t seconds without an answer also leaves a CENSORED number for `ttft_p95` and `latency_p95`: at least t
+(`core.order`). What an aborted call cost or was worth is never counted. What the sidecar itself refused (OURS) says
+nothing of any arm.
 
-Verdicts: `fail` as above; `inconclusive` while there are too few units, or the estimate is beyond the limit and the
-evidence leans to harm (E > 1); else `pass`. A pass is not a proof of equality: `non_inferior` asks the confidence
-sequences for one.
+Verdicts, in this order: `fail` as above; `inconclusive` with fewer than MIN_UNITS units in either group, or when the
+estimate is beyond the limit and the evidence leans to harm (E > 1); else `pass`. A pass is not a proof of equality:
+`non_inferior` wants one, from each guardrail of a mean in [0, 1] (`sequential.MarginTest`, PROOF_ALPHA).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
+import msgspec
 from msgspec import Struct
 
+from sidecar.core.order import MIN_VALUES, Odds, OrderTest, cuts_of
 from sidecar.core.policy import Guardrail, RolloutSpec
-from sidecar.core.sequential import HarmTest, MeanSequence, OrderTest
+from sidecar.core.sequential import HarmTest, MarginTest
 from sidecar.core.types import Outcome
-from sidecar.core.window import RELATIVE_ERROR, Histogram
+from sidecar.core.window import Histogram
 
 Verdict = Literal["pass", "fail", "inconclusive"]
+_Pair = tuple[int, float]
 MIN_UNITS: Final = 20  # of either group before a guardrail may pass
 DEFAULT_ERROR_RATIO: Final = 1.5
 DEFAULT_REJECTION_RATIO: Final = 2.0  # callers' mistakes come in clusters: only a clear difference is the arm's
 DEFAULT_GAVE_UP_RATIO: Final = 2.0  # leaving is rare and comes in clusters, as a person's mood does
 PATIENCE_S: Final = 10.0  # 3..60: an app that leaves earlier may be in a hurry; later, a hanging arm costs more
-PROOF_ALPHA: Final = 0.05  # of a wrong "not inferior", per guardrail, split over the two sequences
-_CUTS: Final = (0.5, 0.95)  # the median finds shifts, the 95th percentile tails
-_MIN_CUT_VALUES: Final = 20  # of the control before there are cuts
-_BIN_END: Final = (1 + 1e-9) / (1 - RELATIVE_ERROR)  # from a quantile as it is read to the upper end of its bin
+PROOF_ALPHA: Final = 0.05  # 0.001..0.1 of a wrong "not inferior", per guardrail; smaller asks for more units
+QUIET: Final = 0.25  # 0.05..1 of a full part of alpha, for what nobody asked for; smaller: slower there
+OURS: Final = frozenset({"shed", "shutdown"})  # errors of the sidecar: no room, no connection free, going down
+_QUIET: Final = frozenset({"rejections", "gave_up"})
+_BOUNDED: Final = frozenset({"error_rate", "rejections", "quality", "validated_quality"})
+_PATIENCE: Final = (0.95,)  # quantile of the control's answers that a client must have waited for
 
 
 class Sample(Struct, frozen=True, gc=False, kw_only=True):
@@ -80,11 +86,14 @@ def is_failure(outcome: Outcome, arm: str | None = None) -> bool:
 
 
 def sample_of(outcome: Outcome, quality: float | None, arm: str | None = None) -> Sample:
-    """What an outcome teaches about `arm`, which was decided on. Of an aborted call: how long its client waited."""
+    """What an outcome teaches about `arm`, which was decided on. Of an aborted call: how long its client waited; of one
+    that the sidecar itself refused: nothing."""
     clocks = outcome.clocks
     sent_s = clocks.sent_s or 0.0
     ttft_s = None if clocks.ttft_s is None or not outcome.stream else max(0.0, clocks.ttft_s - sent_s)
     latency_s = max(0.0, clocks.duration_s - sent_s)
+    if outcome.error in OURS:
+        return Sample()
     if outcome.kind == "aborted":
         return Sample(stream=outcome.stream, ttft_s=ttft_s, left_s=latency_s)
     if outcome.caller_fault:
@@ -126,23 +135,37 @@ class Guard(Protocol):
     def observe(self, sample: Sample, *, canary: bool, share: float) -> None: ...
     def fails(self) -> bool: ...
     def status(self) -> GuardStatus: ...
-    def not_inferior(self, margin: float) -> bool: ...
+    def not_inferior(self) -> bool: ...
     def to_state(self) -> object: ...
     def restore(self, state: list[object]) -> None: ...
+
+
+class _Tally:
+    """How many values there were, and their sum."""
+
+    __slots__ = ("n", "total")
+
+    def __init__(self, n: int = 0, total: float = 0.0) -> None:
+        self.n = n
+        self.total = total
+
+    @property
+    def mean(self) -> float | None:
+        return self.total / self.n if self.n else None
 
 
 class BoundedGuard:
     """Guards a mean in [0, 1]: `error_rate`, `rejections`, `gave_up` (harm = the value), qualities (1 - value)."""
 
-    def __init__(self, metric: str, worst: float, alpha: float, *, proves: bool = False) -> None:
+    def __init__(self, metric: str, worst: float, alpha: float, *, margin: float | None = None) -> None:
+        """`margin`: that of non-inferiority, where it must be shown."""
         self.metric = metric
-        self._proves = proves  # keeps the intervals of `not_inferior`, which cost as much as the test
         self._worst = worst  # ratio to the control: at most for harms, at least for qualities
         self._alpha = alpha
         self._quality = metric in ("quality", "validated_quality")
         self._test = HarmTest()
-        self._canary = MeanSequence(PROOF_ALPHA / 2)  # of harm
-        self._control = MeanSequence(PROOF_ALPHA / 2)
+        self._proof = None if margin is None else MarginTest(margin)
+        self._canary, self._control = _Tally(), _Tally()  # of harm
 
     def _harm(self, sample: Sample) -> float | None:
         match self.metric:
@@ -167,17 +190,27 @@ class BoundedGuard:
             self._test.update_canary(harm, share)
         else:
             self._test.update_control(harm, share)
-        mean = self._canary if canary else self._control
+        tally = self._canary if canary else self._control
         if sample.late:
-            mean.total = min(mean.total + harm, float(mean.n))
-        elif self._proves:
-            mean.add(harm)
-        else:
-            mean.count(harm)
+            tally.total = min(tally.total + harm, float(tally.n))
+            return
+        tally.n += 1
+        tally.total += harm
+        if self._proof is not None:
+            (self._proof.add_canary if canary else self._proof.add_control)(harm)
 
-    def not_inferior(self, margin: float) -> bool:
+    def observe_harmless(self, units: int, *, canary: bool) -> None:
+        """Counts `units` new units without harm at once, as that many calls of `observe` would."""
+        (self._canary if canary else self._control).n += units
+        if canary:
+            self._test.count(units)
+        if self._proof is not None:
+            for _ in range(units):
+                (self._proof.add_canary if canary else self._proof.add_control)(0.0)
+
+    def not_inferior(self) -> bool:
         """Whether 1 - harm of the canary is shown to be at least `1 - margin` times that of the control."""
-        return 1 - self._canary.upper >= (1 - margin) * (1 - self._control.lower)
+        return self._proof is not None and self._proof.rejected(PROOF_ALPHA)
 
     def fails(self) -> bool:
         """Whether the guardrail demands the rollback now; O(1) as long as there is no evidence."""
@@ -201,18 +234,21 @@ class BoundedGuard:
             verdict=_verdict(self._test.e_value, self._alpha, beyond, min(self._canary.n, self._control.n)),
         )
 
-    def _value(self, harm: MeanSequence) -> float | None:
+    def _value(self, harm: _Tally) -> float | None:
         mean = harm.mean
         return 1 - mean if mean is not None and self._quality else mean
 
     def to_state(self) -> list[object]:
-        return [self._test.to_state(), self._canary.to_state(), self._control.to_state()]
+        tallies = [[each.n, each.total] for each in (self._canary, self._control)]
+        return [self._test.to_state(), *tallies, [] if self._proof is None else self._proof.to_state()]
 
     def restore(self, state: list[object]) -> None:
-        test, canary, control = state
-        self._test = HarmTest.from_state(test)  # type: ignore[arg-type]  # JSON of our own; a bad one raises and is dropped
-        self._canary = MeanSequence.from_state(canary)  # type: ignore[arg-type]  # as above
-        self._control = MeanSequence.from_state(control)  # type: ignore[arg-type]  # as above
+        """Takes over what `to_state` gave. Raises one of the errors of `restore_guards` when it cannot be read."""
+        test, canary, control, proof = msgspec.convert(state, tuple[list[float], _Pair, _Pair, list[float]])
+        made = HarmTest.from_state(test)
+        if self._proof is not None:
+            self._proof.restore(proof)
+        self._test, self._canary, self._control = made, _Tally(*canary), _Tally(*control)
 
 
 class _Stratum:
@@ -221,17 +257,14 @@ class _Stratum:
     def __init__(self) -> None:
         self.canary = Histogram()
         self.control = Histogram()
-        self.cuts: tuple[float, ...] = ()
-        self._next = _MIN_CUT_VALUES
+        self.odds: Odds | None = None
+        self._next = MIN_VALUES
 
     def refresh(self) -> None:
-        """New cuts from the control so far, again after a quarter more values.
-
-        A cut is the upper end of its quantile's bin: a value that many control calls share must not exceed itself.
-        """
+        """New odds from the control so far, again after a quarter more values."""
         control = self.control
         if control.count >= self._next:
-            self.cuts = tuple((control.quantile(q) or 0.0) * _BIN_END for q in _CUTS)
+            self.odds = Odds(control)
             self._next = control.count + max(1, control.count // 4)
 
     def to_state(self) -> object:
@@ -243,12 +276,27 @@ class _Stratum:
         self.canary, self.control = Histogram.from_state(state[0]), Histogram.from_state(state[1])
 
 
+class _Waits:
+    """How long the control's answers take."""
+
+    def __init__(self) -> None:
+        self.values = Histogram()
+        self._next = MIN_VALUES
+        self.patience_s = PATIENCE_S
+
+    def refresh(self) -> None:
+        """A new patience from the answers so far, again after a quarter more of them."""
+        if self.values.count >= self._next:
+            (self.patience_s,) = cuts_of(self.values, _PATIENCE)
+            self._next = self.values.count + max(1, self.values.count // 4)
+
+
 class PatienceGuard(BoundedGuard):
     """Guards `gave_up`, and knows how long an answer takes on the control: who waited longer did not just close a tab."""
 
-    def __init__(self, alpha: float, *, proves: bool = False) -> None:
-        super().__init__("gave_up", DEFAULT_GAVE_UP_RATIO, alpha, proves=proves)
-        self._waits = (_Stratum(), _Stratum())  # until the answer is there; until the first token of a stream
+    def __init__(self, worst: float, alpha: float, *, margin: float | None = None) -> None:
+        super().__init__("gave_up", worst, alpha, margin=margin)
+        self._waits = (_Waits(), _Waits())  # until the answer is there; until the first token of a stream
 
     def exceeded(self, sample: Sample) -> bool:
         """Whether the client of an aborted call left without a token, after longer than the control's answers take."""
@@ -256,31 +304,34 @@ class PatienceGuard(BoundedGuard):
             return False
         waits = self._waits[sample.stream]
         waits.refresh()
-        return sample.left_s > (waits.cuts[-1] if waits.cuts else PATIENCE_S)
+        return sample.left_s > waits.patience_s
 
     def observe(self, sample: Sample, *, canary: bool, share: float) -> None:
         wait_s = sample.ttft_s if sample.stream else sample.latency_s
         if wait_s is not None and not canary:
-            self._waits[sample.stream].control.add(wait_s)
+            self._waits[sample.stream].values.add(wait_s)
         super().observe(sample, canary=canary, share=share)
 
     def to_state(self) -> list[object]:
-        return [*super().to_state(), *(waits.to_state() for waits in self._waits)]
+        return [*super().to_state(), *(waits.values.to_state() for waits in self._waits)]
 
     def restore(self, state: list[object]) -> None:
-        super().restore(state[:3])
-        for waits, kept in zip(self._waits, state[3:], strict=True):
-            waits.restore(kept)
+        kept = [Histogram.from_state(one) for one in msgspec.convert(state[4:], list[list[object]])]
+        super().restore(state[:4])
+        for waits, values in zip(self._waits, kept, strict=True):
+            waits.values = values
 
 
 class NumberGuard:
     """Guards the distribution of a heavy-tailed number: `ttft_p95`, `latency_p95`, `cost`."""
 
-    def __init__(self, metric: str, ratio: float, alpha: float) -> None:
+    def __init__(self, metric: str, ratio: float, alpha: float, *, paired: bool = False) -> None:
+        """`paired`: units come in pairs, one of each group, instead of being drawn one by one."""
         self.metric = metric
         self._ratio = ratio
         self._alpha = alpha
-        self._test = OrderTest(len(_CUTS))
+        self._floor = float(paired)
+        self._test = OrderTest()
         self._strata = (_Stratum(), _Stratum())  # not streaming, streaming
 
     def observe(self, sample: Sample, *, canary: bool, share: float) -> None:
@@ -296,23 +347,20 @@ class NumberGuard:
                 value = sample.cost_nusd
         stratum = self._strata[sample.stream]
         stratum.refresh()
-        values = stratum.canary if canary else stratum.control
-        if value is not None:
-            if stratum.cuts:
-                (self._test.update_canary if canary else self._test.update_control)(value, share, stratum.cuts)
-            values.add(value)
-        elif at_least is not None and stratum.cuts:
-            self._observe_censored(at_least, stratum.cuts, canary=canary, share=share)
-            if at_least > stratum.cuts[-1]:  # certainly in the tail: the 95th percentile must see it
-                values.add(at_least)
+        shown = at_least if value is None else value
+        if shown is None:
+            return
+        odds = stratum.odds
+        if odds is not None:
+            floor = self._floor if value is not None else 1.0
+            self._test.update(odds, shown, share, canary=canary, floor=floor)
+        if value is not None or (
+            odds is not None and shown > odds.cuts[-1]
+        ):  # or a wait that is in the tail for certain
+            (stratum.canary if canary else stratum.control).add(shown)
 
-    def _observe_censored(self, at_least: float, cuts: tuple[float, ...], *, canary: bool, share: float) -> None:
-        for test, cut in zip(self._test.tests, cuts, strict=True):
-            if at_least > cut:
-                (test.update_canary if canary else test.update_control)(1.0, share)
-
-    def not_inferior(self, margin: float) -> bool:  # noqa: ARG002  # a margin of quality says nothing of seconds or dollars
-        """Numbers are held by their limit alone."""
+    def not_inferior(self) -> bool:
+        """Numbers are held by their limit alone: a margin of quality says nothing of seconds or dollars."""
         return True
 
     def fails(self) -> bool:
@@ -345,7 +393,7 @@ class NumberGuard:
 
     def restore(self, state: list[object]) -> None:
         test, *strata = state
-        self._test = OrderTest.from_state(test)  # type: ignore[arg-type]  # JSON of our own; a bad one raises and is dropped
+        self._test = OrderTest.from_state(msgspec.convert(test, list[float]))
         for stratum, kept in zip(self._strata, strata, strict=True):
             stratum.restore(kept)
 
@@ -356,22 +404,28 @@ def _verdict(e_value: float, alpha: float, beyond: bool, units: int) -> Verdict:
     return "inconclusive" if units < MIN_UNITS or (beyond and e_value > 1.0) else "pass"
 
 
-def guards_of(spec: RolloutSpec) -> tuple[PatienceGuard, tuple[Guard, ...]]:
-    """The guardrails of a rollout, alpha divided among them all: `gave_up`, and then the others."""
+def guards_of(spec: RolloutSpec, *, paired: bool = False) -> tuple[PatienceGuard, tuple[Guard, ...]]:
+    """The guardrails of a rollout, `false_rollback` divided among them, errors first and `gave_up` last; and the one
+    that knows what patience is, which is there also where `gave_up` is off."""
     wanted: dict[str, Guardrail] = {each.metric: each for each in spec.guardrails}
-    limits: dict[str, float] = {"error_rate": DEFAULT_ERROR_RATIO, "rejections": DEFAULT_REJECTION_RATIO}
-    for metric, guardrail in wanted.items():
-        limits[metric] = _limit(guardrail)
+    limits = {
+        "error_rate": DEFAULT_ERROR_RATIO, "rejections": DEFAULT_REJECTION_RATIO, "gave_up": DEFAULT_GAVE_UP_RATIO,
+    }  # fmt: skip
+    limits |= {metric: _limit(guardrail) for metric, guardrail in wanted.items()}
     if "quality" in limits:
         limits["validated_quality"] = limits["quality"]
-    alpha = spec.false_rollback / (len(limits) + 1)
-    proves = spec.require == "non_inferior"
-    bounded = ("error_rate", "rejections", "quality", "validated_quality")
-    others = tuple(
-        BoundedGuard(metric, limit, alpha, proves=proves) if metric in bounded else NumberGuard(metric, limit, alpha)
-        for metric, limit in limits.items()
-    )
-    return PatienceGuard(alpha, proves=proves), others
+    watched = [metric for metric in limits if metric not in wanted or not wanted[metric].off]
+    parts = {metric: QUIET if metric in _QUIET - wanted.keys() else 1.0 for metric in watched}
+    alpha = spec.false_rollback / sum(parts.values())
+    margin = spec.margin if spec.require == "non_inferior" else None
+    patience = PatienceGuard(limits.pop("gave_up"), alpha * parts.pop("gave_up", QUIET), margin=margin)
+    others: list[Guard] = [
+        BoundedGuard(metric, limits[metric], alpha * part, margin=margin)
+        if metric in _BOUNDED
+        else NumberGuard(metric, limits[metric], alpha * part, paired=paired)
+        for metric, part in parts.items()
+    ]
+    return patience, (*others, patience) if "gave_up" in watched else tuple(others)
 
 
 def _limit(guardrail: Guardrail) -> float:

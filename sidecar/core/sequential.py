@@ -1,9 +1,9 @@
 """Tests that may be looked at after every observation: e-processes and a confidence sequence.
 
 **Harm test** (`HarmTest`). Every unit gets its label canary (G=1) by a hash with known probability w (the step),
-whatever happened before. Its result is a harm X in [0, 1]: an error, `1 - quality`, or "slower than the control's p95".
-H0: at no time is the canary's mean harm above the control's at that time. A gambler who thinks that the canary does r
-times the harm bets on the LABEL of each harm: the stake grows by
+whatever happened before. Its result is a harm X in [0, 1]: an error, or `1 - quality`. H0: at no time is the canary's
+mean harm above the control's at that time. A gambler who thinks that the canary does r times the harm bets on the
+LABEL of each harm: the stake grows by
 
     1 - X + X f(G),    f(1) = r / d,    f(0) = 1 / d,    d = w r + 1 - w
 
@@ -13,49 +13,110 @@ bursts, outages and drift that hit both groups cost nothing. If the canary is be
 f(1) > 1. So the wealth E is a non-negative supermartingale that begins at 1, and P(E ever reaches 1/alpha) <= alpha
 (Ville 1939): reject then. Units without harm change nothing: a group whose results come late, or whose clients leave
 more often, is not evidence by its absence. While the odds of the labels that are counted are less than about sqrt(r)
-times those of w (22 % too many canary units for the smallest r), equal arms still lose money on average.
+times those of w (18 % too many canary units for the smallest r), equal arms still lose money on average.
 
-**Bets.** A mixture over r in `_RATIOS`, so no effect size need be guessed. A part of the wealth begins as cash; at
-growing intervals of canary observations some of it is bet anew, so that an arm that turns bad after a long good time is
-still found (Herbster, Warmuth 1998). Moving money between bets before the next observation keeps the supermartingale.
+**What robustness costs.** A test that knew both error rates p0, p1 for certain, and that they never change, would need
+about log(1/alpha) / KL(p1 || p0) canary units. A factor that is fair for every course of the common rate is a bet on the
+label given the result, and next to nothing can be won on the labels of harmless units: this test learns KL(q || w) from
+each harm, q = w p1 / (w p1 + (1-w) p0). At w = 5 % and p0 = 1 % that is 8 % less per canary unit than the bound when p1 is
+3 %, and 15 % when it is 10 %. Not knowing r costs the logarithm of the right bet's share of the wealth on top (`_BETS`).
 
-**Numbers** (`OrderTest`: TTFT, latency, cost). H0: the canary is stochastically no larger than the control. Then it
-exceeds any cut no more often, so each cut gives a HarmTest, and the mean of e-processes is one (sequential tests of
-stochastic order: arXiv 2205.14762). The caller passes cuts known before the observation: the control's quantiles so
-far.
+**Bets.** A mixture over r, so no effect size need be guessed. Great harm has the larger stakes: it must be found within
+a few units, where a factor of two in the wealth is much of the time; small harm has hundreds. A part of the wealth begins
+as cash; at intervals of canary observations some of it is bet anew, so that an arm that turns bad after a long good time
+is still found (Herbster, Warmuth 1998). Moving money between bets before the next observation keeps the supermartingale.
+
+**Not inferior** (`MarginTest`). H0: at no time is the canary's mean quality above 1 - m times the control's. Each
+canary harm x is paired with the mean y of the control's harms since the last pair: D = m + (1-m) y - x has a mean <= 0
+under H0 and is at least m - 1, so 1 + b D is at best a fair bet for 0 <= b < 1 / (1-m) (Waudby-Smith, Ramdas 2024, arXiv
+2010.09686: its wealth reaches 1/alpha when their betting confidence sequence for the mean of D leaves 0 behind). b is
+their predictable approximation of the bet that grows fastest, mean / (variance + mean^2) of the D so far. Pairs compare
+what came at the same time, and w is not used: a group that is scored less often does not look better for it.
 
 **Mean** (`MeanSequence`). Predictable plug-in empirical Bernstein confidence sequence for the mean of values in [0,
-1] (Waudby-Smith, Ramdas 2024, arXiv 2010.09686, theorem 2; compare Howard et al. 2021, arXiv 1810.08240): at all
-times at once the mean lies inside with probability 1 - alpha.
+1] (the same paper, theorem 2; compare Howard et al. 2021, arXiv 1810.08240): at all times at once the mean lies inside
+with probability 1 - alpha.
 
-What these do not do: they never accept H0; `MeanSequence` is what shows non-inferiority.
+What these do not do: a harm test never accepts H0, and a margin test that stays small has shown nothing. Whole
+distributions of numbers are compared in `core.order`.
 """
 
 from collections.abc import Sequence
 from math import exp, log, sqrt
 from typing import Final
 
-_RATIOS: Final = (1.5, 2.5, 6.0, 100.0)  # alternatives: harm of the canary against the control
-_CASH: Final = 0.25  # kept aside at the beginning: pays for finding later changes, costs a third of the wealth bet
-_REBET_EVERY: Final = 32  # canary observations between new bets
+_BETS: Final = (  # (harm of the canary against the control, its share of the bets); 1.2..200, spread by ratio; see **Bets**
+    (1.4, 1.0), (2.2, 1.0), (3.5, 1.0), (6.0, 1.5), (10.0, 2.0), (18.0, 1.5), (50.0, 0.5),
+)  # fmt: skip
+_CASH: Final = 0.05  # 0.02..0.3 kept aside at the beginning: more finds later changes sooner, and early harm later
+_REBET_EVERY: Final = 32  # 8..256 canary observations between new bets; fewer cost time, more delay
+_REBET_PACE: Final = 0.5  # 0.2..1 of 1/(k+1) of the cash goes into the k-th new bet; more: early ones, less: late ones
 _MAX_WEALTH: Final = 1e100  # wealth is cut here: multiplication must not overflow in a long and clear case
 _CAP: Final = 0.5  # largest bet of the confidence sequence (the paper uses 1/2 or 3/4)
+_MAX_BET: Final = 0.75  # 0.5..0.9 of the largest margin bet; near 1 a single bad pair takes all, lower is slower
+_PRIOR_PAIRS: Final = 2.0  # 1..10 pairs of variance 1/4 before the first: fewer bet wildly, more late
+_PARTS: Final = tuple(share / sum(each for _, each in _BETS) for _, share in _BETS)
+_MAX_WAITING: Final = 256  # 16..4,096 canary values without a control value beside them; the oldest is dropped
 
 
-class HarmTest:
+class Wealth:
+    """The money of one test: stakes on several alternatives, and cash that is bet later.
+
+    `parts` is what each alternative gets of all that is bet; they sum to 1. The e-value is the sum of all money.
+    """
+
+    __slots__ = ("_cash", "_parts", "canary_n", "e_value", "stakes")
+
+    def __init__(self, parts: Sequence[float]) -> None:
+        self._parts = parts
+        self._cash = _CASH
+        self.stakes = [(1 - _CASH) * part for part in parts]
+        self.e_value = 1.0
+        self.canary_n = 0
+
+    def take(self, stakes: list[float]) -> None:
+        """What the stakes have become by one observation."""
+        wealth = self._cash + sum(stakes)
+        if wealth > _MAX_WEALTH:
+            stakes = [stake * (_MAX_WEALTH / wealth) for stake in stakes]
+            wealth = _MAX_WEALTH
+        self.stakes = stakes
+        self.e_value = wealth
+
+    def count(self, canaries: int = 1) -> None:
+        """Counts canary observations; some of the cash is bet anew when it is time."""
+        before, self.canary_n = self.canary_n, self.canary_n + canaries
+        for turn in range(before // _REBET_EVERY + 1, self.canary_n // _REBET_EVERY + 1):
+            bet = self._cash * _REBET_PACE / (turn + 1)
+            self._cash -= bet
+            self.stakes = [stake + bet * part for stake, part in zip(self.stakes, self._parts, strict=True)]
+
+    def rejected(self, alpha: float) -> bool:
+        """Whether H0 is rejected now. At any and every time, wrong with probability <= alpha in all."""
+        return self.e_value * alpha >= 1.0
+
+    def to_state(self) -> list[float]:
+        return [self._cash, self.canary_n, *self.stakes]
+
+    def restore(self, state: Sequence[float]) -> None:
+        """Takes over what `to_state` gave. Raises ValueError when that is not of this version."""
+        if len(state) != 2 + len(self._parts):
+            raise ValueError(f"state of a test has {len(state)} numbers, expected {2 + len(self._parts)}")
+        self._cash, self.canary_n, self.stakes = state[0], int(state[1]), list(state[2:])
+        self.e_value = self._cash + sum(self.stakes)
+
+
+class HarmTest(Wealth):
     """E-process for "the canary does no more harm than the control" (see the head of this file).
 
     `share` is the probability, in (0, 1), with which the observed unit was put in the canary; with 0 or 1 there is no
-    comparison and the observation only counts. About 1 us per update, O(1) memory.
+    comparison and the observation only counts. About 1 us per harm, O(1) memory.
     """
 
-    __slots__ = ("_cash", "_factors", "_for_share", "_stakes", "canary_n", "e_value")
+    __slots__ = ("_factors", "_for_share")
 
     def __init__(self) -> None:
-        self._cash = _CASH
-        self._stakes = [(1 - _CASH) / len(_RATIOS)] * len(_RATIOS)
-        self.e_value = 1.0
-        self.canary_n = 0
+        super().__init__(_PARTS)
         self._for_share = -1.0
         self._factors: tuple[tuple[float, ...], ...] = ()  # of a whole harm: control, canary
 
@@ -63,88 +124,89 @@ class HarmTest:
         """One canary unit with `harm` in 0..1."""
         if harm > 0.0 and 0.0 < share < 1.0:
             self._bet(harm, 1, share)
-        self.canary_n += 1
-        if self.canary_n % _REBET_EVERY == 0:
-            self._rebet()
+        self.count()
 
     def update_control(self, harm: float, share: float) -> None:
         """One concurrent control unit with `harm` in 0..1."""
         if harm > 0.0 and 0.0 < share < 1.0:
             self._bet(harm, 0, share)
 
-    def rejected(self, alpha: float) -> bool:
-        """Whether H0 is rejected now. At any and every time, wrong with probability <= alpha in all."""
-        return self.e_value * alpha >= 1.0
-
     def _bet(self, harm: float, group: int, share: float) -> None:
         if share != self._for_share:
             self._for_share = share
-            divisors = [share * r + 1 - share for r in _RATIOS]
+            divisors = [share * r + 1 - share for r, _ in _BETS]
             whole = tuple(1 / d for d in divisors)
-            self._factors = (whole, tuple(r / d for r, d in zip(_RATIOS, divisors, strict=True)))
+            self._factors = (whole, tuple(r / d for (r, _), d in zip(_BETS, divisors, strict=True)))
         rest = 1 - harm
-        stakes = [s * (rest + harm * f) for s, f in zip(self._stakes, self._factors[group], strict=True)]
-        wealth = self._cash + sum(stakes)
-        if wealth > _MAX_WEALTH:
-            stakes = [s * (_MAX_WEALTH / wealth) for s in stakes]
-            wealth = _MAX_WEALTH
-        self._stakes = stakes
-        self.e_value = wealth
-
-    def _rebet(self) -> None:
-        """Bets a part of the cash anew: at the k-th time 1/(k+1) of it, so that some is left for every later change."""
-        part = self._cash / (1 + self.canary_n // _REBET_EVERY)
-        self._cash -= part
-        each = part / len(_RATIOS)
-        self._stakes = [s + each for s in self._stakes]
-
-    def to_state(self) -> list[float]:
-        return [self._cash, self.canary_n, *self._stakes]
+        self.take([s * (rest + harm * f) for s, f in zip(self.stakes, self._factors[group], strict=True)])
 
     @classmethod
     def from_state(cls, state: Sequence[float]) -> "HarmTest":
         """The inverse of `to_state`. Raises ValueError when the state is not one of this version."""
-        if len(state) != 2 + len(_RATIOS):
-            raise ValueError(f"state of a harm test has {len(state)} numbers, expected {2 + len(_RATIOS)}")
         made = cls()
-        made._cash, made.canary_n, made._stakes = state[0], int(state[1]), list(state[2:])
-        made.e_value = made._cash + sum(made._stakes)
+        made.restore(state)
         return made
 
 
-class OrderTest:
-    """E-process for "the canary's numbers are stochastically no larger": the mean of one HarmTest per cut."""
+class MarginTest:
+    """E-process for "the canary's quality is at most `1 - margin` times the control's" (see the head of this file).
 
-    __slots__ = ("tests",)
+    Rejecting it shows that the canary is not inferior. Values are harms in 0..1. Bounded memory: a canary value waits
+    for the next control value when none came since the last pair.
+    """
 
-    def __init__(self, cuts: int) -> None:
-        self.tests = [HarmTest() for _ in range(cuts)]
+    __slots__ = ("_controls", "_margin", "_mean", "_pairs", "_squares", "_total", "_waiting", "e_value")
 
-    def update_canary(self, value: float, share: float, cuts: Sequence[float]) -> None:
-        """One canary unit. `cuts` must have been known before `value` was."""
-        for test, cut in zip(self.tests, cuts, strict=True):
-            test.update_canary(1.0 if value > cut else 0.0, share)
+    def __init__(self, margin: float) -> None:
+        self._margin = margin
+        self.e_value = 1.0
+        self._pairs = 0
+        self._mean = 0.0  # of D
+        self._squares = 0.25 * _PRIOR_PAIRS  # of the deviations of D from its mean
+        self._total = 0.0  # harm of the control values since the last pair
+        self._controls = 0
+        self._waiting: list[float] = []
 
-    def update_control(self, value: float, share: float, cuts: Sequence[float]) -> None:
-        """One concurrent control unit."""
-        for test, cut in zip(self.tests, cuts, strict=True):
-            test.update_control(1.0 if value > cut else 0.0, share)
+    def add_canary(self, harm: float) -> None:
+        if self._controls:
+            self._pair(harm, self._total / self._controls)
+            self._total, self._controls = 0.0, 0
+        else:
+            self._waiting.append(harm)
+            del self._waiting[:-_MAX_WAITING]
 
-    @property
-    def e_value(self) -> float:
-        return sum([test.e_value for test in self.tests]) / len(self.tests)
+    def add_control(self, harm: float) -> None:
+        if self._waiting:
+            self._pair(self._waiting.pop(0), harm)
+        else:
+            self._total += harm
+            self._controls += 1
+
+    def _pair(self, canary: float, control: float) -> None:
+        margin, n = self._margin, self._pairs + _PRIOR_PAIRS
+        difference = margin + (1 - margin) * control - canary
+        spread = self._squares / n + self._mean * self._mean
+        bet = min(max(0.0, self._mean) / spread, _MAX_BET / (1 - margin))
+        self.e_value = min(self.e_value * (1 + bet * difference), _MAX_WEALTH)
+        deviation = difference - self._mean
+        self._mean += deviation / (n + 1)
+        self._squares += deviation * (difference - self._mean)
+        self._pairs += 1
 
     def rejected(self, alpha: float) -> bool:
+        """Whether it is shown now that the canary is not inferior; wrong at any and every time with P <= alpha."""
         return self.e_value * alpha >= 1.0
 
-    def to_state(self) -> list[list[float]]:
-        return [test.to_state() for test in self.tests]
+    def to_state(self) -> list[float]:
+        return [
+            self.e_value, self._pairs, self._mean, self._squares, self._total, self._controls, *self._waiting,
+        ]  # fmt: skip
 
-    @classmethod
-    def from_state(cls, state: Sequence[Sequence[float]]) -> "OrderTest":
-        made = cls(0)
-        made.tests = [HarmTest.from_state(each) for each in state]
-        return made
+    def restore(self, state: Sequence[float]) -> None:
+        """Takes over what `to_state` gave. Raises ValueError when it is too short."""
+        e_value, pairs, mean, squares, total, controls, *waiting = state
+        self.e_value, self._pairs, self._mean, self._squares = e_value, int(pairs), mean, squares
+        self._total, self._controls, self._waiting = total, int(controls), waiting
 
 
 class MeanSequence:
@@ -180,11 +242,6 @@ class MeanSequence:
         radius = (self._budget + self._spread) / self._weight
         self.lower = max(self.lower, centre - radius)
         self.upper = min(self.upper, centre + radius)
-
-    def count(self, value: float) -> None:
-        """One value for the mean alone: the interval stays as it is."""
-        self.n += 1
-        self.total += value
 
     @property
     def mean(self) -> float | None:

@@ -7,62 +7,35 @@ rollback does not stop the queue, a pause does.
     pool    baseline and all promoted arms: what the selector of an optimize route chooses from
     stable  canary routes: the arm that was promoted last, the baseline before the first
 
-**The way back.** A promoted arm is watched by a brake for as long as it serves. Its units of late are the last BRAKE_UNITS
-that called it, each as its newest call ended. The brake trips when, for BRAKE_HOLD_S on end, more than half of at least
-MIN_ALONE_UNITS of them, and the newest, failed or gave up (in the first `interval` after the promotion: or were
-rejected), unless more than half of what the other arms answered meanwhile ended so too: then the arm is not the cause.
-In an optimize route the pool gives such a comparison. In a canary route nobody else serves, so an outage of the
-provider trips it as well, arm by arm down to the baseline. A hiccup shorter than the hold does not. A trip is a
-rollback: the arm promoted before, or the baseline, takes over, and the arm stays out until a person starts it again.
-It is no test and has no alpha.
+**The way back.** A promoted arm is watched by a brake for as long as it serves (`core.brake`); until one `interval` after
+the promotion, rejections count as bad too. In an optimize route the pool gives the comparison with other arms. In a
+canary route nobody else serves, so an outage of the provider trips it as well, arm by arm down to the baseline. A trip is
+a rollback: the arm promoted before, or the baseline, takes over, and the arm stays out until a person starts it again.
+The brake's memory outlives a restart, and a change of the policy for arms that stay as they are.
 
 An arm without quality evidence stays at its first step (`core.rollout`), so it reaches the pool only with labels or
 by a person's `promote`. A rollback calls `unbind` for the arm before it returns: no conversation stays with it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from contextlib import suppress
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any
 
-from sidecar.core.guardrails import sample_of
+from sidecar.core.brake import Brake
+from sidecar.core.evidence import Group
+from sidecar.core.guardrails import Sample, sample_of
 from sidecar.core.policy import Arm, RolloutSpec, Route
-from sidecar.core.rollout import BRAKE, MIN_ALONE_UNITS, Group, Phase, Rollout, rollout_id_of
+from sidecar.core.rollout import Permit, Phase, Rollout, rollout_id_of
 from sidecar.core.types import Event, Outcome
 from sidecar.errors import RolloutError
 
 UNDER_WAY = (Phase.RUNNING, Phase.PAUSED)
-BRAKE_UNITS: Final = 20  # 10..100; fewer take chance for an outage, more let a busy arm fail for longer
-BRAKE_HOLD_S: Final = 2.0  # 1..30; shorter: a restart of a load balancer costs a promotion, longer: an outage lasts
 
 
 def arm_digest(arm: Arm) -> str:
     """16 hex digits of what an arm is: its upstream, model and params, not its name."""
     return blake2b(repr((arm.upstream, arm.model, arm.params)).encode(), digest_size=8).hexdigest()
-
-
-class _Recent:
-    """How the newest calls of one arm's last units ended: unit -> (when, whether badly). Key 0 is a unit each time."""
-
-    __slots__ = ("_nameless", "bad_since", "units")
-
-    def __init__(self) -> None:
-        self.units: dict[int, tuple[float, bool]] = {}
-        self.bad_since: float | None = None  # most of them end badly since then
-        self._nameless = 0
-
-    def add(self, key: int, bad: bool, now: float) -> None:
-        if key == 0:
-            self._nameless -= 1
-            key = self._nameless
-        self.units.pop(key, None)
-        self.units[key] = (now, bad)
-        if len(self.units) > BRAKE_UNITS:
-            del self.units[next(iter(self.units))]
-
-    def since(self, at: float) -> tuple[int, int]:
-        """How many units there were since `at`, and how many of them ended badly."""
-        ends = [bad for when, bad in self.units.values() if when >= at]
-        return len(ends), sum(ends)
 
 
 class Staging:
@@ -71,15 +44,19 @@ class Staging:
     def __init__(self, route: Route, unbind: Callable[[str], None]) -> None:
         self._route = route
         self._unbind = unbind
+        self.permit: Permit | None = None  # asked before a step up, never before a rollback
         self._digests = {arm.id: arm_digest(arm) for arm in route.all_arms}
         self._promoted: list[str] = []
-        self._recent = {arm.id: _Recent() for arm in route.all_arms}
+        self._brake = Brake(arm.id for arm in route.all_arms)
+        self._seen: tuple[Outcome, Sample] | None = None  # the exchange counted last, and what it taught
         spec = route.rollout or RolloutSpec()
         arms = route.arms if route.mode in ("canary", "optimize") else ()
         self.rollouts: dict[str, Rollout] = {
             arm.id: Rollout(rollout_id_of(route, arm, spec), route.name, arm.id, spec, route.quality.min_samples)
             for arm in arms
         }
+        self.asleep: dict[str, dict[str, Any]] = {}  # states of rollouts that the mode has no use for now
+        self._slept: list[str] = []  # the promoted ones of them, in order
         self.active: Rollout | None = None
         self.arm = ""  # of the active rollout
         self.tag = ""  # of the active rollout's present attempt
@@ -105,11 +82,35 @@ class Staging:
             elif old.phase in UNDER_WAY:
                 self._unbind(arm)
         if before is not None:
-            self._promoted = [arm for arm in before._promoted if self._is(arm, Phase.PROMOTED)]
+            order = [*before._slept, *before._promoted]
+            self._wake(
+                {**before.asleep, **{arm: one.to_state() for arm, one in before.rollouts.items()}}, before.rollouts
+            )
+            self._line_up(order)
+            for arm, digest in self._digests.items():
+                if before._digests.get(arm) == digest:
+                    self._brake.take_over(before._brake, arm)
         for arm, rollout in self.rollouts.items():
             rollout.quality_labels = max(rollout.quality_labels, labels[arm])
         self._refresh()
         return self._next(now)
+
+    def _wake(self, known: Mapping[str, dict[str, Any]], taken: Container[str]) -> None:
+        """A rollout whose mode comes back goes on where it was: an arm that was taken out stays out. What this mode has no
+        rollouts for sleeps; `taken` are those that need no waking."""
+        for arm, state in known.items():
+            rollout = self.rollouts.get(arm)
+            if rollout is None and arm in self._digests:
+                self.asleep[arm] = state
+            elif rollout is not None and arm not in taken:
+                with suppress(RolloutError):  # another spec or version: it begins anew
+                    rollout.restore(state)
+
+    def _line_up(self, promoted: Iterable[str]) -> None:
+        """Which arms are promoted, in order, and which of those that sleep were."""
+        order = list(promoted)
+        self._promoted = [arm for arm in order if self._is(arm, Phase.PROMOTED)]
+        self._slept = [arm for arm in order if arm in self.asleep]
 
     # ---- what happens
 
@@ -121,7 +122,9 @@ class Staging:
             return []
         group: Group = "canary" if arm == self.arm else "control"
         key, step = unit
-        return self._after(self.active.observe(group, outcome, now=now, unit_key=key, quality=quality, step=step))
+        sample = sample_of(outcome, quality, arm)
+        self._seen = outcome, sample
+        return self._after(self.active.count(group, sample, now=now, unit_key=key, step=step))
 
     def label(self, arm: str, score: float, unit: tuple[int, int | None], now: float) -> list[Event]:
         """Counts one score of an answer that the active rollout's hash assigned; `unit` as in `observe`."""
@@ -135,45 +138,30 @@ class Staging:
         """Counts how any exchange of `arm` ended, for the brake of promoted arms; `key` is its unit (0: itself)."""
         if not self._promoted:
             return []
-        sample = sample_of(outcome, None, arm)
-        if sample.left_s is not None and not self.rollouts.get(arm, self.rollouts[self._promoted[-1]]).gave_up(sample):
+        seen = self._seen
+        sample = seen[1] if seen is not None and seen[0] is outcome else sample_of(outcome, None, arm)
+        left = sample.left_s is not None
+        if left and not self.rollouts.get(arm, self.rollouts[self._promoted[-1]]).gave_up(sample):
             return []
-        if sample.rejected and not any(self.rollouts[one].is_fresh(now) for one in self._promoted):
+        if sample.failed is None and not left and not (sample.rejected and self._is_fresh(now)):
             return []
-        bad = sample.left_s is not None or bool(sample.failed or sample.rejected)
-        recent = self._recent[arm]
-        recent.add(key, bad, now)
-        return self._brake(arm, now) if bad or recent.bad_since is not None else []
+        bad = left or bool(sample.failed or sample.rejected)
+        self._brake.observe(arm, bad, key, now)
+        return self._out_of_order(arm, now) if bad or self._brake.is_pressed(arm) else []
 
-    def _brake(self, arm: str, now: float) -> list[Event]:
-        """Takes out `arm`, if it was promoted and most of its units end badly for long enough."""
-        recent = self._recent[arm]
-        units, bad = recent.since(0.0)
-        if arm not in self._promoted or units < MIN_ALONE_UNITS or bad <= BRAKE * units or self._others_fail(arm):
-            recent.bad_since = None
-            return []
-        if recent.bad_since is None:
-            recent.bad_since = now
-        _, newest_bad = next(reversed(recent.units.values()))
-        if now - recent.bad_since < BRAKE_HOLD_S or not newest_bad:  # a good one: it may be over
-            return []
-        why = f"{bad} of its last {units} units failed after the promotion, limit {BRAKE:.0%}"
-        return self._after(self.rollouts[arm].rollback(now, why, "critical"))
+    def _is_fresh(self, now: float) -> bool:
+        return any(self.rollouts[one].is_fresh(now) for one in self._promoted)
 
-    def _others_fail(self, arm: str) -> bool:
-        """Whether most of what the other arms answered meanwhile ended badly too."""
-        recent = self._recent[arm]
-        begin = min(when for when, _ in recent.units.values())
-        if recent.bad_since is not None:
-            begin = min(begin, recent.bad_since)
-        seen = [one.since(begin) for other, one in self._recent.items() if other != arm]
-        return sum(bad for _, bad in seen) > BRAKE * sum(units for units, _ in seen)
+    def _out_of_order(self, arm: str, now: float) -> list[Event]:
+        """Takes out `arm`, if it was promoted and its brake trips."""
+        why = self._brake.trips(arm, now) if arm in self._promoted else None
+        return [] if why is None else self._after(self.rollouts[arm].rollback(now, why, "critical"))
 
     def tick(self, now: float) -> list[Event]:
         events: list[Event] = []
-        for arm in [one for one in self._promoted if self._recent[one].bad_since is not None]:
-            events += self._brake(arm, now)
-        events += self._after(self.active.tick(now)) if self.active is not None else []
+        for arm in [one for one in self._promoted if self._brake.is_pressed(one)]:
+            events += self._out_of_order(arm, now)
+        events += self._after(self.active.tick(now, self.permit)) if self.active is not None else []
         return events + self._next(now)
 
     # ---- a person's verbs
@@ -189,10 +177,13 @@ class Staging:
                 f"route {self._route.name}: the rollout of {self.arm} is {self.active.phase}; "
                 "promote it or roll it back first"
             )
+        self._ask("rollout.start", rollout)
         return self._after(rollout.start(now))
 
     def promote(self, now: float) -> list[Event]:
-        return self._after(self._under_way().promote(now))
+        rollout = self._under_way()
+        self._ask("rollout.step", rollout)
+        return self._after(rollout.promote(now))
 
     def pause(self, now: float) -> list[Event]:
         return self._after(self._under_way().pause(now))
@@ -219,7 +210,8 @@ class Staging:
 
     def to_state(self) -> dict[str, object]:
         rollouts = {arm: rollout.to_state() for arm, rollout in self.rollouts.items()}
-        return {"promoted": self._promoted, "rollouts": rollouts}
+        states = {**self.asleep, **rollouts}
+        return {"promoted": [*self._slept, *self._promoted], "rollouts": states, "brake": self._brake.to_state()}
 
     def restore(self, state: dict[str, Any], now: float) -> list[Event]:
         """Takes over rollouts with the same id; the others begin anew. Answers which, and why."""
@@ -227,6 +219,8 @@ class Staging:
         for arm, kept in state["rollouts"].items():
             rollout = self.rollouts.get(arm)
             if rollout is None:
+                if arm in self._digests:
+                    self.asleep[arm] = kept
                 continue
             try:
                 anew = rollout.restore(kept)
@@ -235,7 +229,8 @@ class Staging:
             if anew:
                 text = f"begins anew: {'; '.join(anew)}"
                 events.append(Event(kind="rollout.evidence_lost", route=self._route.name, arm=arm, message=text))
-        self._promoted = [arm for arm in state["promoted"] if self._is(arm, Phase.PROMOTED)]
+        self._line_up(state["promoted"])
+        self._brake.restore(state.get("brake", {}))
         self._refresh()
         return events + self._next(now)
 
@@ -253,7 +248,18 @@ class Staging:
         if self.active is not None:
             return []
         waiting = next((one for one in self.rollouts.values() if one.phase is Phase.PENDING), None)
-        return [] if waiting is None else self._after(waiting.start(now))
+        if waiting is None or self._denied("rollout.start", waiting) is not None:
+            return []
+        return self._after(waiting.start(now))
+
+    def _denied(self, kind: str, rollout: Rollout) -> str | None:
+        return None if self.permit is None else self.permit(kind, rollout.arm, rollout.next_step)
+
+    def _ask(self, kind: str, rollout: Rollout) -> None:
+        """A person overrides evidence, and no rule."""
+        why = self._denied(kind, rollout)
+        if why is not None:
+            raise RolloutError(f"route {self._route.name}: a rule of the policy denies {kind} of {rollout.arm}: {why}")
 
     def _after(self, events: list[Event]) -> list[Event]:
         """Makes the attributes true again after a verb that said something."""
@@ -264,7 +270,7 @@ class Staging:
                 self._unbind(arm)
             elif event.kind == "rollout.promoted":
                 self._promoted = [*(one for one in self._promoted if one != arm), arm]
-                self._recent[arm] = _Recent()
+                self._brake.forget(arm)
         if events:
             self._refresh()
         return events

@@ -1,8 +1,7 @@
 """Which arm a conversation has, and which keys are too common to be one conversation.
 
-**Sticky** is a table of at most MAX_BINDINGS keys in two halves, young and old: a key that is used is young, and when the
-young half is full it becomes the old one, so that the keys which nobody used for that long are gone. The MAX_BINDINGS / 2
-keys that were used last are always there. A binding carries the generation that its owner
+**Sticky** is a table (`core.recent`) of at most MAX_BINDINGS keys, of which the MAX_BINDINGS / 2 that were used last are
+always there. A binding carries the generation that its owner
 (one arm of one route) had when it was made; `unbind` raises the owner's generation, which makes all its bindings void
 at once in O(1), however many they are. Void bindings are dropped when they are looked up or pushed out. Switching
 model within a conversation loses the provider's prompt cache and the answer's coherence, so a binding ends only by
@@ -26,9 +25,11 @@ What it does not know: apps that cut old turns off to keep a size. Such a conver
 """
 
 from collections import OrderedDict
-from itertools import chain
+from itertools import islice
 
 from msgspec import Struct
+
+from sidecar.core.recent import Recent
 
 MAX_BINDINGS = 32_768  # 1e3..1e6; fewer: long-lived conversations switch model, more: memory (about 200 bytes each)
 SHARE = 0.02  # DESIGN 4; higher: templates split traffic in lumps, lower: real conversations of tiny services flicker
@@ -56,32 +57,27 @@ class Sticky:
     """Key -> binding, bounded; the verbs are get, bind and unbind."""
 
     def __init__(self, max_bindings: int = MAX_BINDINGS) -> None:
-        self._half = max_bindings // 2
-        self._newer: dict[int, Binding] = {}
-        self._older: dict[int, Binding] = {}
+        self._bindings = Recent[int, Binding](max_bindings)
         self._generations: dict[str, int] = {}
         self.unbound = 0  # calls of `unbind`
 
     def __len__(self) -> int:
-        return len(self._newer) + len(self._older)
+        return len(self._bindings)
 
     def generation(self, owner: str) -> int:
         return self._generations.get(owner, 0)
 
     def get(self, key: int) -> Binding | None:
         """The binding of `key` if it still holds; a look makes the key young again."""
-        found = self._newer.pop(key, None) or self._older.pop(key, None)
+        found = self._bindings.pop(key)
         if found is None or found.generation != self._generations.get(found.owner, 0):
             return None
-        self.bind(key, found)
+        self._bindings.put(key, found)
         return found
 
     def bind(self, key: int, binding: Binding) -> None:
-        """Binds `key`; when half of the table is young, the keys of the other half that nobody asked for are free."""
-        if len(self._newer) >= self._half and key not in self._newer:
-            self._newer, self._older = {}, self._newer
-        self._older.pop(key, None)
-        self._newer[key] = binding
+        """Binds `key`; the keys that nobody asked for the longest time may be free by it."""
+        self._bindings.put(key, binding)
 
     def unbind(self, owner: str) -> None:
         """All keys of `owner` are free from now on (O(1))."""
@@ -90,13 +86,12 @@ class Sticky:
 
     def youngest(self, limit: int) -> list[tuple[int, Binding]]:
         """Up to `limit` valid bindings, those that were used last first."""
-        found: list[tuple[int, Binding]] = []
-        for key, binding in chain(reversed(self._newer.items()), reversed(self._older.items())):
-            if len(found) >= limit:
-                break
-            if binding.generation == self._generations.get(binding.owner, 0):
-                found.append((key, binding))
-        return found
+        valid = (
+            (key, binding)
+            for key, binding in self._bindings.youngest()
+            if binding.generation == self._generations.get(binding.owner, 0)
+        )
+        return list(islice(valid, limit))
 
 
 class HeavyKeys:

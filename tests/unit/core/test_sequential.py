@@ -1,12 +1,15 @@
 """The error guarantees and the power of the anytime-valid tests, by simulation with fixed seeds."""
 
 import json
+import math
 import random  # noqa: TID251  # seeded below; ten times as fast as numpy for single draws
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sidecar.core.sequential import HarmTest, MeanSequence, OrderTest
+from sidecar.core.sequential import HarmTest, MarginTest, MeanSequence
 
 STEPS = (0.05, 0.25, 0.50)
 
@@ -52,18 +55,67 @@ def test_bursts_that_hit_both_groups_are_no_evidence() -> None:
     assert rejected <= 15
 
 
-@pytest.mark.parametrize(("factor", "runs", "caught", "median"), [(3, 100, 0.86, 640), (10, 100, 1.0, 60)])
-def test_harm_is_found_soon(factor: int, runs: int, caught: float, median: int) -> None:
-    """Reference (ROUTING section 4): 3x in 95 % of runs after 460 canary units, 10x after 60.
+@pytest.mark.parametrize("outages", [False, True])
+def test_a_base_rate_that_drifts_is_no_evidence(outages: bool) -> None:
+    """Both arms share a rate that swings between 0.2 and 5 %, without or with outages of both in which 70 % fail: the
+    promise is for every course of the common rate. At alpha 2 %: Binomial(300, 0.02) exceeds 15 with p < 0.001."""
+    rng = random.Random(21)
+    rejected = 0
+    for _ in range(300):
+        test = HarmTest()
+        for at in range(4000):
+            rate = 0.7 if outages and at % 700 < 30 else 0.002 * 25 ** (0.5 - 0.5 * math.cos(at / 150))
+            if rng.random() >= rate:
+                continue
+            share = STEPS[at // 1400]
+            (test.update_canary if rng.random() < share else test.update_control)(1.0, share)
+            if test.rejected(0.02):
+                rejected += 1
+                break
+    assert rejected <= 15
 
-    At a true power of 94 % P(Binomial(100, 0.94) < 86) < 0.002. Medians of 500 simulations are 455 and 43; detection
-    times are about exponential, so the median of 100 runs has standard errors of 62 and 6: the bounds are three of
-    them above.
+
+def harms(rng: random.Random, rates: tuple[float, float], share: float, alpha: float, most: int) -> int | None:
+    """As `rollout` in one stage, skipping what does no harm: canary units until the rejection, or None."""
+    test, seen, total = HarmTest(), 0, share * rates[1] + (1 - share) * rates[0]
+    q = share * rates[1] / total
+    harmless = share * (1 - rates[1]) / (1 - total)
+    while seen < most:
+        skipped = sum(rng.random() < harmless for _ in range(int(math.log(1 - rng.random()) / math.log(1 - total))))
+        test.count(skipped)
+        canary = rng.random() < q
+        seen += skipped + canary
+        (test.update_canary if canary else test.update_control)(1.0, share)
+        if test.rejected(alpha):
+            return seen
+    return None
+
+
+@pytest.mark.parametrize(("factor", "runs"), [(3, 300), (10, 1500)])
+def test_harm_is_found_almost_as_soon_as_with_both_rates_known(factor: int, runs: int) -> None:
+    """Who knows both rates needs ln(1/alpha) / KL canary units on average; at 5 %, base 1 %, alpha 1 % our median is at most
+    1.4 times that: 490 units for 3x, 44 for 10x. Simulated medians of 4,000 and 30,000 runs are 450 and 40. Times are about
+    exponential beyond a delay, so the median of n runs has a standard error near median / sqrt(n): 26 and 1.
     """
     rng = random.Random(9)
-    found = sorted(n for n in (rollout(rng, (0.01, 0.01 * factor), 2000) for _ in range(runs)) if n is not None)
-    assert len(found) >= caught * runs
-    assert found[len(found) // 2] <= median
+    good, bad = 0.01, 0.01 * factor
+    kl = bad * math.log(bad / good) + (1 - bad) * math.log((1 - bad) / (1 - good))
+    found = sorted(harms(rng, (good, bad), 0.05, 0.01, 10**5) or 10**9 for _ in range(runs))
+    assert found[runs // 2] <= 1.4 * math.log(100) / kl
+
+
+def test_units_without_harm_may_be_skipped() -> None:
+    """Any number of them at once gives what as many single observations give, also where cash is bet anew."""
+    rng = random.Random(22)
+    one, skips = HarmTest(), HarmTest()
+    for _ in range(200):
+        units = rng.randrange(100)
+        for _ in range(units):
+            one.update_canary(0.0, 0.25)
+        skips.count(units)
+        for test in (one, skips):
+            test.update_canary(0.3, 0.25)
+    assert skips.to_state() == one.to_state()
 
 
 def test_a_canary_that_always_fails_is_out_after_a_few_errors() -> None:
@@ -116,23 +168,6 @@ def test_graded_scores_are_tested_by_their_mean(quality: float, bound: tuple[int
             canary = rng.random() < 0.25
             harm = scores(rng, quality if canary else 0.9)
             (test.update_canary if canary else test.update_control)(harm, 0.25)
-            if test.rejected(0.02):
-                rejected += 1
-                break
-    assert bound[0] <= rejected <= bound[1]
-
-
-@pytest.mark.parametrize(("slower", "bound"), [(1.0, (0, 12)), (1.5, (190, 200))])
-def test_slower_canaries_are_found_whatever_the_distribution(slower: float, bound: tuple[int, int]) -> None:
-    """Log-normal latencies at 25 %, cuts at the control's true median and p95; A/A as above, 1.5x found in > 95 %."""
-    rng = random.Random(6)
-    rejected = 0
-    for _ in range(200):
-        test = OrderTest(2)
-        for _ in range(1000):
-            canary = rng.random() < 0.25
-            value = rng.lognormvariate(0.0, 0.5) * (slower if canary else 1.0)
-            (test.update_canary if canary else test.update_control)(value, 0.25, (1.0, 2.276))
             if test.rejected(0.02):
                 rejected += 1
                 break
@@ -213,24 +248,112 @@ def test_the_confidence_sequence_becomes_narrow() -> None:
     assert sequence.lower < 0.7 < sequence.upper
 
 
+@given(
+    harms=st.lists(st.tuples(st.booleans(), st.floats(0.0, 1.0)), max_size=60),
+    harm=st.floats(0.0, 1.0),
+    share=st.floats(0.01, 0.99),
+)
+def test_every_bet_on_a_harm_is_fair(harms: list[tuple[bool, float]], harm: float, share: float) -> None:
+    """Whatever came before and however great the harm: the mean of E over the label is E, and a canary's harm raises it."""
+    ends = []
+    for canary in (False, True):
+        test = HarmTest()
+        for group, value in harms:
+            (test.update_canary if group else test.update_control)(value, 0.2)
+        before = test.e_value
+        (test.update_canary if canary else test.update_control)(harm, share)
+        ends.append(test.e_value)
+    assert share * ends[1] + (1 - share) * ends[0] == pytest.approx(before)
+    assert ends[0] <= before * (1 + 1e-12)
+    assert ends[1] >= before * (1 - 1e-12)
+
+
+@given(values=st.lists(st.tuples(st.booleans(), st.floats(0.0, 1.0)), max_size=80), margin=st.floats(0.0, 0.5))
+def test_a_margin_bet_never_loses_all_and_at_the_margin_it_is_fair(
+    values: list[tuple[bool, float]], margin: float
+) -> None:
+    """E stays positive; and the next pair, of a control without harm and a canary that is bad with probability `margin`,
+    which is exactly the margin, leaves its mean as it is."""
+    ends = []
+    for harm in (0.0, 1.0):
+        test = MarginTest(margin)
+        for canary, value in values:
+            (test.add_canary if canary else test.add_control)(value)
+        while test.to_state()[6:]:
+            test.add_control(0.5)  # whoever waits gets its control
+        test.add_canary(0.5)
+        while test.to_state()[6:]:
+            test.add_control(0.5)
+        before = test.e_value
+        test.add_control(0.0)
+        test.add_canary(harm)
+        ends.append(test.e_value)
+        assert test.e_value > 0.0
+    assert (1 - margin) * ends[0] + margin * ends[1] == pytest.approx(before)
+
+
+def scored(rng: random.Random, test: MarginTest, qualities: tuple[float, float], share: float, most: int) -> int | None:
+    """Scores of the canary until it is shown not to be inferior (5 % error), or None."""
+    seen = 0
+    while seen < most:
+        canary = rng.random() < share
+        seen += canary
+        (test.add_canary if canary else test.add_control)(float(rng.random() >= qualities[canary]))
+        if test.rejected(0.05):
+            return seen
+    return None
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_an_equal_arm_is_shown_not_to_be_inferior(share: float) -> None:
+    """Quality 0.9, margin 5 %: D has mean 0.045 and variance at least 0.09, so the best bet wins at most 0.011 a pair and
+    needs ln(20) / 0.011 = 270 pairs; ours learns it. Three of four within 1,500 (simulated: nine of ten)."""
+    rng = random.Random(23)
+    found = [scored(rng, MarginTest(0.05), (0.9, 0.9), share, 1500) for _ in range(60)]
+    assert sum(one is not None for one in found) >= 45
+
+
+@pytest.mark.parametrize(("share", "scored_less"), [(0.05, False), (0.5, False), (0.5, True)])
+def test_an_inferior_arm_is_rarely_called_equal(share: float, scored_less: bool) -> None:
+    """Exactly 5 % worse, also when its users send half as many scores: of 200 at 5 % at most 10 expected; more than 20
+    has p < 0.001."""
+    rng = random.Random(24)
+    half = share / (2 - share) if scored_less else share
+    wrong = [scored(rng, MarginTest(0.05), (0.9, 0.855), half, 400) for _ in range(200)]
+    assert sum(one is not None for one in wrong) <= 20
+
+
+def test_canary_scores_wait_for_a_control_score_and_not_for_ever() -> None:
+    test = MarginTest(0.05)
+    for _ in range(1000):
+        test.add_canary(1.0)
+    assert test.e_value == 1.0
+    assert len(test.to_state()) == 6 + 256
+    for _ in range(300):
+        test.add_control(0.0)
+    test.add_canary(0.0)
+    assert test.to_state()[1] == 257
+
+
 def test_states_survive_json() -> None:
     """A test that was saved and read goes on exactly as the original."""
     rng = random.Random(1)
-    harm, order, mean = HarmTest(), OrderTest(2), MeanSequence(0.05)
+    harm, margin, mean = HarmTest(), MarginTest(0.05), MeanSequence(0.05)
     for turn in range(2):
         for _ in range(500):
             x = rng.random()
             harm.update_canary(float(x < 0.1), 0.3)
             harm.update_control(x, 0.3)
-            order.update_canary(x, 0.3, (0.5, 0.9))
+            (margin.add_canary if x < 0.6 else margin.add_control)(x)
             mean.add(x)
         if turn == 0:
-            kept = json.loads(json.dumps([harm.to_state(), order.to_state(), mean.to_state()]))
-            again = (HarmTest.from_state(kept[0]), OrderTest.from_state(kept[1]), MeanSequence.from_state(kept[2]))
+            kept = json.loads(json.dumps([harm.to_state(), margin.to_state(), mean.to_state()]))
+            again = (HarmTest.from_state(kept[0]), MarginTest(0.05), MeanSequence.from_state(kept[2]))
+            again[1].restore(kept[1])
             assert again[0].e_value == pytest.approx(harm.e_value)
-            assert again[1].e_value == pytest.approx(order.e_value)
+            assert again[1].to_state() == margin.to_state()
             assert (again[2].lower, again[2].upper) == (mean.lower, mean.upper)
-            harm, order, mean = again
+            harm, margin, mean = again
     assert harm.canary_n == 1000
     assert mean.n == 1000
     with pytest.raises(ValueError, match="expected"):

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sidecar.core.brake import HOLD_S, UNITS
 from sidecar.core.engine import Engine
-from sidecar.core.policy import Arm, Fallback, Match, Policy, Quality, RolloutSpec, Route, Upstream
-from sidecar.core.staging import BRAKE_HOLD_S, BRAKE_UNITS
+from sidecar.core.policy import Arm, Fallback, Guardrail, Match, Policy, Quality, RolloutSpec, Route, Upstream
 from sidecar.core.types import Clocks, Event, Facts, Outcome
 
 NOW = 20_000 * 86_400.0
@@ -19,6 +19,7 @@ ROUTE = Route(
 GOOD = Outcome(kind="completed", status=200, clocks=Clocks(sent_s=0.0, duration_s=1.0), finish="stop", empty=False)
 BAD = Outcome(kind="failed", status=500, error="upstream_status", clocks=Clocks(duration_s=0.1))
 REJECTED = Outcome(kind="failed", status=400, caller_fault=True, clocks=Clocks(duration_s=0.1))
+SHED = Outcome(kind="failed", status=503, error="shed", clocks=Clocks(duration_s=10.0))
 CLOSED = Outcome(kind="aborted", clocks=Clocks(sent_s=0.0, duration_s=0.5))
 HANGING = Outcome(kind="aborted", clocks=Clocks(sent_s=0.0, duration_s=30.0))
 
@@ -85,8 +86,8 @@ def test_the_arm_that_was_promoted_before_takes_over_and_then_the_baseline() -> 
 
 @pytest.mark.parametrize(
     ("outcome", "out"),
-    [(BAD, True), (HANGING, True), (CLOSED, False), (REJECTED, False), (GOOD, False)],
-    ids=["failed", "hanging", "closed", "rejected", "good"],
+    [(BAD, True), (HANGING, True), (CLOSED, False), (REJECTED, False), (SHED, False), (GOOD, False)],
+    ids=["failed", "hanging", "closed", "rejected", "shed", "good"],
 )
 def test_what_ends_badly(outcome: Outcome, out: bool) -> None:
     """Failures, and clients that waited in vain; callers' mistakes only soon after the promotion."""
@@ -100,8 +101,8 @@ def test_a_hiccup_shorter_than_the_hold_costs_nothing() -> None:
     made = promoted()
     for n in range(3):
         start = LATER + 10 * n
-        assert calls(made, BAD, 150, start, BRAKE_HOLD_S / 160) == []
-        assert calls(made, GOOD, BRAKE_UNITS, start + BRAKE_HOLD_S) == []
+        assert calls(made, BAD, 150, start, HOLD_S / 160) == []
+        assert calls(made, GOOD, UNITS, start + HOLD_S) == []
         assert made.tick(start + 5) == []
     assert stable(made) == "mini"
 
@@ -109,8 +110,8 @@ def test_a_hiccup_shorter_than_the_hold_costs_nothing() -> None:
 def test_an_outage_is_seen_by_a_tick_when_no_call_comes() -> None:
     made = promoted()
     assert calls(made, BAD, 5, LATER) == []
-    assert made.tick(LATER + BRAKE_HOLD_S - 0.5) == []
-    assert [event.kind for event in made.tick(LATER + BRAKE_HOLD_S + 0.5)] == ["rollout.rolled_back"]
+    assert made.tick(LATER + HOLD_S - 0.5) == []
+    assert [event.kind for event in made.tick(LATER + HOLD_S + 0.5)] == ["rollout.rolled_back"]
 
 
 def test_four_units_are_too_few_and_half_is_not_most() -> None:
@@ -120,6 +121,30 @@ def test_four_units_are_too_few_and_half_is_not_most() -> None:
     for n in range(100):
         assert call(made, (BAD, GOOD)[n % 2], LATER + 20 + n) == []
     assert stable(made) == "mini"
+
+
+@pytest.mark.parametrize("how", ["policy", "restart"])
+def test_a_new_policy_or_a_restart_in_an_outage_does_not_begin_the_window_anew(how: str) -> None:
+    """Twenty calls fail within the hold; then the policy changes elsewhere, or the process is another; a tick later the
+    arm is out."""
+    made = promoted()
+    assert calls(made, BAD, UNITS, LATER) == []
+    upstreams = {"up": Upstream("up", "openai", "https", "up", 443)}
+    if how == "policy":
+        made.apply(Policy("bot", "v2", upstreams, (replace(ROUTE, virtual=("auto",)),)), LATER + 1)
+    else:
+        kept = made.snapshot()
+        made = Engine(Policy("bot", "v1", upstreams, (ROUTE,)), np.random.default_rng(1), LATER + 1)
+        made.restore(kept, LATER + 1)
+    assert stable(made) == "mini"
+    assert "rollout.rolled_back" in [event.kind for event in made.tick(LATER + HOLD_S + 1)]
+    assert stable(made) == "big"
+
+
+def test_where_giving_up_is_off_nobody_who_leaves_takes_an_arm_out() -> None:
+    spec = RolloutSpec(interval_s=900.0, guardrails=(Guardrail("gave_up", off=True),))
+    assert calls(promoted(rollout=spec), HANGING, 60, LATER, 0.1) == []
+    assert len(calls(promoted(rollout=spec), BAD, 60, LATER, 0.1)) == 1
 
 
 def test_an_arm_that_is_promoted_again_begins_with_a_clean_slate() -> None:
