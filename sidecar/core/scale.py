@@ -1,0 +1,73 @@
+"""A metric of one exchange as a number of 0..1 with larger better, and back: what an experiment compares.
+
+    quality      the score itself
+    error_rate   1 for an answer, 0 for a failure by the arm's fault
+    cost, latency, ttft   1/2 - log(value / first) / (2 log SPAN), cut to 0..1: as dear or slow as the first value seen is
+                 1/2, SPAN times as much is 0, a SPAN-th part is 1
+
+Money and times have long tails, so they are compared as logarithms: means are geometric ones, a difference is a ratio, and
+one value of an hour cannot decide. The first value fixes the scale before all others, so bets on them stay fair.
+
+What it does not know: arithmetic means. A variant that is cheaper in the geometric mean can cost more in all where few of
+its calls are very dear; `SPAN` bounds by how much.
+"""
+
+from math import exp, log
+from typing import Final
+
+from sidecar.core.types import Outcome
+
+SPAN: Final = 30.0  # 3..1000; smaller cuts real outliers, larger makes equal ratios smaller differences of 0..1
+_WIDTH: Final = 2.0 * log(SPAN)
+_LEAST: Final = 1e-9  # of a value: what is free or took no time is not infinitely better
+
+
+class Scale:
+    """One metric's scale. `centre` is the log of the first value, None before it; only ratio metrics have one."""
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+        self.ratio = metric not in ("quality", "error_rate")
+        self.smaller_is_better = metric != "quality"
+        self.centre: float | None = None
+
+    def value(self, outcome: Outcome, quality: float | None) -> float | None:
+        """The metric in its own unit (nano-dollars, seconds, 0..1); None when the exchange says nothing of it."""
+        clocks = outcome.clocks
+        sent_s = clocks.sent_s or 0.0
+        if self.metric == "error_rate":
+            return float(outcome.kind == "failed")
+        if outcome.kind != "completed":
+            return None
+        if self.metric == "quality":
+            return quality
+        if self.metric == "cost":
+            return None if outcome.cost_nusd is None else float(outcome.cost_nusd)
+        if self.metric == "latency":
+            return clocks.duration_s - sent_s
+        return None if clocks.ttft_s is None else clocks.ttft_s - sent_s
+
+    def scaled(self, value: float) -> float:
+        """The value as 0..1."""
+        if not self.ratio:
+            return 1.0 - value if self.smaller_is_better else value
+        seen = log(max(value, _LEAST))
+        if self.centre is None:
+            self.centre = seen
+        return min(1.0, max(0.0, 0.5 - (seen - self.centre) / _WIDTH))
+
+    def shown(self, scaled: float) -> float:
+        """The inverse, for means and their bounds."""
+        if not self.ratio:
+            return 1.0 - scaled if self.smaller_is_better else scaled
+        return exp((self.centre or 0.0) + (0.5 - scaled) * _WIDTH)
+
+    def effect(self, difference: float) -> float:
+        """A difference of scaled means in the metric's own terms: a difference, or a ratio."""
+        if self.ratio:
+            return exp(-difference * _WIDTH)
+        return -difference if self.smaller_is_better else difference
+
+    def margin(self, effect: float) -> float:
+        """A policy's `min_effect` (a difference, or a ratio minus 1) as a difference of scaled means."""
+        return log(1.0 + effect) / _WIDTH if self.ratio else effect
