@@ -11,6 +11,17 @@ say nothing.
     PROBING -> BREACHED    the fresh window is beyond the limit: the hold doubles                 threshold.probe_failed
     PROBING -> OK          back inside, or a whole window went by with too few values             threshold.recovered
 
+An event tells of a change of level, never twice of the same level: what is found beyond the limit again while BREACHED
+only counts (`repeats`, told with the recovery). A metric that goes to and fro is damped like a route that flaps (RFC
+2439): a breach within two holds of the last recovery must stay inside for a hold before the next one counts, and each
+further one doubles the hold, from `MIN_HOLD_S` or a window up to `MAX_HOLD_WINDOWS` of that.
+
+`above: auto` and `below: auto` take the limit from `core.baseline`: none until it is learnt, frozen while breached.
+
+A restart keeps levels and windows (`to_state` is made anew at most every CHECKPOINT_S): their slots carry times of the
+steady clock, which counts from the epoch in every process, so a window that is old by then reads as empty, and one that
+would be in the future, because the clock was set back, is left out.
+
 Whose metric: with `route_to`, of every arm but the one routed to; with `rollback` and an `arm`, of that arm; else of
 the whole route. While traffic is routed away nothing is learnt about the arms it left. So a diversion holds for
 `window_s`, then lets traffic back and looks at fresh values only. A failed probe, or a new breach within two holds of
@@ -18,7 +29,8 @@ the recovery, doubles the hold up to `MAX_HOLD_WINDOWS` windows: a lasting fault
 requests per hold.
 
 What it does not do: the actions. `active_route_to` says where traffic goes; the other actions are in the event's
-detail. Thresholds are alarms on absolute limits and make no statistical promise; `core.guardrails` does.
+detail (`adjust` with the parameter and the way it goes). Thresholds are alarms on limits and make no statistical
+promise; `core.guardrails` and `core.drift` do.
 """
 
 from collections.abc import Mapping
@@ -26,12 +38,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+import orjson
+
+from sidecar.core.baseline import Baseline
 from sidecar.core.guardrails import is_failure
 from sidecar.core.policy import Route, Threshold
 from sidecar.core.types import Event, Outcome, Severity
 from sidecar.core.window import Window
 
 MAX_HOLD_WINDOWS: Final = 16  # of window_s: with five minutes, a probe at least every 80 minutes
+MIN_HOLD_S: Final = 60.0  # 10..600; smaller lets a metric that flaps write more events, larger recovers later
+CHECKPOINT_S: Final = 5.0  # 1..60; smaller makes snapshots dearer, larger forgets more of the windows in a crash
+# Longer windows than this are compared a 300th of them apart, 60..3600 s: an hour's quantile costs half a millisecond.
+LONG_S: Final = 300.0
 _CHECKS_PER_WINDOW: Final = 60  # values are compared at most this often per window, and at most once a second
 
 
@@ -45,14 +64,18 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ThresholdStatus:
-    """One threshold for people. `value` None: too few samples."""
+    """One threshold for people. `value` None: too few samples. `limit` None: it is still being learnt (`auto`).
+
+    `repeats` is how often the value was found beyond the limit since the breach.
+    """
 
     name: str
     level: str
     value: float | None
-    limit: float
+    limit: float | None
     samples: int
     since: float
+    repeats: int = 0
 
 
 class _Watch:
@@ -67,8 +90,14 @@ class _Watch:
         self.level = Level.OK
         self.since = 0.0
         self._hold_s = threshold.window_s
+        self._baseline = None if threshold.auto is None else Baseline(threshold, threshold.auto)
+        self._damped = False  # this breach came soon after a recovery: the next one must wait
+        self._inside_since: float | None = None
+        self.repeats = 0
         self._check_at = 0.0
-        self._check_s = min(1.0, threshold.window_s / _CHECKS_PER_WINDOW)
+        self._ticked = -1.0
+        self._apart_s = threshold.window_s / LONG_S if threshold.window_s > LONG_S else 0.0
+        self._check_s = max(self._apart_s, min(1.0, threshold.window_s / _CHECKS_PER_WINDOW))
 
     # -- values
 
@@ -123,12 +152,16 @@ class _Watch:
         return min(values) if self.threshold.above is None else max(values)
 
     def _beyond(self, value: float) -> bool:
-        above, below = self.threshold.above, self.threshold.below
-        return value > above if above is not None else below is not None and value < below
+        limit = self.limit
+        if limit is None:
+            return False
+        return value < limit if self.threshold.above is None else value > limit
 
     def _back_inside(self, value: float) -> bool:
-        above, below, recover = self.threshold.above, self.threshold.below, self.threshold.recover
-        return value <= above * recover if above is not None else below is None or value >= below / recover
+        limit, recover = self.limit, self.threshold.recover
+        if limit is None:
+            return True
+        return value >= limit / recover if self.threshold.above is None else value <= limit * recover
 
     # -- levels
 
@@ -137,6 +170,13 @@ class _Watch:
         if self._check_at - self._check_s <= now < self._check_at:
             return False
         self._check_at = now + self._check_s
+        return True
+
+    def ticked(self, now: float) -> bool:
+        """Whether a tick at `now` compares: always for windows up to LONG_S."""
+        if self._ticked <= now < self._ticked + self._apart_s:
+            return False
+        self._ticked = now
         return True
 
     def check(self, now: float) -> list[Event]:
@@ -151,10 +191,15 @@ class _Watch:
                 return self._when_breached(value, now)
 
     def _when_ok(self, value: float | None, now: float) -> list[Event]:
-        if value is None or not self._beyond(value):
+        if value is None:
+            return []
+        if not self._beyond(value):
+            if self._baseline is not None:
+                self._baseline.take(value, now)
             return []
         again = self.since > 0 and now - self.since < 2 * self._hold_s
-        self._hold_s = self._longer() if again else self.threshold.window_s
+        self._hold_s = self._longer() if again else self._first_hold_s
+        self._damped, self._inside_since, self.repeats = again, None, 0
         return self._to(Level.BREACHED, "breached", now, value)
 
     def _when_breached(self, value: float | None, now: float) -> list[Event]:
@@ -165,7 +210,12 @@ class _Watch:
                 window.clear()
             return self._to(Level.PROBING, "probing", now, None)
         if (value is not None and self._back_inside(value)) or self.samples(now) == 0:
-            return self._to(Level.OK, "recovered", now, value)
+            if self._inside_since is None or self._inside_since > now:
+                self._inside_since = now
+            waits = self._damped and now - self._inside_since < self._hold_s
+            return [] if waits else self._to(Level.OK, "recovered", now, value)
+        self._inside_since = None
+        self.repeats += value is not None and self._beyond(value)
         return []
 
     def _when_probing(self, value: float | None, now: float) -> list[Event]:
@@ -177,13 +227,27 @@ class _Watch:
             return self._to(Level.BREACHED, "probe_failed", now, value)
         return self._to(Level.OK, "recovered", now, value) if self._back_inside(value) else []
 
+    @property
+    def _first_hold_s(self) -> float:
+        window_s = self.threshold.window_s
+        return window_s if self.threshold.action == "route_to" else max(window_s, MIN_HOLD_S)
+
     def _longer(self) -> float:
-        return min(2 * self._hold_s, MAX_HOLD_WINDOWS * self.threshold.window_s)
+        return min(2 * self._hold_s, MAX_HOLD_WINDOWS * self._first_hold_s)
 
     def _to(self, level: Level, what: str, now: float, value: float | None) -> list[Event]:
         self.level, self.since = level, now
         threshold = self.threshold
         severity: Severity = threshold.severity if what == "breached" else "low"
+        limit = self.limit or 0.0
+        detail: dict[str, object] = {
+            "threshold": threshold.name, "metric": threshold.metric, "action": threshold.action, "value": value,
+            "limit": limit, "samples": self.samples(now), "level": str(level), "window_s": threshold.window_s,
+        }  # fmt: skip
+        if what == "recovered":
+            detail["repeats"] = self.repeats
+        if threshold.adjust is not None:
+            detail["adjust"] = list(threshold.adjust)
         shown = "too few values" if value is None else f"{threshold.metric} is {value:.4g}"
         return [
             Event(
@@ -191,44 +255,52 @@ class _Watch:
                 severity=severity,
                 route=self._route,
                 arm=threshold.arm,
-                message=f"{threshold.name}: {what.replace('_', ' ')}, {shown}, limit {self.limit:.4g}",
-                detail={
-                    "threshold": threshold.name, "metric": threshold.metric, "action": threshold.action,
-                    "value": value, "limit": self.limit, "samples": self.samples(now), "level": str(level),
-                },
+                message=f"{threshold.name}: {what.replace('_', ' ')}, {shown}, limit {limit:.4g}",
+                detail=detail,
             )
-        ]  # fmt: skip
+        ]
 
     @property
-    def limit(self) -> float:
+    def limit(self) -> float | None:
+        """The limit of now; None while it is learnt."""
+        if self._baseline is not None:
+            return self._baseline.limit
         above, below = self.threshold.above, self.threshold.below
-        return above if above is not None else below or 0.0
+        return above if above is not None else below
 
     # -- restart
 
     def to_state(self) -> list[object]:
-        return [str(self.level), self.since, self._hold_s, [window.to_state() for window in self._windows]]
+        baseline = None if self._baseline is None else self._baseline.to_state()
+        windows = [window.to_state() for window in self._windows]
+        return [str(self.level), self.since, self._hold_s, windows, self._damped, self.repeats, baseline]
 
-    def restore(self, state: object) -> None:
+    def restore(self, state: object, now: float) -> None:
         """Takes over a state; keeps what it has when the state cannot be read."""
-        if not (isinstance(state, list) and len(state) == 4 and state[0] in set(Level)):
+        if not (isinstance(state, list) and len(state) == 7 and isinstance(state[3], list)):
             return
-        level, since, hold_s, windows = state
-        if not (isinstance(since, int | float) and isinstance(hold_s, int | float) and isinstance(windows, list)):
+        try:
+            level, since, hold_s, repeats = Level(state[0]), float(state[1]), float(state[2]), int(state[5])
+            if self._baseline is not None and isinstance(state[6], list):
+                self._baseline.restore(state[6])
+        except (TypeError, ValueError):
             return
-        self.level, self.since, self._hold_s = Level(level), float(since), float(hold_s)
-        for window, kept in zip(self._windows, windows, strict=False):
-            window.restore(kept if isinstance(kept, list) else [])
+        self.level, self.since, self._hold_s = level, min(since, now), hold_s
+        self._damped, self.repeats = state[4] is True, repeats
+        for window, kept in zip(self._windows, state[3], strict=False):
+            window.restore(kept if isinstance(kept, list) else [], now)
 
 
 class ThresholdSet:
     """All thresholds of one route. `observe` and `tick` answer events; `active_route_to` is read for every request."""
 
-    __slots__ = ("_route_to", "_watches")
+    __slots__ = ("_pack_at", "_packed", "_route_to", "_watches")
 
     def __init__(self, route: Route) -> None:
         self._watches = [_Watch(threshold, route.name) for threshold in route.thresholds]
         self._route_to: str | None = None
+        self._packed: orjson.Fragment | None = None
+        self._pack_at = 0.0
 
     def active_route_to(self) -> str | None:
         """The arm to which all traffic goes now, by the first such threshold of the policy that is breached. O(1)."""
@@ -270,10 +342,13 @@ class ThresholdSet:
 
     def tick(self, now: float) -> list[Event]:
         """Compares all values now: recoveries come also without traffic."""
-        return self._after([event for watch in self._watches for event in watch.check(now)])
+        if not self._pack_at - CHECKPOINT_S <= now < self._pack_at:
+            self._packed, self._pack_at = None, now + CHECKPOINT_S
+        return self._after([event for watch in self._watches if watch.ticked(now) for event in watch.check(now)])
 
     def _after(self, events: list[Event]) -> list[Event]:
         if events:
+            self._packed = None
             self._refresh()
         return events
 
@@ -286,20 +361,23 @@ class ThresholdSet:
     def status(self, now: float) -> tuple[ThresholdStatus, ...]:
         """One frozen record per threshold, in the policy's order."""
         return tuple(
-            ThresholdStatus(w.threshold.name, str(w.level), w.value(now), w.limit, w.samples(now), w.since)
+            ThresholdStatus(w.threshold.name, str(w.level), w.value(now), w.limit, w.samples(now), w.since, w.repeats)
             for w in self._watches
         )
 
-    def to_state(self) -> dict[str, object]:
-        """JSON values for `restore`."""
-        return {watch.threshold.name: [watch.threshold.window_s, watch.to_state()] for watch in self._watches}
+    def to_state(self) -> orjson.Fragment:
+        """What orjson writes for `restore` to read: at most CHECKPOINT_S old, and never older than the last event."""
+        if self._packed is None:
+            kept = {watch.threshold.name: [watch.threshold.window_s, watch.to_state()] for watch in self._watches}
+            self._packed = orjson.Fragment(orjson.dumps(kept))
+        return self._packed
 
-    def restore(self, state: Mapping[str, object]) -> None:
-        """Takes over thresholds of the same name and window; the others begin anew."""
+    def restore(self, state: Mapping[str, object], now: float) -> None:
+        """Takes over thresholds of the same name and window, at steady time `now`; the others begin anew."""
         for watch in self._watches:
             match state.get(watch.threshold.name):
                 case [window_s, kept] if window_s == watch.threshold.window_s:
-                    watch.restore(kept)
+                    watch.restore(kept, now)
                 case _:
                     continue
         self._refresh()

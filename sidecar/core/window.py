@@ -38,8 +38,12 @@ def quantile_of(bins: Bins, q: float) -> float | None:
     for index in sorted(bins):
         rank -= bins[index]
         if rank <= 0:
-            return 0.0 if index == _ZERO_BIN else 2 * _GROWTH**index / (_GROWTH + 1)
+            return _read(index)
     return None
+
+
+def _read(index: int) -> float:
+    return 0.0 if index == _ZERO_BIN else 2 * _GROWTH**index / (_GROWTH + 1)
 
 
 class Histogram:
@@ -64,6 +68,10 @@ class Histogram:
     def quantile(self, q: float) -> float | None:
         return quantile_of(self.bins, q)
 
+    def values(self) -> list[tuple[float, int]]:
+        """Each bin's value as it is read, and how many values it holds; lowest first."""
+        return [(_read(index), count) for index, count in sorted(self.bins.items())]
+
     def to_state(self) -> list[object]:
         return [self.total, *([i, n] for i, n in sorted(self.bins.items()))]
 
@@ -78,7 +86,7 @@ class Histogram:
 
 
 class _Slot:
-    __slots__ = ("bins", "count", "index", "total")
+    __slots__ = ("bins", "count", "index", "kept", "total")
 
     def __init__(self) -> None:
         self.clear(-1)
@@ -88,6 +96,7 @@ class _Slot:
         self.count = 0
         self.total = 0.0
         self.bins: Bins = {}
+        self.kept: list[object] | None = None  # its state, once asked for
 
 
 class Window:
@@ -121,6 +130,7 @@ class Window:
             slot.clear(index)
         slot.count += 1
         slot.total += value
+        slot.kept = None
         if self._quantiles:
             bins = slot.bins
             at = bin_of(value)
@@ -161,22 +171,30 @@ class Window:
             slot.clear(-1)
 
     def to_state(self) -> list[object]:
-        """JSON values: one entry per slot that holds something."""
-        return [
-            [slot.index, slot.count, slot.total, [[i, n] for i, n in sorted(slot.bins.items())]]
-            for slot in self._ring
-            if slot.count
-        ]
+        """JSON values: one entry per slot that holds something. A slot that did not change is not written anew."""
+        made: list[object] = []
+        for slot in self._ring:
+            if slot.count:
+                if slot.kept is None:
+                    bins = [[i, n] for i, n in sorted(slot.bins.items())]
+                    slot.kept = [slot.index, slot.count, slot.total, bins]
+                made.append(slot.kept)
+        return made
 
-    def restore(self, state: list[object]) -> None:
-        """Takes over what `to_state` of a window of the same length and slots gave; leaves out what it cannot read."""
+    def restore(self, state: list[object], now: float = inf) -> None:
+        """Takes over what `to_state` of a window of the same length and slots gave; leaves out what it cannot read.
+
+        Slots later than `now` are left out too: the clock went back between two processes, and they would block
+        their places until it is there again. Slots that are too old do no harm: no reading covers them.
+        """
         self.clear()
+        newest = now * self._slots_per_s
         for entry in state:
             if not (isinstance(entry, list) and len(entry) == 4 and isinstance(entry[0], int)):
                 continue
             index, count, total, bins = entry
             slot = self._ring[index % self._slots]
-            if index > slot.index:
+            if slot.index < index <= newest:
                 slot.clear(index)
                 slot.count, slot.total, slot.bins = int(count), _number(total), _bins(bins)
 

@@ -1,14 +1,16 @@
 """Thresholds: one event per breach, one per recovery, hysteresis, and diversions that end by probing."""
 
-import json
+import math
+from collections.abc import Callable
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.policy import Arm, Match, Route, Threshold
-from sidecar.core.thresholds import MAX_HOLD_WINDOWS, ThresholdSet
+from sidecar.core.policy import Arm, AutoLimit, Match, Route, Threshold
+from sidecar.core.thresholds import CHECKPOINT_S, MAX_HOLD_WINDOWS, ThresholdSet
 from sidecar.core.types import Clocks, Event, Outcome
 
 
@@ -223,24 +225,165 @@ def test_a_clock_that_goes_back_does_not_stop_the_checks() -> None:
     assert kinds(many(one, 10, FAILED, 10_001.0)) == ["breached"]
 
 
-def test_state_survives_a_restart_and_changed_or_broken_parts_begin_anew() -> None:
+def kept(one: ThresholdSet) -> dict[str, Any]:
+    """What a snapshot gives back."""
+    state: dict[str, Any] = orjson.loads(orjson.dumps(one.to_state()))
+    return state
+
+
+def test_levels_and_windows_survive_a_restart() -> None:
+    """Also the windows: nine failures before the restart and one after it are ten."""
     one = watch(DIVERT, limit(name="b"))
     many(one, 10, FAILED, 100.0)
-    state = json.loads(json.dumps(one.to_state()))
     again = watch(DIVERT, limit(name="b"))
-    again.restore(state)
+    again.restore(kept(one), 100.0)
     assert again.active_route_to() == "mini"
     assert again.status(100.0) == one.status(100.0)
+    one = watch(limit())
+    many(one, 9, FAILED, 100.0)
+    again = watch(limit())
+    again.restore(kept(one), 110.0)
+    assert kinds(many(again, 1, FAILED, 110.0)) == ["breached"]
+
+
+def test_a_long_stop_leaves_nothing_and_ends_a_breach() -> None:
+    one = watch(limit())
+    many(one, 10, FAILED, 100.0)
+    again = watch(limit())
+    again.restore(kept(one), 5000.0)
+    assert [each.samples for each in again.status(5000.0)] == [0]
+    assert kinds(again.tick(5000.0)) == ["recovered"]
+
+
+def test_a_clock_that_was_set_back_between_two_processes_blocks_nothing() -> None:
+    """Slots of the future are left out, and the breach counts from now."""
+    one = watch(DIVERT)
+    many(one, 10, FAILED, 9000.0)
+    again = watch(DIVERT)
+    again.restore(kept(one), 100.0)
+    assert (again.status(100.0)[0].samples, again.status(100.0)[0].since) == (0, 100.0)
+    assert kinds(again.tick(159.0)) == []
+    assert kinds(again.tick(160.0)) == ["probing"]
+    assert kinds(many(again, 10, FAILED, 161.0)) == ["probe_failed"]
+
+
+def test_ticks_compare_long_windows_less_often() -> None:
+    """An hour's value every twelve seconds: a recovery may come so much later."""
+    one = watch(limit(window_s=3600.0))
+    assert kinds(many(one, 10, FAILED, 100.0)) == ["breached"]
+    story = [kinds(one.tick(3700.0 + second)) for second in range(40)]
+    assert ["recovered"] in story[:13]
+    assert kinds(one.tick(50.0)) == [], "a clock that went back does not block"
+
+
+def test_a_snapshot_is_made_anew_with_events_and_every_few_seconds() -> None:
+    one = watch(limit())
+    one.tick(100.0)
+    many(one, 1, FAILED, 100.0)
+    first = one.to_state()
+    many(one, 1, FAILED, 100.0 + CHECKPOINT_S / 2)
+    assert one.to_state() is first
+    many(one, 1, FAILED, 100.0 + CHECKPOINT_S)
+    assert (second := one.to_state()) is not first
+    many(one, 8, FAILED, 101.0 + CHECKPOINT_S)
+    assert one.to_state() is not second, "an event is never forgotten"
+
+
+def test_changed_or_broken_parts_begin_anew() -> None:
+    one = watch(DIVERT, limit(name="b"))
+    many(one, 10, FAILED, 100.0)
     other = watch(limit(name="b", window_s=30.0), limit(name="new"))
-    other.restore(state)
+    other.restore(kept(one), 100.0)
     assert [each.level for each in other.status(100.0)] == ["ok", "ok"]
-    for broken in ([1, 2], ["ok", "x", 1, []], ["lost", 1, 1, []], 7):
+    whole = ["breached", 90.0, 60.0, [5], False, 0, None]
+    wrong: list[tuple[int, object]] = [(0, "lost"), (1, "x"), (2, None), (3, 7), (5, [])]
+    for broken in (7, [1, 2], *([*whole[:at], value, *whole[at + 1 :]] for at, value in wrong)):
         fresh = watch(DIVERT)
-        fresh.restore({"t": [60.0, broken]})
+        fresh.restore({"t": [60.0, broken]}, 100.0)
         assert fresh.status(100.0)[0].level == "ok"
     odd = watch(DIVERT)
-    odd.restore({"t": [60.0, ["breached", 90.0, 60.0, [5]]]})
+    odd.restore({"t": [60.0, whole]}, 100.0)
     assert odd.active_route_to() == "mini"
+
+
+def test_what_is_found_again_is_counted_and_told_once() -> None:
+    """One event for a breach of five looks, and the recovery says that four more found it."""
+    one = watch(limit())
+    many(one, 10, FAILED, 100.0)
+    assert [kinds(one.tick(100.0 + at)) for at in range(1, 5)] == [[], [], [], []]
+    assert one.status(104.0)[0].repeats == 4
+    recovered = one.tick(200.0)
+    assert (kinds(recovered), recovered[0].detail["repeats"]) == (["recovered"], 4)
+
+
+def test_a_metric_that_flaps_is_damped() -> None:
+    """Ten seconds bad, ten good, for an hour: 3,600 looks. Undamped that is 360 events; holds of 60, 120, 240, 480 and
+    960 s that nothing fulfils leave the first recovery and the second breach."""
+    one, story = watch(limit(window_s=5.0, min_samples=1)), []
+    for second in range(3600):
+        outcome = FAILED if second // 10 % 2 == 0 else done()
+        story += kinds(many(one, 5, outcome, 1000.0 + second))
+    assert story == ["breached", "recovered", "breached"]
+    assert kinds([event for at in range(200) for event in many(one, 5, done(), 4600.0 + at)]) == ["recovered"]
+
+
+def test_damping_forgets_a_clock_that_went_back() -> None:
+    one = watch(limit(window_s=5.0, min_samples=1))
+    for now, outcome in ((1000.0, FAILED), (1010.0, done()), (1020.0, FAILED), (1030.0, done())):
+        many(one, 5, outcome, now)
+    assert one.status(1030.0)[0].level == "breached"
+    many(one, 5, done(), 900.0)
+    assert kinds(one.tick(900.0 + 119.0)) == []
+    assert kinds(one.tick(900.0 + 120.0)) == ["recovered"]
+
+
+def test_an_order_to_adjust_says_what_and_where() -> None:
+    one = watch(limit(metric="cost_per_request", above=5.0, action="adjust", adjust=("max_tokens", "down")))
+    events = many(one, 10, done(cost=9), 100.0)
+    assert events[0].detail["adjust"] == ["max_tokens", "down"]
+
+
+def hours(one: ThresholdSet, cost: Callable[[int], int], first: int, last: int) -> list[Event]:
+    """Twenty calls in each minute from `first` on, costing what `cost` says of the minute."""
+    return [event for minute in range(first, last) for event in many(one, 20, done(cost=cost(minute)), 60.0 * minute)]
+
+
+AUTO: dict[str, Any] = {"metric": "cost_per_request", "above": math.inf, "auto": AutoLimit(), "min_samples": 20}
+
+
+def test_a_limit_that_tunes_itself() -> None:
+    """It is learnt from twenty windows around 1000, stays silent on their noise, and is frozen while breached."""
+    one = watch(limit(**AUTO))
+    assert one.status(0.0)[0].limit is None
+    assert hours(one, lambda minute: 1000 + 10 * (minute % 5), 1, 60) == []
+    learnt = one.status(3600.0)[0].limit
+    assert learnt is not None
+    assert 1200 <= learnt <= 1400
+    breached = hours(one, lambda _: 2000, 60, 120)
+    assert kinds(breached) == ["breached"]
+    assert breached[0].detail["limit"] == pytest.approx(learnt, rel=0.01)
+    assert one.status(7200.0)[0].limit == breached[0].detail["limit"]
+    again = watch(limit(**AUTO))
+    again.restore(kept(one), 7200.0)
+    assert again.status(7200.0) == one.status(7200.0)
+    assert kinds(hours(again, lambda _: 1000, 120, 125)) == ["recovered"]
+
+
+def test_a_breach_of_a_limit_that_is_learnt_anew_is_over() -> None:
+    """The policy changed from a fixed limit to `auto`: there is nothing to be beyond."""
+    one, again = watch(limit()), watch(limit(above=math.inf, auto=AutoLimit()))
+    many(one, 10, FAILED, 100.0)
+    again.restore(kept(one), 100.0)
+    assert kinds(many(again, 10, FAILED, 101.0)) == ["recovered"]
+
+
+def test_a_limit_below_tunes_itself_too() -> None:
+    one = watch(limit(metric="quality", above=None, below=0.0, auto=AutoLimit(), min_samples=20))
+    story = []
+    for minute in range(100):
+        quality = 0.9 if minute < 60 else 0.3
+        story += kinds(many(one, 20, done(), 60.0 * minute, quality=quality))
+    assert story == ["breached"]
 
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.booleans(), st.integers(1, 20)), max_size=60))
