@@ -1,11 +1,14 @@
 """Feedback on past decisions: checked, bounded, joined with its decision, told to the engine and stored.
 
-Recent decisions are found in memory; older ones in the database, read by its own thread. What comes in is untrusted: the
-size is bounded by the caller, the rate and the number of sources here, and nothing of it reaches a log.
+Each score comes from a named source, whose scale, weight and largest share the policy states (`core.reward` has the
+formula). All sources of one decision teach one label: a later score, of whichever source, replaces what was taught
+before. Recent decisions are found in memory; older ones in the database, with the scores that they were given, read by
+its own thread. What comes in is untrusted: the size is bounded by the caller, the rate and the number of sources here,
+and nothing of it reaches a log.
 """
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -13,20 +16,24 @@ import orjson
 from msgspec import Struct
 
 from sidecar.clock import steady, wall
-from sidecar.core.types import Event, Feedback, Settled
+from sidecar.core.policy import OTHER, OWN_SOURCES, SOURCES, Source
+from sidecar.core.reward import label, scaled
+from sidecar.core.types import Event, Features, Feedback, Settled
 
 MAX_AGE_S: Final = 7 * 86400.0
-_REMEMBERED: Final = 8_192  # decisions, in two halves; about 4 MB; older ones are looked up in the database
+_REMEMBERED: Final = 16_384  # decisions, in two halves, at most 16 MB; older ones are looked up in the database
 _MAX_SOURCES: Final = 64
+_MAX_SOURCES_EACH: Final = 16  # of one decision
 _RATE_PER_S: Final = 1000.0  # per source; a service that scores every answer stays below, a loop gone wild does not
 _BURST: Final = 2000.0
 _MAX_TEXT: Final = 128
+_WORDS: Final = {"up": 1.0, "down": 0.0}  # the ends of every scale: good and bad, whichever of its numbers is which
 
 Answer = Callable[[int, bytes], None]
 
 
 class Known(Struct, frozen=True, gc=False):
-    """What has to be known of a decision to teach with it."""
+    """What has to be known of a decision to teach with it. `given` are the scores that the database has of it."""
 
     id: str
     at: float
@@ -36,16 +43,32 @@ class Known(Struct, frozen=True, gc=False):
     key: int
     rollout_id: str | None
     rollout_step: int | None
+    task: str = ""
+    text: Features | None = None
+    given: tuple[tuple[str, float], ...] = ()
+    served: tuple[str, str] | None = None  # upstream and model, where both are known
 
 
 class _Written(Struct, forbid_unknown_fields=True):
-    """Feedback as a client writes it."""
+    """Feedback as a client writes it: a score of 0..1, or a value on its source's scale."""
 
-    score: float
+    score: float | None = None
+    value: float | bool | str | None = None
     id: str | None = None
     completion_id: str | None = None
     source: str = "user"
     label: str | None = None
+
+
+class _Label:
+    """What one decision was taught: the last score of each source, and what they made together."""
+
+    __slots__ = ("score", "scores", "weight")
+
+    def __init__(self) -> None:
+        self.scores: dict[str, float] = {}
+        self.score: float | None = None
+        self.weight = 1.0
 
 
 class _Half:
@@ -59,7 +82,7 @@ class _Half:
 
 
 class FeedbackDesk:
-    """Takes feedback from the traffic port, the admin API and the command line."""
+    """Takes feedback from the traffic port, the admin API and the command line, and signals of our own."""
 
     def __init__(
         self,
@@ -76,8 +99,9 @@ class FeedbackDesk:
         self._spawn = spawn
         self._on_events = on_events
         self._newer, self._older = _Half(), _Half()
-        self._given: OrderedDict[tuple[str, str], float] = OrderedDict()  # last score per decision and source
+        self._labels: OrderedDict[str, _Label] = OrderedDict()  # by decision
         self._buckets: dict[str, tuple[float, float]] = {}
+        self.sources: Mapping[str, Mapping[str, Source]] = {}  # by route; others have SOURCES
         self.accepted = 0
         self.refused = 0
 
@@ -97,7 +121,7 @@ class FeedbackDesk:
         """Reads one body and answers it, at once or when the database has been asked."""
         try:
             written = msgspec.json.decode(body, type=_Written)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             self._refuse(answer, 422, f"not a feedback object: {error}")
             return
         problem = _problem(written)
@@ -107,6 +131,14 @@ class FeedbackDesk:
             self._refuse(answer, 429, "too much feedback of this source: send less, or less often")
         else:
             self._find(written, answer)
+
+    def signal(self, decision_id: str, source: str, score: float) -> bool:
+        """A score of our own, 0..1: of a judge, or of what the proxy saw. False for a decision that is not remembered."""
+        known = self._newer.known.get(decision_id) or self._older.known.get(decision_id)
+        if known is None:
+            return False
+        self._learn(known, source, score, None)
+        return True
 
     def _find(self, written: _Written, answer: Answer) -> None:
         newer, older = self._newer, self._older
@@ -135,31 +167,70 @@ class FeedbackDesk:
             self._take(written, found[0], answer)
 
     def _take(self, written: _Written, known: Known, answer: Answer) -> None:
-        now = wall()
-        if now - known.at > MAX_AGE_S:
+        if wall() - known.at > MAX_AGE_S:
             self._refuse(answer, 404, "the decision is older than seven days")
             return
-        place = (known.id, written.source)
+        score = written.score
+        if score is None:
+            sources = self._sources_of(known.route)
+            source = sources.get(written.source) or sources.get(OTHER, SOURCES[OTHER])
+            score = _scored(source, written.value)
+            if score is None:
+                text = f"value must be a number of {source.low:g}..{source.high:g} (the scale of this source), or up or down"
+                self._refuse(answer, 422, text)
+                return
+        if not self._learn(known, written.source, score, written.label):
+            self._refuse(answer, 422, f"a decision takes scores of {_MAX_SOURCES_EACH} sources at most")
+            return
+        self.accepted += 1
+        answer(202, orjson.dumps({"id": known.id, "accepted": True}))
+
+    def _learn(self, known: Known, source: str, score: float, note: str | None) -> bool:
+        """Teaches the decision's new label and keeps the score; False when it has too many sources already."""
+        sources = self._sources_of(known.route)
+        held = self._label_of(known, sources)
+        if source not in held.scores and len(held.scores) >= _MAX_SOURCES_EACH:
+            return False
+        held.scores[source] = score
+        previous, before = held.score if held.weight else None, held.weight
+        held.score, held.weight = label(held.scores, sources)
         feedback = Feedback(
             decision_id=known.id,
             route=known.route,
             arm=known.arm or "",
-            score=written.score,
-            source=written.source,
-            label=written.label,
+            score=held.score,
+            source=source,
+            label=note,
             context_key=known.key,
             rollout_id=known.rollout_id,
             rollout_step=known.rollout_step,
-            previous=self._given.pop(place, None),
+            previous=previous,
+            weight=held.weight,
+            previous_weight=before,
+            task=known.task,
+            text=known.text,
+            served=known.served,
         )
-        self._given[place] = written.score
-        if len(self._given) > _REMEMBERED:
-            self._given.popitem(last=False)
-        if known.arm is not None:
+        if known.arm is not None and held.weight:
             self._on_events(self._teach(feedback, steady()))
-        self._store(feedback, now)
-        self.accepted += 1
-        answer(202, orjson.dumps({"id": known.id, "accepted": True}))
+        self._store(msgspec.structs.replace(feedback, score=score, text=None), wall())
+        return True
+
+    def _label_of(self, known: Known, sources: Mapping[str, Source]) -> _Label:
+        """What the decision was taught so far; of one that was forgotten, what the database makes of it."""
+        held = self._labels.pop(known.id, None)
+        if held is None:
+            held = _Label()
+            if known.given:
+                held.scores = dict(known.given[:_MAX_SOURCES_EACH])
+                held.score, held.weight = label(held.scores, sources)
+        self._labels[known.id] = held
+        if len(self._labels) > _REMEMBERED:
+            self._labels.popitem(last=False)
+        return held
+
+    def _sources_of(self, route: str) -> Mapping[str, Source]:
+        return self.sources.get(route, SOURCES)
 
     def _admit(self, source: str) -> bool:
         """A token bucket per source; sources beyond the limit share one."""
@@ -177,25 +248,39 @@ class FeedbackDesk:
 
 def known_of(settled: Settled) -> Known:
     """What has to be remembered of a finished exchange."""
-    decision, outcome = settled.decision, settled.outcome
+    decision, outcome, facts = settled.decision, settled.outcome, settled.facts
     return Known(
         settled.id,
         settled.at,
         decision.route,
         outcome.served_arm or decision.arm,
         outcome.completion_id,
-        settled.facts.key if decision.unit != "request" else 0,
+        facts.key if decision.unit != "request" else 0,
         decision.rollout_id,
         decision.rollout_step,
+        facts.task,
+        facts.text,
+        served=(settled.upstream, settled.sent_model) if settled.sent_model else None,
     )
+
+
+def _scored(source: Source, value: float | bool | str | None) -> float | None:
+    """The score of a value as it was sent: a number, true and false as 1 and 0, or one end of the scale in words."""
+    if isinstance(value, str):
+        return _WORDS.get(value)
+    return None if value is None else scaled(source, float(value))
 
 
 def _problem(written: _Written) -> str | None:
     """What is wrong with it, or None."""
-    if not 0.0 <= written.score <= 1.0:
+    if (written.score is None) == (written.value is None):
+        return "give either score (0 to 1) or value (on the scale of its source)"
+    if written.score is not None and not 0.0 <= written.score <= 1.0:
         return "score must lie between 0 and 1"
     if (written.id is None) == (written.completion_id is None):
         return "give either id or completion_id"
+    if written.source in OWN_SOURCES:
+        return f"{', '.join(sorted(OWN_SOURCES))} are sources of the sidecar's own: choose another name"
     texts = (written.id, written.completion_id, written.source, written.label)
     if any(text is not None and not 0 < len(text) <= _MAX_TEXT for text in texts):
         return f"id, completion_id, source and label have 1 to {_MAX_TEXT} characters"

@@ -2,8 +2,10 @@
 
     reward = (w_q quality + w_c cost + w_l latency) / (w_q + w_c + w_l)
 
-* quality: 0 for an exchange that failed by the arm's fault; else the product of the listed validators (`finish_reason`,
-  `refusal`, `empty`) as far as the outcome tells; a feedback score replaces it later. None when nothing is known.
+* quality: 0 for an exchange that failed by the arm's fault; else the product of the listed validators as far as the
+  outcome tells: `finish_reason`, `refusal` and `empty` from its fields, those that read the answer (JSON schema, tool
+  arguments, language, patterns) from `checks`, where the shell puts what they found. A feedback score replaces it
+  later. None when nothing is known.
 * cost: 0.5 - 0.5 log(cost / reference) / log(COST_SPAN), cut to [0, 1]. Logarithmic because list prices span three
   orders of magnitude and a linear score sees only the dearest arm (RouterArena, `compute_scores.py`). The reference
   is what the baseline's calls cost, so 0.5 means "as dear as the baseline".
@@ -13,14 +15,25 @@
 
 Without quality there is no reward: a cheap, fast answer of unknown worth must not teach that cheap and fast is good.
 An unknown cost or latency counts as NEUTRAL, so that reporting less never pays. Aborted exchanges and the caller's
-own mistakes teach nothing. The validators `json_schema` and `tool_arguments` need the body and are not judged here.
+own mistakes teach nothing.
+
+Scores that come later, from named sources (`policy.Source`):
+
+    score = (v - low) / (high - low), or with `log`  log(1 + v - low) / log(1 + high - low);  1 - score when less is better
+    label of a decision = sum_i share_i score_i,   share_i = min(max_share_i, c weight_i),   c such that they sum to 1
+
+A source is never more than `max_share` of a label while others have spoken; where all are at that limit (their limits
+sum to less than 1) the shares are in proportion to the limits. Sources that the policy does not name are together one
+source, with the mean of their scores, so that inventing names gains nothing. The label counts min(1, sum of weights)
+of a whole one. It depends on the latest score of each source only, not on their order.
 """
 
-from math import log
+from collections.abc import Mapping
+from math import isfinite, log, log1p
 
 from msgspec import Struct
 
-from sidecar.core.policy import Objective
+from sidecar.core.policy import OTHER, SOURCES, Objective, Source
 from sidecar.core.types import Outcome
 
 COST_SPAN = (
@@ -76,16 +89,64 @@ def validate(outcome: Outcome, validators: tuple[str, ...]) -> float | None:
     """Quality of a completed answer by the listed validators: their product, None when none could tell."""
     quality: float | None = None
     for name in validators:
-        score: float | None = None
-        if name == "finish_reason" and outcome.finish is not None:
-            score = 1.0 if outcome.finish in FINISHED else CUT_OFF_QUALITY if outcome.finish in CUT_OFF else 0.0
-        elif name == "refusal":
-            score = 0.0 if outcome.refused else 1.0
-        elif name == "empty" and outcome.empty is not None:
-            score = 0.0 if outcome.empty else 1.0
+        score = form_score(outcome, name)
+        if score is None and outcome.checks:
+            score = next((found for check, found in outcome.checks if check == name), None)
         if score is not None:
             quality = score if quality is None else quality * score
     return quality
+
+
+def form_score(outcome: Outcome, validator: str) -> float | None:
+    """What a validator that needs no text says; None for one that does, and where it cannot tell."""
+    if validator == "finish_reason" and outcome.finish is not None:
+        return 1.0 if outcome.finish in FINISHED else CUT_OFF_QUALITY if outcome.finish in CUT_OFF else 0.0
+    if validator == "refusal":
+        return 0.0 if outcome.refused else 1.0
+    if validator == "empty" and outcome.empty is not None:
+        return 0.0 if outcome.empty else 1.0
+    return None
+
+
+def scaled(source: Source, value: float) -> float | None:
+    """The score in [0, 1] that a value of this source stands for; None when it lies outside of the source's scale."""
+    if not isfinite(value) or not source.low <= value <= source.high:
+        return None
+    part, span = value - source.low, source.high - source.low
+    score = log1p(part) / log1p(span) if source.log else part / span
+    return score if source.better == "higher" else 1.0 - score
+
+
+def label(scores: Mapping[str, float], sources: Mapping[str, Source]) -> tuple[float, float]:
+    """One label of all sources that scored a decision: (score, weight), both in [0, 1]. `scores` is not empty."""
+    merged = {name: score for name, score in scores.items() if name in sources and name != OTHER}
+    unnamed = [score for name, score in scores.items() if name not in merged]
+    if unnamed:
+        merged[OTHER] = sum(unnamed) / len(unnamed)
+    spoke = [sources.get(name, SOURCES[OTHER]) for name in merged]
+    parts = shares([(source.weight, source.max_share) for source in spoke])
+    mean = sum(part * score for part, score in zip(parts, merged.values(), strict=True))
+    return min(1.0, max(0.0, mean)), min(1.0, sum(source.weight for source in spoke))
+
+
+def shares(limits: list[tuple[float, float]]) -> list[float]:
+    """Parts that sum to 1 for (weight, max_share > 0) of each source: in proportion to the weights, none above its
+    limit.
+
+    Where the limits sum to less than 1 nobody can keep them: the parts are in proportion to the limits. All zero when
+    no source has a weight.
+    """
+    found = [0.0] * len(limits)
+    left, free = 1.0, [at for at, (weight, _) in enumerate(limits) if weight > 0]
+    while free:
+        each = left / sum(limits[at][0] for at in free)
+        over = [at for at in free if each * limits[at][0] > limits[at][1]]
+        for at in over or free:
+            found[at] = limits[at][1] if over else each * limits[at][0]
+            left -= found[at]
+        free = [at for at in free if over and at not in over]
+    whole = sum(found)
+    return [part / whole for part in found] if whole > 0 else found
 
 
 def latency_score(outcome: Outcome) -> float | None:

@@ -4,12 +4,14 @@ import asyncio
 import json
 from collections.abc import Coroutine, Sequence
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
 from sidecar.clock import wall
 from sidecar.control import feedback as desk_module
 from sidecar.control.feedback import MAX_AGE_S, FeedbackDesk, Known, known_of
+from sidecar.core.policy import Source
 from sidecar.core.types import Event, Feedback
 from tests.fixtures.settled import settled
 
@@ -80,7 +82,7 @@ def test_a_remembered_decision(desk: Desk) -> None:
         "good",
     )
     assert (taught.context_key, taught.previous) == (0, None), "its unit was the request"
-    assert desk.kept[0][0] == taught
+    assert (taught.weight, desk.kept[0][0]) == (1.0, taught)
     assert desk.events == [TOLD]
     assert (desk.desk.accepted, desk.desk.refused) == (1, 0)
 
@@ -95,12 +97,95 @@ def test_by_completion_id(desk: Desk) -> None:
 
 
 def test_the_last_write_per_source_wins(desk: Desk) -> None:
-    """A second score of the same source takes the first back; one of another source does not."""
+    """All sources of one decision teach one label; whatever is said later takes back what was taught before."""
     one = settled(1, at=wall())
     desk.desk.remember([one])
     for score, source in ((0.2, "user"), (0.9, "user"), (0.5, "task")):
         desk.send({"id": one.id, "score": score, "source": source})
-    assert [(taught.score, taught.previous) for taught in desk.taught] == [(0.2, None), (0.9, 0.2), (0.5, None)]
+    assert [(taught.score, taught.previous) for taught in desk.taught] == [(0.2, None), (0.9, 0.2), (0.7, 0.9)]
+    assert [kept.score for kept, _ in desk.kept] == [0.2, 0.9, 0.5], "each source's own score is kept"
+
+
+def test_values_are_scored_on_their_sources_scale(desk: Desk) -> None:
+    """A number on the scale, true or false, or an end of it in words."""
+    one = settled(1, at=wall())
+    desk.desk.remember([one])
+    for source, value, score in (
+        ("stars", 4, 0.75),
+        ("thumbs", "up", 1.0),
+        ("thumbs", "down", 0.0),
+        ("retry", True, 0.0),
+        ("retry", "up", 1.0),
+        ("task_completion", True, 1.0),
+        ("edit_distance", 0.25, 0.75),
+        ("something", 0.5, 0.5),
+    ):
+        assert desk.send({"id": one.id, "source": source, "value": value})[0] == 202
+        assert desk.kept[-1][0].score == score
+
+
+@pytest.mark.parametrize(("source", "value"), [("stars", 0), ("stars", 6), ("stars", "good"), ("something", 2)])
+def test_values_outside_of_the_scale_are_422(desk: Desk, source: str, value: object) -> None:
+    """And the answer says what the scale is."""
+    one = settled(1, at=wall())
+    desk.desk.remember([one])
+    status, answer = desk.send({"id": one.id, "source": source, "value": value})
+    assert status == 422
+    assert ("1..5" if source == "stars" else "0..1") in str(answer)
+    assert (desk.taught, desk.kept) == ([], [])
+
+
+def test_a_routes_own_sources(desk: Desk) -> None:
+    """Scale, weight and largest share are the policy's, by route; a source without weight is kept and does not teach."""
+    one = settled(1, at=wall())
+    desk.desk.remember([one])
+    own = {"nps": Source(0.0, 10.0, weight=0.5), "noise": Source(weight=0.0), "other": Source(0.0, 2.0, weight=0.25)}
+    desk.desk.sources = {one.decision.route: own}
+    assert desk.send({"id": one.id, "source": "noise", "value": 1})[0] == 202
+    assert (desk.taught, len(desk.kept)) == ([], 1)
+    assert desk.send({"id": one.id, "source": "nps", "value": 9})[0] == 202
+    assert desk.send({"id": one.id, "source": "new", "value": 1})[0] == 202
+    first, second = desk.taught
+    assert (first.score, first.weight, first.previous) == (0.9, 0.5, None)
+    assert (second.score, second.weight) == (pytest.approx(0.9 * 2 / 3 + 0.5 / 3), 0.75)
+    assert (second.previous, second.previous_weight) == (0.9, 0.5)
+
+
+def test_a_decision_takes_sixteen_sources(desk: Desk) -> None:
+    """More are 422; those that it has may speak again."""
+    one = settled(1, at=wall())
+    desk.desk.remember([one])
+    answers = [desk.send({"id": one.id, "source": f"s{number}", "score": 1})[0] for number in range(17)]
+    assert answers == [202] * 16 + [422]
+    assert desk.send({"id": one.id, "source": "s3", "score": 0})[0] == 202
+
+
+def test_task_and_text_of_the_decision_come_back_with_its_scores(desk: Desk) -> None:
+    """Late feedback teaches what was known of the request; nothing of the text is kept with the score."""
+    text = np.ones(4, dtype=np.float32)
+    one = settled(1, at=wall())
+    one = replace(one, facts=replace(one.facts, task="sums", text=text))
+    desk.desk.remember([one])
+    desk.send({"id": one.id, "score": 1})
+    assert desk.taught[0].task == "sums"
+    assert desk.taught[0].text is text
+    assert desk.kept[0][0].text is None
+
+
+def test_scores_of_a_forgotten_decision_are_taken_back(desk: Desk) -> None:
+    """After a restart the database says what it had been given: that label is what the new one replaces."""
+    desk.stored = {"old": [recent(id="old", given=(("user", 0.5), ("stars", 1.0)))]}
+    assert desk.send({"id": "old", "source": "stars", "value": 1})[0] == 202
+    assert (desk.taught[0].score, desk.taught[0].previous) == (0.25, 0.75)
+
+
+def test_signals_of_our_own(desk: Desk) -> None:
+    """They need no rate and no form, count for remembered decisions, and weigh little."""
+    one = settled(1, at=wall())
+    desk.desk.remember([one])
+    assert desk.desk.signal(one.id, "repeat", 0.0)
+    assert not desk.desk.signal("unknown", "repeat", 0.0)
+    assert [(taught.score, taught.weight, taught.source) for taught in desk.taught] == [(0.0, 0.1, "repeat")]
 
 
 @pytest.mark.parametrize(
@@ -122,6 +207,12 @@ def test_the_last_write_per_source_wins(desk: Desk) -> None:
         {"id": "a", "score": 1, "source": ""},
         {"id": "a", "score": 1, "source": "s" * 129},
         {"id": "a", "score": 1, "label": "l" * 129},
+        {"id": "a", "score": 1, "value": 1},
+        {"id": "a", "score": 1, "source": "judge"},
+        {"id": "a", "score": 1, "source": "repeat"},
+        {"id": "a", "value": [1]},
+        b'{"id": "\xff", "score": 1}',
+        b'{"id": "a", "value": 1e999}',
     ],
 )
 def test_what_is_wrong_is_422(desk: Desk, body: bytes | dict[str, object]) -> None:
@@ -179,9 +270,10 @@ def test_a_flood_of_one_source_is_429(desk: Desk) -> None:
 
 def test_invented_sources_share_one_budget(desk: Desk) -> None:
     """64 sources are told apart; the rest is one, so inventing names gains nothing."""
-    one = settled(1, at=wall())
-    desk.desk.remember([one])
-    answers = [desk.send({"id": one.id, "score": 1, "source": f"s{number}"})[0] for number in range(5000)]
+    many = [settled(number, at=wall()) for number in range(400)]
+    desk.desk.remember(many)
+    bodies = [{"id": many[number // 16].id, "score": 1, "source": f"s{number}"} for number in range(5000)]
+    answers = [desk.send(body)[0] for body in bodies]
     assert answers[:64] == [202] * 64
     assert 429 in answers
 
@@ -196,12 +288,13 @@ def test_memory_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     assert desk.send({"completion_id": "c-0", "score": 1})[0] == 404
     for number in (1, 2, 3, 4):
         assert desk.send({"completion_id": f"c-{number}", "score": 1})[0] == 202
-    desk.desk.remember([settled(6, at=wall(), completion_id="c-4")])
+    last = settled(6, at=wall(), completion_id="c-4")
+    desk.desk.remember([last])
     assert desk.send({"completion_id": "c-4", "score": 1})[0] == 409, "one of the two is in the older half"
-    for source in ("a", "b", "c", "d"):
-        assert desk.send({"id": batch[4].id, "score": 1, "source": source})[0] == 202
-    assert desk.send({"id": batch[3].id, "score": 1, "source": "user"})[0] == 202
-    assert desk.taught[-1].previous is None  # forgotten: it counts anew
+    desk.stored = {name: [recent(id=name)] for name in ("x", "y")}
+    for id_, previous in ((batch[3].id, 1.0), (last.id, None), ("x", None), ("y", None), (batch[4].id, None)):
+        assert desk.send({"id": id_, "score": 1})[0] == 202
+        assert desk.taught[-1].previous == previous, "of many labels the oldest is forgotten, and counts anew"
 
 
 def test_a_fallback_teaches_the_arm_that_served() -> None:

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.policy import Objective
-from sidecar.core.reward import SILENT, cost_score, latency_score, measure, validate, weights
+from sidecar.core.policy import OTHER, SOURCES, Objective, Source
+from sidecar.core.reward import SILENT, cost_score, label, latency_score, measure, scaled, shares, validate, weights
 from sidecar.core.types import Clocks, Outcome
 
 WEIGHING = weights(Objective())
@@ -74,6 +74,102 @@ def test_validators_judge_what_the_outcome_tells(fields: dict[str, object], qual
 def test_validators_that_cannot_tell_give_none() -> None:
     """A validator without evidence, or one that needs the body, judges nothing."""
     assert validate(outcome(finish=None, empty=None), ("finish_reason", "empty", "json_schema")) is None
+
+
+def test_checks_of_the_answer_are_part_of_the_product() -> None:
+    """What the shell found counts where the policy lists it; a listed validator of the form is judged from the outcome."""
+    checked = outcome(checks=(("json_schema", 0.0), ("language", 0.0)))
+    assert validate(checked, ALL) == 0.0
+    assert validate(checked, ("finish_reason", "regex")) == 1.0
+    assert validate(checked, ("language",)) == 0.0
+    assert validate(outcome(checks=(("json_schema", 1.0),), finish="length"), ("json_schema", "finish_reason")) == 0.5
+    assert validate(outcome(checks=(("finish_reason", 0.5),), finish="length"), ("finish_reason",)) == 0.5
+    signal = measure(checked, WEIGHING, ALL, 100.0)
+    assert (signal.quality, signal.quality_source) == (0.0, "validators")
+
+
+# ---- scores that come later
+
+
+@pytest.mark.parametrize(
+    ("source", "value", "score"),
+    [
+        (SOURCES["stars"], 1, 0.0),
+        (SOURCES["stars"], 4, 0.75),
+        (SOURCES["stars"], 5, 1.0),
+        (SOURCES["thumbs"], 1, 1.0),
+        (SOURCES["retry"], 1, 0.0),
+        (SOURCES["edit_distance"], 0.25, 0.75),
+        (SOURCES["revenue"], 0, 0.0),
+        (SOURCES["revenue"], 1000, 1.0),
+        (Source(0.0, 8.0, log=True), 2, 0.5),
+        (Source(1.0, 9.0, better="lower", log=True), 3, 0.5),
+        (SOURCES["stars"], 0, None),
+        (SOURCES["stars"], 5.01, None),
+        (SOURCES["stars"], float("nan"), None),
+        (SOURCES["stars"], float("inf"), None),
+    ],
+)
+def test_a_value_on_its_scale(source: Source, value: float, score: float | None) -> None:
+    """Linear, or by ratios; up or down; nothing outside of the scale."""
+    assert scaled(source, value) == (None if score is None else pytest.approx(score))
+
+
+def test_one_source_is_its_own_label() -> None:
+    """Whatever its share may be beside others."""
+    assert label({"stars": 0.75}, SOURCES) == (0.75, 1.0)
+    assert label({"dwell_time": 0.5}, SOURCES) == (0.5, 0.25)
+    assert label({"nobody": 0.5}, SOURCES) == (0.5, 1.0)
+
+
+def test_sources_are_weighed() -> None:
+    """Two equal ones have the mean; a weak one beside a strong one has its part."""
+    assert label({"stars": 1.0, "thumbs": 0.0}, SOURCES) == (0.5, 1.0)
+    assert label({"stars": 1.0, "dwell_time": 0.0}, SOURCES) == (pytest.approx(0.8), 1.0)
+    assert label({"repeat": 0.0, "abandoned": 1.0}, SOURCES) == (0.5, pytest.approx(0.2))
+
+
+def test_a_source_is_held_to_its_share() -> None:
+    """However much it weighs."""
+    sources = {"loud": Source(weight=1.0, max_share=0.25), "quiet": Source(weight=0.25)}
+    assert label({"loud": 0.0, "quiet": 1.0}, sources) == (pytest.approx(0.75), 1.0)
+
+
+def test_invented_names_are_one_source() -> None:
+    """A thousand unknown sources together have the share of one."""
+    crowd = {f"bot{number}": 0.0 for number in range(1000)}
+    assert label({"stars": 1.0, **crowd}, SOURCES) == (pytest.approx(0.5), 1.0)
+    assert label({"stars": 1.0, **crowd, OTHER: 0.0}, {"stars": Source()}) == (pytest.approx(0.5), 1.0)
+
+
+def test_a_source_without_weight_is_no_label() -> None:
+    """It is stored, and that is all."""
+    sources = {"a": Source(weight=0.0), "b": Source(weight=0.5)}
+    assert label({"a": 1.0}, sources) == (0.0, 0.0)
+    assert label({"a": 1.0, "b": 0.25}, sources) == (0.25, 0.5)
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 1.0), st.floats(0.01, 1.0)), min_size=1, max_size=8))
+def test_shares_sum_to_one_and_keep_their_limits(limits: list[tuple[float, float]]) -> None:
+    """None above its limit where all can keep it; in proportion to the limits where they cannot."""
+    parts = shares(limits)
+    assert sum(parts) == pytest.approx(1.0)
+    room = sum(limit for _, limit in limits)
+    for part, (weight, limit) in zip(parts, limits, strict=True):
+        assert part <= max(limit, limit / room) + 1e-9
+        others = [one / own for one, (own, most) in zip(parts, limits, strict=True) if one < most - 1e-9]
+        if part < limit - 1e-9 and room > 1.0:
+            assert part / weight == pytest.approx(max(others)), "below its limit a part is in proportion to its weight"
+
+
+@given(st.dictionaries(st.sampled_from([*SOURCES, "x", "y"]), st.floats(0.0, 1.0), min_size=1))
+def test_a_label_does_not_depend_on_the_order(scores: dict[str, float]) -> None:
+    """Which source spoke first is of no consequence; a label lies between its scores."""
+    turned = dict(reversed(scores.items()))
+    score, weight = label(scores, SOURCES)
+    assert label(turned, SOURCES) == (pytest.approx(score), pytest.approx(weight))
+    assert min(scores.values()) - 1e-9 <= score <= max(scores.values()) + 1e-9
+    assert 0.0 < weight <= 1.0
 
 
 def test_latency_is_raw_ttft_whatever_the_length() -> None:
