@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from msgspec.structs import replace
 
-from sidecar.clock import steady
+from sidecar.clock import monotonic, steady
 from sidecar.core.cost import cost as cost_of
 from sidecar.core.settle import NOTHING, Verdict
 from sidecar.core.types import (
@@ -19,12 +19,15 @@ from sidecar.core.types import (
     Outcome,
     OutcomeKind,
     Settled,
+    Stage,
     Usage,
     UsageSource,
 )
 from sidecar.proxy.origin import Origin
-from sidecar.proxy.plane import Plane
+from sidecar.proxy.plane import Plane, Witness
 from sidecar.proxy.reply import Reply
+from sidecar.proxy.signals import Heard, retries_of
+from sidecar.wire.http1 import RequestHead
 from sidecar.wire.meter import caller_fault
 from sidecar.wire.reading import Reading
 
@@ -34,11 +37,10 @@ _NOT_THE_ARMS: Final = frozenset({"refused", "timeout_body", "bad_request_body",
 _NOTHING: Final = Reading()
 
 
-class Over(Protocol):
-    """What is left of an exchange when it has ended."""
+class Called(Protocol):
+    """One call to an upstream that has ended: an exchange's, a stage of a cascade, or an errand of our own."""
 
     plane: Plane
-    id: str
     at: float
     facts: Facts
     decision: Decision | None
@@ -47,6 +49,17 @@ class Over(Protocol):
     reply: Reply | None
     sent_s: float | None
     ttfb_s: float | None
+    last_sent: bytes  # the body as it was sent, where checks or signals ask for it; else empty
+
+
+class Over(Called, Protocol):
+    """What is left of an exchange when it has ended."""
+
+    id: str
+    head_in: RequestHead
+    last_body: bytes  # the client's body, where checks or signals ask for it; else empty
+    stages: tuple[Stage, ...] | None  # arms that a cascade asked before the one that served
+    witness: Witness | None  # who wants to know more of it than the row tells
 
 
 def settle(exchange: Over, kind: OutcomeKind, error: str | None, duration_s: float, status: int) -> None:
@@ -54,9 +67,32 @@ def settle(exchange: Over, kind: OutcomeKind, error: str | None, duration_s: flo
     if exchange.decision is None:  # it ended before there was anything to decide on
         _count(exchange, kind, error)
         return
-    outcome = _outcome(exchange, kind, error, duration_s, status)
+    outcome = checked(exchange, outcome_of(exchange, kind, error, duration_s, status))
     _count(exchange, outcome.kind, error)
     _record(exchange, outcome)
+
+
+def checked(exchange: Called, outcome: Outcome) -> Outcome:
+    """The outcome with what the policy's checks found in the answer. A check that fails costs its score, no more."""
+    plane, decision, reply = exchange.plane, exchange.decision, exchange.reply
+    if decision is None or reply is None:
+        return outcome
+    collector = reply.collector if reply.readable else None
+    try:
+        said = None if collector is None else collector.said()
+        found = plane.checks.found(decision, exchange.facts, outcome, said, exchange.last_sent)
+    except Exception as bug:  # noqa: BLE001 - texts of others may hit a fault of ours; the books may not suffer
+        plane.on_bug("checks", bug)
+        return outcome
+    return replace(outcome, checks=found) if found else outcome
+
+
+def _signal(exchange: Over, decision: Decision, outcome: Outcome) -> None:
+    """What the exchange says of itself and of the one before it, where a policy listens to that."""
+    retries = retries_of(exchange.head_in.raw)
+    exchange.plane.signals.over(
+        Heard(exchange.id, exchange.facts, decision, outcome, exchange.last_body, retries), monotonic()
+    )
 
 
 def _count(exchange: Over, kind: OutcomeKind, error: str | None) -> None:
@@ -76,34 +112,55 @@ def _record(exchange: Over, outcome: Outcome) -> None:
     assert decision is not None
     if outcome.error == "shed":  # counted, and not recorded: under a flood the rows would drown those that were served
         plane.engine.release(decision)
-        return
+        if not exchange.stages:
+            return
     verdict = NOTHING
     unsent = exchange.sent_s is None
     left = unsent and outcome.kind == "aborted"  # while it waited for a connection: to the upstream, or for ours
-    if (unsent and outcome.error in _NOT_THE_ARMS) or (left and exchange.origin.pool.full):
+    if outcome.error == "shed":
+        pass
+    elif (unsent and outcome.error in _NOT_THE_ARMS) or (left and exchange.origin.pool.full):
         plane.engine.release(decision)
     elif left:  # that costs nothing
-        verdict = _learn(exchange, decision, replace(outcome, cost_nusd=0))
+        verdict = teach(plane, facts, decision, replace(outcome, cost_nusd=0))
     else:
-        verdict = _learn(exchange, decision, outcome)
+        verdict = teach(plane, facts, decision, outcome)
     arm = outcome.served_arm or decision.arm
     if facts.endpoint == "responses" and outcome.completion_id and arm is not None:
         plane.keep(outcome.completion_id, arm, facts.key)
     refused = decision.refusal is not None
-    plane.emit(
-        Settled(
-            id=exchange.id,
-            at=exchange.at,
-            facts=facts,
-            decision=decision if exchange.decided is None else _fallen_back(exchange.decided),
-            outcome=outcome,
-            upstream="" if refused else exchange.origin.name,
-            sent_model=None if refused else decision.model or facts.model,
-            reward=verdict.reward,
-            quality=verdict.quality,
-            quality_source=verdict.quality_source,
-        )
+    settled = Settled(
+        id=exchange.id,
+        at=exchange.at,
+        facts=facts,
+        decision=decision if exchange.decided is None else _fallen_back(exchange.decided),
+        outcome=outcome if not exchange.stages else _with_stages(outcome, exchange.stages),
+        upstream="" if refused else exchange.origin.name,
+        sent_model=None if refused else decision.model or facts.model,
+        reward=verdict.reward,
+        quality=verdict.quality,
+        quality_source=verdict.quality_source,
+        stages=exchange.stages,
     )
+    plane.emit(settled)
+    if exchange.witness is not None:
+        exchange.witness.over(settled)
+    if plane.signals.active:
+        _signal(exchange, decision, outcome)
+
+
+def _with_stages(outcome: Outcome, stages: tuple[Stage, ...]) -> Outcome:
+    """The outcome with the cost of all that was asked. A part that is unknown makes the sum a lower bound."""
+    parts = [(stage.cost_nusd, stage.cost_kind) for stage in stages]
+    if outcome.kind != "failed" or outcome.cost_nusd is not None:  # a call that failed and tells no cost has none
+        parts.append((outcome.cost_nusd, outcome.cost_kind))
+    known = [cost_nusd for cost_nusd, _ in parts if cost_nusd is not None]
+    if not known:
+        return outcome
+    kinds = {kind for _, kind in parts}
+    rest: CostKind = "estimate" if "estimate" in kinds else "exact"
+    bound = "lower_bound" in kinds or len(known) < len(parts)
+    return replace(outcome, cost_nusd=sum(known), cost_kind="lower_bound" if bound else rest)
 
 
 def _fallen_back(decided: Decision) -> Decision:
@@ -111,11 +168,10 @@ def _fallen_back(decided: Decision) -> Decision:
     return replace(decided, reason="fallback", rollout_id=None, rollout_step=None)
 
 
-def _learn(exchange: Over, decision: Decision, outcome: Outcome) -> Verdict:
+def teach(plane: Plane, facts: Facts, decision: Decision, outcome: Outcome) -> Verdict:
     """Tells the engine; when that fails, what was reserved is given back and the row is written without a lesson."""
-    plane = exchange.plane
     try:
-        verdict = plane.engine.settle(exchange.facts, decision, outcome, steady())
+        verdict = plane.engine.settle(facts, decision, outcome, steady())
     except Exception as bug:  # noqa: BLE001 - the engine may fail, the books may not
         plane.on_bug("settle", bug)
         plane.engine.release(decision)
@@ -125,7 +181,8 @@ def _learn(exchange: Over, decision: Decision, outcome: Outcome) -> Verdict:
     return verdict
 
 
-def _outcome(exchange: Over, kind: OutcomeKind, error: str | None, duration_s: float, status: int) -> Outcome:
+def outcome_of(exchange: Called, kind: OutcomeKind, error: str | None, duration_s: float, status: int) -> Outcome:
+    """What one call came to; tells nobody but the counters of usage and prices."""
     reply = exchange.reply
     if reply is not None:
         status = status or reply.head.status
@@ -143,7 +200,8 @@ def _outcome(exchange: Over, kind: OutcomeKind, error: str | None, duration_s: f
     elif kind == "completed" and exchange.facts.stream and meter is not None and not reading.terminal:
         error = "no_terminal"  # well-formed and passed on as it came, but the dialect's last event is missing
     usage, source = _usage(exchange, reading, kind)
-    cost_nusd, version, cost_kind = _cost(exchange, usage, source, kind)
+    took_s = None if exchange.sent_s is None else duration_s - exchange.sent_s
+    cost_nusd, version, cost_kind = _cost(exchange, usage, source, kind, took_s)
     first, last, tokens = reading.ttft_s, reading.last_token_s, usage.output_tokens if usage is not None else None
     itl_s = None
     if first is not None and last is not None and tokens is not None and tokens > 1 and source == "provider":
@@ -180,7 +238,7 @@ def _outcome(exchange: Over, kind: OutcomeKind, error: str | None, duration_s: f
     )
 
 
-def _is_garbage(exchange: Over, reading: Reading) -> bool:
+def _is_garbage(exchange: Called, reading: Reading) -> bool:
     """A 2xx without a trace of what the dialect says: a server that answers so is broken, whatever its status."""
     reply = exchange.reply
     if reply is None or exchange.facts.endpoint not in SELECTABLE or not reply.readable:
@@ -192,7 +250,7 @@ def _is_garbage(exchange: Over, reading: Reading) -> bool:
     return bare_end or not reading.terminal
 
 
-def _is_callers(exchange: Over, status: int) -> bool:
+def _is_callers(exchange: Called, status: int) -> bool:
     """Whether an error answer is the caller's own mistake, so that the arm is not blamed for it."""
     reply, decision = exchange.reply, exchange.decision
     if reply is None or decision is None or not caller_fault(status, reply.error_body):
@@ -202,7 +260,7 @@ def _is_callers(exchange: Over, status: int) -> bool:
     return status not in _ABOUT_PLACE or decision.model in (None, exchange.facts.model)
 
 
-def _usage(exchange: Over, reading: Reading, kind: OutcomeKind) -> tuple[Usage | None, UsageSource | None]:
+def _usage(exchange: Called, reading: Reading, kind: OutcomeKind) -> tuple[Usage | None, UsageSource | None]:
     """The provider's usage; else, where text was seen, an estimate from the model's own bytes per token."""
     usage = reading.usage
     model = exchange.facts.model or ""
@@ -228,17 +286,25 @@ def _usage(exchange: Over, reading: Reading, kind: OutcomeKind) -> tuple[Usage |
 
 
 def _cost(
-    exchange: Over, usage: Usage | None, source: UsageSource | None, kind: OutcomeKind
+    exchange: Called, usage: Usage | None, source: UsageSource | None, kind: OutcomeKind, took_s: float | None
 ) -> tuple[int | None, str | None, CostKind | None]:
-    """(nano-dollars, price version, kind); an aborted or cut call costs at least this much, its provider may bill all."""
+    """(nano-dollars, price version, kind); an aborted or cut call costs at least this much, its provider may bill all.
+
+    `took_s` is the time from sent to the end: what a machine of one's own costs, whether it told its usage or not.
+    """
     decision = exchange.decision
     assert decision is not None
     model = decision.model or exchange.facts.model
-    if usage is None or model is None:
+    if model is None:
         return None, None, None
-    basis: CostKind = "lower_bound" if kind != "completed" else "exact" if source == "provider" else "estimate"
     day, second = divmod(int(exchange.at), 86400)
-    cost = cost_of(usage, exchange.origin.card(model, day), kind=basis, second_of_day=second)
+    card = exchange.origin.card(model, day)
+    timed = card is not None and card.time_alone
+    if usage is None and (took_s is None or not timed):
+        return None, None, None
+    known = source == "provider" or timed
+    basis: CostKind = "lower_bound" if kind != "completed" else "exact" if known else "estimate"
+    cost = cost_of(usage, card, kind=basis, second_of_day=second, seconds=took_s)
     if cost is None:
         exchange.plane.books.unpriced += 1
         return None, None, None

@@ -10,42 +10,46 @@ from functools import partial
 from typing import Final
 
 from sidecar.clock import monotonic, steady
-from sidecar.core.types import SELECTABLE, Decision, Facts, OutcomeKind
+from sidecar.core.types import SELECTABLE, Decision, OutcomeKind, Stage
+from sidecar.core.variants import rewrite
 from sidecar.errors import ProtocolError
-from sidecar.proxy.answer import NO_RETRY, error_body, response
+from sidecar.proxy.answer import NO_RETRY
+from sidecar.proxy.cascade import Cascade
 from sidecar.proxy.dial import DialError
 from sidecar.proxy.ending import settle
 from sidecar.proxy.facts import facts_of
-from sidecar.proxy.intake import NEVER, Intake
-from sidecar.proxy.origin import Origin
+from sidecar.proxy.intake import NEVER
+from sidecar.proxy.own_answers import OwnAnswers
+from sidecar.proxy.plane import Witness
+from sidecar.proxy.question import judged
 from sidecar.proxy.reply import Reply
 from sidecar.proxy.upstream import UpstreamConnection
-from sidecar.wire.framing import LAST_CHUNK, Chunked, chunk
+from sidecar.wire.answer import Collector
+from sidecar.wire.framing import LAST_CHUNK, chunk
 from sidecar.wire.http1 import ResponseHead, parse_response
 from sidecar.wire.json_edit import RequestView, edit_request
-from sidecar.wire.usage_ask import refuses_usage
+from sidecar.wire.system_prompt import edit_system
 
 _ASKABLE: Final = frozenset({"chat", "completions"})
-_MAX_HELD_ERROR_BYTES: Final = 64 * 1024
 _MAX_RESPONSE_HEAD_BYTES: Final = 256 * 1024
 
 
-class Exchange(Intake):
+class Exchange(OwnAnswers):
     """One request and its response. Created when the head is complete; the downstream connection feeds it the body."""
 
-    facts: Facts
-    decision: Decision | None = None
-    origin: Origin
     asked = False  # we asked for usage that the client had not asked for
-    tries = 0  # fallbacks and repeats so far
     decided: Decision | None = None  # the first decision, when a fallback has taken its place
-    reply: Reply | None = None
     sent_s: float | None = None
     ttfb_s: float | None = None
     _view: RequestView | None = None
     _outgoing = b""  # the body as this arm gets it
     _early = b""  # response bytes before its head is complete, or held back for a look at an error
     _held_head: ResponseHead | None = None  # of an error that is held back
+    last_body = b""  # the client's body, until the exchange is settled, where somebody looks at it then
+    last_sent = b""  # as it was sent
+    cascade: Cascade | None = None
+    stages: tuple[Stage, ...] | None = None  # arms that its cascade asked before this one
+    witness: Witness | None = None  # who wants to know more of it than the row tells
 
     # ---- 2. the decision
 
@@ -61,6 +65,11 @@ class Exchange(Intake):
             decision = plane.engine.fail_open(facts)
         if decision.reason == "fail-open":
             plane.books.fail_open += 1
+        if plane.cascades is not None:
+            begun = plane.cascades.begin(plane, facts, decision, self.client.now())
+            if begun is not None:
+                self.cascade, decision = begun
+                self.stages = ()
         self.decision = decision
         self.origin = plane.origin(decision.upstream, self.way.dialect)
         if decision.refusal is not None:
@@ -84,10 +93,13 @@ class Exchange(Intake):
             asks = facts.stream and facts.endpoint in _ASKABLE and not view.include_usage
             self.asked = asks and self.origin.ask_usage
             model = decision.model if decision.model != facts.model else None
+            body: bytes = self.body
+            seen: RequestView | None = view
+            if decision.system:
+                body, seen = edit_system(body, facts.endpoint, partial(rewrite, decision.system), view)
             if model is not None or self.asked or decision.params:
-                self._outgoing = edit_request(
-                    self.body, model=model, params=decision.params, ask_usage=self.asked, view=view
-                )
+                body = edit_request(body, model=model, params=decision.params, ask_usage=self.asked, view=seen)
+            self._outgoing = body
         self._view = view
         self.phase = "queue"
         connection = self.origin.pool.take(self)
@@ -101,7 +113,7 @@ class Exchange(Intake):
         self.connection = connection
         head = self.head_in
         try:
-            before, after = self.client.plan(self.origin, identity=self.asked)
+            before, after = self.client.plan(self.origin, identity=self.asked or self.cascade is not None)
         except ProtocolError as error:
             self._drop_upstream()
             self._answer(error.answer, "target", str(error), "failed", "refused")
@@ -149,6 +161,9 @@ class Exchange(Intake):
         if self.reply is not None:
             self._forward(self.reply, data, now)
             return
+        if self.cascade is not None and self.cascade.reply is not None:
+            self._hold_back(self.cascade, data, now)
+            return
         if self.ttfb_s is None:
             self.ttfb_s = now - self.zero
         if self._early:
@@ -192,18 +207,61 @@ class Exchange(Intake):
     def _start_reply(self, head: ResponseHead, data: bytes, now: float) -> None:
         self._early = b""
         self._held_head = None
-        reply = self.reply = Reply(
-            head, self.head_in, self.way, asked=self.asked, meter_max_bytes=self.plane.settings.meter_max_bytes
+        reply = Reply(
+            head,
+            self.head_in,
+            self.way,
+            asked=self.asked,
+            meter_max_bytes=self.plane.settings.meter_max_bytes,
+            collector=self._collector(head),
         )
+        data = data[len(head.raw) :]
+        if self.cascade is not None and self.cascade.holds(head, reply):
+            self._hold_back(self.cascade, data, now)
+        else:
+            self._forward(reply, data, now, self._open(reply))
+
+    def _collector(self, head: ResponseHead) -> Collector | None:
+        """Who keeps what the answer says: for checks, for a witness, for both, or nobody."""
+        plane = self.plane
+        collector = plane.checks.collector(self.decision, self.way.endpoint)
+        if plane.aside is not None and head.status == 200:
+            witness = self.witness = plane.aside.witness(self, self._view)
+            if witness is not None and witness.collector is not None:
+                collector = witness.collector = collector or witness.collector
+        return collector
+
+    def _open(self, reply: Reply) -> bytes:
+        """The answer goes to the client from here on: its head, as it is sent."""
+        self.reply = reply
         if reply.framing == "close" or not self.head_in.minor or self.body_left or self.plane.draining:
             self.keep_client = False
-        if b"keep-alive" in head.fields and self.connection is not None:
-            self.connection.take_hint(head.fields[b"keep-alive"])
+        if b"keep-alive" in reply.head.fields and self.connection is not None:
+            self.connection.take_hint(reply.head.fields[b"keep-alive"])
         add = b"x-sidecar-decision: %b\r\n%b" % (self.id.encode(), self._lines())
-        if self.tries and head.status >= 400:
+        if self.tries and reply.head.status >= 400:
             add += NO_RETRY
         self.phase = "streaming"
-        self._forward(reply, data[len(head.raw) :], now, reply.head_bytes(add, close=not self.keep_client))
+        return reply.head_bytes(add, close=not self.keep_client)
+
+    def _hold_back(self, cascade: Cascade, data: bytes, now: float) -> None:
+        """More of an answer that a cascade looks at before the client sees any of it."""
+        try:
+            held = cascade.feed(data, now - self.zero, self.plane)
+        except ProtocolError:
+            self._drop_upstream()
+            if not self._fall_back("connect"):
+                self._answer(502, "bad_response", "the upstream's answer is malformed", "failed", "bad_framing")
+            return
+        if held is None:
+            self.deadline = now + self.plane.settings.idle_timeout_s
+        elif cascade.fails(self, held, now - self.zero):
+            self._give_back(held)
+            self._retry()
+        else:
+            self.client.write(self._open(held) + cascade.take())
+            if held.done:
+                self._completed(now)
 
     def _forward(self, reply: Reply, data: bytes, now: float, head: bytes = b"") -> None:
         """One read of the upstream: to the client first, in one write, then to the meter."""
@@ -233,12 +291,6 @@ class Exchange(Intake):
             self.connection.set_reading(True)
             self.deadline = monotonic() + self.plane.settings.idle_timeout_s
 
-    def _lines(self) -> bytes:
-        decision = self.decision
-        assert decision is not None
-        model = decision.model or self.facts.model or "-"
-        return self.plane.lines(self.origin.name, model, decision.reason)
-
     # ---- 5. another try, before the first byte only
 
     def _refused_question(self, head: ResponseHead, data: bytes, *, whole: bool = False) -> bool:
@@ -246,22 +298,11 @@ class Exchange(Intake):
 
         The answer is held until it is whole, because only its text tells; whether it was held or asked again is returned.
         """
-        if not self.asked or head.status not in (400, 422):
-            return False
-        body = data[len(head.raw) :]
-        if head.chunked:
-            decoder = Chunked()
-            try:
-                body, _ = decoder.feed(body)
-            except ProtocolError:
-                return False
-            whole = decoder.done
-        elif head.length is not None:
-            whole = len(body) >= head.length
-        if not whole and len(body) < _MAX_HELD_ERROR_BYTES:
+        said = judged(head, data, whole=whole) if self.asked else "other"
+        if said == "more":
             self._early, self._held_head = data, head
             return True
-        if not refuses_usage(head.status, body):
+        if said == "other":
             return False
         self.origin.ask_usage = False
         self.plane.books.upstream_retries += 1
@@ -271,6 +312,9 @@ class Exchange(Intake):
     def _fall_back(self, trigger: str) -> bool:
         """Takes the policy's next fallback arm, if it lists this trigger."""
         decision = self.decision
+        if self.cascade is not None and self.cascade.falls_back(self, trigger, monotonic() - self.zero):
+            self._retry()
+            return True
         if decision is None or self.streaming_up or not decision.fallbacks:
             return False
         try:
@@ -289,6 +333,8 @@ class Exchange(Intake):
 
     def _retry(self) -> None:
         self._drop_upstream()
+        if self.cascade is not None:
+            self.cascade.reply = None
         self.tries += 1
         self._early = b""
         self._held_head = None
@@ -378,16 +424,19 @@ class Exchange(Intake):
             self._cut("shutdown")
 
     def _completed(self, now: float) -> None:
-        connection, reply = self.connection, self.reply
-        assert reply is not None
-        self.connection = None
+        assert self.reply is not None
+        self._give_back(self.reply)
+        self._finish("completed", None, now)
+
+    def _give_back(self, reply: Reply) -> None:
+        """The upstream's connection goes back to its pool, if another call may ride on it."""
+        connection, self.connection = self.connection, None
         if connection is not None:
             reusable = reply.head.keep_alive and reply.framing != "close" and not reply.extra
             if reusable and not self.body_left:
                 connection.release()
             else:
                 connection.close()
-        self._finish("completed", None, now)
 
     def _cut(self, error: str) -> None:
         """The response cannot be finished and the client must see that: no last chunk, no clean end."""
@@ -396,31 +445,6 @@ class Exchange(Intake):
         hard = self.reply is not None and self.reply.framing == "close"
         self._finish("failed", error, detach=True)
         self.client.cut(reset=hard or not self.head_in.minor)
-
-    def _stalled(self) -> None:
-        self._answer(408, "body_stalled", "the request body did not arrive in time", "failed", "timeout_body")
-
-    def _shed(self, message: str) -> None:
-        self._answer(503, "overloaded", message, "failed", "shed", b"retry-after: 1\r\n")
-
-    def _answer(
-        self, status: int, code: str, message: str, kind: OutcomeKind, error: str, headers: bytes = b""
-    ) -> None:
-        """An answer of ours ends the exchange; it is only given while nothing of a response is with the client."""
-        if self.tries:
-            headers += NO_RETRY
-        if self.body_left or not self.head_in.keep_alive or not self.head_in.minor:
-            self.keep_client = False
-        add = b"x-sidecar-decision: %b\r\nx-sidecar-error: %b\r\n%b" % (self.id.encode(), code.encode(), headers)
-        if self.decision is not None and self.decision.refusal is not None:
-            add += b"x-sidecar-reason: %b\r\n" % self.decision.reason.encode()  # nobody served: no model is named
-        elif self.decision is not None:
-            add += self._lines()
-        body = error_body(self.way.dialect, status, code, message)
-        head_only = self.head_in.method == b"HEAD"
-        self._drop_upstream()
-        self.client.write(response(status, body, headers=add, close=not self.keep_client, head_only=head_only))
-        self._finish(kind, error, status=status)
 
     def _drop_upstream(self) -> None:
         connection, self.connection = self.connection, None
@@ -446,6 +470,8 @@ class Exchange(Intake):
         if plane.room:
             plane.let_in()
         plane.last_active = now = monotonic() if now is None else now
+        if plane.checks.reads or plane.signals.active:
+            self.last_body, self.last_sent = self.body, self._outgoing
         plane.ended(partial(settle, self, kind, error, now - self.zero, status))
         self.body = self._outgoing = b""
         if not detach:

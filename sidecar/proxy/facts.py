@@ -3,86 +3,93 @@
 from collections.abc import Mapping
 from typing import Final
 
-from sidecar.core.types import SELECTABLE, Facts, Unit
+from sidecar.core.features import features
+from sidecar.core.types import SELECTABLE, Facts, Features, Unit
 from sidecar.proxy.gate import Way
 from sidecar.proxy.origin import CREDENTIALS
 from sidecar.proxy.plane import Plane
-from sidecar.wire.conversation import system_and_first_user
+from sidecar.wire.conversation import texts_of
 from sidecar.wire.http1 import RequestHead
 from sidecar.wire.json_edit import RequestView
 
 _MAX_TAGS: Final = 16
 _MAX_TAG_CHARS: Final = 64
 _NO_TAGS: Final[Mapping[str, str]] = {}
+_NO_KEY: Final[tuple[int, Unit]] = (0, "request")
+_NOTHING: Final[tuple[int, Unit, int, Features | None]] = (0, "request", 0, None)
+_UNREAD: Final = RequestView()
 
 
 def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None, body: bytes) -> Facts:
     """The facts of one request. `view` is None where the body could not be read as a JSON object, or was not waited for."""
-    fields = head.fields
-    key = 0
-    source: Unit = "request"
-    draw = 0
-    if plane.engine.chooses and way.endpoint in SELECTABLE:
-        draw = plane.draw()
-        if plane.engine.needs_key:
-            key, source = _sticky_key(plane, head, way, view, body)
+    fields, engine = head.fields, plane.engine
+    key, source, draw, text = _NOTHING
+    if engine.chooses and way.endpoint in SELECTABLE:
+        key, source, draw, text = _told_apart(plane, head, way, view, body)
+    seen = _UNREAD if view is None else view
     pinned: str | None = None
-    if view is not None and view.conversation:
+    if seen.conversation:
         plane.settle()  # the call that it goes on with may have ended just now
-        if view.conversation in plane.kept:
-            pinned, key = plane.kept[view.conversation]
+        if seen.conversation in plane.kept:
+            pinned, key = plane.kept[seen.conversation]
             source = "conversation"
-    tags = _tags(fields[b"x-sidecar-tags"]) if b"x-sidecar-tags" in fields else _NO_TAGS
-    off = fields.get(b"x-sidecar-off") == b"1"
-    if view is None:
-        return Facts(
-            endpoint=way.endpoint,
-            dialect=way.dialect,
-            path=way.path,
-            model=None,
-            stream=False,
-            key=key,
-            key_source=source,
-            draw=draw,
-            tags=tags,
-            off=off,
-            input_bytes=len(body),
-        )
+    tags, task = _NO_TAGS, ""
+    if b"x-sidecar-tags" in fields:
+        tags = _tags(fields[b"x-sidecar-tags"])
+        task = next((tags[name] for name in engine.context_tags if name in tags), "")
     return Facts(
         endpoint=way.endpoint,
         dialect=way.dialect,
         path=way.path,
-        model=view.model,
-        stream=view.stream,
+        model=seen.model,
+        stream=seen.stream,
         key=key,
         key_source=source,
         draw=draw,
         tags=tags,
-        stateful=view.stateful,
+        stateful=seen.stateful,
         pinned=pinned,
-        off=off,
+        off=fields.get(b"x-sidecar-off") == b"1",
         input_bytes=len(body),
-        max_tokens=view.max_tokens,
-        tools=view.tools,
+        max_tokens=seen.max_tokens,
+        limit_key=seen.limit_key,
+        tools=seen.tools,
+        task=task,
+        text=text,
     )
 
 
-def _sticky_key(plane: Plane, head: RequestHead, way: Way, view: RequestView | None, body: bytes) -> tuple[int, Unit]:
-    """DESIGN section 4, "Conversation key": the session header; an id of the body; else a keyed hash of how it begins."""
+def _told_apart(
+    plane: Plane, head: RequestHead, way: Way, view: RequestView | None, body: bytes
+) -> tuple[int, Unit, int, Features | None]:
+    """Sticky key and its source, random bits, and the features of the last user text where a policy asks for them."""
+    engine = plane.engine
+    key, source = _named_key(plane, head, view) if engine.needs_key else _NO_KEY
+    derived = engine.needs_key and not key
+    text = None
+    if view is not None and (derived or engine.wants_text):
+        texts = texts_of(body, view, beginning=derived, last=engine.wants_text)
+        if texts.beginning:
+            key, source = _derived_key(plane, head, way, texts.beginning), "conversation"
+        if texts.last:
+            text = features(texts.last, plane.text_salt)
+    return key, source, plane.draw(), text
+
+
+def _named_key(plane: Plane, head: RequestHead, view: RequestView | None) -> tuple[int, Unit]:
+    """DESIGN section 4, "Conversation key": the session header, or an id of the body; 0 where neither names one."""
     session = head.fields.get(b"x-sidecar-session")
     if session:
         return plane.hash(b"session", session), "session"
-    if view is None:
-        return 0, "request"
-    if view.conversation:
+    if view is not None and view.conversation:
         return plane.hash(b"conversation", view.conversation.encode("utf-8", "surrogatepass")), "conversation"
-    beginning = system_and_first_user(body, view)
-    if not beginning:
-        return 0, "request"
+    return _NO_KEY
+
+
+def _derived_key(plane: Plane, head: RequestHead, way: Way, beginning: bytes) -> int:
+    """The key of a conversation without a name: a keyed hash of who asks where, and of how it begins."""
     credential = next((head.fields[name] for name in CREDENTIALS if name in head.fields), b"")
-    return plane.hash(
-        b"derived", plane.settings.service.encode(), way.path.encode(), credential, beginning
-    ), "conversation"
+    return plane.hash(b"derived", plane.settings.service.encode(), way.path.encode(), credential, beginning)
 
 
 def _tags(value: bytes) -> Mapping[str, str]:

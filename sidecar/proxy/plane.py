@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final, Protocol
 
-from sidecar.clock import monotonic, wall
+from sidecar.clock import monotonic, steady, wall
 from sidecar.config.secrets import ClientTokens
 from sidecar.config.settings import Settings
 from sidecar.core.engine import Engine

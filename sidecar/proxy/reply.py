@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from sidecar.errors import ProtocolError
 from sidecar.proxy.gate import Way
+from sidecar.wire.answer import Collector
 from sidecar.wire.decode import CopyDecoder, make_decoder
 from sidecar.wire.framing import LAST_CHUNK, Chunked, chunk
 from sidecar.wire.http1 import RequestHead, ResponseHead, edit_response
@@ -17,7 +18,7 @@ from sidecar.wire.usage_ask import UsageStrip
 
 Framing = Literal["none", "length", "chunked", "close"]
 _NO_BODY: Final = frozenset({204, 304})
-_METERED: Final = frozenset({"chat", "completions", "responses", "messages", "embeddings"})
+_METERED: Final = frozenset({"chat", "completions", "responses", "messages", "generate", "embeddings"})
 _MAX_ERROR_BYTES: Final = 64 * 1024
 _REFRAMED: Final = frozenset({b"content-length", b"transfer-encoding"})
 _DECHUNKED: Final = frozenset({b"transfer-encoding"})
@@ -52,10 +53,19 @@ class Reply:
     _framing_line = b""
 
     def __init__(
-        self, head: ResponseHead, request: RequestHead, way: Way, *, asked: bool, meter_max_bytes: int
+        self,
+        head: ResponseHead,
+        request: RequestHead,
+        way: Way,
+        *,
+        asked: bool,
+        meter_max_bytes: int,
+        collector: Collector | None = None,
     ) -> None:
-        """`asked`: we asked for usage that the client had not asked for, and take it out again."""
+        """`asked`: we asked for usage that the client had not asked for, and take it out again. `collector` keeps what
+        the answer says, for those who check it."""
         self.head = head
+        self.collector = collector
         self._meter_max_bytes = meter_max_bytes
         self.framing = framing = framing_of(head, request.method)
         if framing == "length":
@@ -85,7 +95,9 @@ class Reply:
         if encoding is not None:
             self._decoder = make_decoder(encoding.decode("latin-1"), limit)
         if encoding is None or self._decoder is not None:
-            self.meter = make_meter(way.endpoint, way.dialect, event_stream=events, max_bytes=limit)
+            self.meter = make_meter(
+                way.endpoint, way.dialect, event_stream=events, max_bytes=limit, collector=self.collector
+            )
 
     def head_bytes(self, add: bytes, *, close: bool) -> bytes:
         """The head for the client with `add` (whole lines) at its end."""

@@ -142,6 +142,11 @@ class Pool:
         """No further connection may be opened: who waits, waits for others of ours."""
         return len(self._open) + self._dialling >= self._limit
 
+    def twin(self, limit: int) -> "Pool":
+        """Another pool to the same place. Who rides there never takes a connection that this one's riders could have."""
+        timeout_s = self._connect_timeout_s
+        return Pool(self._dialer, self._tasks, limit=limit, idle_limit_s=self.idle_limit_s, connect_timeout_s=timeout_s)
+
     def take(self, rider: Rider) -> UpstreamConnection | None:
         """An idle connection at once, or None: then `rider` is called when there is one, or when there will be none."""
         idle = self._idle

@@ -1,0 +1,143 @@
+"""Copies of finished calls: a paced sample of them is sent to the shadow arm too, and only its figures are kept.
+
+The copy leaves after the client has its whole answer, on connections of its own (`proxy.errand`). What is not copied: a
+call that carries or leaves state (server-side tools, `store: true`, conversations), because sending it twice is not
+what the app asked for; a call that was not completed; a body of more than 1 MiB. A Responses call says `store: false`
+in its copy, because there the server keeps what nobody forbids.
+"""
+
+from functools import partial
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from sidecar.clock import steady
+from sidecar.core.paired import Pairs
+from sidecar.core.policy import Arm, RolloutSpec, Route, Shadow
+from sidecar.core.reward import validate
+from sidecar.core.spare import Allowance
+from sidecar.core.types import SELECTABLE, Decision, Facts, Outcome, Settled
+from sidecar.proxy.errand import Errands, Task
+from sidecar.proxy.gate import Way
+from sidecar.proxy.origin import Origin
+from sidecar.proxy.plane import Plane
+from sidecar.proxy.seen import Seen, book, estimate_nusd, event_of, may_carry, spent_nusd
+from sidecar.wire.json_edit import edit_request
+
+KIND: Final = "shadow"
+MAX_BODY_BYTES: Final = 1024 * 1024
+_USUAL_TOKENS: Final = 1_024  # reserved where the call does not limit its answer and the served one was short
+_ASKABLE: Final = frozenset({"chat", "completions"})
+_DO_NOT_STORE: Final = (("store", b"false"),)
+
+
+class _Copied(Struct, frozen=True):
+    """A call that was copied: its own figures, to be compared with the copy's."""
+
+    settled: Settled
+    decision: Decision
+    reserved_nusd: int
+
+
+def may_copy(facts: Facts, body: bytes) -> bool:
+    """Whether this call may be sent twice at all."""
+    if facts.endpoint not in SELECTABLE or facts.stateful or facts.pinned is not None or facts.off:
+        return False
+    if facts.model is None or not 0 < len(body) <= MAX_BODY_BYTES:
+        return False
+    return facts.endpoint != "responses" or b'"background"' not in body
+
+
+class Shadowing:
+    """The shadow of one route."""
+
+    def __init__(self, plane: Plane, errands: Errands, route: Route, spec: Shadow) -> None:
+        self.spec = spec
+        self.arm: Arm = next(arm for arm in route.arms if arm.id == spec.arm)
+        self.guardrails = route.rollout or RolloutSpec(strategy="shadow")
+        self.validators = route.quality.validators
+        self.allowance = Allowance(spec.daily_nusd, spec.per_minute, steady())
+        self.pairs = Pairs(route.name, spec.arm, self.guardrails, steady())
+        self.out = False  # it was rolled back
+        self.unpriced = False  # its price was not known when it was last needed
+        self._plane = plane
+        self._errands = errands
+
+    def take_over(self, before: "Shadowing") -> None:
+        """Goes on with the pairs of the same arm under the same guardrails, and with what was spent."""
+        self.allowance = before.allowance  # copies under way will book there
+        self.allowance.change(self.spec.daily_nusd, self.spec.per_minute)
+        if (before.arm, before.guardrails) == (self.arm, self.guardrails):
+            self.pairs = before.pairs
+
+    def copy(self, settled: Settled, seen: Seen, way: Way) -> None:
+        """Sends one finished call to the shadow arm, when it may go there and there is money for it."""
+        origin = self._plane.origins.get(self.arm.upstream)
+        if origin is None or origin.spec.dialect != way.dialect or not _fits(origin, seen):
+            return
+        if (settled.outcome.served_arm or settled.decision.arm) == self.arm.id:
+            return
+        reserved_nusd = self._estimate(settled, origin, len(seen.body))
+        self.unpriced = reserved_nusd is None
+        if reserved_nusd is None or not self.allowance.admits(reserved_nusd, steady()):
+            return
+        facts = replace(settled.facts, model=self.arm.model)
+        decision = self._decision(settled, origin)
+        asks = facts.stream and facts.endpoint in _ASKABLE and not seen.view.include_usage and origin.ask_usage
+        task = Task(
+            origin=origin,
+            head=seen.head,
+            way=way,
+            body=self._body(facts, seen, asks=asks),
+            facts=facts,
+            decision=decision,
+            done=partial(self.done, _Copied(settled, decision, reserved_nusd)),
+            asked=asks,
+        )
+        if not self._errands.put(task):
+            self.allowance.book(reserved_nusd, 0, steady())
+
+    def done(self, copied: _Copied, outcome: Outcome, _body: bytes) -> None:
+        """The copy is over: its cost is booked, and the two outcomes make a pair."""
+        cost_nusd = spent_nusd(outcome, copied.reserved_nusd)
+        self.allowance.book(copied.reserved_nusd, cost_nusd, steady())
+        book(self._plane, event_of(KIND, copied.settled, copied.decision, outcome, cost_nusd), cost_nusd)
+        if outcome.kind == "aborted":  # by us: it says nothing of the arm
+            return
+        served = copied.settled.outcome
+        pair = ((served, validate(served, self.validators)), (outcome, validate(outcome, self.validators)))
+        events = self.pairs.add(*pair, steady())
+        if events:
+            self._plane.on_events(events)
+
+    def _estimate(self, settled: Settled, origin: Origin, size: int) -> int | None:
+        usage, limit = settled.outcome.usage, settled.facts.max_tokens
+        seen_tokens = 0 if usage is None else usage.output_tokens or 0
+        tokens = max(_USUAL_TOKENS, 2 * seen_tokens) if limit is None else limit
+        return estimate_nusd(origin, self.arm.model, size, tokens, self._plane.wall())
+
+    def _decision(self, settled: Settled, origin: Origin) -> Decision:
+        return Decision(
+            route=settled.decision.route,
+            mode="shadow",
+            arm=self.arm.id,
+            upstream=origin.name,
+            model=self.arm.model,
+            reason="policy",
+            propensity=self.spec.sample,
+            params=self.arm.params,
+        )
+
+    def _body(self, facts: Facts, seen: Seen, *, asks: bool) -> bytes:
+        params = self.arm.params
+        if facts.endpoint == "responses":
+            params = (*(one for one in params if one[0] != "store"), *_DO_NOT_STORE)
+        return edit_request(seen.body, model=self.arm.model, params=params, ask_usage=asks, view=seen.view)
+
+
+def _fits(origin: Origin, seen: Seen) -> bool:
+    """Whether the copy may go there: authorised, and without a query (it may hold a key) on its way to another place."""
+    here, there = origin.spec, seen.origin.spec
+    same = (here.scheme, here.host, here.port) == (there.scheme, there.host, there.port)
+    return may_carry(origin, seen.origin) and (same or b"?" not in seen.head.target)
