@@ -13,26 +13,18 @@ from typing import Any, Final
 
 import orjson
 
-from sidecar import __version__
+from sidecar import __version__, reading
 from sidecar.clock import rfc3339, wall
 from sidecar.config.policy import load_file
 from sidecar.config.settings import Settings
 from sidecar.control.admin import token_file
-from sidecar.core.record import COLUMNS
 from sidecar.errors import ConfigError, SidecarError, StoreError
-from sidecar.output import print_csv, print_json, print_table
+from sidecar.options import FAILED, OK, USAGE, as_json, configured, db_of, from_store, settings_of, usd, verb, within
+from sidecar.output import print_json, print_table
 from sidecar.store import queries
-from sidecar.store.explain import explain
 from sidecar.store.lock import Held
 from sidecar.store.retention import Limits
 
-OK: Final = 0
-FAILED: Final = 1
-USAGE: Final = 2
-_DECISION_COLUMNS: Final = (
-    "id", "at", "route", "requested_model", "model", "reason", "propensity", "outcome", "status", "ttft_s", "duration_s",
-    "output_tokens", "cost_usd",
-)  # fmt: skip
 _STATUS_COLUMNS: Final = ("route", "mode", "arm", "role", "share", "exchanges", "labels", "label_mean", "expected_usd")
 _ADMIN_TIMEOUT_S: Final = 5.0
 _ERASING_TIMEOUT_S: Final = 600.0  # a running sidecar deletes in short steps between its own commits
@@ -70,97 +62,61 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     _serving(verbs)
-    _reading(verbs)
+    reading.add(verbs)
     _steering(verbs)
     return parser
 
 
-def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
-    parser.set_defaults(verb=run)
-    return parser
-
-
-def _configured(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (YAML)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; wins over all else"
-    )
-    return parser
-
-
-def _from_store(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument("--db", type=Path, metavar="FILE", help="the database (default: the setting `db`, SIDECAR_DB)")
-    return _configured(parser)
-
-
-def _as_json(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    return parser
-
-
-def _within(text: str, low: float, high: float) -> float:
-    value = float(text)
-    if not low <= value <= high:
-        raise argparse.ArgumentTypeError(f"{text} does not lie between {low:g} and {high:g}")
-    return value
-
-
 def _port(text: str) -> int:
-    return int(_within(text, 0, 65535))
-
-
-def _count(text: str) -> int:
-    return int(_within(text, 1, 1_000_000))
+    return int(within(text, 0, 65535))
 
 
 def _score(text: str) -> float:
-    return _within(text, 0.0, 1.0)
+    return within(text, 0.0, 1.0)
+
+
+def _value(text: str) -> float | bool | str:
+    """A value of a feedback source: a number, a truth, or a word that the sidecar judges."""
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _serving(verbs: Any) -> None:
-    _configured(_verb(verbs, "run", run, "Serve until SIGTERM."))
-    demo_verb = _verb(verbs, "demo", demo, "Show the product working on a simulated provider, without any key.")
+    configured(verb(verbs, "run", run, "Serve until SIGTERM."))
+    demo_verb = verb(verbs, "demo", demo, "Show the product working on a simulated provider, without any key.")
     demo_verb.add_argument(
         "--seconds", type=float, default=0.0, help="stop after this long (default: when the story is told)"
     )
-    check_verb = _as_json(_verb(verbs, "check", check, "Validate policy files."))
+    check_verb = as_json(verb(verbs, "check", check, "Validate policy files."))
     check_verb.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    simulate = _verb(verbs, "simulate-provider", simulate_provider, "Serve the simulated provider.")
+    simulate = verb(verbs, "simulate-provider", simulate_provider, "Serve the simulated provider.")
     simulate.add_argument("--config", type=Path, metavar="FILE", help="its knobs (YAML)")
     simulate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     simulate.add_argument("--host", default="127.0.0.1")
     simulate.add_argument("--port", type=_port, default=8099)
-    _verb(verbs, "version", version, "Print the version.")
-
-
-def _reading(verbs: Any) -> None:
-    listing = _as_json(_from_store(_verb(verbs, "decisions", decisions, "List decisions, newest first.")))
-    listing.add_argument("--service", metavar="S")
-    listing.add_argument("--last", type=_count, default=20, metavar="N")
-    one = _as_json(_from_store(_verb(verbs, "explain", explain_verb, "Explain one decision in plain words.")))
-    one.add_argument("id", metavar="ID", help="decision id, or the provider's completion id")
-    out = _from_store(_verb(verbs, "export", export, "Write all rows, oldest first, to standard output."))
-    out.add_argument("--format", choices=("jsonl", "csv"), default="jsonl")
-    out.add_argument("--service", metavar="S")
-    out.add_argument("--since", default="", metavar="TIME", help="RFC 3339, or a beginning of it")
-    out.add_argument("--until", default="~", metavar="TIME")
+    verb(verbs, "version", version, "Print the version.")
 
 
 def _steering(verbs: Any) -> None:
-    roll = _as_json(_configured(_verb(verbs, "rollout", rollout, "Show or steer rollouts of a running sidecar.")))
+    roll = as_json(configured(verb(verbs, "rollout", rollout, "Show or steer rollouts of a running sidecar.")))
     roll.add_argument("action", choices=("status", "start", "promote", "pause", "resume", "rollback"))
     roll.add_argument("route", nargs="?")
     roll.add_argument("arm", nargs="?")
-    score = _configured(_verb(verbs, "feedback", feedback, "Score one past decision of a running sidecar."))
+    score = configured(verb(verbs, "feedback", feedback, "Score one past decision of a running sidecar."))
     score.add_argument("id", metavar="ID", help="decision id, or the provider's completion id")
-    score.add_argument("--score", type=_score, required=True, metavar="0..1")
+    given = score.add_mutually_exclusive_group(required=True)
+    given.add_argument("--score", type=_score, metavar="0..1")
+    given.add_argument("--value", type=_value, help="on the scale of its source: a number, true, false, up or down")
     score.add_argument("--source", default="user")
-    state = _from_store(_verb(verbs, "state", state_verb, "Export or import what was learnt."))
+    state = from_store(verb(verbs, "state", state_verb, "Export or import what was learnt."))
     state.add_argument("action", choices=("export", "import"))
     state.add_argument("file", type=Path)
-    store = _from_store(
-        _verb(
+    store = from_store(
+        verb(
             verbs,
             "store",
             store_verb,
@@ -170,7 +126,7 @@ def _steering(verbs: Any) -> None:
     store.add_argument("action", choices=("prune", "backup", "forget", "status"))
     store.add_argument("file", nargs="?", type=Path, help="backup: the new file")
     store.add_argument("--key", metavar="HASH", help="forget: the sticky_key of the rows")
-    prices = _verb(verbs, "prices", prices_verb, "Compile the price list anew from the installed genai-prices.")
+    prices = verb(verbs, "prices", prices_verb, "Compile the price list anew from the installed genai-prices.")
     prices.add_argument("action", choices=("refresh",))
     prices.add_argument("--fetch", action="store_true", help="fetch newer prices from the network first")
     prices.add_argument("--to", type=Path, metavar="FILE", help="where to write (default: the bundled list)")
@@ -185,7 +141,7 @@ def run(options: argparse.Namespace) -> int:
     from sidecar.app import serve
     from sidecar.telemetry.log import configure
 
-    settings = _settings(options)
+    settings = settings_of(options)
     sink = configure(settings.log_level)
     try:
         return serve(settings, os.environ)
@@ -248,54 +204,12 @@ def _announce(port: int) -> None:
     sys.stdout.flush()
 
 
-# ---- reading
-
-
-def decisions(options: argparse.Namespace) -> int:
-    """`llm-sidecar decisions`."""
-    found = queries.decisions(_db(options), options.service, options.last)
-    if options.json:
-        print_json(found)
-    elif found:
-        print_table([row | {"cost_usd": _usd(row["cost_nusd"])} for row in found], _DECISION_COLUMNS)
-    if not found:
-        sys.stderr.write(f"no decisions{f' of service {options.service}' if options.service else ''} yet\n")
-    return OK
-
-
-def explain_verb(options: argparse.Namespace) -> int:
-    """`llm-sidecar explain ID`."""
-    path = _db(options)
-    found = queries.find(path, options.id)
-    if found is None:
-        raise StoreError(f"no decision has the id {options.id!r}; `llm-sidecar decisions` lists them")
-    if isinstance(found, list):
-        raise StoreError(
-            f"{len(found)} decisions have this completion id; name one: {', '.join(row['id'] for row in found[:5])}"
-        )
-    if options.json:
-        print_json([found])
-    else:
-        sys.stdout.write("\n".join(explain(found, queries.feedback_of(path, found["id"]))) + "\n")
-    return OK
-
-
-def export(options: argparse.Namespace) -> int:
-    """`llm-sidecar export`."""
-    rows = queries.export(_db(options), options.service, options.since, options.until)
-    if options.format == "jsonl":
-        print_json(rows)
-    else:
-        print_csv(rows, COLUMNS)
-    return OK
-
-
 # ---- steering
 
 
 def rollout(options: argparse.Namespace) -> int:
     """`llm-sidecar rollout`: asks the running sidecar."""
-    settings = _settings(options)
+    settings = settings_of(options)
     if options.action == "status":
         routes = _admin(settings, "GET", "/api/v1/status")["routes"]
         shown = [row for row in routes if options.route in (None, row["route"])]
@@ -303,7 +217,7 @@ def rollout(options: argparse.Namespace) -> int:
             print_json(shown)
         else:
             print_table([row for route in shown for row in _arms(route)], _STATUS_COLUMNS)
-            sys.stdout.writelines(f"{text}\n" for route in shown for text in route["explanations"])
+            sys.stdout.writelines(f"{text}\n" for route in shown for text in (*route["explanations"], *route["notes"]))
         return OK
     if options.route is None or (options.action == "start" and options.arm is None):
         raise ConfigError(
@@ -320,24 +234,25 @@ def rollout(options: argparse.Namespace) -> int:
 
 def _arms(route: dict[str, Any]) -> list[dict[str, Any]]:
     own = {"route": route["route"], "mode": route["mode"]}
-    return [own | arm | {"arm": arm["id"], "expected_usd": _usd(arm["expected_nusd"])} for arm in route["arms"]]
+    return [own | arm | {"arm": arm["id"], "expected_usd": usd(arm["expected_nusd"])} for arm in route["arms"]]
 
 
 def feedback(options: argparse.Namespace) -> int:
-    """`llm-sidecar feedback ID --score S`: goes to the traffic port of the running sidecar."""
-    settings = _settings(options)
+    """`llm-sidecar feedback ID {--score S,--value V}`: goes to the traffic port of the running sidecar."""
+    settings = settings_of(options)
     host, port = settings.listen[0]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}/_sidecar/v1/feedback"
     name = "id" if len(options.id) == 26 and all(c in "0123456789abcdef" for c in options.id) else "completion_id"
-    _call(url, "POST", {name: options.id, "score": options.score, "source": options.source}, {})
+    said = {"value": options.value} if options.score is None else {"score": options.score}
+    _call(url, "POST", {name: options.id, "source": options.source} | said, {})
     sys.stdout.write("taken\n")
     return OK
 
 
 def state_verb(options: argparse.Namespace) -> int:
     """`llm-sidecar state {export,import}`: what the engine has learnt, as one JSON file."""
-    settings = _settings(options)
-    path = _db(options)
+    settings = settings_of(options)
+    path = db_of(options)
     if options.action == "export":
         state = queries.load_state(path, settings.service)
         if state is None:
@@ -358,7 +273,7 @@ def state_verb(options: argparse.Namespace) -> int:
 
 def store_verb(options: argparse.Namespace) -> int:
     """`llm-sidecar store {prune,backup,forget,status}`."""
-    path, settings = _db(options), _settings(options)
+    path, settings = db_of(options), settings_of(options)
     match options.action:
         case "prune":
             limits = Limits(settings.store_max_bytes, settings.store_raw_s, settings.store_aggregates_s)
@@ -411,28 +326,12 @@ def prices_verb(options: argparse.Namespace) -> int:
 # ---- shared
 
 
-def _settings(options: argparse.Namespace) -> Settings:
-    return Settings.load(os.environ, options.config, options.set)
-
-
-def _db(options: argparse.Namespace) -> Path:
-    path: Path | None = options.db or _settings(options).db
-    if path is None:
-        raise ConfigError("which database? give --db FILE or set SIDECAR_DB")
-    return path
-
-
-def _usd(nusd: int | None) -> float | None:
-    return None if nusd is None else nusd / 1e9
-
-
 def _admin(settings: Settings, method: str, path: str, body: object = None, timeout_s: float = _ADMIN_TIMEOUT_S) -> Any:
     """Asks the admin port of the sidecar that these settings describe."""
     file = token_file(settings)
     if file is None or not file.is_file():
-        raise ConfigError(
-            f"no admin token: set SIDECAR_ADMIN_TOKEN_FILE or SIDECAR_DB as the running sidecar has it ({file})"
-        )
+        what = "no admin token" if file is None else f"no admin token at {file}"
+        raise ConfigError(f"{what}: set SIDECAR_ADMIN_TOKEN_FILE or SIDECAR_DB as the running sidecar has it")
     token = file.read_text("ascii").strip()
     host, port = settings.admin_listen[0]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"

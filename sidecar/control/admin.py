@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 import orjson
@@ -50,6 +50,7 @@ class Admin:
     archive: Archive
     on_events: Callable[[Sequence[Event]], None]
     readiness: Callable[[], Readiness]
+    run_lane: Callable[[str], Sequence[Event]] = lambda _lane: ()  # of the control loop, on demand
 
 
 def token_file(settings: Settings) -> Path | None:
@@ -120,7 +121,7 @@ def _guard(token: str | None) -> Middleware:
             return _error(409, "rollout", str(error))
         except StoreError as error:
             return _error(503, "store", str(error))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             return _error(422, "body", str(error))
 
     return guard
@@ -129,6 +130,10 @@ def _guard(token: str | None) -> Middleware:
 class _Change(msgspec.Struct, forbid_unknown_fields=True):
     action: str
     arm: str | None = None
+
+
+class _Pass(msgspec.Struct, forbid_unknown_fields=True):
+    lane: Literal["guardrails", "fast", "main", "deep"] = "main"
 
 
 class _StoreVerb(msgspec.Struct, forbid_unknown_fields=True):
@@ -150,6 +155,7 @@ class _Api:
             ("GET", "/api/v1/decisions/{id}", self.decision),
             ("GET", "/api/v1/events", self.events),
             ("POST", "/api/v1/routes/{route}/rollout", self.rollout),
+            ("POST", "/api/v1/cycle", self.cycle),
             ("POST", "/api/v1/feedback", self.feedback),
             ("POST", "/api/v1/store/prune", self.prune),
             ("POST", "/api/v1/store/forget", self.forget),
@@ -201,6 +207,14 @@ class _Api:
         self._admin.archive.audit(Audit(wall(), "admin", f"rollout.{change.action}", route, detail))
         stored = await self._admin.archive.stored(_STORED_WITHIN_S)
         return _json({"events": [msgspec.to_builtins(event) for event in events], "stored": stored})
+
+    async def cycle(self, request: web.Request) -> web.Response:
+        """Run a lane of the control loop now: `{"lane": "guardrails" | "fast" | "main" | "deep"}`; what it changed."""
+        lane = msgspec.json.decode(await request.read(), type=_Pass).lane
+        events = self._admin.run_lane(lane)
+        self._admin.on_events(events)
+        self._admin.archive.audit(Audit(wall(), "admin", "cycle.run", lane))
+        return _json({"events": [msgspec.to_builtins(event) for event in events]})
 
     async def feedback(self, request: web.Request) -> web.StreamResponse:
         """The same as the traffic port's feedback endpoint."""

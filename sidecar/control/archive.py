@@ -111,10 +111,13 @@ class Archive:
             return []
         try:
             found = await asyncio.to_thread(queries.find, self._path, key)
+            records = found if isinstance(found, list) else [] if found is None else [found]
+            if len(records) != 1:
+                return [_known(record, []) for record in records]
+            given = await asyncio.to_thread(queries.feedback_of, self._path, records[0]["id"])
         except StoreError:
             return []
-        records = found if isinstance(found, list) else [] if found is None else [found]
-        return [_known(record) for record in records]
+        return [_known(records[0], given)]
 
     async def read(self, query: Callable[[], Found]) -> Found:
         """Runs a reading query in a thread."""
@@ -168,9 +171,11 @@ def _read_priors(file: Path) -> tuple[bytes | None, list[Event]]:
         return None, [Event(kind="state.no_priors", severity="medium", message=message)]
 
 
-def _known(record: queries.Record) -> Known:
+def _known(record: queries.Record, given: list[queries.Record]) -> Known:
+    """The decision of a row, with the scores that it was given before."""
+    context = record["context"] or {}
     at = datetime.fromisoformat(record["at"]).timestamp()
-    bound = (record["context"] or {}).get("unit", "request") != "request"
+    bound = context.get("unit", "request") != "request"
     key = int(record["sticky_key"] or "0", 16) if bound else 0
     return Known(
         record["id"],
@@ -181,4 +186,7 @@ def _known(record: queries.Record) -> Known:
         key,
         record["rollout_id"],
         record["rollout_step"],
+        task=context.get("task", ""),
+        given=tuple((score["source"], score["score"]) for score in given),
+        served=(record["upstream"], record["model"]) if record["upstream"] and record["model"] else None,
     )

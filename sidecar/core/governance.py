@@ -4,6 +4,11 @@ A rule that mentions `model.*` is asked once for each arm and takes out the arms
 it denies the request only when no arm is left. Any other rule is asked once and denies at once. Rules fail closed:
 unknown counts as true for `deny` and `filter`. A `log` rule changes nothing; it is counted when it truly holds, and
 reported at the next tick, so that a rule which always holds makes one event a second and not one a request.
+
+**Changes** (rollout steps, threshold actions, tuning: `core.cycle`) are asked about before they apply. A rule concerns
+changes when it mentions `change.*`, and then no request; or when all that it mentions is known without a request
+(`model.*`, `daily_cost`, `monthly_cost`): an arm that no request may use is not rolled out, and nothing is changed while
+the budget of a rule is used up. Unknown counts as true here too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,11 +29,13 @@ class Governance:
         for rule in rules:
             assert isinstance(rule.when, Expression)
             self._rules.append((rule, rule.when))
+        self._of_requests = [(rule, when) for rule, when in self._rules if not when.asks_change]
+        self._of_changes = [(rule, when) for rule, when in self._rules if when.asks_change or not when.asks_request]
         self._hits: dict[str, int] = {}
 
     @property
     def active(self) -> bool:
-        return bool(self._rules)
+        return bool(self._of_requests)
 
     def allowed(
         self, facts: Facts, arms: Sequence[Arm], daily_nusd: int, monthly_nusd: int
@@ -36,7 +43,7 @@ class Governance:
         """Ids of the arms that no rule takes out, in order, and the refusal when a rule denies the request."""
         env = _env(facts, daily_nusd, monthly_nusd)
         left = list(arms)
-        for rule, when in self._rules:
+        for rule, when in self._of_requests:
             if when.asks_model:
                 kept = [arm for arm in left if not self._holds(rule, when, {**env, **_arm_env(arm)})]
             else:
@@ -45,6 +52,19 @@ class Governance:
                 return (), Refusal(403, "rule", rule.message or f"denied by rule {rule.id}")
             left = kept
         return tuple(arm.id for arm in left), None
+
+    def refuses(self, change: Mapping[str, Value], arm: Arm | None, daily_nusd: int, monthly_nusd: int) -> str | None:
+        """Why a rule denies a change; None when none does. `change` are its facts, without the prefix `change.`."""
+        env: dict[str, Value] = {f"change.{name}": value for name, value in change.items()}
+        env |= {"daily_cost": daily_nusd / NUSD_PER_USD, "monthly_cost": monthly_nusd / NUSD_PER_USD}
+        if arm is not None:
+            env |= _arm_env(arm)
+        for rule, when in self._of_changes:
+            if when.asks_model and arm is None and not when.asks_change:
+                continue  # a rule about arms, and a change that concerns none
+            if self._holds(rule, when, env):
+                return rule.message or f"rule {rule.id}"
+        return None
 
     def tick(self) -> list[Event]:
         """One event for each `log` rule that held since the last tick."""

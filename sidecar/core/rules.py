@@ -6,7 +6,7 @@
 
 Names: `daily_cost`, `monthly_cost` (US dollars that this service spent in the present UTC day or month), `request.*`
 (see REQUEST_FACTS), `user.*` (the request's tags), `model.*` (the arm's facts of the policy, and `id`, `name`,
-`upstream`).
+`upstream`), `change.*` (`kind`, `route`, `arm`, and what the change itself says, as `step`: `core.cycle`).
 
 Logic is Kleene's strong three-valued one (S. C. Kleene, Introduction to Metamathematics, 1952, section 64): a fact
 that is not known makes a comparison unknown, `false && unknown` is false, `true || unknown` is true, everything else
@@ -41,7 +41,7 @@ REQUEST_FACTS = (
     "request.input_tokens_estimate",
 )
 PLAIN_NAMES = ("daily_cost", "monthly_cost", *REQUEST_FACTS)
-OPEN_ROOTS = ("user", "model")
+OPEN_ROOTS = ("user", "model", "change")
 
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -83,6 +83,16 @@ class Expression:
     def asks_model(self) -> bool:
         """Whether the answer depends on the arm, so that the rule can filter arms before it denies the request."""
         return any(name.startswith("model.") for name in self.names)
+
+    @property
+    def asks_change(self) -> bool:
+        """Whether the rule is about changes (rollout steps, tuning) and not about requests."""
+        return any(name.startswith("change.") for name in self.names)
+
+    @property
+    def asks_request(self) -> bool:
+        """Whether the answer depends on one request."""
+        return any(name.startswith(("request.", "user.")) for name in self.names)
 
 
 def parse(text: str) -> Expression:

@@ -46,6 +46,9 @@ UPSERT_STATE = _insert("arms", ("service", "route", "arm", "at", "last_id", "sta
 UPSERT_ROLLOUT = """INSERT INTO rollouts (id, service, route, arm, phase, step, started_at, at, message, detail)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET phase = excluded.phase,
 step = coalesce(excluded.step, step), at = excluded.at, message = excluded.message, detail = excluded.detail"""
+UPSERT_EXPERIMENT = """INSERT INTO experiments (id, service, route, arms, started_at, ended_at, verdict, detail)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET ended_at = excluded.ended_at,
+verdict = excluded.verdict, detail = excluded.detail"""
 
 WINDOW_KEYS = ("hour", "service", "route", "arm", "upstream", "model", "stream")
 WINDOW_SUMS = (
@@ -123,6 +126,7 @@ def write(connection: sqlite3.Connection, batch: Batch, service: str) -> None:
     if batch.events:
         connection.executemany(INSERT_EVENT, [_event_row(at, event, service) for at, event in batch.events])
         connection.executemany(UPSERT_ROLLOUT, _rollout_rows(batch.events, service))
+        connection.executemany(UPSERT_EXPERIMENT, _experiment_rows(batch.events, service))
     if batch.feedback:
         connection.executemany(
             UPSERT_FEEDBACK,
@@ -203,5 +207,21 @@ def _rollout_rows(events: Iterable[tuple[float, Event]], service: str) -> list[R
                 phase if isinstance(phase, str) else event.kind.removeprefix("rollout."),
                 step if isinstance(step, int) else None,
                 when, when, event.message, orjson.dumps(event.detail, default=str).decode(),
+            ))  # fmt: skip
+    return rows
+
+
+def _experiment_rows(events: Iterable[tuple[float, Event]], service: str) -> list[Row]:
+    """The present state of each experiment that these events speak of; `verdict` and `ended_at` are null while it runs."""
+    rows: list[Row] = []
+    for at, event in events:
+        detail = event.detail
+        experiment, verdict = detail.get("experiment_id"), detail.get("verdict")
+        if event.kind.startswith("experiment.") and isinstance(experiment, str):
+            when = at_text(at)
+            over = isinstance(verdict, str)
+            rows.append((
+                experiment, service, event.route, orjson.dumps(detail.get("names", [])).decode(), when,
+                when if over else None, str(verdict) if over else None, orjson.dumps(detail, default=str).decode(),
             ))  # fmt: skip
     return rows

@@ -1,10 +1,16 @@
 """One decision as plain English: what was asked, what served and why, what happened, what it cost.
 
-It reads a record as `queries.find` returns it and states only what stands there; what is unknown is called unknown.
+It reads a record as `queries.find` returns it, and what `queries.knowledge` found about its route, and states only what
+stands there; what is unknown is called unknown. Of a call that the selector decided, its row keeps what was drawn for each
+arm and the prices of then; posteriors are those of the newest snapshot, which is what is known now.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from sidecar.core.learnt import restore
+from sidecar.core.policy import Objective
+from sidecar.core.selector import Selector
 
 _WHY = {
     "passthrough": "Nothing was to decide: the call went where the app sent it.",
@@ -12,11 +18,15 @@ _WHY = {
     "stable": "The route's stable arm, {arm}, served: the one promoted last, or the baseline before any was.",
     "canary": "This {unit} belongs to the share that the rollout gives to the canary.",
     "sampled": "The selector drew this arm; arms that look better are drawn more often.",
+    "drawn": "The experiment drew this {unit}'s variant by its hash.",
+    "over": "The route's experiment is over, or a rule left not all of its variants: nothing was drawn.",
     "sticky": "This {unit} was already bound to this arm and stays with it.",
     "pinned": "The call carries state that lives at this arm, so no other could serve it.",
     "threshold": "A threshold is breached and its action sends the traffic here.",
     "budget": "The budget is used up, so the cheapest arm served.",
     "policy": "A rule of the policy decided.",
+    "cascade": "The route's cascade asks its arms in turn; this one's answer was given.",
+    "handed on": "The route's cascade asks its arms in turn; the one before failed, and this one's answer was given.",
     "fallback": "The arm that was chosen first ({decided}) failed before its first byte, and the policy lists this one "
     "as its fallback.",
     "fail-open": "Selection was not possible, so the call went to what the app asked for.",
@@ -28,10 +38,17 @@ _KIND = {
 }
 
 
-def explain(record: Mapping[str, Any], feedback: Sequence[Mapping[str, Any]] = ()) -> list[str]:
-    """Lines of text for one decision joined with its outcome, and the scores that it received."""
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError)  # what a broken snapshot raises
+
+
+def explain(
+    record: Mapping[str, Any],
+    feedback: Sequence[Mapping[str, Any]] = (),
+    known: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Lines of text for one decision joined with its outcome, the scores that it received, and what is known now."""
     context = record["context"] or {}
-    lines = _lines(record, context, feedback)
+    lines = [*_lines(record, context, feedback), *_known(record, context, known or {})]
     return [line if line.isprintable() else line.encode("unicode_escape").decode("ascii") for line in lines]
 
 
@@ -49,24 +66,31 @@ def _lines(
         f"Decision {record['id']} at {record['at']}",
         _asked(record, context),
         _served(record),
-        _WHY.get(_reason(record), "Reason: {reason}.").format(
+        _WHY.get(_reason(record, context), "Reason: {reason}.").format(
             reason=record["reason"],
             arm=record["arm"],
             unit=context.get("unit", "request"),
             decided=context.get("decided") or "unnamed",
         ),
+        *_stages(context),
         *_chance(record, context),
+        *_drawn(context),
         *_rollout(record),
         _ended(record),
         *_clocks(record),
         _tokens(record),
         _cost(record),
-        *_quality(record, feedback),
+        *_quality(record, context, feedback),
     ]
 
 
-def _reason(record: Mapping[str, Any]) -> str:
-    """A canary route's `baseline` is its stable arm, which a promotion replaces."""
+def _reason(record: Mapping[str, Any], context: Mapping[str, Any]) -> str:
+    """A canary route's `baseline` is its stable arm, which a promotion replaces; cascades and experiments have reasons
+    of their own."""
+    if "stages" in context and record["reason"] in ("policy", "fallback"):
+        return "handed on" if record["reason"] == "fallback" else "cascade"
+    if record["mode"] == "ab" and record["reason"] in ("sampled", "policy"):
+        return "drawn" if record["reason"] == "sampled" else "over"
     stable = record["reason"] == "baseline" and record["mode"] == "canary"
     return "stable" if stable else str(record["reason"])
 
@@ -87,6 +111,17 @@ def _served(record: Mapping[str, Any]) -> str:
     return f"Served: {what}, {arm}, on route {record['route']} in mode {record['mode']}{policy}."
 
 
+def _stages(context: Mapping[str, Any]) -> list[str]:
+    """What the cascade asked before, and why that was not given."""
+    lines = []
+    for one in context.get("stages") or ():
+        cost = "cost unknown" if one["cost_nusd"] is None else f"${_dollars(one['cost_nusd'])}"
+        lines.append(
+            f"Before it: arm {one['arm']}, not given because of {one['why']}; {cost}, {_seconds(one['duration_s'])}."
+        )
+    return lines
+
+
 def _chance(record: Mapping[str, Any], context: Mapping[str, Any]) -> list[str]:
     share = f"{100 * record['propensity']:.4g} %"
     lines = [f"Probability of this choice: {share}, per {context.get('unit', 'request')}."]
@@ -103,6 +138,11 @@ def _chance(record: Mapping[str, Any], context: Mapping[str, Any]) -> list[str]:
 def _rollout(record: Mapping[str, Any]) -> list[str]:
     if record["rollout_id"] is None:
         return []
+    experiment, _, variant = str(record["rollout_id"]).partition(":")
+    if variant:
+        return [
+            f"Experiment {experiment} gave it the variant {variant}, by its shares number {record['rollout_step']}."
+        ]
     step = "at an unknown step" if record["rollout_step"] is None else f"at {record['rollout_step']} %"
     return [f"Rollout {record['rollout_id']} stood {step}."]
 
@@ -152,15 +192,20 @@ def _cost(record: Mapping[str, Any]) -> str:
     nano = record["cost_nusd"]
     if nano is None:
         return "Cost: unknown (no usage, or the model has no price here)."
-    dollars = f"{nano // 10**9}.{nano % 10**9:09d}".rstrip("0").ljust(4, "0")
     source = {"policy": "the policy's own price", "provider": "as the provider states it"}.get(
         record["price_version"], f"price list {record['price_version']}"
     )
-    return f"Cost: ${dollars}, {_KIND.get(record['cost_kind'], 'of unknown kind')}, {source}."
+    return f"Cost: ${_dollars(nano)}, {_KIND.get(record['cost_kind'], 'of unknown kind')}, {source}."
 
 
-def _quality(record: Mapping[str, Any], feedback: Sequence[Mapping[str, Any]]) -> list[str]:
+def _dollars(nano: int) -> str:
+    return f"{nano // 10**9}.{nano % 10**9:09d}".rstrip("0").ljust(4, "0")
+
+
+def _quality(record: Mapping[str, Any], context: Mapping[str, Any], feedback: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
+    if context.get("failed"):
+        lines.append(f"The answer did not pass: {', '.join(context['failed'])}.")
     if record["quality"] is not None:
         lines.append(f"Quality: {record['quality']:.3g} by {record['quality_source'] or 'unknown'}.")
     lines += [f"Feedback: {score['score']:.3g} by {score['source']} at {score['at']}." for score in feedback]
@@ -170,4 +215,61 @@ def _quality(record: Mapping[str, Any], feedback: Sequence[Mapping[str, Any]]) -
         lines.append("Reward: none; this exchange taught the selector nothing.")
     else:
         lines.append(f"Reward: {record['reward']:.3g}.")
+    return lines
+
+
+def _drawn(context: Mapping[str, Any]) -> list[str]:
+    """What the selector drew for this call, best first, and the prices that it reckoned with."""
+    lines = []
+    scores, prices = context.get("scores"), context.get("prices")
+    if isinstance(scores, Mapping) and scores:
+        known = {arm: worth for arm, worth in scores.items() if worth is not None}
+        best_first = sorted(known.items(), key=lambda one: -float(one[1]))
+        drawn = ", ".join(f"{arm} {float(worth):.4g}" for arm, worth in best_first)
+        lines.append(f"Drawn for this call: {drawn} (quality less what the arm's cost and time are priced at).")
+    if isinstance(prices, Mapping) and prices:
+        lines.append(f"Prices then: {_prices(prices)}.")
+    return lines
+
+
+def _prices(prices: Mapping[str, Any]) -> str:
+    names = {"quality": "the promise of quality lets cost and time weigh", "money": "the ceiling adds on cost"}
+    return ", ".join(f"{names.get(name, name)} {float(value):.4g}" for name, value in prices.items())
+
+
+def _known(record: Mapping[str, Any], context: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
+    """What stands in the store besides the row: the rollout as it is now, the newest snapshot's posteriors."""
+    lines, rollout = [], known.get("rollout")
+    if rollout is not None:
+        step = "" if rollout["step"] is None else f" at {rollout['step']} %"
+        lines.append(f"That rollout now: {rollout['phase']}{step} since {rollout['at']}: {rollout['message']}")
+    route = known.get("route")
+    if not isinstance(route, Mapping):
+        return lines
+    try:
+        return lines + _posteriors(record, context, route, str(known.get("at")))
+    except _UNREADABLE:
+        return [*lines, "The stored state of this route cannot be read by this version."]
+
+
+def _posteriors(record: Mapping[str, Any], context: Mapping[str, Any], route: Mapping[str, Any], at: str) -> list[str]:
+    beliefs: Mapping[str, Mapping[str, Any]] = route["beliefs"]
+    selector = Selector(tuple(beliefs), Objective())
+    for arm, belief in beliefs.items():
+        restore(selector, arm, belief)
+    means, variances = selector.quality()
+    task = context.get("task", "")
+    here, spread = selector.model.moments(task)
+    lines = [f"Known now (state of {at}):"]
+    for place, (arm, known) in enumerate(selector.beliefs.items()):
+        on_task = f", on task {task} {here[place]:.3f} ± {spread[place] ** 0.5:.3f}" if task else ""
+        lines.append(
+            f"  {arm}: quality {means[place]:.3f} ± {variances[place] ** 0.5:.3f}{on_task}, {known.samples} labels, "
+            f"answers {known.answered.moments()[0]:.1%}"
+        )
+    if isinstance(prices := route.get("prices"), Mapping):
+        lines.append(f"Prices now: {_prices(prices)}.")
+    out = [arm for arm in beliefs if record["eligible"] and arm not in record["eligible"]]
+    if out:
+        lines.append(f"Not eligible for this call: {', '.join(out)} (another dialect, or taken out by a rule).")
     return lines

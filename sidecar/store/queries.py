@@ -109,6 +109,32 @@ def feedback_of(path: Path, key: str) -> list[Record]:
         ]
 
 
+def knowledge(path: Path, record: Record) -> Record:
+    """What the store knows besides one decision: `rollout`, the row of the rollout that it belonged to, and of the newest
+    snapshot of its service `at` and the part of its `route`; None where there is none."""
+    with _reading(path) as connection:
+        rollout = connection.execute("SELECT * FROM rollouts WHERE id = ?", (record["rollout_id"],)).fetchone()
+        values = (record["service"], STATE_KEY, STATE_KEY)
+        newest = "SELECT at, state FROM arms WHERE service = ? AND route = ? AND arm = ?"
+        state = connection.execute(newest, values).fetchone()
+    try:
+        routes = {} if state is None else orjson.loads(state["state"]).get("routes", {})
+    except (ValueError, AttributeError):
+        routes = {}
+    return {
+        "rollout": None if rollout is None else dict(rollout),
+        "at": None if state is None else state["at"],
+        "route": routes.get(record["route"]),
+    }
+
+
+def scores(path: Path) -> Iterator[Record]:
+    """Every kept score, in the order of time, one at a time."""
+    with _reading(path) as connection:
+        for row in connection.execute("SELECT * FROM feedback ORDER BY at"):
+            yield dict(row)
+
+
 def export(path: Path, service: str | None = None, since: str = "", until: str = "~") -> Iterator[Record]:
     """Every kept row, oldest first, one at a time: `since` <= at < `until` (RFC 3339 text, or any beginning of it)."""
     where = " WHERE at >= ? AND at < ?" + ("" if service is None else " AND service = ?")

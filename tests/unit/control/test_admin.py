@@ -4,6 +4,7 @@ import json
 import stat
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +302,22 @@ def test_no_policy_is_no_error(tmp_path: Path) -> None:
     one = Plane(tmp_path)
     one.engine.apply(NO_POLICY, steady())
     assert one.engine.status() == []
+
+
+async def test_a_lane_runs_on_demand(tmp_path: Path, aiohttp_client: Any) -> None:
+    """The answer says what it changed, and the events are told like any other."""
+    one, ran = Plane(tmp_path), list[str]()
+
+    def run(lane: str) -> list[Event]:
+        ran.append(lane)
+        return [Event(kind="change.applied", route="support")]
+
+    one.client = await aiohttp_client(admin_app(replace(one.admin, run_lane=run)))
+    answer = await one.post("/api/v1/cycle", {"lane": "deep"})
+    assert [event["kind"] for event in (await answer.json())["events"]] == ["change.applied"]
+    assert [event.kind for event in one.events] == ["change.applied"]
+    assert (await one.post("/api/v1/cycle", {})).status == 200
+    assert ran == ["deep", "main"]
+    assert (await one.post("/api/v1/cycle", {"lane": "slow"})).status == 422
+    assert (await one.post("/api/v1/cycle", b'{"lane": "\xff"}')).status == 422
+    assert list(one.admin.run_lane("main")) == []

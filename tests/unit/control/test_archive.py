@@ -88,6 +88,14 @@ async def test_old_decisions(tmp_path: Path) -> None:
         "its unit was the request"
     )
     assert abs(found.at - settled(1).at) < 1e-3
+    assert found.given == ()
+    archive.feedback(
+        Feedback(decision_id=settled(1).id, route="support", arm="mini", score=0.25, source="stars"), wall()
+    )
+    archive.now()
+    assert wait_for(lambda: len(queries.feedback_of(tmp_path / "sidecar.db", settled(1).id)) == 1)
+    (found,) = await archive.look_up(settled(1).id)
+    assert found.given == (("stars", 0.25),), "what it was taught before"
     assert len(await archive.look_up("chatcmpl-1")) == 2
     assert await archive.look_up("none") == []
     archive.close(5)

@@ -5,8 +5,12 @@ from typing import Any
 import orjson
 from msgspec.structs import replace
 
+from sidecar.core.learnt import state_of
+from sidecar.core.policy import Objective
 from sidecar.core.record import COLUMNS, row
-from sidecar.core.types import Clocks, Outcome, Settled
+from sidecar.core.reward import Signal
+from sidecar.core.selector import Selector
+from sidecar.core.types import Clocks, Feedback, Outcome, Settled, Stage
 from sidecar.store.explain import explain
 from tests.fixtures.settled import settled
 
@@ -38,6 +42,33 @@ def test_an_ordinary_decision_reads_like_an_explanation() -> None:
         "Reward: 0.8.",
     ):
         assert part in text
+
+
+def test_what_the_answer_did_not_pass_is_named() -> None:
+    """By the validators that failed it."""
+    one = settled(1)
+    failed = replace(one, outcome=replace(one.outcome, checks=(("json_schema", 0.0), ("empty", 1.0))), quality=0.0)
+    text = "\n".join(explain(record(failed)))
+    assert "The answer did not pass: json_schema." in text
+    assert "Quality: 0 by validators." in text
+    assert "did not pass" not in "\n".join(explain(record(one)))
+
+
+def test_a_cascade_tells_its_stages() -> None:
+    """Which arms were asked before, why their answers were not given, and what that cost; no rule is blamed."""
+    one = settled(1)
+    stages = (
+        Stage(arm="weak", why="json_schema", cost_nusd=1_500_000, cost_kind="exact", duration_s=0.25),
+        Stage(arm="mild", why="503", duration_s=2.0),
+    )
+    given = replace(one, decision=replace(one.decision, reason="policy"), stages=stages)
+    text = "\n".join(explain(record(given)))
+    assert "The route's cascade asks its arms in turn; this one's answer was given." in text
+    assert "Before it: arm weak, not given because of json_schema; $0.0015, 250.0 ms." in text
+    assert "Before it: arm mild, not given because of 503; cost unknown, 2.00 s." in text
+    assert "rule" not in text
+    after = replace(given, decision=replace(one.decision, reason="fallback"))
+    assert "the one before failed, and this one's answer was given." in "\n".join(explain(record(after)))
 
 
 def test_the_unknown_is_called_unknown() -> None:
@@ -77,6 +108,16 @@ def test_the_unknown_is_called_unknown() -> None:
     assert "eligible" not in text
 
 
+def test_an_experiment_names_the_variant() -> None:
+    """A decision of mode ab says which experiment drew it, and not that a rollout did."""
+    text = "\n".join(explain(record(settled(1), rollout_id="e1:short", rollout_step=3, mode="ab", reason="sampled")))
+    assert "The experiment drew this" in text
+    assert "selector" not in text.partition("Outcome")[0]
+    assert "is over" in "\n".join(explain(record(settled(1), mode="ab", reason="policy")))
+    assert "Experiment e1 gave it the variant short, by its shares number 3." in text
+    assert "Rollout" not in text
+
+
 def test_rollouts_fallbacks_and_lower_bounds() -> None:
     """The step, the arm that was chosen first, and what a lower bound means."""
     text = "\n".join(
@@ -109,3 +150,56 @@ def test_the_stable_arm_of_a_canary_route_is_named() -> None:
     assert "The route's stable arm, mini, served: the one promoted last, or the baseline before any was." in text
     assert "The route's baseline served." not in text
     assert "The route's baseline served." in explain(record(settled(1), reason="baseline", mode="optimize"))
+
+
+def test_what_the_selector_drew_is_told_best_first() -> None:
+    """Scores and prices stand in the row's context when the selector chose."""
+    drawn = record(settled(1))
+    drawn["context"] |= {
+        "scores": {"gpt-4o": 0.25, "mini": 0.5, "nano": None},
+        "prices": {"quality": 1.5, "money": 0.0},
+    }
+    text = "\n".join(explain(drawn))
+    assert "Drawn for this call: mini 0.5, gpt-4o 0.25 (quality less" in text
+    assert "Prices then: the promise of quality lets cost and time weigh 1.5, the ceiling adds on cost 0." in text
+    assert "Drawn" not in "\n".join(explain(record(settled(1))))
+
+
+def taught(*arms: str) -> dict[str, dict[str, object]]:
+    """What a snapshot holds of arms with forty scores of 0.9 each on one task."""
+    selector = Selector(arms, Objective())
+    for number in range(40 * len(arms)):
+        arm = arms[number % len(arms)]
+        selector.label(Feedback(decision_id=str(number), route="support", arm=arm, score=0.9, task="easy"))
+        fine = Signal(answered=1.0)
+        selector.partial_fit(arm, fine, settled(1).facts)
+    return state_of(selector)
+
+
+def test_what_is_known_now_is_told_with_its_time() -> None:
+    """Posteriors of the snapshot, the rollout's row, and arms that could not serve."""
+    beliefs = taught("gpt-4o", "mini", "nano")
+    route = {"beliefs": beliefs, "prices": {"quality": 2.0}}
+    rollout = {"phase": "paused", "step": 25, "at": "T1", "message": "too slow"}
+    one = record(settled(1))
+    one["context"] |= {"task": "easy"}
+    text = "\n".join(explain(one, (), {"at": "T2", "route": route, "rollout": rollout}))
+    assert "That rollout now: paused at 25 % since T1: too slow" in text
+    assert "Known now (state of T2):" in text
+    assert "  mini: quality 0.8" in text
+    assert ", on task easy 0." in text
+    assert ", 40 labels, answers 9" in text
+    assert "Prices now: the promise of quality lets cost and time weigh 2." in text
+    assert "Not eligible for this call: nano" in text
+    del one["context"]["task"]
+    plain = "\n".join(
+        explain(one, (), {"at": "T2", "route": {"beliefs": taught("mini")}, "rollout": rollout | {"step": None}})
+    )
+    assert "on task" not in plain
+    assert "Not eligible" not in plain
+    assert "now: paused since" in plain
+
+
+def test_a_state_of_another_version_is_no_reason_to_fail() -> None:
+    lines = explain(record(settled(1)), (), {"at": "T", "route": {"beliefs": {"mini": {}}}, "rollout": None})
+    assert lines[-1] == "The stored state of this route cannot be read by this version."

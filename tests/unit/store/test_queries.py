@@ -234,3 +234,23 @@ def test_forgetting_is_whole_or_not_at_all(path: Path) -> None:
     assert connection.execute("SELECT count(*) FROM audit").fetchone() == (0,)
     assert not connection.in_transaction
     connection.close()
+
+
+def test_knowledge_is_the_rollout_and_the_part_of_the_newest_snapshot(path: Path) -> None:
+    """None where there is none, also when the snapshot is no snapshot."""
+    one = queries.decisions(path, last=1)[0]
+    assert queries.knowledge(path, one) | {"at": None} == {"rollout": None, "at": None, "route": None}
+    queries.save_state(path, b'{"routes": {"support": {"beliefs": {}}}}', "bot")
+    found = queries.knowledge(path, one)
+    assert found["route"] == {"beliefs": {}}
+    assert found["at"] is not None
+    queries.save_state(path, b"[1]", "bot")
+    assert queries.knowledge(path, one)["route"] is None
+    with open_writer(path) as connection:
+        connection.execute("INSERT INTO rollouts (id, phase, step) VALUES ('r1', 'running', 25)")
+    assert queries.knowledge(path, one | {"rollout_id": "r1"})["rollout"]["step"] == 25
+    assert queries.knowledge(path, one | {"service": "other"})["at"] is None
+
+
+def test_scores_come_in_the_order_of_time(path: Path) -> None:
+    assert [score["decision_id"] for score in queries.scores(path)] == [settled(3).id]

@@ -86,6 +86,19 @@ def test_everything_else_is_kept_too(writer: Writer, path: Path) -> None:
     connection.close()
 
 
+def test_experiments_are_kept(writer: Writer, path: Path) -> None:
+    """One row each: begun, then with its verdict; an event of another kind changes none."""
+    begun = Event(kind="experiment.started", route="chat", detail={"experiment_id": "e1", "names": ["a", "b"]})
+    over = replace(begun, kind="experiment.decided", detail={**begun.detail, "verdict": "winner", "winner": "b"})
+    writer.put_events([(100.0, begun), (200.0, over), (300.0, Event(kind="experiment.odd"))])
+    assert writer.close(2.0)
+    with sqlite3.connect(path) as connection:
+        (row,) = connection.execute("SELECT id, route, arms, started_at, ended_at, verdict FROM experiments").fetchall()
+    connection.close()
+    assert row[:3] == ("e1", "chat", '["a","b"]')
+    assert (row[3][14:19], row[4][14:19], row[5]) == ("01:40", "03:20", "winner")
+
+
 def test_hourly_windows_are_the_sums_of_the_rows(writer: Writer, path: Path) -> None:
     """Windows count unknown costs apart and add up over commits."""
     failed = replace(settled(3), outcome=Outcome(kind="failed", clocks=Clocks()), reward=None, quality=None)

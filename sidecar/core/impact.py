@@ -1,0 +1,174 @@
+"""What a change is expected to do to a route, and what it did: means per arm over the minutes before and after.
+
+Model: finished exchanges are summed per route, arm and minute: calls, and for each of METRICS the number of known values,
+their sum and their sum of squares. With a and b the means of an arm and of the rest of the route, a step from the share s to
+the share t is expected to move the route's mean from (1 - s) b + s a to (1 - t) b + t a. The actual change is the mean of
+the minutes after over that of the minutes before; both are told relative to before. The z of a difference is that of two
+independent means (Welch), for ONE look at a time that was fixed beforehand; it is no guardrail.
+
+What it does not know: why anything changed. Traffic changes by the hour, so an actual impact is a comparison in time and
+not an experiment; canaries have concurrent controls (`core.guardrails`).
+
+Reference: Welch, Biometrika 34, 1947.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from math import sqrt
+from typing import Final
+
+from sidecar.core.normal import ndtr
+from sidecar.core.types import Outcome
+
+METRICS: Final = ("quality", "cost_nusd", "latency_s", "failed")
+MINUTE_S: Final = 60.0
+KEPT: Final = (
+    130  # minutes, 20..1440: an hour before and an hour after the slowest change; fewer forget the time before
+)
+MIN_VALUES: Final = 30  # 10..1000 known values on each side; below it a mean is not worth telling
+
+_WIDTH: Final = 3  # count, sum, sum of squares
+
+
+class Sums:
+    """Count, sum and sum of squares of each metric."""
+
+    __slots__ = ("calls", "rows")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.rows = [0.0] * (_WIDTH * len(METRICS))
+
+    def add(self, outcome: Outcome, quality: float | None) -> None:
+        """Takes one exchange in; aborted ones have a cost and nothing else."""
+        self.calls += 1
+        failed = outcome.kind == "failed" and not outcome.caller_fault
+        self._put(1, outcome.cost_nusd)
+        if outcome.kind == "aborted":
+            return
+        self._put(0, quality)
+        self._put(3, 1.0 if failed else 0.0)
+        if not failed:
+            self._put(2, _latency_s(outcome))
+
+    def _put(self, metric: int, value: float | None) -> None:
+        if value is None:
+            return
+        at, rows = _WIDTH * metric, self.rows
+        rows[at] += 1.0
+        rows[at + 1] += value
+        rows[at + 2] += value * value
+
+    def join(self, other: "Sums") -> None:
+        self.calls += other.calls
+        self.rows = [mine + theirs for mine, theirs in zip(self.rows, other.rows, strict=True)]
+
+    def mean(self, metric: str) -> tuple[float, float, float] | None:
+        """Mean, squared standard error and count of a metric; None below MIN_VALUES."""
+        at = _WIDTH * METRICS.index(metric)
+        count, total, squares = self.rows[at : at + _WIDTH]
+        if count < MIN_VALUES:
+            return None
+        mean = total / count
+        return mean, max(0.0, squares / count - mean * mean) / count, count
+
+
+def _latency_s(outcome: Outcome) -> float | None:
+    """Time to the first token of a stream, duration of a whole answer; both from when the request was sent."""
+    clocks = outcome.clocks
+    end = clocks.ttft_s if outcome.stream else clocks.duration_s
+    return None if end is None else end - (clocks.sent_s or 0.0)
+
+
+class Minutes:
+    """The exchanges of the last KEPT minutes of every route."""
+
+    def __init__(self) -> None:
+        self._routes: dict[str, deque[tuple[float, dict[str, Sums]]]] = {}
+
+    def add(self, place: tuple[str, str], outcome: Outcome, quality: float | None, now: float) -> None:
+        """Takes one exchange of `place` (route, arm) in. `now` must not go back by more than a minute."""
+        route, arm = place
+        minutes = self._routes.get(route)
+        if minutes is None:
+            minutes = self._routes[route] = deque(maxlen=KEPT)
+        start = now - now % MINUTE_S
+        if not minutes or minutes[-1][0] < start:
+            minutes.append((start, {}))
+        arms = minutes[-1][1]
+        found = arms.get(arm)
+        if found is None:
+            found = arms[arm] = Sums()
+        found.add(outcome, quality)
+
+    def between(self, route: str, begin: float, end: float) -> dict[str, Sums]:
+        """The sums of each arm over the whole minutes that begin in [begin, end)."""
+        made: dict[str, Sums] = {}
+        for start, arms in self._routes.get(route, ()):
+            if begin <= start < end:
+                for arm, sums in arms.items():
+                    made.setdefault(arm, Sums()).join(sums)
+        return made
+
+    def forget(self, routes: Iterable[str]) -> None:
+        """Keeps these routes only."""
+        self._routes = {name: self._routes[name] for name in routes if name in self._routes}
+
+
+def total(arms: Mapping[str, Sums]) -> Sums:
+    """All arms together."""
+    made = Sums()
+    for sums in arms.values():
+        made.join(sums)
+    return made
+
+
+def expected(arms: Mapping[str, Sums], arm: str, before: float, after: float) -> dict[str, float]:
+    """Relative change of each metric of the route when `arm` goes from the share `before` to `after` (0..1)."""
+    one, rest = arms.get(arm, Sums()), total({name: sums for name, sums in arms.items() if name != arm})
+    found: dict[str, float] = {}
+    for metric in METRICS:
+        a, b = one.mean(metric), rest.mean(metric)
+        if a is None or b is None:
+            continue
+        now = (1.0 - before) * b[0] + before * a[0]
+        if now > 0.0:
+            found[metric] = ((1.0 - after) * b[0] + after * a[0]) / now - 1.0
+    return found
+
+
+def confidence(arms: Mapping[str, Sums], arm: str) -> float | None:
+    """Probability, by the means so far, that `arm` costs less than the rest; None when too little is known."""
+    one, rest = arms.get(arm, Sums()), total({name: sums for name, sums in arms.items() if name != arm})
+    z = _z(rest, one, "cost_nusd")
+    return None if z is None else float(ndtr(-z))
+
+
+def actual(before: Sums, after: Sums) -> dict[str, float]:
+    """Relative change of each metric from the one period to the other."""
+    found: dict[str, float] = {}
+    for metric in METRICS:
+        a, b = before.mean(metric), after.mean(metric)
+        if a is not None and b is not None and a[0] > 0.0:
+            found[metric] = b[0] / a[0] - 1.0
+    return found
+
+
+def worse(before: Sums, after: Sums, limit: float) -> str | None:
+    """Which of quality and failures got worse by more than `limit` standard errors, in words; None: neither."""
+    for metric, sign in (("quality", -1.0), ("failed", 1.0)):
+        z = _z(before, after, metric)
+        if z is not None and sign * z > limit:
+            return f"{metric} got worse by {abs(z):.1f} standard errors"
+    return None
+
+
+def _z(before: Sums, after: Sums, metric: str) -> float | None:
+    """(after - before) in standard errors; None when too little is known."""
+    a, b = before.mean(metric), after.mean(metric)
+    if a is None or b is None:
+        return None
+    error = sqrt(a[1] + b[1])
+    if error == 0.0:
+        return 0.0 if a[0] == b[0] else 1e9 * (1.0 if b[0] > a[0] else -1.0)
+    return (b[0] - a[0]) / error

@@ -1,0 +1,70 @@
+"""What the verbs of the command line share: options, settings, the database, exit codes."""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from sidecar.config.settings import Settings
+from sidecar.errors import ConfigError
+
+OK: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+
+
+def verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    """A new verb; `text` is its help."""
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
+    parser.set_defaults(verb=run)
+    return parser
+
+
+def configured(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """With the options that settings come from."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (YAML)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; wins over all else"
+    )
+    return parser
+
+
+def from_store(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """With the database."""
+    parser.add_argument("--db", type=Path, metavar="FILE", help="the database (default: the setting `db`, SIDECAR_DB)")
+    return configured(parser)
+
+
+def as_json(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """With `--json`."""
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    return parser
+
+
+def within(text: str, low: float, high: float) -> float:
+    """A number of an option, between two others."""
+    value = float(text)
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"{text} does not lie between {low:g} and {high:g}")
+    return value
+
+
+def count(text: str) -> int:
+    return int(within(text, 1, 1_000_000))
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    return Settings.load(os.environ, options.config, options.set)
+
+
+def db_of(options: argparse.Namespace) -> Path:
+    """The database that the options name. Raises ConfigError when none does."""
+    path: Path | None = options.db or settings_of(options).db
+    if path is None:
+        raise ConfigError("which database? give --db FILE or set SIDECAR_DB")
+    return path
+
+
+def usd(nusd: int | None) -> float | None:
+    return None if nusd is None else nusd / 1e9
