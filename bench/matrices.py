@@ -34,6 +34,7 @@ class Matrix:
     input_tokens: Floats  # (N, K)
     output_tokens: Floats  # (N, K)
     latency_s: Floats  # (N, K)
+    source: Path = Path()  # the file that it was read from
 
     @property
     def points(self) -> list[Point]:
@@ -73,7 +74,10 @@ def load(file: Path) -> Matrix:
         values[:, prompt, model] = row_values
     if np.isnan(values[:2]).any():
         raise MatrixError(f"{file}: not every prompt has quality and cost for every model")
-    return Matrix(file.name.removesuffix(".csv.gz"), tuple(models), tuple(tasks), tuple(texts.values()), *values)
+    quality, cost, asked, answered, latency = values
+    name = file.name.removesuffix(".csv.gz")
+    known = tuple(models), tuple(tasks), tuple(texts.values())
+    return Matrix(name, *known, quality, cost, asked, answered, latency, file)
 
 
 def _prompts(file: Path) -> tuple[dict[str, str], list[str]]:
@@ -102,7 +106,12 @@ def _below(left: Point, middle: Point, right: Point) -> bool:
 
 
 def aiq(points: Sequence[Point], low: float, high: float) -> float:
-    """RouterBench's average improvement in quality: mean height of the hull between two mean costs (dollars)."""
+    """RouterBench's average improvement in quality: mean height of the hull between two mean costs (dollars).
+
+    Below the cheapest point its own height counts. When the two costs are one, the height there.
+    """
+    if high <= low:
+        return quality_at(points, high)
     costs, qualities = zip(*hull(points), strict=True)
     inner = [cost for cost in costs if low < cost < high]
     grid = np.array([low, *inner, high])
@@ -115,3 +124,15 @@ def cost_at(points: Sequence[Point], quality: float) -> float | None:
     if quality > qualities[-1]:
         return None
     return float(np.interp(quality, qualities, costs))
+
+
+def quality_at(points: Sequence[Point], cost: float) -> float:
+    """The height of the hull at a mean cost: what the best static mix under this ceiling reaches. Below the cheapest
+    point, where no mix keeps the ceiling, the cheapest point's own height."""
+    costs, qualities = zip(*hull(points), strict=True)
+    return float(np.interp(cost, costs, qualities))
+
+
+def saving(cost: float, reference: float) -> float:
+    """The part of `reference` that is saved; negative when it costs more, 0 beside a reference that is free."""
+    return 1.0 - cost / reference if reference > 0 else 0.0
