@@ -29,16 +29,19 @@ from sidecar.config.settings import Settings
 from sidecar.config.watch import PolicySource
 from sidecar.control.admin import Admin, admin_app
 from sidecar.control.archive import Archive
+from sidecar.control.cycling import Cycling
 from sidecar.control.feedback import Answer, FeedbackDesk
 from sidecar.control.health import Readiness, health_app
 from sidecar.control.loop import Consumers, ControlLoop
 from sidecar.core.cost import RateCard, flat_card
 from sidecar.core.engine import Engine
-from sidecar.core.policy import Upstream
+from sidecar.core.policy import Policy, Upstream
 from sidecar.core.record import Row
 from sidecar.core.types import Event
 from sidecar.errors import ConfigError
 from sidecar.gauges import allow, register
+from sidecar.proxy.aside import Beside
+from sidecar.proxy.cascade import Cascades
 from sidecar.proxy.downstream import Downstream
 from sidecar.proxy.listen import bind
 from sidecar.proxy.origins import Origins
@@ -87,9 +90,11 @@ class Sidecar:
         self.desk = FeedbackDesk(
             self.engine.feedback, self.archive.feedback, self.archive.look_up, self._spawn, self.on_events
         )
+        self.cycling = Cycling(self.engine, settings.optimization_interval_s)
         of_exchanges = [
             ("metrics", self.metrics.observe),
             ("feedback", self.desk.remember),
+            ("cycle", self.cycling.observe),
         ]
         if self.spans is not None:
             of_exchanges.append(("spans", self.spans.observe))
@@ -98,21 +103,29 @@ class Sidecar:
             of_exchanges,
             [("log", self.request_log.observe), ("store", self.archive.put), ("state", self._keep_state)],
         )
-        steps = [("tick", self._tick), ("policy", self._poll_policy)]
+        steps = [("tick", self._tick), ("signals", self._tell_signals), ("policy", self._poll_policy)]
         self.loop = ControlLoop(consumers, steps, self.on_bug)
         self.plane = Plane(settings, self.engine, self.tasks, self.loop.emit)
-        self.plane.salt = _salt(settings)
-        self.plane.on_feedback = self.take_feedback
-        self.plane.on_events = self.on_events
-        self.plane.on_bug = self.on_bug
-        if settings.client_tokens_file is not None:
-            self.plane.tokens = ClientTokens(settings.client_tokens_file)
-            self.plane.tokens.check(steady())
+        self.beside, self.cascades = Beside(self.plane), Cascades(self.plane)
+        self._wire_plane()
         self.origins = Origins(settings, self.book, self.tasks, self._key_of)
         self.defaults = default_upstreams(settings)
         self.origins.apply(self.plane, self.policies.current.policy, self.defaults)
+        self._listen_by(self.policies.current.policy)
         register(self.metrics, self)
-        allow(self.metrics, self.policies.current.policy)
+
+    def _wire_plane(self) -> None:
+        """What the data plane tells the rest of the process."""
+        plane, settings = self.plane, self.settings
+        plane.salt = _salt(settings)
+        plane.on_feedback = self.take_feedback
+        plane.on_events = self.on_events
+        plane.on_bug = self.on_bug
+        plane.on_errand = self._on_errand
+        plane.on_label = self._on_label
+        if settings.client_tokens_file is not None:
+            plane.tokens = ClientTokens(settings.client_tokens_file)
+            plane.tokens.check(steady())
 
     async def run(self, announce: Callable[["Sidecar"], None] | None = None) -> int:
         """Serves until SIGTERM or SIGINT; the exit code.
@@ -170,7 +183,8 @@ class Sidecar:
             self._servers.append(
                 await loop.create_server(lambda: Downstream(self.plane), sock=sock, ssl=tls, backlog=1024)
             )
-        admin = Admin(self.settings, self.engine, self.take_feedback, self.archive, self.on_events, self.readiness)
+        told = (self.take_feedback, self.archive, self.on_events, self.readiness, self.cycling.run)
+        admin = Admin(self.settings, self.engine, *told)
         for what, app in (("health", health_app(self.readiness, self.metrics.render)), ("admin", admin_app(admin))):
             runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
             await runner.setup()
@@ -224,11 +238,14 @@ class Sidecar:
         notes += self.keys.problems(self.policies.current.policy.upstreams, steady())
         notes += self.archive.notes()
         notes += [text for route in self.engine.status() for text in route.explanations]
+        errands = self.beside.status(steady())
+        notes += [text for one in errands for text in one.notes]
         detail = {
             "service": self.settings.service,
             "version": __version__,
             "policy_version": self.engine.policy.version,
             "exchanges": len(self.plane.exchanges),
+            "errands": errands,
         }
         return Readiness(self.state == "serving", self.state, notes, detail)
 
@@ -243,11 +260,13 @@ class Sidecar:
         for event in events:
             say = log.warning if event.severity in ("critical", "high") else log.info
             say(event.kind, route=event.route, arm=event.arm, message=event.message)
+        self.cycling.note(events)
         self.metrics.observe_events(events)
         self.archive.events(events)
-        if any(event.kind.startswith("rollout.") for event in events):
+        if any(event.kind.startswith(("rollout.", "experiment.")) for event in events):
             self.archive.state(self.engine.snapshot())  # a step that was told is never forgotten
             self.archive.now()
+            self._look_around()
 
     def on_bug(self, where: str, error: BaseException) -> None:
         """An exception that the process survived. Its text may hold a request's words: only kind and place are told."""
@@ -262,6 +281,8 @@ class Sidecar:
 
     def _tick(self) -> None:
         self.on_events(self.engine.tick(steady()))
+        self.on_events(self.cycling.tick())
+        self._look_around()
         if self.archive.may_take_over:
             self.tasks.spawn(self._take_over(), "store")
 
@@ -295,9 +316,39 @@ class Sidecar:
             self.policies.error = str(error)
             log.error("policy", note=str(error))
             return
+        self._listen_by(loaded.policy)
         self.on_events(self.engine.apply(loaded.policy, steady()))
-        allow(self.metrics, loaded.policy)
+        self._look_around()
         log.info("policy", version=loaded.policy.version, file=str(loaded.file), routes=len(loaded.policy.routes))
+
+    def _listen_by(self, policy: Policy) -> None:
+        """How answers are judged from now on, and which names metrics always have room for."""
+        allow(self.metrics, policy)
+        self.plane.checks.apply(policy)
+        self.plane.signals.apply(policy)
+        self.beside.apply(policy)
+        self.cascades.apply(policy)
+        self.desk.sources = {route.name: route.quality.sources for route in policy.routes}
+
+    def _look_around(self) -> None:
+        """Which arms a cascade may ask, and which of them a judge should look at more often."""
+        if self.plane.cascades is not None or self.plane.aside is not None:
+            routes = self.engine.status()
+            self.cascades.refresh(routes)
+            self.beside.refresh(routes)
+
+    def _on_errand(self, event: Event) -> None:
+        """A call of our own is over: it is counted and stored, and no line of the log is spent on it."""
+        self.metrics.observe_errand(event)
+        self.archive.events([event])
+
+    def _on_label(self, decision_id: str, score: float) -> None:
+        self.loop.flush()  # the decision may be so new that the desk does not know it yet
+        self.desk.signal(decision_id, "judge", score)
+
+    def _tell_signals(self) -> None:
+        for seen in self.plane.signals.due(monotonic()):
+            self.desk.signal(seen.decision_id, seen.source, seen.score)
 
     # ---- down
 
@@ -306,6 +357,7 @@ class Sidecar:
         self.state = "draining"
         plane, settings = self.plane, self.settings
         plane.draining = True
+        self.beside.stop()
         began = plane.last_active = monotonic()
         log.info("draining", exchanges=len(plane.exchanges))
         while monotonic() - began < settings.drain_s and not self._cut.is_set():

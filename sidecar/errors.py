@@ -45,3 +45,10 @@ class RolloutError(SidecarError):
 
     code = "rollout"
     status = 409
+
+
+class ReplayError(SidecarError):
+    """The log cannot answer for a policy: the message names every reason."""
+
+    code = "replay"
+    status = 422

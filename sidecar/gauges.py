@@ -9,6 +9,7 @@ from sidecar.control.loop import ControlLoop
 from sidecar.core.engine import Engine
 from sidecar.core.policy import Policy
 from sidecar.core.status import RouteStatus
+from sidecar.proxy.aside import Beside
 from sidecar.proxy.plane import Plane
 from sidecar.telemetry.log import RequestLog
 from sidecar.telemetry.metrics import Metrics
@@ -25,6 +26,7 @@ class Parts(Protocol):
     loop: ControlLoop
     request_log: RequestLog
     spans: Spans | None
+    beside: Beside
 
 
 def register(metrics: Metrics, parts: Parts) -> None:
@@ -37,6 +39,8 @@ def register(metrics: Metrics, parts: Parts) -> None:
         "open_streams": lambda: plane.open,
         "loop_lag_seconds": lambda: loop.lag_s,
         "policy_error": lambda: float(parts.policies.error is not None),
+        "escalations": lambda: books.escalated,
+        "errands_dropped": lambda: parts.beside.errands.dropped,
         "log_lines_dropped": lambda: parts.request_log.dropped,
     }
     for name, read in readers.items():

@@ -2,18 +2,19 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Final, Literal, cast
 
-from sidecar.config import units, written
+from sidecar.config import build_errands, build_experiment, build_goals, build_quality, build_watch, written
 from sidecar.config.document import Node, Problems, nearest, quoted
 from sidecar.core import policy as core
-from sidecar.core.types import Mode, Severity, Unit
+from sidecar.core.types import Mode, Unit
 
 LATER = "this version accepts it and does not act on it"
 CHOOSING = ("canary", "optimize")  # the modes in which the engine changes the arm of a call
 _RATIO = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,4})?)x", re.ASCII)
+_GUARDED: Final = ("error_rate", "gave_up", "ttft_p95", "latency_p95", "cost", "quality")
 _LOSS = re.compile(r"-([0-9]{1,2}(?:\.[0-9]{1,4})?)%", re.ASCII)
 _FAILURE = re.compile(r"connect|timeout|5xx|4[0-9]{2}|5[0-9]{2}", re.ASCII)
 _TAKEN = {"model": "`model` of the arm", "stream": "the app", "stream_options": "`usage` of the upstream"}
@@ -54,21 +55,31 @@ class RouteBuilder:
         self._check_mode(arms)
         known = [arm.id for arm in written_arms]
         once(one.thresholds, "name", "threshold", self.problems)
-        return core.Route(
+        made = core.Route(
             name=one.name,
             match=_match(one.match),
             mode=cast("Mode", one.mode),
             baseline=self._arm(baseline),
             arms=tuple(self._arm(arm) for arm in arms),
             virtual=one.virtual,
-            objective=self._objective(),
+            objective=build_goals.objective(one.objective, self.problems),
+            context=build_goals.context(one.context),
             sticky=cast("Unit", one.sticky),
             rollout=self._rollout(),
             fallback=self._fallback(known),
-            budget=self._budget(),
-            quality=self._quality(),
-            thresholds=tuple(filter(None, (self._threshold(limit, known) for limit in one.thresholds))),
+            budget=build_goals.budget(one.budget, self.file.replicas, self.problems),
+            quality=build_quality.quality(one.quality, self.problems.file, self.problems),
+            thresholds=tuple(
+                filter(None, (build_watch.threshold(each, known, one.tuning, self.problems) for each in one.thresholds))
+            ),
+            drift=build_watch.drift(one.drift),
+            anomalies=build_watch.anomalies(one.anomalies),
+            tuning=build_watch.tuning(
+                one.tuning, {arm.id: tuple(arm.params) for arm in written_arms}, one.mode in CHOOSING, self.problems
+            ),
         )
+        made = build_experiment.with_experiment(made, one, self.file.replicas, self.problems)
+        return build_errands.with_errands(made, one, self.upstreams, self.file, self.problems)
 
     def _baseline(self) -> written.Arm | None:
         baseline = self.one.baseline
@@ -108,18 +119,18 @@ class RouteBuilder:
 
     def _check_mode(self, arms: tuple[written.Arm, ...]) -> None:
         one, warn = self.one, self.problems.warn
-        if one.mode in ("shadow", "ab"):
-            warn(one.node.find("mode"), f"{one.mode}: {LATER}", "the route behaves like observe")
         if one.mode in CHOOSING and not arms:
             warn(one.node.find("mode"), f"mode {one.mode} has nothing to choose from", "add `arms`, or use observe")
-        if one.objective is not None and one.mode != "optimize":
-            warn(one.node.find("objective"), f"means nothing in mode {one.mode}", "use mode optimize")
+        for key in ("objective", "context"):
+            if getattr(one, key) is not None and one.mode != "optimize":
+                warn(one.node.find(key), f"means nothing in mode {one.mode}", "use mode optimize")
         if one.mode in CHOOSING:
             return
         for key in ("rollout", "fallback"):
-            if getattr(one, key) is not None:
+            meant = (key, one.mode) in (("rollout", "shadow"), ("fallback", "ab"))
+            if getattr(one, key) is not None and not meant:  # its guardrails are the shadow's
                 warn(one.node.find(key), f"means nothing in mode {one.mode}", "use mode canary or optimize")
-        for limit in one.thresholds:
+        for limit in one.thresholds if one.mode != "ab" else ():
             if limit.action != "log" and (limit.action or limit.severity != "low"):
                 what = f"its action means nothing in mode {one.mode}: it only makes an event"
                 warn(limit.node, what, "use mode canary or optimize, or action log")
@@ -132,19 +143,8 @@ class RouteBuilder:
                 self.problems.add(arm.node.find("facts", name), "is no plain value", "write text, a number or true")
         params = tuple((name, json.dumps(value, separators=(",", ":")).encode()) for name, value in arm.params.items())
         facts = cast("Mapping[str, str | float | bool]", arm.facts)
-        return core.Arm(arm.id, arm.upstream, arm.model, params, facts)
-
-    def _objective(self) -> core.Objective:
-        one = self.one.objective
-        if one is None:
-            return core.Objective()
-        minimize = cast("Literal['cost', 'latency']", one.minimize)
-        if one.weights is None:
-            return core.Objective(minimize, one.max_quality_loss)
-        weights = one.weights
-        if not weights.quality + weights.cost + weights.latency:
-            self.problems.add(weights.node, "are all zero", "give at least one weight above 0")
-        return core.Objective(minimize, one.max_quality_loss, weights.quality, weights.cost, weights.latency)
+        prior = None if arm.prior is None else (arm.prior.quality, arm.prior.scores)
+        return core.Arm(arm.id, arm.upstream, arm.model, params, facts, prior)
 
     def _rollout(self) -> core.RolloutSpec | None:
         one, replicas = self.one.rollout, self.file.replicas
@@ -158,8 +158,6 @@ class RouteBuilder:
             self.problems.warn(one.node.find("steps"), "do not end at 100", "the arm joins after the last step anyway")
         if one.max_wait < one.interval:
             self.problems.add(one.node.find("max_wait"), "is shorter than `interval`", "make it longer")
-        if one.strategy == "shadow":
-            self.problems.warn(one.node.find("strategy"), f"shadow: {LATER} (no call is copied)", "use canary")
         promote = one.promote
         spec = core.RolloutSpec()
         return core.RolloutSpec(
@@ -177,12 +175,14 @@ class RouteBuilder:
 
     def _guardrails(self, one: written.Guardrails | None) -> tuple[core.Guardrail, ...]:
         made = []
-        for metric in ("error_rate", "ttft_p95", "latency_p95", "cost", "quality") if one is not None else ():
+        for metric in _GUARDED if one is not None else ():
             text = cast("str | None", getattr(one, metric))
             pattern, like = (_LOSS, "-5%") if metric == "quality" else (_RATIO, "1.5x")
             found = pattern.fullmatch(text) if text is not None else None
             value = float(found[1]) if found else 0.0
-            if text is not None and (not value if metric == "quality" else value < 1.0):
+            if (metric, text) == ("gave_up", "off"):
+                made.append(core.Guardrail("gave_up", off=True))
+            elif text is not None and (not value if metric == "quality" else value < 1.0):
                 node = cast("written.Guardrails", one).node.find(metric)
                 self.problems.add(node, f"{quoted(text)} is not a limit for {metric}", f"write it like {like}")
             elif text is not None and metric == "quality":
@@ -205,82 +205,9 @@ class RouteBuilder:
             self.problems.add(one.node, "never happens: `arms` or `on` is empty", "fill both, or remove `fallback`")
         return core.Fallback(one.arms, one.on, one.max)
 
-    def _budget(self) -> core.Budget | None:
-        one, replicas = self.one.budget, self.file.replicas
-        if one is None:
-            return None
-        if one.per_request_usd is None and one.daily_usd is None and one.monthly_usd is None:
-            self.problems.add(one.node, "has no ceiling", "add per_request_usd, daily_usd or monthly_usd")
-        return core.Budget(
-            per_request_nusd=one.per_request_usd,
-            daily_nusd=None if one.daily_usd is None else one.daily_usd // replicas,
-            monthly_nusd=None if one.monthly_usd is None else one.monthly_usd // replicas,
-            on_exceeded=cast("Literal['cheapest', 'deny']", one.on_exceeded),
-        )
-
-    def _quality(self) -> core.Quality:
-        one = self.one.quality
-        if one is None:
-            return core.Quality()
-        if one.judge is not None:
-            self.problems.warn(one.node.find("judge"), f"judge: {LATER}", "send feedback instead")
-        for index, name in enumerate(one.validators):
-            if name in ("json_schema", "tool_arguments"):
-                node = one.node.find("validators", index)
-                self.problems.warn(node, f"{name}: {LATER}", "send feedback on broken answers instead")
-        return core.Quality(one.validators, one.judge, one.feedback, one.min_samples)
-
-    def _threshold(self, one: written.Threshold, known: list[str]) -> core.Threshold | None:
-        if (one.above is None) == (one.below is None):
-            self.problems.add(one.node, "needs exactly one of `above` and `below`", "write one of them")
-            return None
-        key = "above" if one.above is not None else "below"
-        limit = self._limit(one, key, one.above or one.below or "")
-        severity = cast("Severity", one.severity)
-        action = cast("core.Action", one.action or core.DEFAULT_ACTION[severity])
-        if action == "route_to" and one.arm is None:
-            what = (
-                "route_to does not say where to"
-                if one.action
-                else f"severity {severity} means route_to, which needs an arm"
-            )
-            self.problems.add(one.node, what, f"add `arm`: one of {', '.join(known)}", key="arm")
-        if one.arm is not None:
-            self._known(one.arm, known, one.node.find("arm"))
-        return core.Threshold(
-            name=one.name,
-            metric=cast("core.Metric", one.metric),
-            above=limit if key == "above" else None,
-            below=limit if key == "below" else None,
-            window_s=one.window,
-            severity=severity,
-            action=action,
-            arm=one.arm,
-            min_samples=one.min_samples,
-            recover=one.recover,
-        )
-
-    def _limit(self, one: written.Threshold, key: str, text: str) -> float:
-        try:
-            return _UNIT_OF[one.metric](text)
-        except ValueError as error:
-            what, _, fix = str(error).partition("; ")
-            self.problems.add(one.node.find(key), f"{quoted(text)} {what} (the metric is {one.metric})", fix)
-            return 0.0
-
     def _known(self, arm: str, known: list[str], node: Node) -> None:
         if arm not in known:
             self.problems.add(node, f"arm {arm!r} is not in this route", nearest(arm, known))
-
-
-# The unit of each metric's limit: seconds, shares of one, nano-dollars.
-_UNIT_OF: Mapping[str, Callable[[str], float]] = {
-    "latency_p95": units.duration_s,
-    "ttft_p95": units.duration_s,
-    "error_rate": units.fraction,
-    "quality": units.fraction,
-    "cost_per_request": units.usd_to_nusd,
-}
 
 
 def _match(one: written.Match | None) -> core.Match:

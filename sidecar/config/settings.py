@@ -104,10 +104,10 @@ class Settings:
         default=None, metadata=about(scalars.optional, "a label of traces and events", "NODE_NAME")
     )
     optimization_interval_s: float = field(
-        default=60.0,
+        default=900.0,
         metadata=about(
             _timeout,
-            "how often slow work of the optimiser runs; thresholds and rollouts are looked at every second",
+            "how often the main lane of the control loop runs; guardrails and rollouts are looked at every second",
             "OPTIMIZATION_INTERVAL",
         ),
     )

@@ -11,6 +11,7 @@ DURATIONS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w":
 SIZES = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 _NUMBER_AND_UNIT = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)([A-Za-z]{0,3})", re.ASCII)
 NUSD_PER_USD = 10**9
+FUSD_PER_USD = 10**15
 FUSD_PER_USD_PER_MTOK = 10**9  # 1e15 femto-dollars in a dollar, 1e6 tokens in the unit of list prices
 MAX_USD = Decimal(10) ** 9  # keeps nano-dollars inside 64 bits
 
@@ -83,6 +84,11 @@ def _dollars(text: str) -> Decimal:
 def usd_to_nusd(text: str) -> int:
     """Nano-dollars of an amount in dollars; finer parts are cut off."""
     return int(_dollars(text) * NUSD_PER_USD)
+
+
+def usd_to_fusd(text: str) -> int:
+    """Femto-dollars of an amount in dollars; finer parts are cut off."""
+    return int(_dollars(text) * FUSD_PER_USD)
 
 
 def mtok_to_fusd(text: str) -> int:

@@ -10,22 +10,29 @@ from dataclasses import dataclass, field
 
 from sidecar.config import kinds
 from sidecar.config.document import Node, Problems
-from sidecar.config.kinds import Kind, Wrong, choice, key, list_of, map_of, struct, within
+from sidecar.config.kinds import Kind, choice, key, list_of, map_of, struct, within
+from sidecar.config.written_errands import JUDGE, Cascade, Judge, Shadow
+from sidecar.config.written_experiment import Experiment, System, Variant
+from sidecar.config.written_goals import Budget, Context, Objective, Price, Weights, read_price
+from sidecar.config.written_quality import (
+    IMPLICIT,
+    LANGUAGE,
+    PATTERNS,
+    SCHEMA,
+    SOURCES,
+    Implicit,
+    Source,
+)
+from sidecar.config.written_quality import (
+    VALIDATORS as VALIDATORS,
+)
+from sidecar.config.written_watch import Anomalies, Drift, Knob, Threshold, Tuning
 from sidecar.core import policy as core
 
-_MATCH, _OBJECTIVE, _ROLLOUT, _BUDGET, _QUALITY = (
-    core.Match(),
-    core.Objective(),
-    core.RolloutSpec(),
-    core.Budget(),
-    core.Quality(),
-)
-METRICS = ("latency_p95", "ttft_p95", "error_rate", "cost_per_request", "quality")
-VALIDATORS = ("json_schema", "tool_arguments", "finish_reason", "refusal", "empty")
+_MATCH, _ROLLOUT, _QUALITY = core.Match(), core.RolloutSpec(), core.Quality()
 DIALECTS = ("openai", "anthropic", "gemini")
 _NAMES = list_of(kinds.NAME)
 _PERCENT = within(kinds.INTEGER, 1, 100)
-_WEIGHT = within(kinds.NUMBER, 0.0, 1e6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,37 +46,6 @@ class ApiKey:
     )
     env: str | None = field(
         default=None, metadata=key(kinds.NAME, "Name of an environment variable that holds the key.")
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
-    """Prices of your own, in US dollars per million tokens; they replace the price list."""
-
-    node: Node
-    input_mtok: int = field(metadata=key(kinds.LIST_PRICE, "Input tokens."))
-    output_mtok: int = field(metadata=key(kinds.LIST_PRICE, "Output tokens, with reasoning."))
-    cache_read_mtok: int | None = field(
-        default=None, metadata=key(kinds.LIST_PRICE, "Input tokens read from a cache; without it the input price.")
-    )
-    cache_write_mtok: int | None = field(
-        default=None, metadata=key(kinds.LIST_PRICE, "Input tokens written to a cache; without it the input price.")
-    )
-    cache_write_1h_mtok: int | None = field(
-        default=None,
-        metadata=key(kinds.LIST_PRICE, "The same, kept for an hour; without it the price of cache writes."),
-    )
-
-
-def _read_price(node: Node, problems: Problems) -> core.FlatPrice:
-    if node.kind == "scalar" and node.text == "free":
-        return core.FlatPrice(0, 0)
-    if node.kind != "map":
-        problems.add(node, "is neither `free` nor prices", "write free, or {input_mtok: 2.5, output_mtok: 10}")
-        raise Wrong
-    price = struct(Price, "prices").read(node, problems)
-    return core.FlatPrice(
-        price.input_mtok, price.output_mtok, price.cache_read_mtok, price.cache_write_mtok, price.cache_write_1h_mtok
     )
 
 
@@ -88,13 +64,24 @@ class Upstream:
         default=None, metadata=key(kinds.NAME, "Whose price list applies; known for the providers' own hosts.")
     )
     price: core.FlatPrice | None = field(
-        default=None, metadata=key(Kind("`free` or prices", _read_price), "Replaces the price list.")
+        default=None, metadata=key(Kind("`free` or prices", read_price), "Replaces the price list.")
     )
     usage: str = field(
         default="ask",
         metadata=key(choice("ask", "never"), "Whether streamed calls ask for token counts (the app does not see it)."),
     )
     ca_file: str | None = field(default=None, metadata=key(kinds.TEXT, "Certificate authority of a private server."))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prior:
+    """What is expected of a model before any score, as a catalogue or an evaluation of your own says."""
+
+    node: Node
+    quality: float = field(metadata=key(kinds.FRACTION, "Mean score on this route, 0 to 1."))
+    scores: float = field(
+        default=10.0, metadata=key(within(kinds.NUMBER, 0.1, 1e4), "How many scores it has the weight of.")
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +101,10 @@ class Arm:
     facts: Mapping[str, object] = field(
         default_factory=dict,
         metadata=key(map_of(kinds.JSON, "values"), "What rules may ask as `model.<name>`, like `region`."),
+    )
+    prior: Prior | None = field(
+        default=None,
+        metadata=key(struct(Prior, "a prior"), "What to expect of it; without it a new arm begins as an average one."),
     )
 
 
@@ -141,31 +132,6 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
-    """How much each goal counts in the reward that is logged; only their proportion matters."""
-
-    node: Node
-    quality: float = field(default=_OBJECTIVE.quality_weight, metadata=key(_WEIGHT, "Quality."))
-    cost: float = field(default=_OBJECTIVE.cost_weight, metadata=key(_WEIGHT, "Money."))
-    latency: float = field(default=_OBJECTIVE.latency_weight, metadata=key(_WEIGHT, "Time to the first token."))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Objective:
-    """What to make small, and how much quality it may cost."""
-
-    node: Node
-    minimize: str = field(default=_OBJECTIVE.minimize, metadata=key(choice("cost", "latency"), "What is made small."))
-    max_quality_loss: float = field(
-        default=_OBJECTIVE.max_quality_loss,
-        metadata=key(kinds.FRACTION, "Quality that may be lost, relative to the baseline."),
-    )
-    weights: Weights | None = field(
-        default=None, metadata=key(struct(Weights, "weights"), "Proportions of the logged reward.")
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Promote:
     """What an arm must show before it goes to the next step."""
 
@@ -186,6 +152,12 @@ class Guardrails:
 
     node: Node
     error_rate: str | None = field(default=None, metadata=key(kinds.TEXT, "Share of failed calls, like `1.5x`."))
+    gave_up: str | None = field(
+        default=None,
+        metadata=key(
+            kinds.TEXT, "Share of clients that left unanswered after a long wait: `2x` if not said, or `off`."
+        ),
+    )
     ttft_p95: str | None = field(
         default=None, metadata=key(kinds.TEXT, "Time to the first token of streams, like `1.2x`.")
     )
@@ -244,22 +216,6 @@ class Fallback:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """Hard ceilings on what this route spends; days and months are UTC."""
-
-    node: Node
-    per_request_usd: int | None = field(default=None, metadata=key(kinds.MONEY, "Of one call."))
-    daily_usd: int | None = field(
-        default=None, metadata=key(kinds.MONEY, "Of one day, all pods together (see `replicas`).")
-    )
-    monthly_usd: int | None = field(default=None, metadata=key(kinds.MONEY, "Of one month, all pods together."))
-    on_exceeded: str = field(
-        default=_BUDGET.on_exceeded,
-        metadata=key(choice("cheapest", "deny"), "`cheapest`: the cheapest arm that fits, then deny."),
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
     """Where the judgement of an answer comes from."""
 
@@ -268,7 +224,9 @@ class Quality:
         default=_QUALITY.validators,
         metadata=key(list_of(choice(*VALIDATORS)), "Automatic checks of each answer's form."),
     )
-    judge: str | None = field(default=None, metadata=key(kinds.NAME, "A model that grades answers."))
+    judge: Judge | str | None = field(
+        default=None, metadata=key(JUDGE, "A model that grades a sample of the answers; an arm's id, or its own map.")
+    )
     feedback: bool = field(default=_QUALITY.feedback, metadata=key(kinds.FLAG, "Whether scores sent by the app count."))
     min_samples: int = field(
         default=_QUALITY.min_samples,
@@ -276,42 +234,28 @@ class Quality:
             within(kinds.INTEGER, 0, 10**9), "Scores beyond validators before an arm may exceed its canary step."
         ),
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Threshold:
-    """A limit on one metric of the route, and what happens when it is broken. Exactly one of `above` and `below`."""
-
-    node: Node
-    name: str = field(metadata=key(kinds.NAME, "Its name in events."))
-    metric: str = field(metadata=key(choice(*METRICS), "What is watched."))
-    above: str | None = field(
+    output_schema: str | Mapping[str, object] | None = field(
         default=None,
-        metadata=key(kinds.TEXT, "Broken above this: a duration, a share, or dollars, as the metric has it."),
-    )
-    below: str | None = field(default=None, metadata=key(kinds.TEXT, "Broken below this."))
-    window: float = field(default=300.0, metadata=key(within(kinds.DURATION, 1.0, 86400.0), "How far back it looks."))
-    severity: str = field(
-        default="medium",
         metadata=key(
-            choice("critical", "high", "medium", "low"), "Gives the default action: rollback, route_to, adjust, log."
+            SCHEMA, "For `json_schema`: what every answer must satisfy, instead of what its request asks for."
         ),
     )
-    action: str | None = field(
-        default=None,
-        metadata=key(choice("rollback", "route_to", "adjust", "log"), "What to do instead of the severity's action."),
+    language: tuple[str, ...] = field(
+        default=("prompt",),
+        metadata=key(LANGUAGE, "For `language`: `prompt` (that of the prompt), or the languages that are fine."),
     )
-    arm: str | None = field(
-        default=None, metadata=key(kinds.NAME, "`route_to`: where to; `rollback`: whose metric is watched.")
+    must_match: tuple[str, ...] = field(
+        default=(), metadata=key(PATTERNS, "For `regex`: expressions that are all found in a good answer.")
     )
-    min_samples: int = field(
-        default=20, metadata=key(within(kinds.INTEGER, 1, 10**6), "Calls in the window before it can break.")
+    must_not_match: tuple[str, ...] = field(
+        default=(), metadata=key(PATTERNS, "For `regex`: expressions of which none is.")
     )
-    recover: float = field(
-        default=0.9,
-        metadata=key(
-            within(kinds.FRACTION, 0.1, 1.0), "Recovered when the value is back inside this share of the limit."
-        ),
+    sources: Mapping[str, Source] = field(
+        default_factory=dict,
+        metadata=key(SOURCES, "What scores mean, by the name of their source; `other` for the rest."),
+    )
+    implicit: Implicit | bool = field(
+        default=False, metadata=key(IMPLICIT, "Whether repeated prompts and abandoned streams count a little.")
     )
 
 
@@ -343,6 +287,9 @@ class Route:
     objective: Objective | None = field(
         default=None, metadata=key(struct(Objective, "an objective"), "For `optimize`.")
     )
+    context: Context | None = field(
+        default=None, metadata=key(struct(Context, "a context"), "What tells calls apart, for `optimize`.")
+    )
     sticky: str = field(
         default="conversation", metadata=key(choice("request", "conversation", "session"), "What stays on one arm.")
     )
@@ -359,8 +306,27 @@ class Route:
     quality: Quality | None = field(
         default=None, metadata=key(struct(Quality, "a quality source"), "How good answers are known.")
     )
+    shadow: Shadow | None = field(
+        default=None,
+        metadata=key(struct(Shadow, "a shadow"), "For mode `shadow`, and for `rollout: {strategy: shadow}`."),
+    )
+    cascade: Cascade | None = field(
+        default=None, metadata=key(struct(Cascade, "a cascade"), "Without it no answer is asked for twice.")
+    )
+    experiment: Experiment | None = field(
+        default=None, metadata=key(struct(Experiment, "an experiment"), "What mode `ab` compares.")
+    )
     thresholds: tuple[Threshold, ...] = field(
         default=(), metadata=key(list_of(struct(Threshold, "a threshold")), "Limits that act within seconds.")
+    )
+    drift: Drift | None = field(
+        default=None, metadata=key(struct(Drift, "drift"), "Tells when calls are no longer what they were.")
+    )
+    anomalies: Anomalies | None = field(
+        default=None, metadata=key(struct(Anomalies, "anomalies"), "Tells of single calls and windows far off.")
+    )
+    tuning: Tuning | None = field(
+        default=None, metadata=key(struct(Tuning, "tuning"), "Parameters that move a few percent a day, on evidence.")
     )
 
 
@@ -413,6 +379,8 @@ SECTIONS = (
     Route,
     Match,
     Arm,
+    Prior,
+    Context,
     Objective,
     Weights,
     Rollout,
@@ -421,6 +389,18 @@ SECTIONS = (
     Fallback,
     Budget,
     Quality,
+    Source,
+    Implicit,
+    Judge,
+    Shadow,
+    Cascade,
+    Experiment,
+    Variant,
+    System,
     Threshold,
+    Drift,
+    Anomalies,
+    Tuning,
+    Knob,
     Rule,
 )

@@ -18,11 +18,12 @@ settled. The cost is booked on the day on which the call ends. The ledger of one
 the policy's ceilings are already divided by `replicas`.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from math import inf
-from typing import Final
+from typing import Any, Final
 
-from sidecar.core.constraint import Spendings
+from sidecar.core.constraint import Savings
 from sidecar.core.policy import Budget
 from sidecar.core.window import Window
 
@@ -47,7 +48,8 @@ class Ledger:
         self.spent_day_nusd = 0
         self.spent_month_nusd = 0
         self.reserved_nusd = 0
-        self.spendings = Spendings()
+        self.flying = 0  # calls that have reserved something
+        self.savings = Savings()
         self.calls = Window(RATE_WINDOW_S, quantiles=False)
         self.window = Window(budget.window_s, quantiles=False) if budget is not None else self.calls
         self._began = now
@@ -87,12 +89,16 @@ class Ledger:
 
     def reserve(self, estimate_nusd: int, now: float) -> None:
         self.reserved_nusd += estimate_nusd
+        self.flying += estimate_nusd > 0
         self.calls.add(now)
 
     def balance(self) -> float:
-        """What the next call may cost at most under the ceiling on the mean; infinite without one."""
+        """What the next call may cost at most under the ceiling on the mean; infinite without one. A call in flight takes
+        only what it reserved beyond the ceiling: it is one of the calls that the mean counts."""
         ceiling = None if self.budget is None else self.budget.mean_request_nusd
-        return inf if ceiling is None else self.spendings.balance(ceiling, self.reserved_nusd)
+        if ceiling is None:
+            return inf
+        return self.savings.balance(ceiling, max(0, self.reserved_nusd - ceiling * self.flying))
 
     def allowance(self, now: float) -> float:
         """What the next calls may cost on average; infinite where no ceiling asks for it or too little is known."""
@@ -100,7 +106,7 @@ class Ledger:
         if budget is None:
             return found
         if budget.mean_request_nusd is not None:
-            found = self.spendings.allowance(budget.mean_request_nusd)
+            found = self.savings.allowance(budget.mean_request_nusd)
         calls = self.calls.count(now)
         if calls < MIN_RATE_CALLS:
             return found
@@ -115,6 +121,7 @@ class Ledger:
     def release(self, reserved_nusd: int) -> None:
         """Gives a reservation back; never below zero, so a reservation of an earlier process does no harm."""
         self.reserved_nusd = max(0, self.reserved_nusd - reserved_nusd)
+        self.flying = max(0, self.flying - (reserved_nusd > 0))
 
     def charge(self, cost_nusd: int, now: float) -> None:
         """Books a cost on the UTC day of `now`; a cost of an earlier day counts only for its month, if that is this
@@ -122,8 +129,10 @@ class Ledger:
         day = now // DAY_S
         if day > self.day:
             self.roll(now)
-        self.spendings.add(cost_nusd)
-        if self.budget is not None and self.budget.window_nusd is not None:
+        budget = self.budget
+        if budget is not None and budget.mean_request_nusd is not None:
+            self.savings.add(cost_nusd, budget.mean_request_nusd)
+        if budget is not None and budget.window_nusd is not None:
             self.window.add(now, cost_nusd)
         if day == self.day:
             self.spent_day_nusd += cost_nusd
@@ -131,17 +140,19 @@ class Ledger:
         elif month_of(int(day)) == self.month:
             self.spent_month_nusd += cost_nusd
 
-    def to_state(self) -> dict[str, float]:
-        """What outlives the process. Reservations and windows do not: their calls died with it, or soon are old."""
+    def to_state(self) -> dict[str, Any]:
+        """What outlives the process. Reservations do not: their calls died with it."""
+        budget = self.budget
+        bounded = budget is not None and budget.window_nusd is not None
         return {
+            **({"window": [self.window.window_s, self.window.to_state()]} if bounded else {}),
             "day": self.day,
             "day_nusd": self.spent_day_nusd,
             "month_nusd": self.spent_month_nusd,
-            "calls": self.spendings.calls,
-            "calls_nusd": self.spendings.cost_nusd,
+            "saved_nusd": self.savings.nusd,
         }
 
-    def restore(self, state: dict[str, float], now: float) -> None:
+    def restore(self, state: Mapping[str, Any], now: float) -> None:
         """Takes over an earlier process' spending; what belongs to a past day or month is left out.
 
         A day further ahead than clocks differ was a wrong clock: its spending counts for today, because a ledger that
@@ -152,8 +163,12 @@ class Ledger:
         self.month = month_of(self.day)
         self.spent_day_nusd = int(state["day_nusd"])
         self.spent_month_nusd = int(state["month_nusd"])
-        self.spendings.calls = float(state.get("calls", 0.0))
-        self.spendings.cost_nusd = float(state.get("calls_nusd", 0.0))
+        self.savings.nusd = float(state.get("saved_nusd", 0.0))
+        match state.get("window"):
+            case [window_s, list(kept)] if window_s == self.window.window_s and self.window is not self.calls:
+                self.window.restore(kept, now)
+            case _:
+                pass
         self.roll(now)
 
 

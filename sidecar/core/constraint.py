@@ -16,7 +16,7 @@ This is solved anew after every few scores (model predictive control) and not fo
 to be tuned to the scale of costs, and lags.
 
 **Money.** A ceiling on the mean cost of a call: the least price whose expected cost on the requests of late is at most
-what the next `ahead` calls may cost on average. No exploration may cost more than the ceiling has left (`affordable`).
+what the next calls may cost on average. No exploration may cost more than the ceiling has left (`affordable`).
 
 Pure functions of arrays; shapes: B requests of late, K arms, DRAWS in the order of the selector.
 """
@@ -32,8 +32,11 @@ Floats = NDArray[np.float64]
 
 CAUTION: Final = 1.6  # 0..3 standard errors; smaller breaks promises, larger saves less
 AHEAD: Final = 64.0  # 16..512 scores; fewer make up for bad luck at once and overshoot, more break short promises
+MOST_LOSS: Final = 1.5  # 1..3 times the loss, at any time: what was gained early is not spent all at once
 MEMORY: Final = 8_192.0  # scores after which old ones fade: a promise is kept over about so many, not over a lifetime
-CREDIT: Final = 8.0  # 1..64 calls that a ceiling on means lends at the beginning; fewer explore less, more overspend
+CATCH_UP: Final = 1.02  # 1..1.5 times the ceiling; less never spends what was saved, more spends it in bursts
+SAVED: Final = 64.0  # 16..1,024 calls' worth at most: what a price cut saved is not spent when it is over
+CREDIT: Final = 3.0  # 1..64 calls that a ceiling on means lends at the beginning; fewer explore less, more overspend
 LEAST: Final = 1e-4  # of the largest price: below it is none
 STEPS: Final = 14  # halvings on the logarithm: to 0.1 % of a price
 
@@ -50,41 +53,45 @@ class Promise:
     def add(self, score: float, weight: float = 1.0, previous: tuple[float, float] | None = None) -> None:
         """Takes one score in [0, 1] in; `previous` (score, weight) is the one that it replaces."""
         before, counted = previous or (0.0, 0.0)
-        self.scores += weight - counted
-        self.total += weight * score - counted * before
+        self.scores = max(0.0, self.scores + weight - counted)  # what is replaced may be forgotten: of before a restart
+        self.total = min(self.scores, max(0.0, self.total + weight * score - counted * before))
         if self.scores > MEMORY:
             self.scores, self.total = self.scores / 2, self.total / 2
 
-    def need(self, loss: float, baseline: float, sd: float) -> float:
-        """The mean score that the next calls have to bring."""
+    def need(self, loss: float, baseline: float, variance: float, scores: float) -> float:
+        """The mean score that the next calls have to bring; `scores` of the baseline are known, `variance` is that of one.
+
+        Its standard error is the one that will hold at the end of the next `ahead`, when it counts.
+        """
         ahead = max(AHEAD, self.scores)
-        wanted = (1.0 - loss) * (baseline + CAUTION * sd)
-        return (wanted * (self.scores + ahead) - self.total) / ahead
+        later = scores * (1.0 + ahead / max(self.scores, 1.0)) + 4.0
+        margin = CAUTION * sqrt(variance / later)
+        wanted = (1.0 - loss) * (baseline + margin)
+        least = (1.0 - MOST_LOSS * loss) * (baseline + margin)
+        return max(least, (wanted * (self.scores + ahead) - self.total) / ahead)
 
 
-class Spendings:
-    """Calls and what they cost, against which a ceiling on the mean is measured. Nano-dollars."""
+class Savings:
+    """What a ceiling on the mean cost of a call has left, nano-dollars: a token bucket that each call fills by the
+    ceiling."""
 
-    __slots__ = ("calls", "cost_nusd")
+    __slots__ = ("nusd",)
 
     def __init__(self) -> None:
-        self.calls = 0.0
-        self.cost_nusd = 0.0
+        self.nusd = 0.0
 
-    def add(self, cost_nusd: float) -> None:
-        self.calls += 1.0
-        self.cost_nusd += cost_nusd
-        if self.calls > MEMORY:
-            self.calls, self.cost_nusd = self.calls / 2, self.cost_nusd / 2
+    def add(self, cost_nusd: float, ceiling_nusd: float) -> None:
+        """Books one call."""
+        self.nusd = min(SAVED * ceiling_nusd, self.nusd + ceiling_nusd - cost_nusd)
 
     def allowance(self, ceiling_nusd: float) -> float:
-        """What the next calls may cost on average."""
-        ahead = max(AHEAD, self.calls)
-        return (ceiling_nusd * (self.calls + ahead) - self.cost_nusd) / ahead
+        """What the next calls may cost on average: what was overspent is made up for within AHEAD calls, what was saved
+        is spent at CATCH_UP times the ceiling."""
+        return min(CATCH_UP * ceiling_nusd, max(0.0, ceiling_nusd + self.nusd / AHEAD))
 
     def balance(self, ceiling_nusd: float, reserved_nusd: float) -> float:
-        """What the next call may cost at most: what the ceiling has left, with a little credit."""
-        return ceiling_nusd * (self.calls + CREDIT) - self.cost_nusd - reserved_nusd
+        """What the next call may cost at most: what is left, with a little credit."""
+        return self.nusd + CREDIT * ceiling_nusd - reserved_nusd
 
 
 def chosen(draws: Floats, load: Floats) -> NDArray[np.intp]:
@@ -93,7 +100,7 @@ def chosen(draws: Floats, load: Floats) -> NDArray[np.intp]:
 
 
 def quality_price(draws: Floats, means: Floats, load: Floats, need: float, limit: float) -> float:
-    """The largest price in [0, limit] whose expected quality is at least `need`; 0 when none is."""
+    """The largest price in [0, limit] at which what the draws choose brings at least `need`; 0 when none does."""
     rows = np.arange(len(draws))
 
     def keeps(price: float) -> bool:

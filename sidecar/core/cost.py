@@ -1,4 +1,4 @@
-"""What one exchange cost: rates per token times tokens, as exact integers, rounded once.
+"""What one exchange cost: rates times tokens and seconds, as exact integers, rounded once.
 
 Theory. A price list states dollars per million tokens; one dollar per million tokens is 1e9 femto-dollars (1e-15 USD)
 per token, so every list price is a whole number of femto-dollars and a cost is a sum of integer products. Only the
@@ -12,7 +12,12 @@ tokens cost what input costs, one-hour writes what other writes cost, reasoning 
 Size tiers are cliffs, as providers bill them: when the input is LARGER than a tier's start, the whole request pays that
 tier's rates. Service tiers (flex, priority, batch, fast) replace single rates of the standard card.
 
-What is unknown stays unknown: no usage, no card, or a missing count that would have been paid gives None, never 0.
+A machine of one's own costs time, not tokens: a card with a rate per second bills the call's own seconds, counted in
+whole microseconds, beside its tokens or alone. (A machine that serves n calls at once is stated at 1/n of its price.)
+Where time alone is paid, usage is not needed.
+
+What is unknown stays unknown: no usage, no card, no duration where time is paid, or a missing count that would have
+been paid gives None, never 0.
 `kind` says how far the figure can be trusted: `exact`; `estimate` (token counts estimated, inconsistent, of a service
 tier without a listed price, or of a model that also bills images, video or time that usage does not show);
 `lower_bound` (aborted or truncated: what was seen is paid, more may be). Tool fees (web search) are not in it.
@@ -33,11 +38,12 @@ STANDARD_TIERS = frozenset({None, "", "default", "standard", "auto", "on_demand"
 REPORTED = "provider"  # price_version of a cost that the provider itself stated
 STATED = "policy"  # price_version of a price that the policy states
 
-Part = tuple[str, int, int, int]  # bucket, tokens, rate (femto-dollars per token), femto-dollars
+Part = tuple[str, int, int, int]  # bucket, tokens, rate (femto-dollars per token), femto-dollars; "time": microseconds
+MICROS = 1_000_000
 
 
 class Rates(NamedTuple):
-    """Femto-dollars per token of every bucket, fallbacks filled in; `request` is per call."""
+    """Femto-dollars per token of every bucket, fallbacks filled in; `request` is per call, `second` per second."""
 
     input: int
     cached: int
@@ -49,6 +55,7 @@ class Rates(NamedTuple):
     audio_cached: int
     audio_out: int
     request: int = 0
+    second: int = 0
 
 
 Sizes = tuple[tuple[int, Rates], ...]  # (start, rates) with falling start; the last start is -1
@@ -67,6 +74,12 @@ class RateCard:
     label: str = ""  # the list's own name of the model
 
     @property
+    def time_alone(self) -> bool:
+        """Whether time is paid and tokens are not: then a cost needs no usage."""
+        rates = self.sizes[-1][1]
+        return rates.second > 0 and not (rates.input or rates.output)
+
+    @property
     def free(self) -> bool:
         """Whether nothing that this card prices can ever cost anything."""
         sizes = [self.sizes, *self.tiers.values()]
@@ -81,6 +94,9 @@ class RateCard:
         return self
 
 
+_NO_USAGE = Usage()
+
+
 class Cost(Struct, frozen=True, gc=False):
     """One cost. `parts` are exact and disjoint; `total_nusd` is their sum, rounded once."""
 
@@ -89,13 +105,17 @@ class Cost(Struct, frozen=True, gc=False):
     version: str
     usage: Usage | None = None
     rates: Rates | None = None
+    micros: int = 0  # of the call's time, where time is paid
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """What the total is made of; empty when the provider stated the cost. Made when asked for: few ask."""
         if self.usage is None or self.rates is None:
             return ()
-        return tuple(_parts(self.usage, self.rates))
+        parts = _parts(self.usage, self.rates)
+        if self.micros:
+            parts.append(("time", self.micros, self.rates.second, _time(self.micros, self.rates)))
+        return tuple(parts)
 
 
 def flat_card(price: FlatPrice) -> RateCard:
@@ -104,7 +124,9 @@ def flat_card(price: FlatPrice) -> RateCard:
     write = price.input_fusd if price.cache_write_fusd is None else price.cache_write_fusd
     hour = write if price.cache_write_1h_fusd is None else price.cache_write_1h_fusd
     out = price.output_fusd
-    rates = Rates(price.input_fusd, cached, write, hour, out, out, price.input_fusd, cached, out)
+    rates = Rates(
+        price.input_fusd, cached, write, hour, out, out, price.input_fusd, cached, out, second=price.second_fusd
+    )
     return RateCard(STATED, ((-1, rates),))
 
 
@@ -123,14 +145,18 @@ def cost(
     kind: CostKind = "exact",
     tier: str | None = None,
     second_of_day: int | None = None,
+    seconds: float | None = None,
 ) -> Cost | None:
     """What this usage costs by this card; None when it cannot be known (see the head of this file).
 
     `kind` is what the caller knows of the counts: provider's own, estimated, or cut short. `tier` is the service tier
     when the usage does not carry one. `second_of_day` (UTC) selects a time-of-day price where the card has one.
+    `seconds` is how long the call took, for cards that price time.
     """
     if usage is None:
-        return None
+        if card is None or not card.time_alone:
+            return None
+        usage = _NO_USAGE
     if usage.reported_cost_nusd is not None:
         return Cost(usage.reported_cost_nusd, "exact", REPORTED)
     if card is None:
@@ -145,7 +171,8 @@ def cost(
         listed = own is not None or name in STANDARD_TIERS
         sizes = sizes if own is None else own
     rates = _sized(sizes, usage.input_tokens or 0)
-    if _unpaid(usage, rates, kind):
+    micros = _micros(seconds, rates)
+    if micros is None or _unpaid(usage, rates, kind):
         return None
     femto = _femto(usage, rates)
     if femto is None:
@@ -153,7 +180,19 @@ def cost(
         listed = listed and _consistent(usage)
     if kind == "exact" and (card.partial or not listed):
         kind = "estimate"
-    return Cost(round_nusd(femto), kind, card.version, usage, rates)
+    return Cost(round_nusd(femto + _time(micros, rates)), kind, card.version, usage, rates, micros)
+
+
+def _micros(seconds: float | None, rates: Rates) -> int | None:
+    """The microseconds that are paid; None where they would be and are not known."""
+    if not rates.second:
+        return 0
+    return None if seconds is None else max(0, round(seconds * MICROS))
+
+
+def _time(micros: int, rates: Rates) -> int:
+    """Femto-dollars of a call's time; what is below one is cut off."""
+    return micros * rates.second // MICROS
 
 
 def _sized(sizes: Sizes, input_tokens: int) -> Rates:
@@ -168,7 +207,7 @@ def _unpaid(usage: Usage, rates: Rates, kind: CostKind) -> bool:
     """Whether a count is missing that would have cost something. A lower bound needs only one of the two."""
     missing_in = usage.input_tokens is None
     missing_out = usage.output_tokens is None
-    if kind == "lower_bound":
+    if kind == "lower_bound" and (rates.input or rates.output or not rates.second):
         return missing_in and missing_out
     return (missing_in and rates.input != 0) or (missing_out and rates.output != 0)
 

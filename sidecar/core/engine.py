@@ -17,15 +17,20 @@ and routes of the policy.
 What it does not do: translate between dialects, watch connections, share state between pods.
 """
 
+from collections.abc import Callable, Mapping
+from functools import partial
+
 import numpy as np
 from msgspec.structs import replace
 
 from sidecar.core.budget import Ledger
 from sidecar.core.cost import RateCard, flat_card
 from sidecar.core.governance import Governance
+from sidecar.core.match import unknown_arm
 from sidecar.core.memory import UNREADABLE, Part, claim, dump, going_on, load, pack, part_of
-from sidecar.core.policy import Policy, Upstream
-from sidecar.core.route import PriceOf, RouteState, unknown_arm
+from sidecar.core.policy import OWN_SOURCES, Policy, Route, Upstream
+from sidecar.core.route import PriceOf, RouteState
+from sidecar.core.rules import Value
 from sidecar.core.settle import NOTHING, Verdict, billed_nusd, learn, score
 from sidecar.core.status import RouteStatus, describe
 from sidecar.core.sticky import Sticky
@@ -158,7 +163,9 @@ class Engine:
     def feedback(self, feedback: Feedback, now: float) -> list[Event]:
         """Takes one score in. `previous` is this source's earlier score of the same decision: it is taken out again."""
         state = self._routes.get(feedback.route)
-        if state is None or feedback.arm not in state.arms or not state.route.quality.feedback:
+        if state is None or feedback.arm not in state.arms:
+            return []
+        if not (state.route.quality.feedback or feedback.source in OWN_SOURCES):
             return []
         if not 0.0 <= feedback.score <= 1.0:
             return []
@@ -192,12 +199,13 @@ class Engine:
         old, governance = self._routes, Governance(policy.rules)
         order, events, absent = [], [], dict(self._absent)
         for route in policy.routes:
-            state = RouteState(policy, route, self._sticky, self._price_of, now)
+            state = self._state(policy, governance, route, now)
             before = old.get(route.name)
             begun = state.begin(before, now)
             kept = absent.pop(route.name, None)
             if kept is not None:
-                state, begun = self._returned(policy, state, kept, begun, now)
+                again = partial(self._state, policy, governance, route, now)
+                state, begun = self._returned(state, again, kept, begun, now)
             events += begun
             order.append(state)
         for name in old.keys() - {state.route.name for state in order}:
@@ -209,7 +217,7 @@ class Engine:
         self._uniform = not any(state.route.match.paths or state.route.match.tags for state in order)
         self._static = {}
         self.chooses = any(state.chooses for state in order)
-        self.needs_key = any(state.chooses and state.route.sticky != "request" for state in order)
+        self.needs_key = any(state.chooses and state.keyed for state in order)
         contexts = [state.route.context for state in order if state.chooses]
         self.wants_text = any(context.text for context in contexts)
         self.context_tags = tuple(dict.fromkeys(context.tag for context in contexts))
@@ -217,15 +225,41 @@ class Engine:
         applied = Event(kind="policy.applied", message=policy.version, detail={"routes": len(order)})
         return [applied, *events]
 
+    def _state(self, policy: Policy, governance: Governance, route: Route, now: float) -> RouteState:
+        """A route that knows nothing yet, whose steps the rules of its policy are asked about."""
+        state = RouteState(policy, route, self._sticky, self._price_of, now)
+
+        def ask(kind: str, _route: str, arm: str | None, facts: Mapping[str, Value]) -> str | None:
+            return self._denied(governance, state, kind, arm, facts)
+
+        state.staging.permit = lambda kind, arm, percent: ask(kind, route.name, arm, {"step": float(percent)})
+        if state.watch.tuner is not None:
+            state.watch.tuner.permit = ask
+        return state
+
+    def denied(self, kind: str, route: str, arm: str | None, facts: Mapping[str, Value]) -> str | None:
+        """Why a rule denies a change before it applies; None: it may. `facts` are its own (`change.<name>`)."""
+        state = self._routes.get(route)
+        return None if state is None else self._denied(self._governance, state, kind, arm, facts)
+
+    def _denied(
+        self, governance: Governance, state: RouteState, kind: str, arm: str | None, facts: Mapping[str, Value]
+    ) -> str | None:
+        change: dict[str, Value] = {**facts, "kind": kind, "route": state.route.name}
+        if arm is not None:
+            change["arm"] = arm
+        ledger = self._ledger
+        return governance.refuses(change, state.arms.get(arm or ""), ledger.spent_day_nusd, ledger.spent_month_nusd)
+
     def _returned(
-        self, policy: Policy, state: RouteState, kept: Part, begun: list[Event], now: float
+        self, state: RouteState, again: Callable[[], RouteState], kept: Part, begun: list[Event], now: float
     ) -> tuple[RouteState, list[Event]]:
         """A route that was away, with what it had learnt, and what there is to tell; a fresh one when that cannot be
         read."""
         try:
             events, resumed = claim(state, kept, now), going_on(state, kept)
         except UNREADABLE as error:
-            state = RouteState(policy, state.route, self._sticky, self._price_of, now)
+            state = again()
             return state, [_ignored(error), *state.begin(None, now)]
         return state, [*_news(begun, resumed), *events]
 

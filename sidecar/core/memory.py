@@ -3,13 +3,13 @@
     {"version": 1, "ledger": {...}, "routes": {name: {"ledger", "spend", "beliefs": {arm: {"digest", ...}}, "staging"}},
      "bindings": [[owner, arm, propensity, [keys]]]}
 
-Kept: spending, token histories, posteriors, rollouts with their evidence, and the MAX_BINDINGS youngest
-conversations. Left out: threshold windows and key counts (minutes old, they mean nothing after a restart),
-reservations (their calls died), cached vectors. Beliefs are kept under a digest of the arm's upstream, model and
-params, so that a changed arm does not inherit them; conversations of an arm that changed, or whose rollout begins
-again, are free. What belongs to a route that the policy does not have is kept as it is until the route returns: a
-policy that is broken for a moment must not undo a rollback or open a budget. Numbers that are not finite become null
-in JSON and are refused on the way back.
+Kept: spending, token histories, posteriors, rollouts with their evidence, thresholds with their windows (some seconds
+old; their slots know their times), what drift and anomalies learnt, tuned parameters, and the MAX_BINDINGS youngest
+conversations. Left out: key counts (minutes old, they mean nothing after a restart), reservations (their calls died),
+cached vectors. Beliefs are kept under a digest of the arm's upstream, model and params, so that a changed arm does not
+inherit them; conversations of an arm that changed, or whose rollout begins again, are free. What belongs to a route
+that the policy does not have is kept as it is until the route returns: a policy that is broken for a moment must not
+undo a rollback or open a budget. Numbers that are not finite become null in JSON and are refused on the way back.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ from typing import Any
 import orjson
 
 from sidecar.core.budget import Ledger
+from sidecar.core.learnt import restore, state_of
 from sidecar.core.route import RouteState
-from sidecar.core.selector import restore, state_of
 from sidecar.core.staging import arm_digest
 from sidecar.core.sticky import Binding, Sticky
 from sidecar.core.types import Event
 
 VERSION = 1
-UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError)  # what a broken state raises
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError)  # what a broken state raises
 MAX_BINDINGS = (
     4_096  # 0..32,768; about 100 kB of JSON: more makes a snapshot hold the loop, fewer switch models at restarts
 )
@@ -92,12 +92,19 @@ def going_on(state: RouteState, kept: Part) -> set[tuple[str | None, str | None]
 
 
 def _route(state: RouteState) -> dict[str, object]:
-    beliefs = {arm: {"digest": arm_digest(state.arms[arm]), **belief} for arm, belief in state_of(state.selector).items()}
+    beliefs = {
+        arm: {"digest": arm_digest(state.arms[arm]), **belief} for arm, belief in state_of(state.selector).items()
+    }
     return {
         "ledger": state.ledger.to_state(),
         "spend": state.spend.to_state(),
         "beliefs": beliefs,
+        "prices": {"quality": state.selector.price, "money": state.selector.money},  # for `explain`; never restored
+        "promise": [state.selector.promise.scores, state.selector.promise.total],
         "staging": state.staging.to_state(),
+        **({} if state.trial is None else {"experiment": state.trial.experiment.to_state()}),
+        "thresholds": state.thresholds.to_state(),
+        **({"watch": state.watch.to_state()} if state.watch.active else {}),
     }
 
 
@@ -119,8 +126,15 @@ def claim(state: RouteState, kept: Part, now: float) -> list[Event]:
     for arm in begun | (kept["beliefs"].keys() - same.keys()):
         state.sticky.unbind(f"{state.route.name}/{arm}")
     state.spend.restore([int(x) for x in kept["spend"]["total"]], arms)
+    promise = state.selector.promise
+    promise.scores, promise.total = map(float, kept.get("promise", (0.0, 0.0)))
     state.reprice()
     state.selector.touch()
+    state.thresholds.restore(kept.get("thresholds", {}), now)
+    state.watch.restore(kept.get("watch", {}), same, now)
+    compared = kept.get("experiment")
+    if compared is not None and state.trial is not None:
+        state.trial.experiment.restore(compared)
     return state.staging.restore(kept["staging"], now)
 
 

@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sidecar.core.types import Dialect, Mode, Severity, Unit
+from sidecar.core.variants import Edit
 
 Metric = Literal["latency_p95", "ttft_p95", "error_rate", "cost_per_request", "quality"]
 Action = Literal["rollback", "route_to", "adjust", "log"]
+WatchedMetric = Literal["ttft", "latency", "input_tokens", "output_tokens", "cost", "quality"]
+Method = Literal["mad", "iqr", "z"]
 DEFAULT_ACTION: Mapping[Severity, Action] = {
     "critical": "rollback",
     "high": "route_to",
@@ -62,6 +65,7 @@ class Arm:
     model: str
     params: tuple[tuple[str, bytes], ...] = ()  # key, JSON text of the value
     facts: Mapping[str, str | float | bool] = field(default_factory=dict)  # `model.*` facts for rules
+    prior: tuple[float, float] | None = None  # expected quality (0..1), and of how many scores that has the weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +79,15 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What of a request may tell answers apart: the tag that names its task, and whether its text is looked at."""
+    """What of a request may tell answers apart: the tag that names its task, and whether its text is looked at.
+
+    `cache`: where single requests are chosen for, the arm that served a conversation last is cheaper by what its prompt
+    cache saves.
+    """
 
     tag: str = "task"
     text: bool = False
+    cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +110,15 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Guardrail:
-    """A hard limit relative to concurrent control: `ratio` for `1.5x` (canary/control), `loss` for `-5%` (fraction)."""
+    """A hard limit relative to concurrent control: `ratio` for `1.5x` (canary/control), `loss` for `-5%` (fraction).
 
-    metric: Literal["error_rate", "ttft_p95", "latency_p95", "cost", "quality"]
+    `off` takes a guardrail away that is there without being asked for.
+    """
+
+    metric: Literal["error_rate", "gave_up", "ttft_p95", "latency_p95", "cost", "quality"]
     ratio: float | None = None
     loss: float | None = None
+    off: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +162,115 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
+class Judge:
+    """A model that grades a sample of finished answers. `daily_nusd` is already divided by `replicas`."""
+
+    upstream: str
+    model: str
+    sample: float = 0.05  # share of the answers, before arms with few labels get more
+    daily_nusd: int = 1_000_000_000
+    per_minute: int = 30  # most calls of it
+    criteria: str = ""  # what a good answer is, in words
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """A sample of finished calls is sent to `arm` too; nobody gets its answers."""
+
+    arm: str
+    sample: float = 0.1
+    daily_nusd: int = 1_000_000_000
+    per_minute: int = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Cascade:
+    """Whole answers are checked before the app gets them; what fails goes to the next of `arms`, weakest first.
+
+    `on` are validators; `min_confidence` is the least geometric mean of the token probabilities, where an answer
+    states them.
+    """
+
+    arms: tuple[str, ...]
+    on: tuple[str, ...] = ()
+    min_confidence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where scores come from, and what they mean: `low` is worth 0 and `high` 1, or the other way round.
+
+    `weight` is what one of its scores counts against those of other sources for the same decision; `max_share` the
+    largest part (fraction) of a label that it may decide while another source has spoken.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    better: Literal["higher", "lower"] = "higher"
+    log: bool = False  # log(1 + value - low) is what is linear: for money and times
+    weight: float = 1.0
+    max_share: float = 1.0
+
+
+OTHER = "other"  # the source that stands for all that have no name in the policy
+JUDGE, REPEAT, ABANDONED = "judge", "repeat", "abandoned"
+OWN_SOURCES = frozenset({JUDGE, REPEAT, ABANDONED})  # scores that the sidecar makes itself: nobody else may send them
+SOURCES: Mapping[str, Source] = {
+    "score": Source(),
+    "user": Source(),  # what feedback is from that names no source
+    "task": Source(),
+    "thumbs": Source(),
+    "stars": Source(1.0, 5.0),
+    JUDGE: Source(max_share=0.5),  # a model's word: never more than a person's who has spoken too
+    "task_completion": Source(),  # what the app was for: as good as a person's word
+    "conversion": Source(weight=0.5, max_share=0.5),  # has many causes besides the answer
+    "revenue": Source(0.0, 1000.0, log=True, weight=0.5, max_share=0.5),  # dollars; as conversion
+    "edit_distance": Source(better="lower", weight=0.5, max_share=0.5),  # share of the answer that a person changed
+    "retry": Source(better="lower", weight=0.5, max_share=0.5),  # asked again: 1; people also retry out of curiosity
+    "dwell_time": Source(0.0, 600.0, log=True, weight=0.25, max_share=0.25),  # seconds; long may also mean confusing
+    REPEAT: Source(weight=0.1, max_share=0.2),  # 0 when the same prompt came again; weak, and there are many of them
+    ABANDONED: Source(weight=0.1, max_share=0.2),  # 0 when the client left in the middle of a stream
+    OTHER: Source(max_share=0.5),  # nothing is known of its meaning, and anybody may invent names
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Implicit:
+    """Signals that nobody sends: the same prompt again within `repeat_within_s`, and streams that are left."""
+
+    repeat_within_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
 class Quality:
-    """Where quality comes from. `min_samples`: labels beyond validators before an arm may exceed its canary step."""
+    """Where quality comes from. `min_samples`: labels beyond validators before an arm may exceed its canary step.
+
+    `schema` (JSON text) replaces what requests ask for; without `languages` the prompt's own is expected; every one of
+    `must` and none of `must_not` is to be found in an answer.
+    """
 
     validators: tuple[str, ...] = ()
-    judge: str | None = None
+    judge: Judge | None = None
     feedback: bool = True
     min_samples: int = 200
+    schema: bytes | None = None
+    languages: tuple[str, ...] = ()
+    must: tuple[str, ...] = ()
+    must_not: tuple[str, ...] = ()
+    sources: Mapping[str, Source] = field(default_factory=lambda: SOURCES)
+    implicit: Implicit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AutoLimit:
+    """A limit that follows the metric's own past: `sigma` robust scales away from its median, at least `ratio` times.
+
+    It moves by at most `per_day` (fraction of itself) in a day.
+    """
+
+    sigma: float = 6.0
+    ratio: float = 1.2
+    per_day: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +289,78 @@ class Threshold:
     recover: float = (
         0.9  # hysteresis: recovered when the value is back inside `recover` x the limit (1/recover for below)
     )
+    auto: AutoLimit | None = None  # then `above` is infinite, or `below` 0, until the baseline is learnt
+    adjust: tuple[str, Literal["up", "down"]] | None = None  # the tuned parameter that `adjust` moves, and where
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Which distributions are compared with what they were. The budget is of all of them together, per 10,000 windows."""
+
+    metrics: tuple[WatchedMetric, ...] = ("ttft", "latency", "input_tokens", "output_tokens", "cost", "quality")
+    window_s: float = 900.0
+    samples: int = 100  # values of a window that are compared; a window lasts until it has them
+    false_alarms_per_10k: float = 1.0
+    severity: Severity = "medium"
+
+
+@dataclass(frozen=True, slots=True)
+class Anomalies:
+    """Single calls, and windows, that are far from the usual. The budget is per 10,000 calls, and per 10,000 windows."""
+
+    metrics: tuple[WatchedMetric, ...] = ("ttft", "latency", "output_tokens", "cost")
+    method: Method = "mad"
+    sigma: float = 6.0  # how far a single call must be from the usual besides being rare
+    window_s: float = 60.0
+    samples: int = 20
+    false_alarms_per_10k: float = 1.0
+    severity: Severity = "low"
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """A parameter of the request that may be moved between `low` and `high`, from `start` on."""
+
+    name: str
+    low: float
+    high: float
+    start: float
+    whole: bool = False  # a whole number, like max_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """Parameters that are moved on evidence, for each task by itself, by at most `per_day` (fraction) in a day."""
+
+    knobs: tuple[Knob, ...]
+    per_day: float = 0.05
+    false_moves: float = 0.05  # probability that a comparison moves a parameter that makes no difference
+    max_samples: int = 20_000  # calls of one comparison; then the next parameter is tried
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One side of an experiment: an arm of the route, with further params or another system prompt where given."""
+
+    id: str
+    arm: str
+    params: tuple[tuple[str, bytes], ...] = ()  # added to the arm's
+    system: tuple[Edit, ...] = ()  # applied to the request's system prompt, in this order
+    weight: float = 1.0  # of the first shares; with uniform allocation of all
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentSpec:
+    """An A/B test of 2..5 variants, the first of which is the control. `alpha` is already divided by `replicas`."""
+
+    variants: tuple[Variant, ...] = ()
+    metric: Literal["quality", "cost", "latency", "ttft", "error_rate"] = "quality"
+    allocation: Literal["uniform", "adaptive"] = "adaptive"
+    alpha: float = 0.05  # probability, over all variants and all times, of a winner that is not the best
+    min_samples: int = 100  # values of each variant before there is an answer
+    min_effect: float | None = None  # a difference (quality, error_rate) or ratio - 1 (others) that is worth having
+    max_duration_s: float = 14 * 86400.0
+    on_winner: Literal["report", "promote"] = "report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +389,13 @@ class Route:
     fallback: Fallback | None = None
     budget: Budget | None = None
     quality: Quality = Quality()
+    shadow: Shadow | None = None
+    cascade: Cascade | None = None
+    experiment: ExperimentSpec | None = None
     thresholds: tuple[Threshold, ...] = ()
+    drift: Drift | None = None
+    anomalies: Anomalies | None = None
+    tuning: Tuning | None = None
 
     @property
     def all_arms(self) -> tuple[Arm, ...]:

@@ -2,30 +2,34 @@
 
 **Model.** The score of arm a on a request of task t with text features x (`core.features`):
 
-    score = m[a] + d[a, t] + w[a] . x + noise        noise sd NOISE
+    score = m[a] + d[a, t] + (v + w[a]) . x + noise
 
-m is the arm's mean, shrunk to the mean of all arms' scores (so a new arm begins as an average one, or as its stated
-prior); d the task's deviation, prior sd TASK_SD, so that a task with few scores is answered by the arm's mean and one
-with many by itself; w the text's part of what is left, prior sd TEXT_SD. m and d are Gaussian posteriors with known
-noise in closed form; w has a diagonal covariance (mean field: O(features) an update, a state of two numbers a feature;
-on the public matrices it chooses as well as the full covariance). The weight of the context is learnt, not set: where
-task or text tell nothing, d and w stay near zero. Shrinkage: Lindley and Smith, J. R. Stat. Soc. B 34, 1972.
+m is the arm's mean, shrunk to the mean of all arms' scores (a new arm begins as an average one, or as its stated prior);
+d the task's deviation, prior sd TASK_SD, so that a task with few scores is answered by the arm's mean and one with many
+by itself; v and w the text's part of what is left, for all arms and for one, prior sd TEXT_SD. The weight of the context
+is learnt, not set: where task or text tell nothing, it stays near zero. All levels are Gaussian: m, then d given m, in
+closed form (Lindley and Smith, J. R. Stat. Soc. B 34, 1972), the text with a diagonal covariance (mean field: O(features)
+an update, two numbers a feature; on the public matrices it chooses as well as the full one). The noise's variance is
+that of the residuals of late, so a judge's fine scores teach faster than yes-or-no ones. How easy a task is for all arms
+is left out: on the public matrices it narrowed the exploration and lost more than it told.
 
-**Change.** Old scores weigh as new ones until there is evidence against it. Two CUSUM sums a arm (Page, Biometrika 41,
-1954) run over the standardised residuals z = (score - expected) / sd, cut to +-CLIP: S = max(0, S + z - SLACK), one for
-each direction. When one passes ALARM, the arm's quality has changed: the mean residual since the sum last was zero is
-added to all its means, and what is known of it weighs from now on as much as those scores do. So tasks keep their order
-and a few new scores move all of them. By Siegmund's approximation a stationary arm has a false alarm about every
-(exp(2 SLACK (ALARM + 1.17)) - 1) / (2 SLACK^2) = 120,000 scores; a fall by one sd is found after ALARM / (1 - SLACK) =
-24. An arm that fell is on probation for PROBATION scores of the route: then RETURN is enough to find that it is well
-again, and the selector probes it meanwhile (`core.selector`).
+**Change.** Old scores weigh as new ones until there is evidence against it. Two CUSUM sums a arm (Page, Biometrika
+41, 1954) run over the standardised residuals z = (score - expected) / sd, cut to +-CLIP: S = max(0, S + z - SLACK),
+one for each direction. When one passes ALARM, the arm's quality has changed: the mean residual since the sum last was
+zero is added to all its means, and what is known of it weighs from now on as much as those scores do. So tasks keep
+their order and a few new scores move all of them. When it later rises to where it was, it weighs again what it did.
+SLACK is doubled where the expectation itself is doubtful. With a known mean each sum has a false alarm about every
+(exp(2 SLACK (ALARM + 1.17)) - 1) / (2 SLACK^2) = 41,000 scores (Siegmund's approximation; means are learnt, so it is
+sooner in practice); a fall by one sd is found after ALARM / (1 - SLACK) = 18. An arm that fell is on probation for
+PROBATION scores of the route: then RETURN is enough to find that it is well again, and the selector probes it
+meanwhile (`core.selector`).
 
 Bounded: MAX_TASKS tasks (the one seen longest ago goes), MAX_WEIGHT scores of weight an arm. Scores are queued and
 digested off the request. What it does not know: seasons, and changes of what is asked.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from msgspec import Struct
@@ -36,22 +40,27 @@ from sidecar.core.types import Features
 
 Floats = NDArray[np.float64]
 
-NOISE: Final = 0.35  # 0.1..0.5, sd of a score around its mean: between yes-or-no scores (0.3..0.5) and a judge's
+NOISE: Final = 0.35  # 0.1..0.5, sd of a score around its mean before it is learnt: of yes-or-no scores 0.3..0.5
+LEAST_NOISE: Final = 0.1  # 0.02..0.3; however exact a judge is, smaller takes its habits for truth
 MEAN_SD: Final = 0.3  # 0.1..0.5, of the arms around each other; smaller holds new arms back, larger overrates luck
-TASK_SD: Final = 0.2  # 0.05..0.5, of an arm's tasks around its mean; smaller ignores tasks, larger needs scores in each
+TASK_SD: Final = 0.15  # 0.05..0.5, of an arm's tasks around that; smaller ignores tasks, larger needs scores in each
 TEXT_SD: Final = 0.05  # 0..0.3, of one feature's part; larger learns faster from text and chases its noise
 PRIOR_MEAN: Final = 0.6  # of the arms' mean before any score
 PRIOR_SCORES: Final = 5.0  # 1..50, its weight
 MAX_WEIGHT: Final = 5_000.0  # 500..1e6 scores an arm; smaller stays noisy, larger follows slow drift later
 MAX_TASKS: Final = 256  # 16..4,096; fewer forget rare tasks, more cost 16 bytes an arm each
 MAX_PENDING: Final = 1_024  # scores that wait to be digested; then the learner makes time itself
-SLACK: Final = 0.25  # 0.1..0.5 sd; smaller finds small changes and takes model error for change
-ALARM: Final = 18.0  # 8..40; smaller alarms without cause, larger notices later
-RETURN: Final = 6.0  # 3..ALARM, while on probation; smaller takes luck for recovery
+FIT_EVERY: Final = (
+    16  # 1..64 scores of those that waited; more measure late ones against means of long ago: false alarms
+)
+SLACK: Final = 0.35  # 0.1..0.5 sd; smaller finds small changes and takes model error for change
+ALARM: Final = 12.0  # 8..40; smaller alarms without cause, larger notices later
+RETURN: Final = 5.0  # 3..ALARM, while on probation; smaller takes luck for recovery
 PROBATION: Final = 1_500  # scores of the route; fewer give a provider less time to repair its model
 CLIP: Final = 3.0  # 2..5 sd; one odd score is no change
 _MIN_SCORES: Final = 20.0  # of an arm before its residuals mean anything
 _RESIDUAL_SCORES: Final = 200.0  # over which the residuals' variance is smoothed
+_BIAS_SCORES: Final = 1_000.0  # and their mean
 
 
 class Score(Struct, frozen=True, gc=False):
@@ -71,26 +80,48 @@ class QualityModel:
 
     def __init__(self, arms: int) -> None:
         self.arms = arms
-        self.count = np.zeros(arms)  # weight of scores
-        self.total = np.zeros(arms)
-        self.tasks: dict[str, NDArray[np.float64]] = {}  # task -> (2, K): weights and sums of scores
-        self.weights = np.zeros((arms, FEATURES))
-        self.variances = np.full((arms, FEATURES), TEXT_SD**2)
+        self.tasks: dict[str, int] = {}  # task -> row, the one seen last at the end
+        self.counts = np.zeros((0, arms))  # weights of scores by task and arm
+        self.totals = np.zeros((0, arms))  # and their sums
         self.prior_mean = np.full(arms, np.nan)  # stated for an arm, else the mean of all
-        self.prior_weight = np.full(arms, NOISE**2 / MEAN_SD**2)
+        self.prior_sd = np.full(arms, MEAN_SD)
+        self.shared = np.zeros((2, FEATURES))  # v: means and variances of the weights
+        self.weights = np.zeros((arms, FEATURES))  # w
+        self.variances = np.full((arms, FEATURES), TEXT_SD**2)
+        self.shared[1] = TEXT_SD**2
         self.textual = False  # some score came with a text
-        self.residual = NOISE**2 / 2  # variance of residuals
+        self.residual = NOISE**2  # variance of residuals
+        self.bias = 0.0  # their mean: below 0 where the arms that are chosen turn out worse than expected
         self.learnt = 0  # scores digested
         self.probation = np.zeros(arms, dtype=np.int64)  # until so many are learnt
         self.changes: list[tuple[int, float]] = []  # (arm, by how much), until somebody takes them
         self._sums = np.zeros((arms, 2))  # CUSUM: down, up
         self._runs = np.zeros((arms, 2, 2))  # scores and sums of residuals since each was zero
+        self._before: dict[int, tuple[float, float]] = {}  # weight and sum of an arm's scores before it fell
         self._pending: list[Score] = []
+        self.overall = (np.zeros(arms), np.zeros(arms))  # means and variances of the arms, all tasks alike
+        self.mean = self.variance = np.zeros((0, arms))  # by task
+        self._fit()
+
+    @property
+    def noise(self) -> float:
+        """Variance of a score around what is expected."""
+        return min(NOISE**2, max(LEAST_NOISE**2, self.residual))
+
+    def expect(self, arm: int, mean: float, scores: float) -> None:
+        """States a prior with the weight of `scores` (above 0) yes-or-no scores."""
+        self.prior_mean[arm], self.prior_sd[arm] = mean, NOISE / scores**0.5
+        self._fit()
+
+    def share_priors(self, other: "QualityModel") -> None:
+        """Begins with what was stated to `other`, which has the same arms."""
+        self.prior_mean, self.prior_sd = other.prior_mean, other.prior_sd
+        self._fit()
 
     # ---- learning
 
     def observe(self, score: Score) -> None:
-        """Queues one score in [0, 1]; O(1)."""
+        """Queues one score; O(1)."""
         self._pending.append(score)
         if len(self._pending) >= MAX_PENDING:
             self.digest()
@@ -102,87 +133,135 @@ class QualityModel:
 
     def digest(self) -> None:
         """Learns what is queued, in order."""
+        if not self._pending:
+            return
         pending, self._pending = self._pending, []
-        for score in pending:
-            self._learn(score)
+        for begin in range(0, len(pending), FIT_EVERY):
+            for score in pending[begin : begin + FIT_EVERY]:
+                self._learn(score)
+            self._fit()
 
     def _learn(self, one: Score) -> None:
-        arm, cell = one.arm, self._task(one.task)
+        arm, row = one.arm, self._row(one.task)
         if one.previous is not None:  # the same answer, judged anew
             score, weight = one.previous
-            self._add(cell, arm, one.weight * one.score - weight * score, one.weight - weight)
+            self._add(row, arm, one.weight * one.score - weight * score, one.weight - weight)
             return
-        mean, variance = self.moments(one.task)
-        error = one.score - float(mean[arm])
-        spread = float(variance[arm])
+        error = one.score - float(self.mean[row, arm])
+        spread = float(self.variance[row, arm])
         if one.text is not None:
-            self.textual = True
             error, spread = self._learn_text(one, one.text, error, spread)
-        self._add(cell, arm, one.weight * one.score, one.weight)
+        self._add(row, arm, one.weight * one.score, one.weight)
         self.learnt += 1
-        self.residual += (error * error - self.residual) / min(_RESIDUAL_SCORES, self.learnt + 20.0)
-        if self.count[arm] >= _MIN_SCORES:
-            self._watch(arm, error, (self.residual + spread) ** 0.5)
-        if self.count[arm] > MAX_WEIGHT:
-            self._discount(arm, 0.5, 0.0)
+        self.residual += one.weight * (error * error - self.residual) / min(_RESIDUAL_SCORES, self.learnt + 20.0)
+        self.bias += one.weight * (error - self.bias) / min(_BIAS_SCORES, self.learnt + _RESIDUAL_SCORES)
+        if self.counts[:, arm].sum() >= _MIN_SCORES:
+            self._watch(one, error, spread)
 
-    def _add(self, cell: Floats, arm: int, total: float, weight: float) -> None:
-        cell[0, arm] += weight
-        cell[1, arm] += total
-        self.count[arm] += weight
-        self.total[arm] += total
+    def _add(self, row: int, arm: int, total: float, weight: float) -> None:
+        """What a score replaces may be forgotten by now (another model, a restart): no sum is below 0 or above its count."""
+        count = max(0.0, self.counts[row, arm] + weight)
+        self.counts[row, arm] = count
+        self.totals[row, arm] = min(count, max(0.0, self.totals[row, arm] + total))
 
     def _learn_text(self, one: Score, text: Features, error: float, spread: float) -> tuple[float, float]:
         """What is left of the error after the text's part, and its variance; the weights move."""
-        variances, weights = self.variances[one.arm], self.weights[one.arm]
-        noise = NOISE**2 / one.weight
-        gain = variances * text
-        error -= float(weights @ text)
-        own = float(gain @ text)
-        weights += gain * (error / (noise + own))
-        variances /= 1.0 + variances * np.square(text) / noise
-        return error, spread + own
+        self.textual = True
+        noise = self.noise / one.weight
+        square = np.square(text) / noise
+        for weights, variances in (self.shared, (self.weights[one.arm], self.variances[one.arm])):
+            gain = variances * text
+            error -= float(weights @ text)
+            own = float(gain @ text)
+            weights += gain * (error / (noise + own))
+            variances /= 1.0 + variances * square
+            spread += own
+        return error, spread
 
-    def _task(self, task: str) -> NDArray[np.float64]:
-        """The task's scores, which become the youngest."""
-        cell = self.tasks.pop(task, None)
-        if cell is None:
-            cell = np.zeros((2, self.arms))
+    def _row(self, task: str) -> int:
+        """The task's row; it becomes the youngest."""
+        row = self.tasks.pop(task, None)
+        if row is None:
             if len(self.tasks) >= MAX_TASKS:
-                self.tasks.pop(next(iter(self.tasks)))
-        self.tasks[task] = cell
-        return cell
+                row = self.tasks.pop(next(iter(self.tasks)))
+                self.counts[row] = self.totals[row] = 0.0  # the others are fitted without it with the next scores
+                self.mean[row], self.variance[row] = self.overall[0], self.overall[1] + TASK_SD**2
+            else:
+                row = len(self.tasks)
+                self.counts, self.totals = (np.vstack([one, np.zeros(self.arms)]) for one in (self.counts, self.totals))
+                self.mean = np.vstack([self.mean, self.overall[0]])
+                self.variance = np.vstack([self.variance, self.overall[1] + TASK_SD**2])
+        self.tasks[task] = row
+        return row
+
+    def _fit(self) -> None:
+        """All means and variances from counts and sums."""
+        counts, totals = self.counts, self.totals
+        for arm in np.flatnonzero(counts.sum(axis=0) > MAX_WEIGHT):
+            self._discount(int(arm), 0.5, 0.0)
+        scores, sums, noise = counts.sum(axis=0), totals.sum(axis=0), self.noise
+        common = (sums.sum() + PRIOR_SCORES * PRIOR_MEAN) / (scores.sum() + PRIOR_SCORES)
+        begin = np.where(np.isnan(self.prior_mean), common, self.prior_mean)
+        prior = noise / self.prior_sd**2
+        means, variances = (sums + prior * begin) / (scores + prior), noise / (scores + prior)
+        weight = noise / TASK_SD**2
+        share = weight / (counts + weight)
+        self.overall = (means, variances)
+        self.mean = (totals + weight * means) / (counts + weight)
+        self.variance = noise / (counts + weight) + share * share * variances
 
     # ---- change
 
-    def _watch(self, arm: int, error: float, sd: float) -> None:
-        z = min(CLIP, max(-CLIP, error / sd))
+    def _watch(self, one: Score, error: float, spread: float) -> None:
+        """Takes one residual in, whose expectation has the variance `spread`: a doubtful expectation is no evidence.
+
+        A score that counts a tenth is a tenth of a step: ten weak signals say as much as one label.
+        """
+        arm, weight = one.arm, one.weight
+        z = min(CLIP, max(-CLIP, error / (self.residual + spread) ** 0.5))
+        slack = SLACK + min(SLACK, (spread / self.residual) ** 0.5)
         for way, sign in ((0, -1.0), (1, 1.0)):
             sums, runs = self._sums[arm], self._runs[arm, way]
-            sums[way] = max(0.0, sums[way] + sign * z - SLACK)
+            sums[way] = max(0.0, sums[way] + weight * (sign * z - slack))
             if sums[way] == 0.0:
                 runs[:] = 0.0
                 continue
-            runs += (1.0, error)
+            runs += (weight, weight * error)
             limit = RETURN if way and self.on_probation(arm) else ALARM
             if sums[way] >= limit:
                 self._change(arm, float(runs[1] / runs[0]), float(runs[0]))
                 return
 
     def _change(self, arm: int, by: float, scores: float) -> None:
-        self._discount(arm, min(1.0, scores / self.count[arm]), by)
+        count, total = self.scores(arm)
+        before = self._before.pop(arm, None) if self.on_probation(arm) else None
+        if (
+            before is not None
+            and by > 0
+            and abs(total / count + by - before[1] / before[0]) < 2 * (self.noise / scores) ** 0.5
+        ):
+            self._rescale(arm, *before)
+        else:
+            if by < 0:
+                self._before[arm] = (count, total)
+            self._discount(arm, min(1.0, scores / count), by)
         self._sums[arm] = 0.0
         self._runs[arm] = 0.0
         self.probation[arm] = self.learnt + PROBATION if by < 0 else 0
         self.changes.append((arm, by))
+        self._fit()
+
+    def _rescale(self, arm: int, count: float, total: float) -> None:
+        """What is known of an arm weighs `count` and sums up to about `total` again."""
+        now, have = self.scores(arm)
+        self._discount(arm, count / now, total / count - have / now)
 
     def _discount(self, arm: int, weight: float, by: float) -> None:
         """What is known of an arm weighs `weight` of what it did, and all its means move by `by`."""
-        for counts, totals in ((self.count, self.total), *((cell[0], cell[1]) for cell in self.tasks.values())):
-            if counts[arm]:
-                mean = min(1.0, max(0.0, totals[arm] / counts[arm] + by))
-                counts[arm] *= weight
-                totals[arm] = counts[arm] * mean
+        counts, totals = self.counts[:, arm], self.totals[:, arm]
+        means = np.clip(totals / np.maximum(counts, 1e-9) + by, 0.0, 1.0)
+        counts *= weight
+        totals[:] = counts * means
 
     def on_probation(self, arm: int) -> bool:
         """Whether the arm fell not long ago."""
@@ -191,31 +270,24 @@ class QualityModel:
     # ---- beliefs
 
     def moments(self, task: str) -> tuple[Floats, Floats]:
-        """Means and variances of the arms' scores on a task, shape (K,), without what a text adds."""
-        mean, variance = self.overall()
-        cell = self.tasks.get(task)
-        if cell is None:
-            return mean, variance + TASK_SD**2
-        counts, totals = cell
-        weight = NOISE**2 / TASK_SD**2
-        share = weight / (counts + weight)
-        return (totals + weight * mean) / (counts + weight), NOISE**2 / (counts + weight) + share * share * variance
+        """Means and variances of the arms' scores on a task, (K,) each, without what a text adds."""
+        row = self.tasks.get(task)
+        if row is None:
+            return self.overall[0], self.overall[1] + TASK_SD**2
+        return self.mean[row], self.variance[row]
 
-    def overall(self) -> tuple[Floats, Floats]:
-        """Means and variances of the arms' scores over what was asked so far, shape (K,)."""
-        common = (self.total.sum() + PRIOR_SCORES * PRIOR_MEAN) / (self.count.sum() + PRIOR_SCORES)
-        prior = np.where(np.isnan(self.prior_mean), common, self.prior_mean)
-        weight = self.prior_weight
-        return (self.total + weight * prior) / (self.count + weight), NOISE**2 / (self.count + weight)
+    def scores(self, arm: int) -> tuple[float, float]:
+        """Weight and sum of the arm's scores."""
+        return float(self.counts[:, arm].sum()), float(self.totals[:, arm].sum())
 
-    def weighted(self, arm: int) -> float:
-        """The arm's expected score over the tasks as they were asked: stratified, so that being chosen for the easy
+    def typical(self) -> tuple[Floats, Floats]:
+        """Means and variances of the arms' scores over the tasks as they were asked, (K,) each: being given the easy
         ones is no merit."""
-        if not self.tasks:
-            return float(self.overall()[0][arm])
-        asked = np.array([cell[0].sum() for cell in self.tasks.values()])
-        means = np.array([self.moments(task)[0][arm] for task in self.tasks])
-        return float(asked @ means / asked.sum()) if asked.any() else float(means.mean())
+        asked = self.counts.sum(axis=1)
+        if not asked.any():
+            return self.overall
+        made: Floats = asked @ self.mean / asked.sum()
+        return made, self.overall[1]
 
     # ---- from one policy to the next, and over a restart
 
@@ -223,36 +295,42 @@ class QualityModel:
         """Takes over (own arm, other's arm) pairs of another model; also its tasks, residuals and counter."""
         other.digest()
         own, theirs = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        for task, cell in other.tasks.items():
-            self._task(task)[:, own] = cell[:, theirs]
-        for name in ("count", "total", "weights", "variances", "probation", "_sums", "_runs"):
+        for task, row in other.tasks.items():
+            mine = self._row(task)
+            self.counts[mine, own] = other.counts[row, theirs]
+            self.totals[mine, own] = other.totals[row, theirs]
+        for name in ("weights", "variances", "probation", "_sums", "_runs"):
             getattr(self, name)[own] = getattr(other, name)[theirs]
-        self.textual, self.residual, self.learnt = other.textual, other.residual, other.learnt
+        for name in ("shared", "textual", "residual", "bias", "learnt"):
+            setattr(self, name, getattr(other, name))
+        self._fit()
 
     def to_state(self, arm: int) -> dict[str, object]:
         """JSON values of one arm; call `digest` before."""
-        left = max(0, int(self.probation[arm]) - self.learnt)
-        tasks = {task: cell[:, arm].tolist() for task, cell in self.tasks.items() if cell[0, arm]}
+        tasks = {
+            task: [float(self.counts[row, arm]), float(self.totals[row, arm])]
+            for task, row in self.tasks.items()
+            if self.counts[row, arm]
+        }
         text = [self.weights[arm].tolist(), self.variances[arm].tolist()] if self.textual else None
-        return {"tasks": tasks, "text": text, "probation": left, "residual": self.residual}
+        shared = self.shared.tolist() if self.textual else None
+        left = max(0, int(self.probation[arm]) - self.learnt)
+        return {"tasks": tasks, "text": text, "shared": shared, "probation": left, "residual": self.residual}
 
-    def restore(self, arm: int, scores: Sequence[float], state: Mapping[str, object]) -> None:
-        """Takes over one arm: (weight, sum) of its scores, and what `to_state` gave, {} if nothing did.
+    def restore(self, arm: int, state: Mapping[str, Any]) -> None:
+        """Takes over one arm from what `to_state` gave.
 
-        Raises ValueError, TypeError or KeyError when it cannot be read; the arm is then half filled.
+        Raises ValueError, TypeError, KeyError or IndexError when it cannot be read; the arm is then half filled.
         """
-        self.count[arm], self.total[arm] = map(float, scores)
-        if not state:
-            return
-        tasks, text = state["tasks"], state["text"]
-        if not isinstance(tasks, Mapping):
-            raise TypeError("the tasks of an arm are a map")
-        for task, pair in tasks.items():
-            self._task(str(task))[:, arm] = [float(number) for number in pair]
-        if isinstance(text, Sequence):
-            made = np.array(text, dtype=np.float64)
-            if made.shape != (2, FEATURES) or not (made[1] > 0).all():
+        for task, (count, total) in state["tasks"].items():
+            row = self._row(str(task))
+            self.counts[row, arm], self.totals[row, arm] = float(count), float(total)
+        if state["text"] is not None:
+            weights, shared = (np.array(state[name], dtype=np.float64) for name in ("text", "shared"))
+            if weights.shape != (2, FEATURES) or shared.shape != weights.shape or not (weights[1] > 0).all():
                 raise ValueError("the weights of texts are of another version")
-            self.weights[arm], self.variances[arm], self.textual = made[0], made[1], True
-        self.probation[arm] = self.learnt + int(str(state["probation"]))
-        self.residual = float(str(state["residual"]))
+            self.weights[arm], self.variances[arm] = weights
+            self.shared, self.textual = shared, True
+        self.probation[arm] = self.learnt + int(state["probation"])
+        self.residual = float(state["residual"])
+        self._fit()

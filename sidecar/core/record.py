@@ -3,7 +3,8 @@
 Theory: a decision and its outcome are one record (DESIGN 2.6), so the order of its columns stands in one place. A row
 holds scalars only: text, numbers, booleans and None for "unknown" or "does not apply". `eligible` and `context` are
 JSON text. `context` keeps what replay needs and has no column: the endpoint, the unit of the propensity, sizes, tags,
-and the arm decided when a fallback served. `itl_p50_s` and `itl_p95_s` are percentiles of the gaps between this
+the task that one of them names, the arm decided when a fallback served, the stages of a cascade before the arm that
+served, and the validators that the answer failed. `itl_p50_s` and `itl_p95_s` are percentiles of the gaps between this
 response's token chunks; they are inter-token latencies only where the provider sends one token a chunk (`itl_s` is).
 
 It asks no clock and writes nothing; it holds no prompt, completion or credential because `Settled` has none.
@@ -15,7 +16,7 @@ from typing import TypeAlias
 import orjson
 
 from sidecar.clock import rfc3339
-from sidecar.core.types import Clocks, Decision, Facts, Outcome, Settled, Usage
+from sidecar.core.types import Clocks, Decision, Drawn, Facts, Outcome, Settled, Stage, Usage
 
 Scalar: TypeAlias = str | int | float | bool | None
 Row: TypeAlias = tuple[Scalar, ...]
@@ -88,15 +89,43 @@ def _eligible_text(eligible: tuple[str, ...]) -> str:
     return orjson.dumps(eligible).decode()
 
 
-def _context_text(facts: Facts, decision: Decision, served: str | None) -> str:
+def _stages_text(stages: tuple[Stage, ...]) -> str:
+    """What a cascade asked before the arm that served, in order."""
+    asked = [
+        {"arm": one.arm, "why": one.why, "cost_nusd": one.cost_nusd, "duration_s": round(one.duration_s, 6)}
+        for one in stages
+    ]
+    return f',"stages":{orjson.dumps(asked).decode()}'
+
+
+def _failed_text(checks: tuple[tuple[str, float], ...]) -> str:
+    """The validators that the answer failed."""
+    failed = [name for name, score in checks if score < 1.0]
+    return f',"failed":{orjson.dumps(failed).decode()}' if failed else ""
+
+
+def _drawn_text(drawn: Drawn) -> str:
+    """What the selector drew for each arm (null: kept out by a limit), and its prices."""
+    scores = {arm: round(worth, 4) for arm, worth in zip(drawn.arms, drawn.worth, strict=False)}
+    prices = {"quality": round(drawn.price, 4), "money": round(drawn.money, 4)}
+    return f',"scores":{orjson.dumps(scores).decode()},"prices":{orjson.dumps(prices).decode()}'
+
+
+def _context_text(
+    facts: Facts, decision: Decision, outcome: Outcome, served: str | None, stages: tuple[Stage, ...] | None = None
+) -> str:
     """JSON written by hand where every part is a number or a word of ours; orjson where text of others comes in."""
     limit = "" if facts.max_tokens is None else f',"max_tokens":{facts.max_tokens}'
     tools = ',"tools":true' if facts.tools else ""
     tags = f',"tags":{orjson.dumps(dict(facts.tags)).decode()}' if facts.tags else ""
+    task = f',"task":{orjson.dumps(facts.task).decode()}' if facts.task else ""
     decided = "" if served is None else f',"decided":{orjson.dumps(decision.arm).decode()}'
+    asked = "" if stages is None else _stages_text(stages)
+    failed = _failed_text(outcome.checks) if outcome.checks else ""
+    drawn = "" if decision.drawn is None else _drawn_text(decision.drawn)
     return (
         f'{{"endpoint":"{facts.endpoint}","unit":"{decision.unit}","input_bytes":{facts.input_bytes}'
-        f"{limit}{tools}{tags}{decided}}}"
+        f"{limit}{tools}{tags}{task}{decided}{asked}{failed}{drawn}}}"
     )
 
 
@@ -124,7 +153,7 @@ def row(settled: Settled, service: str) -> Row:
         decision.reason if served is None else "fallback",
         decision.propensity,
         _eligible_text(decision.eligible),
-        _context_text(facts, decision, served),
+        _context_text(facts, decision, outcome, served, settled.stages),
         f"{facts.key:016x}" if facts.key else None,
         decision.rollout_id,
         decision.rollout_step,

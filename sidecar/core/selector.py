@@ -13,8 +13,9 @@ whose regret bound pays for the worst case with exploration that streams of some
 
 **Floors.** Some of the traffic is not up to the draws, so that no arm is forgotten: FLOOR for each arm, PROBE for one
 that fell not long ago, BASELINE for the baseline while a quality promise is measured against it. Under a ceiling no
-floor may cost more than GATE of it. An arm whose calls are shown to take longer than the objective's limits (more than
-LATE of them) gets its floor only, unless all do. What it costs to explore is what the prices say.
+floor may cost more than GATE of it, no probe more than PROBE. An arm whose calls are shown to take longer than the
+objective's limits (more than LATE of them) gets its floor only, unless all do. What it costs to explore is what the
+prices say.
 
     p(arm) = floor(arm) + (1 - sum of floors) x share of draws won
 
@@ -29,9 +30,9 @@ What it does not know: what other pods learn, and prompts beyond `core.features`
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import inf, isfinite, log
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from msgspec import Struct
@@ -51,19 +52,24 @@ from sidecar.core.reward import (
     Signal,
     weights,
 )
-from sidecar.core.types import Facts, Features, Feedback
+from sidecar.core.types import Facts, Feedback
 
 DRAWS: Final = 64  # 16..256; propensities are multiples of 1/DRAWS before the floors, more cost time
+UNHEARD: Final = 512  # 64..4,096 requests until prices are solved anew without a score; more keep old ones longer
 REFRESH: Final = 16  # 1..64 new scores before new draws; fewer cost time, more choose with stale beliefs
 SPREAD: Final = 0.4  # 0.1..1 of the posterior's sd
 FLOOR: Final = 0.002  # 0..0.02 an arm; 0 makes off-policy evaluation divide by nearly 0, more spends on known losers
+MOST: Final = 0.9
 FLOORS: Final = 0.1  # of all arms together, however many
 BASELINE: Final = 0.03  # 0..0.1; less leaves the promise's reference uncertain, more costs what it saves
+SHORT: Final = 0.5  # 0..0.9; of the traffic to the baseline while no price keeps the promise: it teaches what to keep
 PROBE: Final = 0.1  # 0.02..0.2; less finds a recovery later, more spends more on an arm that fell
 GATE: Final = 0.005  # 0..0.05 of a ceiling, for each arm's floor
 LATE: Final = 0.05  # of calls: the limits are 95th percentiles
 RECENT: Final = 256  # requests of late on which prices are solved; fewer are noisy, more are old
 MAX_LIMIT: Final = 30.0  # largest price where quality has no weight of its own
+NEWS: Final = 0.005  # 0..0.05; a smaller change of a cost is no news: what is drawn stays
+JUMP: Final = 0.2  # 0.05..1; a larger one acts on the very next request
 MAX_VIEWS: Final = 64  # cached pools; more subsets of arms only cost recomputation
 MAX_BASES: Final = 512  # cached tasks a pool
 MIN_SD: Final = 1e-4
@@ -72,10 +78,12 @@ _SHARES_OF: Final = 64  # recent requests over which `propensities` averages
 
 
 class Pick(Struct, frozen=True, gc=False):
-    """The chosen arm, the probability with which it was, and the draw's worth of the pool's arms in its order."""
+    """The chosen arm, the probability with which it was, the arms of the pool that the call can pay, and what each was
+    worth in the draw."""
 
     arm: str
     propensity: float
+    arms: tuple[str, ...]
     worth: tuple[float, ...]
 
 
@@ -110,6 +118,7 @@ class Selector:
         self.promise = Promise()
         self.labelled = False
         self.price = self.limit  # on what is minimised
+        self.short = False  # no price keeps the promise now
         self.money = 0.0  # on cost, beside it
         self.expected_nusd = np.ones(len(self.arms))
         self._allowance = inf  # of the ceiling: mean cost of the next calls
@@ -117,15 +126,23 @@ class Selector:
         self._slow = [_late_scores(objective, stream) for stream in (False, True)]
         self._noise: Floats | None = None  # (2, K, DRAWS): of quality, of latency
         self._text = np.zeros((len(self.arms), DRAWS, FEATURES), dtype=np.float32)
+        self._unheard = 0  # requests since the last refresh
         self._stale = True
+        self._jumped = True  # ... so far that not one more request is decided at the old prices
         self._early = 1
         self._views: dict[tuple[tuple[str, ...], bool], _View] = {}
-        self._pool = self.arms
+        self._pool = self.arms  # for which prices are solved: the one of late that has the baseline
+        self._anchored = False
         self._recent: list[tuple[str, bool]] = []  # task and kind of the requests of late
         self._recent_text = np.zeros((RECENT, FEATURES), dtype=np.float32)
         self._next = 0
 
     # ---- learning
+
+    def expect(self, arm: str, quality: float, scores: float) -> None:
+        """States what to expect of an arm before any score; it has the weight of `scores` of them (above 0)."""
+        self.model.expect(self._places[arm], quality, scores)
+        self.touch()
 
     def partial_fit(self, arm: str, signal: Signal, facts: Facts) -> None:
         """Learns one exchange's signal."""
@@ -145,28 +162,34 @@ class Selector:
 
     def label(self, feedback: Feedback) -> None:
         """Learns one feedback score in [0, 1]; where it replaces an earlier one of the same answer, that is taken out."""
-        if feedback.weight <= 0.0:
+        if feedback.weight <= 0.0 or not (self.labelled or feedback.is_label):  # a weak signal alone is no scale
             return
         if not self.labelled:
-            self.labelled = True
-            fresh = QualityModel(len(self.arms))
-            fresh.prior_mean, fresh.prior_weight = self.model.prior_mean, self.model.prior_weight
-            self.model, self.promise = fresh, Promise()
+            self.begin_labels()
         place, score, weight = self._places[feedback.arm], feedback.score, feedback.weight
         previous = None if feedback.previous is None else (feedback.previous, feedback.previous_weight)
         self.model.observe(Score(place, feedback.task, feedback.text, score, weight, previous))
         self.promise.add(score, weight, previous)
-        if previous is None:
+        if feedback.is_label:
             self.beliefs[feedback.arm].samples += 1
+
+    def begin_labels(self) -> None:
+        """From now on labels say what quality is; what validators said is another scale, and forgotten."""
+        self.labelled = True
+        fresh = QualityModel(len(self.arms))
+        fresh.share_priors(self.model)
+        self.model, self.promise = fresh, Promise()
 
     def price_in(self, expected_nusd: Sequence[float | None]) -> None:
         """Takes expected costs of a call, by arm; an unknown one counts as the baseline's. Acts at once."""
         known = [cost for cost in expected_nusd if cost is not None]
         base = expected_nusd[0] if expected_nusd[0] is not None else max(known, default=1.0)
         costs = np.array([base if cost is None else cost for cost in expected_nusd])
-        if (np.abs(costs - self.expected_nusd) > 0.005 * np.maximum(costs, self.expected_nusd)).any():
+        change = np.abs(costs - self.expected_nusd) / np.maximum(np.maximum(costs, self.expected_nusd), 1e-9)
+        if change.max() > NEWS:
             self.expected_nusd = costs
             self.touch()
+            self._jumped = self._jumped or bool(change.max() > JUMP)
 
     def touch(self) -> None:
         """Something else than scores changed: the next refresh is due at once and nothing cached is used."""
@@ -178,7 +201,7 @@ class Selector:
     @property
     def due(self) -> bool:
         """Whether a refresh would change much: by a few new scores while little is known, by REFRESH later on."""
-        return self._stale or self.model.waiting >= min(REFRESH, self._early)
+        return self._stale or self.model.waiting >= min(REFRESH, self._early) or self._unheard >= UNHEARD
 
     def refresh(self, rng: np.random.Generator, allowance_nusd: float = inf) -> None:
         """Digests new scores, draws anew and solves the prices; `allowance_nusd` is what the next calls may cost on
@@ -189,7 +212,13 @@ class Selector:
         self._draw(rng)
         self._solve(rng)
         self._views.clear()
-        self._stale = False
+        self._stale, self._jumped, self._unheard = False, False, 0
+
+    def digest(self, least: int = 1) -> None:
+        """Learns what is queued, if `least` are, for who only reads; it is news to the next refresh all the same."""
+        if self.model.waiting >= least:
+            self._stale = True
+            self.model.digest()
 
     def _draw(self, rng: np.random.Generator) -> None:
         model = self.model
@@ -214,7 +243,7 @@ class Selector:
         draws = means + deviations * self._noise[0].T[row]
         if model.textual:
             texts = self._recent_text[:size]
-            means = means + texts @ model.weights.T
+            means = means + texts @ (model.weights + model.shared[0]).T
             draws = draws + np.einsum("kbf,bf->bk", self._text[:, row], texts)
         draws = (draws * self._answered())[:, places]
         means = means[:, places]
@@ -223,7 +252,11 @@ class Selector:
         load = self._load(stream)[places]
         self.price = self.limit
         if loss < 1.0:
-            self.price = quality_price(draws, means, load, self._need(loss), self.limit)
+            floors = np.array(self._floors(self._pool))
+            rest = 1.0 - floors.sum()
+            need = (self._need(loss) - float(means.mean(axis=0) @ floors)) / rest - min(0.0, model.bias)
+            self.price = quality_price(draws, means, load, need, self.limit)
+            self.short = self.price == 0.0
         self.money = 0.0
         if isfinite(self._allowance):
             allowance = self._allowance / self._unit()
@@ -232,8 +265,7 @@ class Selector:
     def _need(self, loss: float) -> float:
         place = self._places[self.baseline]
         model = self.model
-        sd = float((model.residual / (model.count[place] + 4.0)) ** 0.5)
-        return self.promise.need(loss, model.weighted(place), sd)
+        return self.promise.need(loss, float(model.typical()[0][place]), model.residual, model.scores(place)[0])
 
     def _answered(self) -> Floats:
         """How often each arm answers at all, where labels do not say it, (K,). Shrunk to all arms' share."""
@@ -263,10 +295,24 @@ class Selector:
 
     # ---- one request
 
-    def choose(self, pool: tuple[str, ...], facts: Facts, rng: np.random.Generator, balance_nusd: float = inf) -> Pick:
-        """One arm of `pool` (not empty) for this request; it may cost at most `balance_nusd`, the cheapest always may."""
-        if self._noise is None:
+    def choose(
+        self,
+        pool: tuple[str, ...],
+        facts: Facts,
+        rng: np.random.Generator,
+        balance_nusd: float = inf,
+        warm: tuple[str, float] | None = None,
+    ) -> Pick:
+        """One arm of `pool` (not empty) for this request; it may cost at most `balance_nusd`, the cheapest always may.
+
+        `warm` is an arm that this call is cheaper on, and by how many nano-dollars: leaving it costs that much.
+        """
+        if self._noise is None or self._jumped:
             self.refresh(rng, self._allowance)
+        if self.baseline in pool or not self._anchored:
+            self._anchored = self.baseline in pool
+            self._pool = pool
+            self._remember(facts)
         if balance_nusd < inf:
             pool = self._affordable(pool, balance_nusd)
         stream = facts.stream
@@ -277,8 +323,10 @@ class Selector:
         text = facts.text
         if text is not None and view.text is not None:
             base = base + (view.text @ text).reshape(base.shape)
+        if warm is not None and warm[0] in view.arms:
+            base = base.copy()
+            base[view.arms.index(warm[0])] += (self.price * self.weights[1] + self.money) * warm[1] / self._unit()
         winners = base.argmax(axis=0)
-        self._remember(facts.task, stream, text)
         uniform = rng.random() - view.edges[-1]
         if uniform >= 0.0:
             row = min(DRAWS - 1, int(uniform / view.rest * DRAWS))
@@ -287,21 +335,24 @@ class Selector:
             row = 0
             place = bisect_right(view.edges, uniform + view.edges[-1])
         share = int(np.count_nonzero(winners == place)) / DRAWS
-        return Pick(view.arms[place], view.floors[place] + view.rest * share, tuple(base[:, row].tolist()))
+        propensity = view.floors[place] + view.rest * share
+        return Pick(view.arms[place], propensity, view.arms, tuple(base[:, row].tolist()))
 
     def _affordable(self, pool: tuple[str, ...], balance_nusd: float) -> tuple[str, ...]:
         costs = self.expected_nusd
         left = tuple(arm for arm in pool if costs[self._places[arm]] <= balance_nusd)
         return left or (min(pool, key=lambda arm: float(costs[self._places[arm]])),)
 
-    def _remember(self, task: str, stream: bool, text: Features | None) -> None:
+    def _remember(self, facts: Facts) -> None:
         """The request is one of those on which prices are solved."""
+        one = (facts.task, facts.stream)
         if self._next < len(self._recent):
-            self._recent[self._next] = (task, stream)
+            self._recent[self._next] = one
         else:
-            self._recent.append((task, stream))
-        self._recent_text[self._next] = 0.0 if text is None else text
+            self._recent.append(one)
+        self._recent_text[self._next] = 0.0 if facts.text is None else facts.text
         self._next = (self._next + 1) % RECENT
+        self._unheard += 1
 
     def _view(self, pool: tuple[str, ...], stream: bool) -> _View:
         """Prices, floors and limits of a pool, made once a refresh."""
@@ -317,8 +368,6 @@ class Selector:
         if len(self._views) >= MAX_VIEWS:
             self._views.clear()
         view = self._views[pool, stream] = _View(pool, places, base, self._floors(pool))
-        if len(pool) > 1:
-            self._pool = pool
         if self.model.textual:
             view.text = np.ascontiguousarray(self._text[places].reshape(-1, FEATURES))
         return view
@@ -327,7 +376,8 @@ class Selector:
         """Draws of what the pool's arms are worth on a task, without what a text adds."""
         assert self._noise is not None
         mean, variance = self.model.moments(task)
-        drawn = mean[view.places, None] + np.sqrt(variance[view.places, None]) * self._noise[0][view.places]
+        sd = np.sqrt(variance[view.places, None])
+        drawn = mean[view.places, None] + sd * self._noise[0][view.places]
         drawn = drawn * self._answered()[view.places, None]
         if len(view.bases) >= MAX_BASES:
             view.bases.clear()
@@ -343,14 +393,15 @@ class Selector:
         floor, made = min(FLOOR, FLOORS / len(pool)), []
         for arm in pool:
             own = floor
+            gate = GATE
             if self.model.on_probation(self._places[arm]):
-                own = PROBE
+                own = gate = PROBE
             elif arm == self.baseline and 0.0 < self.objective.max_quality_loss < 1.0:
-                own = BASELINE
+                own = SHORT if self.short else BASELINE
             cost = float(self.expected_nusd[self._places[arm]])
-            made.append(min(own, GATE * self._allowance / cost) if cost > 0 else own)
+            made.append(min(own, gate * self._allowance / cost) if cost > 0 else own)
         total = sum(made)
-        return made if total <= 0.5 else [0.5 * own / total for own in made]
+        return made if total <= MOST else [MOST * own / total for own in made]
 
     def _is_late(self, arm: str, stream: bool) -> bool:
         if self._slow[stream] is None or self.objective.late_nusd:
@@ -364,7 +415,8 @@ class Selector:
         """Choice probabilities of `pool` in its order, on average over the requests of late; they sum to 1."""
         pool = tuple(pool)
         if self._noise is None:
-            return np.array([float(arm == self.baseline) for arm in pool]) if self.baseline in pool else _even(pool)
+            alone = self.baseline in pool
+            return np.array([float(arm == self.baseline) if alone else 1.0 / len(pool) for arm in pool])
         view = self._views.get((pool, stream)) or self._view(pool, stream)
         wins = np.zeros(len(pool))
         recent = list(enumerate(self._recent))[-_SHARES_OF:] or [(0, ("", stream))]
@@ -380,8 +432,8 @@ class Selector:
 
     def quality(self) -> tuple[Floats, Floats]:
         """Means and variances of the arms' quality over what was asked so far, (K,)."""
-        self.model.digest()
-        mean, variance = self.model.overall()
+        self.digest()
+        mean, variance = self.model.typical()
         answered = self._answered()
         return mean * answered, variance * answered**2
 
@@ -406,10 +458,6 @@ class Selector:
         self.touch()
 
 
-def _even(pool: Sequence[str]) -> Floats:
-    return np.full(len(pool), 1.0 / len(pool))
-
-
 def _late_scores(objective: Objective, stream: bool) -> float | None:
     """The latency score below which a call is late; None without a limit."""
     limit_s = objective.ttft_s if stream else objective.latency_s
@@ -417,37 +465,3 @@ def _late_scores(objective: Objective, stream: bool) -> float | None:
         return None
     fast, slow = (STREAM_FAST_S, STREAM_SLOW_S) if stream else (WHOLE_FAST_S, WHOLE_SLOW_S)
     return min(1.0, max(0.0, 1.0 - log(limit_s / fast) / log(slow / fast)))
-
-
-def state_of(selector: Selector) -> dict[str, dict[str, object]]:
-    """JSON values of all arms, for `restore`."""
-    selector.model.digest()
-    return {
-        arm: {
-            **belief.to_state(),
-            "labelled": selector.labelled,
-            "scores": [float(selector.model.count[place]), float(selector.model.total[place])],
-            "context": selector.model.to_state(place),
-        }
-        for place, (arm, belief) in enumerate(selector.beliefs.items())
-    }
-
-
-def restore(selector: Selector, arm: str, state: Mapping[str, Any]) -> None:
-    """Takes over one arm, also from what earlier versions wrote: their scores without context.
-
-    Raises KeyError, TypeError, ValueError or IndexError when it cannot be read; the arm is then half filled.
-    """
-    place = list(selector.beliefs).index(arm)
-    belief = selector.beliefs[arm]
-    if "posteriors" in state:
-        answered, labels, *latency = state["posteriors"]
-        belief.restore({"samples": state["samples"], "answered": answered, "latency": latency, "late": []})
-        selector.labelled = selector.labelled or bool(belief.samples)
-        scores, context = (labels if belief.samples else answered)[:2], {}
-    else:
-        belief.restore(state)
-        selector.labelled = selector.labelled or bool(state["labelled"])
-        scores, context = state["scores"], state["context"]
-    selector.model.restore(place, scores, context)
-    selector.touch()

@@ -37,9 +37,11 @@ def billed_nusd(decision: Decision, outcome: Outcome) -> int:
 
 def learn(state: RouteState, facts: Facts, decision: Decision, outcome: Outcome, now: float) -> Verdict:
     """Updates the route with one exchange; the verdict's events are those of thresholds and rollout."""
+    state.ledger.release(decision.reserved_nusd)  # also where an edit of the policy took the budget away meanwhile
     if state.route.budget is not None:
-        state.ledger.release(decision.reserved_nusd)
-        state.ledger.charge(billed_nusd(decision, outcome), now)
+        billed = billed_nusd(decision, outcome)
+        if billed or outcome.kind != "failed":  # a failure that cost nothing is no call that a mean may count
+            state.ledger.charge(billed, now)
     arm = outcome.served_arm or decision.arm
     signal = SILENT
     events: list[Event] = []
@@ -55,6 +57,8 @@ def learn(state: RouteState, facts: Facts, decision: Decision, outcome: Outcome,
             events += state.staging.watch(arm, outcome, 0 if decision.unit == "request" else facts.key, now)
     if state.route.thresholds:
         events += state.obey(state.thresholds.observe(decision.arm, outcome, now, signal.quality), now)
+    if state.watch.active:
+        events += state.watch.observe(facts, decision, outcome, (signal.reward, signal.quality), now)
     if not events and signal.reward is None and signal.quality is None:
         return NOTHING
     return Verdict(signal.reward, signal.quality, signal.quality_source, tuple(events))
@@ -71,26 +75,41 @@ def _redefined(state: RouteState, facts: Facts, decision: Decision, outcome: Out
     if arm is None or outcome.served_arm is not None:
         return True
     sent = facts.model if decision.model is None else decision.model
-    params = arm.params if decision.model is None else decision.params  # untouched requests get none
-    return (arm.upstream, arm.model, arm.params) != (decision.upstream, sent, params)
+    if (arm.upstream, arm.model) != (decision.upstream, sent):
+        return True
+    if decision.model is None:  # untouched requests get no params
+        return False
+    adds = state.trial is not None or state.watch.tuner is not None  # what a variant or tuning adds stands behind them
+    return arm.params != (decision.params[: len(arm.params)] if adds else decision.params)
 
 
 def _compare(
     state: RouteState, facts: Facts, decision: Decision, outcome: Outcome, signal: Signal, now: float
 ) -> list[Event]:
     staging = state.staging
+    key = 0 if decision.unit == "request" else facts.key
+    if state.trial is not None:
+        return state.trial.experiment.observe(decision, outcome, signal.quality, key, now)
     if staging.active is None or decision.rollout_id != staging.active.id or decision.arm is None:
         return []
-    key = 0 if decision.unit == "request" else facts.key
     return staging.observe(decision.arm, outcome, signal.quality, (key, decision.rollout_step), now)
 
 
 def score(state: RouteState, feedback: Feedback, now: float) -> list[Event]:
-    """Takes one feedback score in, replacing this source's earlier one; the windows of thresholds keep the first."""
+    """Takes one feedback score in. The selector learns all; windows, experiments and rollouts count labels: the first
+    of each answer that is more than a weak signal."""
+    arm = state.arms[feedback.arm]
+    if feedback.served not in (None, (arm.upstream, arm.model)):
+        return []  # the arm's name means another model since: a score of the old one says nothing about it
     state.selector.label(feedback)
     events: list[Event] = []
-    if feedback.previous is None:
-        events += state.obey(state.thresholds.label(feedback.arm, feedback.score, now), now)
+    if not feedback.is_label:
+        return events
+    events += state.obey(state.thresholds.label(feedback.arm, feedback.score, now), now)
+    events += state.watch.label(feedback.arm, feedback.score, now)
+    if state.trial is not None:
+        step, key = feedback.rollout_step, feedback.context_key
+        events += state.trial.experiment.label(feedback.rollout_id, step, key, feedback.score, now)
     staging = state.staging
     if feedback.rollout_id is None or staging.active is None or feedback.rollout_id != staging.active.id:
         return events

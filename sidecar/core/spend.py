@@ -4,9 +4,9 @@ Prices are known, not learnt (DESIGN 6): with a price the expected cost of an ar
 
     E[cost] = input price x mean input tokens of the route + output price x mean output tokens of the arm
 
-plus the price of the arm's mean seconds where time is paid; the arm's mean is shrunk to the route's with the weight of SHRINK calls, so that a new arm is judged by its
-price from its first call on and a price change acts at once. Without a price it is the mean of the costs that were
-observed.
+plus the price of the arm's mean seconds where time is paid; the arm's mean is shrunk to the route's with the weight
+of SHRINK calls, so that a new arm is judged by its price from its first call on and a price change acts at once.
+Without a price it is the mean of the costs that were observed.
 
 The estimate reserved at admission is input estimate + min(max_tokens, p99 of the arm's output) at the price, or the
 p99 of the arm's observed costs without one. Fewer than ENOUGH answers have no 99th percentile: until then max_tokens
@@ -87,7 +87,18 @@ class ArmSpend:
         elif max_tokens is not None:
             output = min(output, max_tokens)
         estimate = -int(-_fusd(price, input_bytes / BYTES_PER_TOKEN, output) // FUSD_PER_NUSD)
-        return max(estimate, int(self.costs.p99() or 0.0)) if price.sizes[-1][1].second else estimate
+        second = price.sizes[-1][1].second
+        if not second:
+            return estimate
+        least = DEFAULT_SECONDS * second / FUSD_PER_NUSD if self.costs.total < ENOUGH else 0.0
+        return max(estimate, int(max(least, self.costs.p99() or 0.0)))
+
+    def cached_nusd(self, input_bytes: int) -> float:
+        """What it saves to find this much of a prompt in the arm's cache; 0 without a price for that."""
+        if self.price is None:
+            return 0.0
+        rates = self.price.sizes[-1][1]
+        return max(0, rates.input - rates.cached) * input_bytes / BYTES_PER_TOKEN / FUSD_PER_NUSD
 
 
 class Spend:

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 
 from sidecar.core.constraint import pareto_front
+from sidecar.core.experiment import ExperimentStatus
 from sidecar.core.rollout import RolloutStatus
 from sidecar.core.route import RouteState
 from sidecar.core.thresholds import ThresholdStatus
 from sidecar.core.types import Mode
+from sidecar.core.watch import WatchStatus, notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,14 @@ class RouteStatus:
     mode: Mode
     arms: tuple[ArmStatus, ...]
     rollouts: tuple[RolloutStatus, ...]
+    experiment: ExperimentStatus | None
     explanations: tuple[str, ...]
     diverted_to: str | None
     price: float  # of what is minimised, against quality: `core.constraint`
     money_price: float  # beside it, of cost, for a ceiling
     thresholds: tuple[ThresholdStatus, ...]
+    watch: WatchStatus
+    notes: tuple[str, ...]  # limits, drift, anomalies and tuning, a line each
     spent_day_nusd: int
     spent_month_nusd: int
     reserved_nusd: int
@@ -49,6 +54,8 @@ class RouteStatus:
 def describe(state: RouteState, now: float) -> RouteStatus:
     """The status of one route; computes probabilities anew, changes nothing."""
     rollouts = tuple(state.staging.rollouts.values())
+    limits, watch = state.thresholds.status(now), state.watch.status()
+    compared = None if state.trial is None else state.trial.experiment
     shares = state.shares()
     gates = dict(zip(state.arms, state.selector.feasible().tolist(), strict=True))
     quality = dict(zip(state.arms, state.selector.quality()[0].tolist(), strict=True))
@@ -61,9 +68,12 @@ def describe(state: RouteState, now: float) -> RouteStatus:
         price=state.selector.price,
         money_price=state.selector.money,
         rollouts=tuple(rollout.status(now) for rollout in rollouts),
-        explanations=tuple(rollout.explain(now) for rollout in rollouts),
+        experiment=None if compared is None else compared.status(),
+        explanations=(*(one.explain(now) for one in rollouts), *([] if compared is None else compared.explain())),
         diverted_to=state.diverted_to(),
-        thresholds=state.thresholds.status(now),
+        thresholds=limits,
+        watch=watch,
+        notes=notes(limits, watch),
         spent_day_nusd=state.ledger.spent_day_nusd,
         spent_month_nusd=state.ledger.spent_month_nusd,
         reserved_nusd=state.ledger.reserved_nusd,
@@ -73,7 +83,7 @@ def describe(state: RouteState, now: float) -> RouteStatus:
 def _arm(state: RouteState, arm: str, share: float, judged: tuple[float, float, bool]) -> ArmStatus:
     belief = state.selector.beliefs[arm]
     place = list(state.arms).index(arm)
-    model = state.selector.model
+    count, total = state.selector.model.scores(place)
     return ArmStatus(
         id=arm,
         upstream=state.arms[arm].upstream,
@@ -83,7 +93,7 @@ def _arm(state: RouteState, arm: str, share: float, judged: tuple[float, float, 
         exchanges=belief.answered.n,
         answered=belief.answered.moments()[0],
         labels=belief.samples,
-        label_mean=float(model.total[place] / model.count[place]) if belief.samples and model.count[place] else None,
+        label_mean=total / count if belief.samples and count else None,
         quality=judged[1],
         feasible=judged[0],
         on_front=judged[2],

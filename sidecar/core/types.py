@@ -13,6 +13,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from sidecar.core.variants import Edit
+
 Features = NDArray[np.float32]  # `core.features`: numbers of a text from which it cannot be read back
 Dialect = Literal["openai", "anthropic", "gemini"]
 Endpoint = Literal[
@@ -58,6 +60,7 @@ class Facts(Struct, frozen=True, gc=False, kw_only=True):
     off: bool = False  # x-sidecar-off: 1 (skips selection, never rules)
     input_bytes: int = 0
     max_tokens: int | None = None
+    limit_key: str = "max_tokens"  # the member of the body that says so
     tools: bool = False
     task: str = ""  # what kind of request it is, as the tag that the route's `context` names says
     text: Features | None = None  # of the last user message, where the route's `context` asks for it
@@ -69,6 +72,15 @@ class Refusal(Struct, frozen=True, gc=False):
     status: Literal[403, 429]
     code: str  # stable: "rule" | "budget" | ...
     message: str
+
+
+class Drawn(Struct, frozen=True, gc=False):
+    """The selector's draw for one request: what each arm was worth in it, and the prices that it was reckoned with."""
+
+    arms: tuple[str, ...]
+    worth: tuple[float, ...]  # in the order of `arms`; -inf: kept out by a limit
+    price: float  # of what is minimised: what the promise of quality lets it weigh
+    money: float  # of cost beside it: what the ceiling adds
 
 
 class Decision(Struct, frozen=True, gc=False, kw_only=True):
@@ -88,12 +100,14 @@ class Decision(Struct, frozen=True, gc=False, kw_only=True):
     unit: Unit = "request"
     eligible: tuple[str, ...] = ()
     params: tuple[tuple[str, bytes], ...] = ()
-    rollout_id: str | None = None
-    rollout_step: int | None = None  # percent
+    system: tuple[Edit, ...] = ()  # what happens to the system prompt; their texts are told nowhere
+    rollout_id: str | None = None  # of a rollout, or `experiment:variant`
+    rollout_step: int | None = None  # percent; of an experiment the number of the shares in force
     policy_version: str = ""
     fallbacks: tuple[str, ...] = ()  # arm ids to try in this order, only before the first byte
     refusal: Refusal | None = None
     reserved_nusd: int = 0  # what admission reserved in the budgets; settle gives it back
+    drawn: Drawn | None = None  # what the selector drew, where it chose
 
 
 class Usage(Struct, frozen=True, gc=False, kw_only=True):
@@ -149,6 +163,7 @@ class Outcome(Struct, frozen=True, gc=False, kw_only=True):
     finish: str | None = None  # the provider's finish or stop reason, verbatim
     empty: bool | None = None  # completed without any token; None when the body was not readable
     refused: bool = False  # the model refused (refusal field or refusal stop reason)
+    checks: tuple[tuple[str, float], ...] = ()  # validators that read the answer, and others that failed: score 0..1
     caller_fault: bool = False  # a 4xx, or a 5xx that the body shows to be the caller's mistake: does not blame the arm
     served_arm: str | None = None  # another arm than decided, when a fallback served
     served_model: str | None = None  # as the response names it, for the record
@@ -166,9 +181,17 @@ class Feedback(Struct, frozen=True, gc=False, kw_only=True):
     context_key: int = 0  # sticky key of the decision, so that a rollout can count by conversation
     rollout_id: str | None = None
     rollout_step: int | None = None  # of the decision: the share by which its group was drawn
-    previous: float | None = None  # this source's earlier score of the same decision, to be taken back
+    previous: float | None = None  # what was taught of the same decision before, to be taken back
+    weight: float = 1.0  # 0..1, what the score counts: 1 is one whole label
+    previous_weight: float = 1.0  # what `previous` counted
     task: str = ""  # as in the decision's Facts, where they are remembered
     text: Features | None = None
+    served: tuple[str, str] | None = None  # upstream and model of then, where they are known
+
+    @property
+    def is_label(self) -> bool:
+        """Whether it is the first score of its answer that counts as much as half a label."""
+        return self.weight >= 0.5 and (self.previous is None or self.previous_weight < 0.5)
 
 
 class Event(Struct, frozen=True, gc=False, kw_only=True):
@@ -180,6 +203,16 @@ class Event(Struct, frozen=True, gc=False, kw_only=True):
     arm: str | None = None
     message: str = ""
     detail: Mapping[str, object] = {}
+
+
+class Stage(Struct, frozen=True, gc=False, kw_only=True):
+    """An arm that a cascade asked before the one that served, what that cost, and why its answer was not given."""
+
+    arm: str
+    why: str  # a validator's name, "confidence", or what failed: a status, "connect", "timeout"
+    cost_nusd: int | None = None
+    cost_kind: CostKind | None = None
+    duration_s: float = 0.0  # from sent to the end of its answer
 
 
 class Settled(Struct, frozen=True, gc=False, kw_only=True):
@@ -195,3 +228,6 @@ class Settled(Struct, frozen=True, gc=False, kw_only=True):
     reward: float | None = None
     quality: float | None = None
     quality_source: str | None = None
+    stages: tuple[Stage, ...] | None = (
+        None  # of a cascade, before the one that served; `outcome.cost_nusd` has them all
+    )

@@ -67,6 +67,7 @@ class SimulatedModel:
     reasoning_tokens: Distribution = Distribution(0)
     reasoning_visible: bool = False  # reasoning is streamed (reasoning_content, thinking), not only counted
     quality: float = 1.0  # true probability that a sum in the answer is right; leaves only inside the answer's text
+    skills: Mapping[str, float] = field(default_factory=dict)  # instead of it, where the request has this word
     quality_concentration: float | None = None  # Beta(q k, (1-q) k) per answer, so that sums of one answer are alike
     sums: int = 1  # arithmetic results in an answer
     malformed: float = 0.0  # probability that tool arguments or schema output break their schema

@@ -18,6 +18,7 @@ from sidecar.sim.marker import asked, say
 from sidecar.sim.schema import broken, instance
 
 _BATCH = 512
+_ASKED_BYTES = 8192  # of a request's end, where skills are looked for
 _TEXT = (
     "the answer follows from adding both parts and every step of it can be checked by hand so nothing else is needed "
     "here while these words only fill the length that was drawn for this answer and mean nothing at all"
@@ -196,6 +197,9 @@ class Speaker:
     def _marker(self, body: bytes, wrong_rate: float) -> tuple[str, ...]:
         model = self.model
         quality = model.quality
+        if model.skills:
+            asked_of = body[-_ASKED_BYTES:]
+            quality = next((skill for word, skill in model.skills.items() if word.encode() in asked_of), quality)
         if model.quality_concentration is not None and 0 < quality < 1:
             k = model.quality_concentration
             quality = float(self._beta.beta(quality * k, (1 - quality) * k))

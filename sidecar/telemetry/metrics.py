@@ -83,15 +83,35 @@ class Metrics(Collector):
             if series is None:
                 series = self._open(self._bounded(key))
             series.add(settled)
+            if settled.outcome.checks:
+                self._failures(settled)
             error = settled.outcome.error
             if error is not None:
                 route, arm = self._value("route", key[0]), self._value("arm", key[1])
                 self.count("errors", (route, arm, self._value("error", error)))
 
+    def _failures(self, settled: Settled) -> None:
+        route, arm = _key(settled)[:2]
+        for name, score in settled.outcome.checks:
+            if score < 1.0:
+                self.count("validator_failures", (self._value("route", route), self._value("arm", arm), name))
+
     def observe_events(self, events: Iterable[Event]) -> None:
         """Counts events of the engine."""
         for event in events:
             self.count("events", (self._value("kind", event.kind), event.severity))
+
+    def observe_errand(self, event: Event) -> None:
+        """Counts a call of the sidecar's own that is over, by its event `errand.<kind>`."""
+        labels = (
+            event.kind.rpartition(".")[2],
+            self._value("route", event.route),
+            self._value("arm", event.arm or "none"),
+        )
+        self.count("errands", (*labels, event.message))
+        cost_nusd = event.detail.get("cost_nusd")
+        if isinstance(cost_nusd, int) and cost_nusd:
+            self.count("errand_cost_usd", labels, cost_nusd / 1e9)
 
     def render(self, accept: str = "") -> tuple[str, bytes]:
         """Content type and body for a scrape, in the format that its Accept header asks for."""

@@ -5,7 +5,7 @@ from call to call (cache_control) stand beside the texts and are not read.
 """
 
 import re
-from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
@@ -61,29 +61,38 @@ _decode_part = msgspec.json.Decoder(_Part).decode
 _FAULTS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
-def system_and_first_user(body: bytes, view: RequestView | None = None) -> bytes:
-    """The system or developer text and the first user message of a chat, messages or Responses body.
+class Texts(NamedTuple):
+    """What was asked for of one body; empty where it was not, or where there is none."""
 
-    At most 64 KiB; empty where there is neither. With the `view` of a body read in slices nothing is scanned again.
+    beginning: bytes = b""  # the system or developer text and the first user message, at most 64 KiB
+    last: str = ""  # the end of the last user message that has a text
+
+
+def texts_of(
+    body: bytes, view: RequestView | None = None, *, beginning: bool = True, last: bool = True, limit: int = 2048
+) -> Texts:
+    """The texts of a chat, messages or Responses body, both from one reading.
+
+    `last` is the last `limit` characters at most. With the `view` of a body read in slices nothing is scanned again.
     """
     if len(body) <= _QUICK_BYTES:
         try:
-            return _quick(_decode_quick(body))
+            call = _decode_quick(body)
         except _FAULTS:
             pass  # another shape: the complete way follows
+        else:
+            return Texts(_quick_beginning(call) if beginning else b"", _quick_last(call)[-limit:] if last else "")
     fields = _fields(body, view)
-    pieces = [text.encode("utf-8", "surrogatepass") for text in _texts(fields.system)]
-    pieces += [text.encode("utf-8", "surrogatepass") for text in _texts(fields.instructions)]
-    for item in _items(body, fields, view, from_end=False):
-        role, content = _role(item)
-        if role in _SYSTEM_ROLES or role == "user":
-            pieces += [text.encode("utf-8", "surrogatepass") for text in _texts(content)]
-        if role == "user":
-            break
-    return b"\0".join(pieces)[:MAX_KEY_BYTES]
+    items = _items(body, fields, view)
+    return Texts(_beginning(fields, items) if beginning else b"", _last(items)[-limit:] if last else "")
 
 
-def _quick(call: _Quick) -> bytes:
+def last_user_text(body: bytes, limit: int = 2048, view: RequestView | None = None) -> str:
+    """The last user text alone."""
+    return texts_of(body, view, beginning=False, limit=limit).last
+
+
+def _quick_beginning(call: _Quick) -> bytes:
     texts = [call.system]
     for message in call.messages:
         if message.role == "user":
@@ -94,15 +103,31 @@ def _quick(call: _Quick) -> bytes:
     return "\0".join(filter(None, texts)).encode("utf-8", "surrogatepass")[:MAX_KEY_BYTES]
 
 
-def last_user_text(body: bytes, limit: int = 2048, view: RequestView | None = None) -> str:
-    """The text of the last user message that has one, at most `limit` characters of it; empty where there is none."""
-    fields = _fields(body, view)
-    for item in _items(body, fields, view, from_end=True):
+def _quick_last(call: _Quick) -> str:
+    for message in reversed(call.messages):
+        if message.role == "user" and message.content:
+            return message.content
+    return ""
+
+
+def _beginning(fields: _Body, items: list[Raw]) -> bytes:
+    texts = _texts(fields.system) + _texts(fields.instructions)
+    for item in items:
+        role, content = _role(item)
+        if role in _SYSTEM_ROLES or role == "user":
+            texts += _texts(content)
+        if role == "user":
+            break
+    return b"\0".join([text.encode("utf-8", "surrogatepass") for text in texts])[:MAX_KEY_BYTES]
+
+
+def _last(items: list[Raw]) -> str:
+    for item in reversed(items):
         role, content = _role(item)
         if role == "user":
-            text = "\n".join(_texts(content, parts_without_text=False))
+            text = "\n".join(_texts(content, last=True))
             if text:
-                return text[:limit]
+                return text
     return ""
 
 
@@ -124,8 +149,8 @@ def _from_layout(layout: MemberScanner) -> _Body:
     return fields
 
 
-def _items(body: bytes, fields: _Body, view: RequestView | None, *, from_end: bool) -> Iterator[Raw]:
-    """The messages in order, or the last first. A Responses `input` that is a text is one user message."""
+def _items(body: bytes, fields: _Body, view: RequestView | None) -> list[Raw]:
+    """The messages in order. A Responses `input` that is a text is one user message."""
     found: list[Raw] = []
     for key, value in (("messages", fields.messages), ("input", fields.input)):
         start = bytes(memoryview(value)[:1])
@@ -138,7 +163,7 @@ def _items(body: bytes, fields: _Body, view: RequestView | None, *, from_end: bo
             found += [Raw(memoryview(body)[begin:end]) for begin, end in view.layout.items(key.encode())]
         else:
             found += _decode_items(value)
-    return reversed(found) if from_end else iter(found)
+    return found
 
 
 def _role(item: Raw) -> tuple[str, Raw]:
@@ -154,22 +179,25 @@ def _role(item: Raw) -> tuple[str, Raw]:
     return message.role, message.content
 
 
-def _texts(content: Raw, *, parts_without_text: bool = True) -> list[str]:
-    """The texts of a content: one string, or a list of parts. An image part counts by its beginning as written."""
+def _texts(content: Raw, *, last: bool = False) -> list[str]:
+    """The texts of a content: one string, or a list of parts. An image part counts by its beginning as written, and
+    not at all where the `last` text is wanted; of a very large content the beginning, or the end, is taken as written.
+    """
     size = len(memoryview(content))
     if size > _MAX_ITEM_BYTES:
-        return [bytes(memoryview(content)[:MAX_KEY_BYTES]).decode("utf-8", "replace")]
+        written = memoryview(content)[-MAX_KEY_BYTES:] if last else memoryview(content)[:MAX_KEY_BYTES]
+        return [bytes(written).decode("utf-8", "replace")]
     try:
         if bytes(memoryview(content)[:1]) == b'"':
             texts = [_decode_str(content)]
         else:
-            texts = [_part_text(part, parts_without_text) for part in _decode_items(content)]
+            texts = [_part_text(part, raw=not last) for part in _decode_items(content)]
     except _FAULTS:
         return []
     return [text for text in texts if text]
 
 
-def _part_text(part: Raw, raw: bool) -> str:
+def _part_text(part: Raw, *, raw: bool) -> str:
     try:
         text = _decode_part(part).text
     except _FAULTS:

@@ -40,6 +40,7 @@ class RequestView(Struct, gc=False, kw_only=True):
     has_stream_options: bool = False  # the member is there, whatever its value
     include_usage: bool | None = None  # stream_options.include_usage
     max_tokens: int | None = None  # max_completion_tokens, max_output_tokens or max_tokens
+    limit_key: str = "max_tokens"  # which of them, where there is one
     tools: bool = False
     stateful: bool = False  # carries an upstream's state, asks it to keep some, or uses the upstream's own tools
     conversation: str | None = None  # conversation id, else previous_response_id, else prompt_cache_key
@@ -283,10 +284,12 @@ def _plain_key(key: bytes) -> bytes:
 
 def _view(body: _Body) -> RequestView:
     options = body.stream_options
-    limit = body.max_completion_tokens
+    limit, limit_key = body.max_completion_tokens, "max_completion_tokens"
     if limit is None:
-        limit = body.max_tokens if body.max_output_tokens is None else body.max_output_tokens
-    view = RequestView(model=body.model, stream=body.stream is True, max_tokens=limit)
+        limit, limit_key = body.max_output_tokens, "max_output_tokens"
+        if limit is None:
+            limit, limit_key = body.max_tokens, "max_tokens"
+    view = RequestView(model=body.model, stream=body.stream is True, max_tokens=limit, limit_key=limit_key)
     if options is not UNSET:
         view.has_stream_options = True
         if options is not None:

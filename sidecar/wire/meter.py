@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from sidecar.core.types import Dialect, Endpoint, Usage
 from sidecar.wire import anthropic, gemini, openai
+from sidecar.wire.answer import Collector
 from sidecar.wire.reading import Piece, Reading, read_as
 from sidecar.wire.sse import SseEvent, SseParser
 
@@ -33,12 +34,17 @@ class Meter(Protocol):
     def finish(self) -> Reading: ...
 
 
-def make_meter(endpoint: Endpoint, dialect: Dialect, *, event_stream: bool, max_bytes: int) -> Meter:
-    """The meter for one response. `max_bytes` bounds what it may hold: one event of a stream, or a whole body."""
+def make_meter(
+    endpoint: Endpoint, dialect: Dialect, *, event_stream: bool, max_bytes: int, collector: Collector | None = None
+) -> Meter:
+    """The meter for one response. `max_bytes` bounds what it may hold: one event of a stream, or a whole body.
+
+    `collector`, if there is one, gets every event, or the whole body when the meter has it.
+    """
     readers = _readers(endpoint, dialect)
     if event_stream:
-        return StreamMeter(readers.event, max_bytes)
-    return BodyMeter(readers.body, endpoint, max_bytes)
+        return StreamMeter(readers.event, max_bytes, collector)
+    return BodyMeter(readers.body, endpoint, max_bytes, collector)
 
 
 class _EventReader(Protocol):
@@ -102,8 +108,9 @@ class Gaps:
 class StreamMeter:
     """Meters an event stream. Tokens of one read arrive together: gaps lie between the reads that carried some."""
 
-    def __init__(self, read: _EventReader, max_event_bytes: int) -> None:
+    def __init__(self, read: _EventReader, max_event_bytes: int, collector: Collector | None = None) -> None:
         self._read = read
+        self._collector = collector
         self._parser = SseParser(max_event_bytes)
         self._gaps = Gaps()
         self._merged = Piece()
@@ -132,6 +139,9 @@ class StreamMeter:
         tokens = self._token_events
         for event in events:
             self._one(event, t_s)
+        if self._collector is not None:
+            for event in events:
+                self._collector.event(event.data)
         if self._token_events != tokens:
             if self._last_s is not None:
                 self._gaps.add(t_s - self._last_s)
@@ -176,6 +186,8 @@ class StreamMeter:
         """What was seen until now; the stream may have ended anywhere."""
         merged = self._merged
         usage = merged.usage
+        if self._collector is not None and self._parser.overflow:
+            self._collector.lose()
         if self._counts is not None:
             usage = anthropic.to_usage(self._counts)
             if self._provisional:
@@ -205,8 +217,11 @@ class StreamMeter:
 class BodyMeter:
     """Meters a whole JSON body: collected up to `max_bytes`, decoded once at the end."""
 
-    def __init__(self, read: _BodyReader, endpoint: Endpoint, max_bytes: int) -> None:
+    def __init__(
+        self, read: _BodyReader, endpoint: Endpoint, max_bytes: int, collector: Collector | None = None
+    ) -> None:
         self._read = read
+        self._collector = collector
         self._endpoint = endpoint
         self._room = max_bytes
         self._parts: list[bytes] = []
@@ -227,7 +242,10 @@ class BodyMeter:
         """The body's reading; an empty one where it was too large or is no JSON of this dialect."""
         if not self._parts:
             return Reading()
-        piece = self._read(self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
+        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        if self._collector is not None:
+            self._collector.body(body)
+        piece = self._read(body)
         if piece is None:
             return Reading()
         usage = _trusted(piece.usage, piece.text_bytes)

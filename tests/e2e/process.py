@@ -113,6 +113,10 @@ class Provider(Child):
         with socket.socket() as sock:
             return sock.connect_ex((LOOPBACK, self.port)) == 0
 
+    def set_models(self, **models: Mapping[str, object]) -> None:
+        """Replaces the knobs of these models from the next request on."""
+        assert ask(self.port, "POST", "/_sim/models", body=models)[0] == 200
+
     def set_faults(self, *faults: Mapping[str, object]) -> None:
         """Replaces all faults from the next request on."""
         assert ask(self.port, "POST", "/_sim/faults", body=list(faults))[0] == 200

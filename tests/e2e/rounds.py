@@ -118,7 +118,7 @@ def taught_by(db: Path) -> float:
     finally:
         connection.close()
     beliefs = [one for route in json.loads(text)["routes"].values() for one in route["beliefs"].values()]
-    return float(sum(one["posteriors"][0][0] for one in beliefs))
+    return float(sum(one["answered"][0] for one in beliefs))
 
 
 def as_record(one: Round) -> dict[str, object]:

@@ -154,6 +154,9 @@ def test_feedback(stage: Stage) -> None:
     row, environ = rows(stage)[0], running(stage)
     assert llm_sidecar("feedback", row["id"], "--score", "1", **environ).stdout == "taken\n"
     assert llm_sidecar("feedback", row["completion_id"], "--score", "0.5", **environ).returncode == 0
+    for value, source in (("4", "stars"), ("true", "task_completion"), ("up", "thumbs")):
+        assert llm_sidecar("feedback", row["id"], "--value", value, "--source", source, **environ).returncode == 0
+    assert "1..5" in refused(llm_sidecar("feedback", row["id"], "--value", "6", "--source", "stars", **environ), 1)
     assert "404" in refused(llm_sidecar("feedback", "unknown", "--score", "1", **environ), 1)
     assert "between 0 and 1" in refused(llm_sidecar("feedback", row["id"], "--score", "2", **environ), 2)
 

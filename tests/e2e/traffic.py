@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from sidecar.clock import monotonic
 
 WAIT_S = 30.0  # longest wait for one answer: far above every latency here, so it only ends what hangs
+CHAT = "/v1/chat/completions"
 Head = dict[str, str]
 
 
@@ -40,15 +41,15 @@ class Connection:
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
-    async def call(self, body: object, headers: Mapping[str, str] | None = None) -> Reply:
-        """POSTs `body` as JSON to chat completions. Raises OSError when the answer does not arrive whole."""
+    async def call(self, body: object, headers: Mapping[str, str] | None = None, path: str = CHAT) -> Reply:
+        """POSTs `body` as JSON. Raises OSError when the answer does not arrive whole."""
         begun = monotonic()
         async with asyncio.timeout(WAIT_S):
-            status, fields = await self.begin(body, headers)
+            status, fields = await self.begin(body, headers, path)
             text = b"".join([chunk async for chunk in self.chunks(fields)])
         return Reply(status, fields, text, begun, monotonic())
 
-    async def begin(self, body: object, headers: Mapping[str, str] | None = None) -> tuple[int, Head]:
+    async def begin(self, body: object, headers: Mapping[str, str] | None = None, path: str = CHAT) -> tuple[int, Head]:
         """Sends the request and reads the answer's head: status, fields with lower-case names."""
         text = body if isinstance(body, bytes) else json.dumps(body).encode()
         fields = {
@@ -60,7 +61,7 @@ class Connection:
         }
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         reader, writer = await self._open()
-        writer.write(f"POST /v1/chat/completions HTTP/1.1\r\n{lines}\r\n".encode() + text)
+        writer.write(f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode() + text)
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         except asyncio.IncompleteReadError as error:

@@ -113,6 +113,34 @@ async def test_one_that_fails_keeps_no_other_from_its_books(sim: Sim, serve: Ser
     assert (told, done, plane.open) == (["settle", "settle"], [1, 2], 0)
 
 
+async def test_an_exchange_that_is_over_cannot_be_settled_again(
+    later: None, sim: Sim, serve: Serve, tmp_path: Path
+) -> None:
+    """However often and as whatever it is ended afterwards, before and after its settlement: one row of the books, one
+    cost, and what was reserved is given back once."""
+    provider = await sim()
+    folder = written(tmp_path / "p", priced(provider.port, budget={"daily_usd": 1.0}))
+    side = await serve(provider, policies=folder, environ={"NEW_KEY": "k"})
+    plane = side.app.plane
+    plane.together = COMPANY
+    async with talking(side) as app:
+        await app.ask()
+    (waiting,) = plane._ended
+    (exchange, *_) = waiting.args  # type: ignore[attr-defined]  # a partial
+    exchange._finish("aborted", "client_closed")
+    assert books(side) == (1, 0, 1)
+    plane.settle()
+    status = plane.engine.status()[0]
+    assert status.reserved_nusd == 0
+    assert status.spent_day_nusd > 0
+    for kind in ("completed", "failed", "aborted"):
+        exchange._finish(kind, None)
+    plane.settle()
+    assert books(side) == (1, 1, 0)
+    assert plane.books.aborted == plane.books.failed == 0
+    assert plane.engine.status()[0] == status
+
+
 @pytest.mark.parametrize(("connections", "blamed"), [(1, 0), (8, 1)])
 async def test_who_leaves_our_own_queue_blames_nobody(
     upstream: Upstream, serve: Serve, connections: int, blamed: int

@@ -23,7 +23,7 @@ def test_every_example_loads() -> None:
 
 
 def test_every_policy_is_explained() -> None:
-    """The four files of policies/ are named in the docs."""
+    """The files of policies/ are named in the docs."""
     text = DOCS.read_text(encoding="utf-8")
     files = [file.name for file in (DOCS.parents[1] / "policies").glob("*.yaml")]
     assert len(files) >= 4

@@ -1,7 +1,9 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.budget import DAY_S, Ledger, month_of
+from sidecar.core.budget import DAY_S, MIN_RATE_CALLS, RATE_WINDOW_S, Ledger, month_of
+from sidecar.core.constraint import AHEAD, CREDIT
 from sidecar.core.policy import Budget
 
 NOON = 20_000 * DAY_S + 43_200.0  # 2024-10-04
@@ -96,3 +98,105 @@ def test_a_day_that_is_far_ahead_does_not_stop_the_counting() -> None:
     assert (found.day, found.spent_day_nusd) == (NOON // DAY_S, 12)
     kept.restore(next_day.to_state(), NOON)
     assert kept.day == NOON // DAY_S + 1
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 40), st.integers(0, 120)), max_size=80))
+def test_overshoot_is_at_most_what_calls_in_flight_cost_beyond_their_reservation(
+    steps: list[tuple[bool, int, int]],
+) -> None:
+    """DESIGN 6: whatever calls really cost, spending passes the ceiling by at most the sum of (actual - reserved) over
+    calls that were admitted before it was reached, and from then on nothing is admitted."""
+    ledger, flying, beyond = Ledger(NOON, Budget(daily_nusd=100)), list[int](), 0
+    for admit, amount, actual in steps:
+        if admit and ledger.fits(amount, NOON):
+            assert ledger.spent_day_nusd < 100
+            ledger.reserve(amount, NOON)
+            flying.append(amount)
+        elif not admit and flying:
+            reserved = flying.pop(amount % len(flying))
+            ledger.release(reserved)
+            ledger.charge(actual, NOON)
+            beyond += max(0, actual - reserved)
+        assert ledger.spent_day_nusd <= 100 + beyond
+    assert ledger.spent_day_nusd < 100 or not ledger.fits(0, NOON)
+
+
+def test_a_window_is_a_ceiling_that_moves_on() -> None:
+    """What was spent within `window_s` counts, and what is reserved; later it fits again."""
+    ledger = Ledger(NOON, Budget(window_nusd=100, window_s=60.0))
+    ledger.charge(90, NOON)
+    assert ledger.fits(10, NOON + 1)
+    assert not ledger.fits(11, NOON + 1)
+    ledger.reserve(5, NOON + 1)
+    assert not ledger.fits(10, NOON + 1)
+    ledger.release(5)
+    assert ledger.fits(100, NOON + 200)
+
+
+def test_without_ceilings_on_means_a_call_may_cost_what_it_likes() -> None:
+    for ledger in (Ledger(NOON), Ledger(NOON, Budget(daily_nusd=5))):
+        assert ledger.balance() == ledger.allowance(NOON) == float("inf")
+
+
+def test_a_ceiling_on_the_mean_lends_saves_and_is_made_up_for() -> None:
+    """The balance is credit and savings less what calls in flight reserve above the ceiling; the allowance falls after
+    dear calls. Nothing is refused."""
+    ledger = Ledger(NOON, Budget(mean_request_nusd=100))
+    assert (ledger.balance(), ledger.allowance(NOON)) == (CREDIT * 100, 100)
+    ledger.reserve(40, NOON)
+    assert ledger.balance() == CREDIT * 100  # in flight, but within what each call brings
+    ledger.release(40)
+    ledger.reserve(140, NOON)
+    assert ledger.balance() == CREDIT * 100 - 40
+    ledger.release(140)
+    ledger.charge(100 + int(AHEAD) * 50, NOON)
+    assert ledger.allowance(NOON) == 50
+    assert ledger.balance() < 0
+    assert ledger.fits(10**9, NOON)
+    again = Ledger(NOON, Budget(mean_request_nusd=100))
+    again.restore(ledger.to_state(), NOON)
+    assert again.allowance(NOON) == 50
+    del (old := ledger.to_state())["saved_nusd"]
+    again.restore(old, NOON)
+    assert again.allowance(NOON) == 100
+
+
+def test_a_day_is_paced_over_the_calls_that_are_to_come() -> None:
+    """One call a second since ten minutes: the rest of the day has 43,200 of them, what is left is shared among them.
+    Too few calls say nothing."""
+    ledger = Ledger(NOON - 600, Budget(daily_nusd=43_200_000))
+    for at in range(600):
+        if at < MIN_RATE_CALLS:
+            assert ledger.allowance(NOON) == float("inf")
+        ledger.reserve(0, NOON - 600 + at)
+    assert ledger.allowance(NOON) == pytest.approx(1_000, rel=0.02)
+    ledger.charge(21_600_000, NOON)
+    assert ledger.allowance(NOON) == pytest.approx(500, rel=0.02)
+    ledger.reserve(10**9, NOON)
+    assert ledger.allowance(NOON) == 0.0
+
+
+def test_a_window_and_a_mean_pace_too_and_the_least_holds() -> None:
+    """A hundred calls in a hundred seconds: a window of 60 s with 6,000 allows 100 a call; the mean may ask for less."""
+    both = Ledger(NOON - 100, Budget(window_nusd=6_000, window_s=60.0, mean_request_nusd=80))
+    alone = Ledger(NOON - 100, Budget(window_nusd=6_000, window_s=60.0))
+    for ledger in (both, alone):
+        for at in range(100):
+            ledger.reserve(0, NOON - 100 + at)
+    assert alone.allowance(NOON) == pytest.approx(100, rel=0.02)
+    assert both.allowance(NOON) == 80
+    assert alone.allowance(NOON + 3 * RATE_WINDOW_S) == float("inf")
+
+
+def test_another_budget_holds_over_what_was_spent() -> None:
+    """The same length of window keeps what it saw; another begins anew; without a budget nothing is held."""
+    ledger = Ledger(NOON, Budget(window_nusd=100, window_s=60.0))
+    ledger.charge(90, NOON)
+    ledger.obey(Budget(window_nusd=95, window_s=60.0))
+    assert not ledger.fits(10, NOON)
+    ledger.obey(Budget(window_nusd=95, window_s=30.0))
+    assert ledger.fits(10, NOON)
+    ledger.obey(None)
+    assert ledger.fits(10**18, NOON)
+    ledger.obey(Budget(daily_nusd=95))
+    assert not ledger.fits(10, NOON)

@@ -281,6 +281,65 @@ def test_a_policy_price_fills_what_it_does_not_state() -> None:
     assert stated.total_nusd == 10 + 1 + 20 + 50 + 30
 
 
+HOURLY = FlatPrice(0, 0, second_fusd=611_111_111_111)  # 2.20 dollars an hour
+
+
+@pytest.mark.parametrize(
+    ("seconds", "nusd"),
+    [
+        (3600.0, 2_200_000_000),  # an hour of it, the missing third of a femto-dollar a second rounded away
+        (1.0, 611_111),
+        (0.25, 152_778),  # 152,777.7
+        (0.000_001, 1),  # 0.61 nano-dollars
+        (0.000_000_4, 0),  # less than a microsecond
+        (0.0, 0),
+        (-0.5, 0),  # a clock that went back costs nothing
+    ],
+)
+def test_a_machine_of_ones_own_is_paid_by_the_second(seconds: float, nusd: int) -> None:
+    """Golden bills of a GPU at 2.20 dollars an hour: whole microseconds times the rate, rounded once."""
+    found = cost(Usage(input_tokens=900, output_tokens=70), flat_card(HOURLY), seconds=seconds)
+    assert found is not None
+    assert (found.total_nusd, found.kind, found.version) == (nusd, "exact", "policy")
+    assert round_nusd(sum(femto for _, femto in parts_of(found).values())) == nusd
+
+
+def test_time_is_paid_beside_tokens() -> None:
+    """Both parts stand in the bill: 100 and 10 tokens at 1 and 2 nano-dollars, 2 s at 1,000 nano-dollars."""
+    card = flat_card(FlatPrice(1_000_000, 2_000_000, second_fusd=10**9))
+    found = cost(Usage(input_tokens=100, output_tokens=10), card, seconds=2.0)
+    assert found is not None
+    assert found.total_nusd == 100 + 20 + 2000
+    assert parts_of(found) == {
+        "input": (100, 100_000_000),
+        "output": (10, 20_000_000),
+        "time": (2_000_000, 2_000_000_000),
+    }
+    assert cost(None, card, seconds=2.0) is None
+    assert not card.time_alone
+
+
+def test_unknown_time_is_an_unknown_cost() -> None:
+    """A card that prices time and a call whose duration nobody knows: no cost, never 0."""
+    usage = Usage(input_tokens=1, output_tokens=1)
+    assert cost(usage, flat_card(HOURLY)) is None
+    assert cost(usage, flat_card(FlatPrice(1, 1, second_fusd=1))) is None
+
+
+def test_time_alone_needs_no_usage() -> None:
+    """A server that reports no tokens, or was cut, still cost its seconds; a free one without usage stays unknown."""
+    card = flat_card(HOURLY)
+    assert (card.time_alone, card.free) == (True, False)
+    found = cost(None, card, seconds=1.0)
+    assert found is not None
+    assert (found.total_nusd, found.kind, parts_of(found)) == (611_111, "exact", {"time": (10**6, 611_111_111_111)})
+    cut = cost(Usage(), card, kind="lower_bound", seconds=1.0)
+    assert cut is not None
+    assert (cut.total_nusd, cut.kind) == (611_111, "lower_bound")
+    assert cost(None, flat_card(FlatPrice(0, 0)), seconds=1.0) is None
+    assert cost(None, None, seconds=1.0) is None
+
+
 def test_a_cost_that_the_provider_states_is_taken() -> None:
     """OpenRouter's own figure wins over any list and is labelled as the provider's."""
     found = cost(Usage(input_tokens=1, reported_cost_nusd=777), None)

@@ -230,8 +230,21 @@ def test_failing_open_reads_the_policy_only(model: str, arm: str, sent: str | No
 def test_broken_beliefs_do_not_stop_decisions() -> None:
     """INC-37: NaN in a posterior sends traffic to the baseline; nothing raises."""
     made = promoted(policy(mode="optimize"))
-    made._order[0].selector.model.total[1] = float("nan")
-    made._order[0].selector.touch()
+    selector = made._order[0].selector
+    selector.labelled, selector.beliefs["mini"].answered.good = True, float("nan")
+    selector.touch()
     made.refresh(NOW)
     arms = [made.decide(facts(key), NOW).arm for key in range(1, 300)]
     assert arms.count("gpt-4o") > 280  # the other arm has its floor only
+
+
+@pytest.mark.parametrize("window_s", [3600.0, 60.0])
+def test_a_restart_opens_no_window_again(window_s: float) -> None:
+    """What the last hour cost counts after a restart; under a policy with another window nothing is known of it."""
+    made = engine(policy(budget=Budget(window_nusd=2_000, window_s=3600.0)))
+    made.settle(facts(1), made.decide(facts(1), NOW), outcome(cost_nusd=2_000), NOW)
+    assert made.decide(facts(2), NOW + 1).refusal is not None
+    again = engine(policy(budget=Budget(window_nusd=2_000, window_s=window_s)))
+    again.restore(made.snapshot(), NOW + 1)
+    assert (again.decide(facts(2), NOW + 1).refusal is not None) is (window_s == 3600.0)
+    assert again.decide(facts(2), NOW + 3700).refusal is None

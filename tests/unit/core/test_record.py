@@ -1,13 +1,17 @@
 """The flat row of one finished exchange."""
 
+import math
+
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sidecar.clock import rfc3339
+from sidecar.core.features import features
 from sidecar.core.record import COLUMNS, at_text, row
-from sidecar.core.types import Clocks, Decision, Facts, Outcome, Settled, Usage
+from sidecar.core.types import Clocks, Decision, Drawn, Facts, Outcome, Settled, Stage, Usage
 
 
 def settled(**outcome: object) -> Settled:
@@ -20,7 +24,9 @@ def settled(**outcome: object) -> Settled:
         key=0xABC,
         max_tokens=64,
         tools=True,
-        tags={"tenant": "a"},
+        tags={"tenant": "a", "kind": "sums"},
+        task="sums",
+        text=features("the words of this text are not for the database"),
         input_bytes=507,
     )
     decision = Decision(
@@ -58,7 +64,8 @@ def test_every_column_of_the_contract_has_its_value() -> None:
         "input_bytes": 507,
         "max_tokens": 64,
         "tools": True,
-        "tags": {"tenant": "a"},
+        "tags": {"tenant": "a", "kind": "sums"},
+        "task": "sums",
     }
     assert (record["itl_p50_s"], record["itl_p95_s"]) == (0.01, 0.02)
     assert (record["input_tokens"], record["output_tokens"], record["cached_input_tokens"]) == (10, 20, 4)
@@ -81,6 +88,14 @@ def test_a_fallback_names_who_served_and_who_was_decided() -> None:
     record = dict(zip(COLUMNS, row(settled(served_arm="gpt-4o"), "bot"), strict=True))
     assert (record["arm"], record["reason"]) == ("gpt-4o", "fallback")
     assert orjson.loads(str(record["context"]))["decided"] == "mini"
+
+
+def test_failed_checks_stand_in_the_context() -> None:
+    """By the names of the validators; of checks that all passed nothing is written."""
+    checks = (("finish_reason", 0.5), ("json_schema", 0.0), ("language", 1.0))
+    for found, failed in ((checks, ["finish_reason", "json_schema"]), ((("language", 1.0),), None), ((), None)):
+        record = dict(zip(COLUMNS, row(settled(checks=found), "bot"), strict=True))
+        assert orjson.loads(str(record["context"])).get("failed") == failed
 
 
 def test_unknown_is_null_and_never_zero() -> None:
@@ -115,3 +130,30 @@ def test_at_is_what_the_clock_would_write(micros: int) -> None:
 def test_rounding_up_carries_into_the_second(at: float) -> None:
     """No row ever has 1000000 microseconds."""
     assert len(at_text(at)) == 27
+
+
+def test_the_stages_of_a_cascade() -> None:
+    """What was asked before the arm that served stands in the context, in order; money and seconds as they are."""
+    stages = (
+        Stage(arm="tiny", why="503", cost_nusd=0, cost_kind="exact"),
+        Stage(arm="mini", why="empty", cost_nusd=None, duration_s=0.25),
+    )
+    record = dict(zip(COLUMNS, row(replace(settled(), stages=stages), "bot"), strict=True))
+    assert orjson.loads(str(record["context"]))["stages"] == [
+        {"arm": "tiny", "why": "503", "cost_nusd": 0, "duration_s": 0.0},
+        {"arm": "mini", "why": "empty", "cost_nusd": None, "duration_s": 0.25},
+    ]
+
+
+def test_what_the_selector_drew_is_kept_for_explanations() -> None:
+    """Scores by arm and the prices, as `explain` reads them; an arm that a limit kept out has null."""
+    one = settled()
+    drawn = Drawn(("gpt-4o", "mini", "nano"), (0.51234567, 0.25, -math.inf), 1.5, 0.0)
+    context = orjson.loads(_context(replace(one, decision=replace(one.decision, drawn=drawn))))
+    assert context["scores"] == {"gpt-4o": 0.5123, "mini": 0.25, "nano": None}
+    assert context["prices"] == {"quality": 1.5, "money": 0.0}
+    assert "scores" not in _context(one)
+
+
+def _context(one: Settled) -> str:
+    return str(dict(zip(COLUMNS, row(one, "bot"), strict=True))["context"])

@@ -4,10 +4,29 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace as replace_struct
 
 from sidecar.core.engine import Engine
-from sidecar.core.policy import Arm, Match, Policy, Quality, RolloutSpec, Route, Threshold, Upstream
-from sidecar.core.types import Clocks, Facts, Feedback, Outcome
+from sidecar.core.policy import (
+    JUDGE,
+    Arm,
+    Budget,
+    Fallback,
+    Knob,
+    Match,
+    Policy,
+    Quality,
+    RolloutSpec,
+    Route,
+    Threshold,
+    Tuning,
+    Upstream,
+)
+from sidecar.core.types import Clocks, Event, Facts, Feedback, Outcome
+from tests.unit.core.engines import engine as shared_engine
+from tests.unit.core.engines import facts as shared_facts
+from tests.unit.core.engines import outcome as shared_outcome
+from tests.unit.core.engines import policy as shared_policy
 
 NOW = 20_000 * 86_400.0
 BASE, MINI = Arm("big", "up", "gpt-4o"), Arm("mini", "up", "gpt-4o-mini")
@@ -89,3 +108,94 @@ def test_one_client_cannot_breach_a_threshold_by_scoring_one_answer_again_and_ag
     assert made._order[0].thresholds.status(NOW)[0].samples == 1
     events = [event for n in range(2, 8) for event in made.feedback(first, NOW + n)]
     assert [event.kind for event in events] == ["threshold.breached", "rollout.rolled_back"]
+
+
+HOT = (("temperature", b"1"),)
+
+
+def in_flight(first: Policy, second: Policy) -> float:
+    """What a failure of the canary teaches that was decided under the first policy and ends under the second."""
+    made = engine(first)
+    key = next(key for key in range(1, 50) if made.decide(facts(key), NOW).arm == "mini")
+    decision = made.decide(facts(key), NOW)
+    made.apply(second, NOW)
+    made.settle(facts(key), decision, FAILED, NOW)
+    return learnt(made)[1]
+
+
+def test_params_that_a_reload_takes_away_are_a_change_of_the_arm_too() -> None:
+    """v1 sent a temperature, v2 sends none: another arm. Where both send it, it is the same."""
+    hot = policy("v1", arms=(replace(MINI, params=HOT),))
+    assert in_flight(hot, policy("v2")) == 0.0
+    assert in_flight(hot, replace(hot, version="v2")) == 1.0
+
+
+def test_what_tuning_adds_to_an_arms_params_does_not_make_it_another_arm() -> None:
+    tuned = policy("v1", tuning=Tuning((Knob("temperature", 0.0, 1.0, 0.5),)))
+    assert in_flight(tuned, replace(tuned, version="v2")) == 1.0
+    assert in_flight(tuned, policy("v2", tuning=tuned.routes[0].tuning, arms=(replace(MINI, params=HOT),))) == 0.0
+
+
+def test_scores_that_nobody_asked_for_teach_nothing_but_ones_own() -> None:
+    """With `feedback: false` an app's score is dropped; what the sidecar's judge says is learnt."""
+    made = engine(policy("v1", quality=Quality((), feedback=False)))
+    for source, labels in (("user", 0), (JUDGE, 1)):
+        score = Feedback(decision_id="d", route="chat", arm="mini", score=0.5, source=source)
+        assert made.feedback(score, NOW) == []
+        assert made.status()[0].arms[1].labels == labels
+
+
+def test_a_recovery_is_told_and_orders_nothing() -> None:
+    """Slow answers breach a limit, which rolls the canary back; when the window has moved on, that is over."""
+    slow = Threshold("slow", "latency_p95", 2.0, None, 60.0, "critical", "rollback", min_samples=3)
+    made = engine(policy("v1", thresholds=(slow,)))
+    late = Outcome(kind="completed", status=200, clocks=Clocks(sent_s=0.0, duration_s=30.0))
+    events: list[Event] = []
+    for key in range(1, 40):
+        events += made.settle(facts(key), made.decide(facts(key), NOW + key), late, NOW + key).events
+    assert [event.kind for event in events[:2]] == ["threshold.breached", "rollout.rolled_back"]
+    fast = Outcome(kind="completed", status=200, clocks=Clocks(sent_s=0.0, duration_s=0.1))
+    after: list[Event] = []
+    for second in range(0, 400, 4):
+        now = NOW + 60 + second
+        after += made.settle(facts(second + 100), made.decide(facts(second + 100), now), fast, now).events
+        after += made.tick(now)
+    assert [event.kind for event in after if event.kind.startswith("threshold")] == ["threshold.recovered"]
+    assert made.status()[0].rollouts[0].phase == "rolled_back"
+
+
+def test_a_reservation_is_given_back_also_when_the_budget_went_away_meanwhile() -> None:
+    """Budget on, request out, budget off, request over, budget on: nothing is reserved for ever."""
+    limited, free = (shared_policy(budget=budget) for budget in (Budget(daily_nusd=10**9), None))
+    made = shared_engine(limited)
+    out = made.decide(shared_facts(1), NOW)
+    assert out.reserved_nusd > 0
+    made.apply(free, NOW)
+    made.settle(shared_facts(1), out, shared_outcome(), NOW)
+    made.apply(limited, NOW)
+    assert made.status()[0].reserved_nusd == 0
+
+
+def test_a_failure_that_cost_nothing_saves_nothing_under_a_mean() -> None:
+    """The arm that fails and the one that serves instead are one call of the mean; a free answer is a call."""
+    made = shared_engine(
+        shared_policy(budget=Budget(mean_request_nusd=1_000), fallback=Fallback(("gpt-4o",), ("5xx",)))
+    )
+    asked, savings = shared_facts(0), made._routes["support"].ledger.savings
+    first = replace_struct(made.decide(asked, NOW), arm="mini", fallbacks=("gpt-4o",))
+    second = made.fallback(asked, first, "500", NOW)
+    assert second is not None
+    assert savings.nusd == 0.0
+    made.settle(asked, second, shared_outcome(cost_nusd=1_500), NOW)
+    assert savings.nusd == -500.0
+    made.settle(asked, made.decide(asked, NOW), shared_outcome(cost_nusd=0), NOW)
+    assert savings.nusd == 500.0
+
+
+def test_a_score_of_the_arms_former_model_does_not_teach_its_new_one() -> None:
+    """Scores come late; the arm's name may mean another model by then. What served is not always known: then it counts."""
+    made = engine(policy("v1"))
+    for served, known in ((("up", "old"), 0), (("up", "gpt-4o-mini"), 1), (None, 2)):
+        score = Feedback(decision_id=str(known), route="chat", arm="mini", score=1.0, served=served)
+        made.feedback(score, NOW)
+        assert made.status()[0].arms[1].labels == known

@@ -4,7 +4,16 @@ from hypothesis import strategies as st
 
 from sidecar.core.cost import flat_card
 from sidecar.core.policy import FlatPrice
-from sidecar.core.spend import DEFAULT_OUTPUT_TOKENS, ENOUGH, HALVE_AFTER, ArmSpend, Histogram, Spend
+from sidecar.core.spend import (
+    DEFAULT_OUTPUT_TOKENS,
+    DEFAULT_SECONDS,
+    ENOUGH,
+    HALVE_AFTER,
+    SHRINK,
+    ArmSpend,
+    Histogram,
+    Spend,
+)
 
 CARD = flat_card(FlatPrice(2_000_000, 8_000_000))  # 2 and 8 nano-dollars a token
 
@@ -98,3 +107,35 @@ def test_unknown_parts_are_left_out() -> None:
     spend.observe("a", 10, 10, None)
     spend.observe("a", None, 10, None)
     assert (spend.calls, spend.arms["a"].calls, spend.arms["a"].costed) == (1, 1, 0)
+
+
+MACHINE = flat_card(FlatPrice(0, 0, second_fusd=100_000_000_000))  # 100,000 nano-dollars a second
+
+
+def test_a_machine_of_ones_own_costs_by_the_second() -> None:
+    """Expected: the arm's mean seconds, shrunk to the route's. Reserved: DEFAULT_SECONDS until a hundred costs are
+    known, then their 99th percentile."""
+    spend = spend_of(a=ArmSpend(MACHINE), b=ArmSpend(MACHINE))
+    assert spend.expected_nusd("a") == DEFAULT_SECONDS * 100_000
+    assert spend.arms["a"].reserve_nusd(300, 50) == DEFAULT_SECONDS * 100_000
+    for _ in range(ENOUGH):
+        spend.observe("a", 100, 20, 200_000, 2.0)
+    assert spend.expected_nusd("a") == pytest.approx(200_000)
+    assert spend.expected_nusd("b") == pytest.approx(200_000)
+    assert 200_000 <= spend.arms["a"].reserve_nusd(300, 50) <= 200_000 * 1.0906
+    spend.observe("b", 100, 20, 900_000, 9.0)
+    mean = (2.0 * ENOUGH + 9.0) / (ENOUGH + 1)
+    assert spend.expected_nusd("b") == pytest.approx(100_000 * (9.0 + SHRINK * mean) / (1 + SHRINK))
+
+
+def test_a_restart_keeps_histories_and_reads_those_without_times() -> None:
+    """An arm that is gone is left out; what earlier versions wrote has four numbers an arm and no times."""
+    spend = spend_of(a=ArmSpend(CARD), gone=ArmSpend(CARD))
+    spend.observe("a", 100, 20, 360, 1.5)
+    state = spend.to_state()
+    again, older = spend_of(a=ArmSpend(CARD)), spend_of(a=ArmSpend(CARD))
+    again.restore(state["total"], state["arms"])  # type: ignore[arg-type]  # JSON values
+    older.restore([1, 100, 20], {"a": [1, 20, 1, 360]})
+    assert again.to_state()["arms"] == {"a": [1, 20, 1, 360, 1, 1.5]}
+    assert older.to_state()["arms"] == {"a": [1, 20, 1, 360, 0, 0.0]}
+    assert again.expected_nusd("a") == older.expected_nusd("a") == spend.expected_nusd("a")

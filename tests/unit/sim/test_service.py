@@ -66,6 +66,15 @@ def test_true_quality_is_the_share_of_right_sums() -> None:
     assert abs(right - 700) <= 58
 
 
+def test_skills_are_the_quality_of_some_requests() -> None:
+    """A word of the request decides how good the model is at it; the first that is there counts, else `quality`."""
+    model = SimulatedModel(quality=0.0, skills={"sonnet": 1.0, "poem": 0.0})
+    service = Service(SimConfig(default=model))
+    for text, right in (("a poem", 0.0), ("a poem, a sonnet", 1.0), ("a novel", 0.0)):
+        said = chat(service, messages=[{"role": "user", "content": text}])["message"]["content"]
+        assert score(said) == right
+
+
 def test_concentration_makes_the_sums_of_one_answer_alike() -> None:
     """With a small concentration most answers of eight sums are all right or all wrong; the mean stays."""
     model = SimulatedModel(quality=0.5, quality_concentration=0.05, sums=8, output_tokens=Distribution(60))

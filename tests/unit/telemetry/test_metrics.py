@@ -42,6 +42,19 @@ def test_exchanges_tokens_and_cost_are_counted_by_their_labels() -> None:
     assert total(metrics, "usage_unknown_total") == 1
 
 
+def test_failed_checks_are_counted_by_validator() -> None:
+    """Each answer once for each validator that it did not pass, under the arm that served."""
+    metrics = Metrics()
+    metrics.observe([
+        settled(checks=(("json_schema", 0.0), ("language", 1.0))),
+        settled(checks=(("json_schema", 0.0), ("finish_reason", 0.5))),
+        settled(),
+    ])  # fmt: skip
+    assert total(metrics, "validator_failures_total", validator="json_schema", arm="mini") == 2
+    assert total(metrics, "validator_failures_total", validator="finish_reason") == 1
+    assert total(metrics, "validator_failures_total") == 3
+
+
 def test_failures_teach_no_clock() -> None:
     """Failed, aborted and refused exchanges are counted with their error and stay out of the latencies."""
     metrics = Metrics()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sidecar.wire.conversation import MAX_KEY_BYTES, last_user_text, system_and_first_user
+from sidecar.wire.conversation import MAX_KEY_BYTES, Texts, last_user_text, texts_of
 from sidecar.wire.json_edit import RequestView, SlicedReader
 
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -24,8 +24,8 @@ def both(call: dict[str, object]) -> tuple[bytes, str]:
     """The answers for one body, read at once and in slices, which must be the same."""
     body = json.dumps(call).encode()
     view = read_in_slices(body)
-    key, text = system_and_first_user(body), last_user_text(body)
-    assert (system_and_first_user(body, view), last_user_text(body, view=view)) == (key, text)
+    key, text = texts_of(body).beginning, last_user_text(body)
+    assert texts_of(body) == texts_of(body, view) == (key, text)
     return key, text
 
 
@@ -65,14 +65,34 @@ def test_reads_each_dialect(call: dict[str, object], key: bytes, text: str) -> N
 
 def test_unreadable_bodies_say_nothing() -> None:
     for body in (b"", b"[]", b'{"messages":[1,', b'{"messages":[{"role":"user","content":"\xff"}]}'):
-        assert system_and_first_user(body) == b""
+        assert texts_of(body).beginning == b""
         assert last_user_text(body) == ""
 
 
 def test_results_are_bounded() -> None:
     body = json.dumps({"messages": [{"role": "user", "content": "é" * 100_000}]}, ensure_ascii=False).encode()
-    assert len(system_and_first_user(body)) == MAX_KEY_BYTES
-    assert last_user_text(body, 10) == "é" * 10
+    assert len(texts_of(body).beginning) == MAX_KEY_BYTES
+    assert last_user_text(body + b" ", 10) == "é" * 10
+    assert len(last_user_text(body)) == 2048
+
+
+def test_the_end_of_the_last_text() -> None:
+    """A long last message counts by its end, where the question stands; a quick and a complete reading agree."""
+    said = "".join(chr(97 + at % 26) for at in range(5000))
+    plain = {"messages": [FIRST, {"role": "user", "content": said}]}
+    parts = {"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": said}]}
+    for call in (plain, parts):
+        assert both(call)[1] == said[-2048:]
+    assert texts_of(json.dumps(parts).encode(), limit=7).last == said[-7:]
+
+
+@pytest.mark.parametrize("first", [FIRST, {"role": "user", "content": "Where is it?"}])
+def test_only_what_is_asked_for(first: dict[str, object]) -> None:
+    """Either text alone, or neither."""
+    body = json.dumps({"messages": [first, NEXT]}).encode()
+    assert texts_of(body, last=False) == Texts(b"Where is it?", "")
+    assert texts_of(body, beginning=False) == Texts(b"", "And now?")
+    assert texts_of(body, beginning=False, last=False) == Texts()
 
 
 def test_very_large_messages_count_by_their_beginning() -> None:
@@ -84,7 +104,7 @@ def test_very_large_messages_count_by_their_beginning() -> None:
     four, _ = both({"input": "c" + large})
     assert len({one, two, three, four}) == 4
     assert {len(key) for key in (one, two, three, four)} == {MAX_KEY_BYTES}
-    assert "axxx" in text
+    assert text.startswith("xxx")
 
 
 def test_the_quick_way_gives_the_same() -> None:

@@ -81,8 +81,8 @@ def test_wrong_types_count_as_absent() -> None:
 @pytest.mark.parametrize(
     ("members", "expected"),
     [
-        ('"max_completion_tokens":9,"max_tokens":5', {"max_tokens": 9}),
-        ('"max_output_tokens":8', {"max_tokens": 8}),
+        ('"max_completion_tokens":9,"max_tokens":5', {"max_tokens": 9, "limit_key": "max_completion_tokens"}),
+        ('"max_output_tokens":8', {"max_tokens": 8, "limit_key": "max_output_tokens"}),
         ('"stream_options":{"include_usage":true}', {"has_stream_options": True, "include_usage": True}),
         ('"stream_options":null', {"has_stream_options": True}),
         ('"tools":[]', {}),

@@ -1,0 +1,109 @@
+"""Ceilings on means and the books of the engine: what is spent in the long run, what a draw tells, what is booked once."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidecar.core.constraint import CREDIT
+from sidecar.core.engine import Engine
+from sidecar.core.policy import Budget, Objective, Quality
+from sidecar.core.types import Decision, Feedback
+from tests.unit.core.engines import MINI, NANO, NOW, engine, facts, outcome, policy, promoted
+
+COST = {"gpt-4o": 600, "mini": 60}
+BEST = Objective(max_quality_loss=0.0)
+
+
+def optimizing(budget: Budget | None) -> Engine:
+    return promoted(
+        policy(
+            mode="optimize", sticky="request", budget=budget, objective=BEST, quality=Quality(("empty",), min_samples=0)
+        )
+    )
+
+
+def spent_by(made: Engine, calls: int) -> list[int]:
+    """Costs of calls of which the dear arm's are scored 0.9 and the cheap one's 0.3."""
+    costs = []
+    for at in range(calls):
+        asked, now = facts(0, draw=at), NOW + at
+        decision = made.decide(asked, now)
+        arm = decision.arm or ""
+        made.settle(asked, decision, outcome(cost_nusd=COST[arm]), now)
+        score = 0.9 if arm == "gpt-4o" else 0.3
+        made.feedback(Feedback(decision_id=str(at), route="support", arm=arm, score=score), now)
+        made.refresh(now)
+        costs.append(COST[arm])
+    return costs
+
+
+def test_the_mean_cost_keeps_its_ceiling_at_every_moment_and_uses_it() -> None:
+    """The better arm costs 600 and the ceiling is 300: after n calls at most 300 (n + CREDIT) and one call's difference
+    between its cost and what was expected (at most 600); in the end more than three quarters of it are used. Without
+    the ceiling nearly every call goes to the better arm."""
+    costs = spent_by(optimizing(Budget(mean_request_nusd=300)), 600)
+    for n in range(1, len(costs) + 1):
+        assert sum(costs[:n]) <= 300 * (n + CREDIT) + 600
+    assert 0.75 * 300 <= sum(costs) / len(costs) <= 1.02 * 300
+    free = spent_by(optimizing(None), 600)
+    assert sum(free) / len(free) > 500
+
+
+def test_a_draw_names_only_the_arms_that_the_call_could_pay() -> None:
+    """Under a ceiling that is overspent the cheapest arm alone is left, and the record says so."""
+    made = optimizing(Budget(mean_request_nusd=10_000))
+    asked = facts(0, draw=1)
+    whole = made.decide(asked, NOW)
+    assert whole.drawn is not None
+    assert whole.drawn.arms == ("gpt-4o", "mini")
+    made.settle(asked, whole, outcome(cost_nusd=100_000), NOW)
+    after = made.decide(asked, NOW)
+    assert after.drawn is not None
+    assert (after.arm, after.propensity, after.drawn.arms, len(after.drawn.worth)) == ("mini", 1.0, ("mini",), 1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["admit", "settle", "release"]), st.integers(0, 9), st.integers(0, 6_000)),
+        max_size=60,
+    )
+)
+def test_the_engine_passes_a_ceiling_by_at_most_what_calls_in_flight_cost_beyond_their_reservation(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    """DESIGN 6, through the engine's own verbs and with any costs; and in the end no reservation is left."""
+    ceiling = 10_000
+    made = promoted(policy(mode="optimize", arms=(MINI, NANO), budget=Budget(daily_nusd=ceiling, on_exceeded="deny")))
+    flying, beyond = list[tuple[int, Decision]](), 0
+
+    def end(at: int, cost_nusd: int) -> int:
+        key, decision = flying.pop(at % len(flying))
+        made.settle(facts(key), decision, outcome(cost_nusd=cost_nusd), NOW)
+        return max(0, cost_nusd - decision.reserved_nusd)
+
+    for verb, number, cost_nusd in steps:
+        if verb == "admit":
+            decision = made.decide(facts(number), NOW)
+            if decision.refusal is None:
+                flying.append((number, decision))
+        elif flying and verb == "release":
+            made.release(flying.pop(number % len(flying))[1])
+        elif flying:
+            beyond += end(number, cost_nusd)
+        status = made.status()[0]
+        assert status.reserved_nusd == sum(decision.reserved_nusd for _, decision in flying)
+        assert status.spent_day_nusd <= ceiling + beyond
+    while flying:
+        beyond += end(0, 0)
+    assert made.status()[0].reserved_nusd == 0
+
+
+def test_a_new_policy_without_the_budget_lets_everything_pass() -> None:
+    made = engine(policy(budget=Budget(daily_nusd=1, on_exceeded="deny")))
+    assert made.decide(facts(), NOW).refusal is not None
+    made.apply(replace(policy(), version="v2"), NOW)
+    assert made.decide(facts(), NOW).refusal is None
+    assert made.status()[0].spent_day_nusd == pytest.approx(0)
