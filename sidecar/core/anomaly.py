@@ -37,7 +37,7 @@ import orjson
 
 from sidecar.core.policy import Anomalies, Method, Route
 from sidecar.core.ranks import Detector
-from sidecar.core.samples import Key, Sample, is_of, keys, read
+from sidecar.core.samples import Key, Sample, is_of, keys, read, told_of
 from sidecar.core.types import Event, Outcome
 
 LEARNING: Final = 200  # 50..2,000 calls, before distances exist; fewer guess middle and scale badly
@@ -182,6 +182,7 @@ class _Watched:
         }  # fmt: skip
 
     def status(self) -> AnomalyStatus:
+        """For people: how much was seen, how much a verdict on single calls needs, alarms so far."""
         needed = ceil(PER * len(self._spec.metrics) / self._spec.false_alarms_per_10k)
         return AnomalyStatus(
             metric=self.key[0],
@@ -263,15 +264,14 @@ class AnomalySet:
         return events
 
     def _event(self, key: Key, told: dict[str, object]) -> Event:
-        metric, arm = key
-        whose = f" of {arm}" if arm else ""
+        name, arm = told_of(key)
         what = "one call" if told["what"] == "call" else "a window's mean"
         return Event(
             kind="anomaly.detected",
             severity=self._spec.severity,
             route=self._route,
-            arm=arm.removesuffix(" stream") or None,
-            message=f"{metric}{whose}: {what} is {told['value']:.4g}, {told['distance']} scales from the usual",
+            arm=arm,
+            message=f"{name}: {what} is {told['value']:.4g}, {told['distance']} scales from the usual",
             detail={**told, "false_alarms_per_10k": self._spec.false_alarms_per_10k},
         )
 

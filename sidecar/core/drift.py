@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 
 from sidecar.core.policy import Drift, Route
 from sidecar.core.ranks import Detector
-from sidecar.core.samples import DIGITS, Key, Sample, is_of, keys, read
+from sidecar.core.samples import DIGITS, Key, Sample, is_of, keys, read, told_of
 from sidecar.core.types import Event, Outcome
 
 LEARNING: Final = 16  # 4..64 windows of reference; fewer are a rough picture, more delay the watching
@@ -159,6 +159,7 @@ class _Watched:
         return told
 
     def status(self) -> DriftStatus:
+        """For people: whether it learns or watches, and the newest window's distances from the reference."""
         learning = self._reference is None
         ks, psi = self._newest if self._newest is not None else (None, None)
         return DriftStatus(
@@ -235,14 +236,13 @@ class DriftSet:
         return events
 
     def _event(self, key: Key, told: dict[str, object]) -> Event:
-        metric, arm = key
-        whose = f" of {arm}" if arm else ""
-        text = f"{metric}{whose} changed: median {told['before']:.4g} to {told['after']:.4g}, "
+        name, arm = told_of(key)
+        text = f"{name} changed: median {told['before']:.4g} to {told['after']:.4g}, "
         return Event(
             kind="drift.detected",
             severity=self._spec.severity,
             route=self._route,
-            arm=arm.removesuffix(" stream") or None,
+            arm=arm,
             message=text + f"KS {told['ks']:.3f}, PSI {told['psi']:.3f}",
             detail={**told, "false_alarms_per_10k": self._spec.false_alarms_per_10k},
         )

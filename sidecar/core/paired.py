@@ -79,6 +79,7 @@ class _Sums:
         self._sums: dict[str, tuple[float, int]] = {}
 
     def add(self, outcome: Outcome, quality: float | None) -> None:
+        """Counts one outcome: as a failure, or with what it shows; what is unknown is left out of its mean."""
         if is_failure(outcome):
             self.failed += 1
             return
@@ -97,6 +98,7 @@ class _Sums:
                 self._sums[name] = (total + value, count + 1)
 
     def side(self) -> Side:
+        """The means so far; None where nothing was seen."""
         means = {name: total / count for name, (total, count) in self._sums.items()}
         return Side(
             self.failed,

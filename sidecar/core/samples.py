@@ -48,6 +48,12 @@ def read(metric: WatchedMetric, arm: str, outcome: Outcome, quality: float | Non
     return None if value is None else ((metric, whose), max(0.0, value))
 
 
+def told_of(key: Key) -> tuple[str, str | None]:
+    """For an event: what was watched in words, and the arm that it names."""
+    metric, whose = key
+    return f"{metric} of {whose}" if whose else metric, whose.removesuffix(" stream") or None
+
+
 def keys(metrics: tuple[WatchedMetric, ...], arms: tuple[str, ...]) -> Iterator[Key]:
     """Every key that `read` can give for these metrics and arms."""
     for metric in metrics:

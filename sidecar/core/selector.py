@@ -90,7 +90,7 @@ class Pick(Struct, frozen=True, gc=False):
 class _View:
     """What is ready for one pool of arms and one kind of call, until the next refresh. Arrays are (k, DRAWS)."""
 
-    __slots__ = ("arms", "base", "bases", "edges", "floors", "late", "places", "rest", "text")
+    __slots__ = ("arms", "base", "bases", "edges", "floors", "places", "rest", "text")
 
     def __init__(self, arms: tuple[str, ...], places: NDArray[np.intp], base: Floats, floors: list[float]) -> None:
         self.arms = arms

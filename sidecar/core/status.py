@@ -58,8 +58,9 @@ def describe(state: RouteState, now: float) -> RouteStatus:
     compared = None if state.trial is None else state.trial.experiment
     shares = state.shares()
     gates = dict(zip(state.arms, state.selector.feasible().tolist(), strict=True))
-    quality = dict(zip(state.arms, state.selector.quality()[0].tolist(), strict=True))
-    front = pareto_front(state.selector.expected_nusd, state.selector.quality()[0])
+    means = state.selector.quality()[0]
+    quality = dict(zip(state.arms, means.tolist(), strict=True))
+    front = pareto_front(state.selector.expected_nusd, means)
     best = {arm for place, arm in enumerate(state.arms) if place in front}
     return RouteStatus(
         route=state.route.name,
