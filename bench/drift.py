@@ -10,10 +10,14 @@ Clopper and Pearson.
 **Something changes.** After a number of permuted replays the requests change, and the windows until the alarm are
 counted: output tokens x 1.3, x 1.1 and x 2; one request in ten ten times as long (a mixture); time to the first token,
 made of the input's length, x 1.5. Runs that find nothing in LONGEST windows count as LONGEST.
+
+**What it takes.** `python -m bench.drift --cost` needs no traces: the processor time of `decide` + `settle` + one `tick` a
+second in an engine that watches, over that of one that does not, the same calls in the same process, in turns.
 """
 
 import argparse
 import csv
+import gc
 import gzip
 import json
 import math
@@ -21,15 +25,18 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from time import thread_time_ns
+from typing import Any, Final
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from bench.figures import Figure, figure, median_of
 from sidecar.core.drift import LEARNING, DriftSet, DriftStatus
-from sidecar.core.policy import Arm, Drift, Match, Route
-from sidecar.core.types import Clocks, Event, Outcome, Usage
+from sidecar.core.engine import Engine
+from sidecar.core.policy import Anomalies, Arm, Drift, Knob, Match, Policy, Route, Tuning, Upstream
+from sidecar.core.types import Clocks, Event, Facts, Outcome, Usage
 
 TRACES: Final = ("azure2023_code", "mooncake_conversation")
 BLOCKS: Final = (16, 128, 1024)  # requests of a block: a tenth of a window, about one, and about seven
@@ -40,6 +47,14 @@ RUNS: Final = 12  # seeds of each change
 GOAL: Final = 1e-4
 SPEC: Final = Drift(metrics=("input_tokens", "output_tokens"), window_s=60.0)
 PER_TOKEN_S: Final = 0.0002  # of input, before the first token: about what a GPU takes
+WATCHERS: Final[dict[str, dict[str, Any]]] = {
+    "nothing": {},
+    "drift": {"drift": Drift()},
+    "anomalies": {"anomalies": Anomalies()},
+    "tuning": {"tuning": Tuning((Knob("temperature", 0.3, 1.0, 0.7),))},
+}
+ROUNDS: Final = 25  # of CALLS calls each
+CALLS: Final = 2_000  # of a round, ten a second
 Say = Callable[[str], None]
 
 
@@ -193,6 +208,46 @@ def figures(say: Say, folder: Path, windows: int = WINDOWS, runs: int = RUNS) ->
     return {"drift": {"false_alarms": _rate(alarms, judged), "windows_judged": figure(float(judged)), **made}}
 
 
+def cost(rounds: int = ROUNDS, calls: int = CALLS) -> dict[str, Figure]:
+    """For each of WATCHERS the processor time of a call in microseconds, and as a ratio to that of "nothing": medians
+    over the rounds, after one that does not count."""
+    rng = np.random.default_rng(1)
+    sizes = rng.lognormal(5.5, 0.7, (calls, 2)).astype(int).tolist()
+    outcomes = [structs.replace(_outcome(*pair), cost_nusd=sum(pair) * 1_000) for pair in sizes]
+    upstreams = {"up": Upstream("up", "openai", "https", "h", 443)}
+    took: dict[str, list[float]] = {name: [] for name in WATCHERS}
+    engines = {}
+    for name, watcher in WATCHERS.items():
+        route = Route("bench", Match(), "optimize", Arm("a", "up", "m"), (Arm("b", "up", "n"),), **watcher)
+        engines[name] = Engine(Policy("bench", "1", upstreams, (route,)), np.random.default_rng(1), 0.0)
+    gc.collect()
+    for at in range(rounds + 1):
+        for name, engine in engines.items():
+            began = thread_time_ns()
+            _calls(engine, outcomes, at * calls / 10.0)
+            took[name].append((thread_time_ns() - began) / calls / 1e3)
+    made: dict[str, Figure] = {}
+    for name, times in took.items():
+        made[f"{name}_us"] = median_of(times[1:])
+        made[f"{name}_ratio"] = median_of(
+            [mine / plain for mine, plain in zip(times, took["nothing"], strict=True)][1:]
+        )
+    return made
+
+
+def _calls(engine: Engine, outcomes: list[Outcome], began: float) -> None:
+    for at, outcome in enumerate(outcomes):
+        now = began + at / 10.0
+        facts = Facts(
+            endpoint="chat", dialect="openai", path="/v1/chat/completions", model="m", stream=True, key=0, draw=at,
+            input_bytes=2_000,
+        )  # fmt: skip
+        engine.settle(facts, engine.decide(facts, now), outcome, now)
+        if at % 10 == 9:
+            engine.refresh(now)
+            engine.tick(now)
+
+
 def bound(events: int, trials: int, tail: float) -> float:
     """The probability p at which `events` or fewer of `trials` have probability `tail`. By bisection; the sum has
     `events` + 1 terms. Clopper and Pearson's exact 95 % interval (1934) is bound(k - 1, n, .975) .. bound(k, n, .025)."""
@@ -219,13 +274,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.drift", description="Drift alarms on permuted arrival traces."
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with <trace>.csv.gz")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    parser.add_argument("--cost", action="store_true", help="what watching takes of the processor, and nothing else")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder with <trace>.csv.gz")
+    parser.add_argument("--out", type=Path, metavar="FILE.json")
     parser.add_argument(
         "--windows", type=int, default=WINDOWS, metavar="N", help="windows of each trace and block size"
     )
     parser.add_argument("--runs", type=int, default=RUNS, metavar="N", help="runs of each change")
     options = parser.parse_args(arguments)
+    if options.cost:
+        _print(cost())
+        return 0
+    if options.data is None or options.out is None:
+        parser.error("--data and --out are needed")
     try:
         found = figures(
             lambda text: print(text, file=sys.stderr, flush=True), options.data, options.windows, options.runs
@@ -234,10 +295,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"bench.drift: {error}", file=sys.stderr)
         return 2
     options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    for name, one in found["drift"].items():
+    _print(found["drift"])
+    return 0
+
+
+def _print(found: dict[str, Figure]) -> None:
+    for name, one in found.items():
         between = "" if one["hi"] is None else f"  ({one['lo']:.6g} .. {one['hi']:.6g})"
         print(f"{name:<54}{one['mean']:.6g}{between}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -76,9 +76,9 @@ class _Timed(Engine):
         self.took_ns["decide"].append(_Timed.clock() - before)
         return made
 
-    def settle(self, facts: Facts, decision: Decision, outcome: Outcome, now: float) -> Verdict:
+    def settle(self, facts: Facts, decision: Decision, outcome: Outcome, now: float, *, call: bool = True) -> Verdict:
         before = _Timed.clock()
-        made = super().settle(facts, decision, outcome, now)
+        made = super().settle(facts, decision, outcome, now, call=call)
         self.took_ns["settle"].append(_Timed.clock() - before)
         return made
 

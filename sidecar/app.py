@@ -263,7 +263,7 @@ class Sidecar:
         self.cycling.note(events)
         self.metrics.observe_events(events)
         self.archive.events(events)
-        if any(event.kind.startswith(("rollout.", "experiment.")) for event in events):
+        if any(event.kind.startswith(("rollout.", "experiment.", "arm.")) for event in events):
             self.archive.state(self.engine.snapshot())  # a step that was told is never forgotten
             self.archive.now()
             self._look_around()

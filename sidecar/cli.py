@@ -115,6 +115,7 @@ def _steering(verbs: Any) -> None:
     state = from_store(verb(verbs, "state", state_verb, "Export or import what was learnt."))
     state.add_argument("action", choices=("export", "import"))
     state.add_argument("file", type=Path)
+    state.add_argument("--version", type=int, metavar="N", help="export: the one of a newer program that was set aside")
     store = from_store(
         verb(
             verbs,
@@ -254,9 +255,10 @@ def state_verb(options: argparse.Namespace) -> int:
     settings = settings_of(options)
     path = db_of(options)
     if options.action == "export":
-        state = queries.load_state(path, settings.service)
+        state = queries.load_state(path, settings.service, options.version)
         if state is None:
-            raise StoreError(f"{path}: holds no learnt state of service {settings.service!r}")
+            kind = "" if options.version is None else f" of version {options.version} that was set aside"
+            raise StoreError(f"{path}: holds no learnt state{kind} of service {settings.service!r}")
         options.file.write_bytes(state)
         return OK
     try:

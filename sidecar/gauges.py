@@ -40,6 +40,7 @@ def register(metrics: Metrics, parts: Parts) -> None:
         "loop_lag_seconds": lambda: loop.lag_s,
         "policy_error": lambda: float(parts.policies.error is not None),
         "escalations": lambda: books.escalated,
+        "unvaried": lambda: books.unvaried,
         "errands_dropped": lambda: parts.beside.errands.dropped,
         "log_lines_dropped": lambda: parts.request_log.dropped,
     }

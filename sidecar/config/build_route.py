@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, cast
 
 from sidecar.config import build_errands, build_experiment, build_goals, build_quality, build_watch, written
@@ -78,6 +78,8 @@ class RouteBuilder:
                 one.tuning, {arm.id: tuple(arm.params) for arm in written_arms}, one.mode in CHOOSING, self.problems
             ),
         )
+        if one.changes is not None:
+            made = replace(made, changes=core.Changes(one.changes.hold, one.changes.retire))
         made = build_experiment.with_experiment(made, one, self.file.replicas, self.problems)
         return build_errands.with_errands(made, one, self.upstreams, self.file, self.problems)
 
@@ -121,7 +123,7 @@ class RouteBuilder:
         one, warn = self.one, self.problems.warn
         if one.mode in CHOOSING and not arms:
             warn(one.node.find("mode"), f"mode {one.mode} has nothing to choose from", "add `arms`, or use observe")
-        for key in ("objective", "context"):
+        for key in ("objective", "context", "changes"):
             if getattr(one, key) is not None and one.mode != "optimize":
                 warn(one.node.find(key), f"means nothing in mode {one.mode}", "use mode optimize")
         if one.mode in CHOOSING:

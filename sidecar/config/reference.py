@@ -38,6 +38,7 @@ PLACES = {
     "Anomalies": "`routes[].anomalies`",
     "Tuning": "`routes[].tuning`",
     "Knob": "`routes[].tuning.<parameter>`",
+    "Changes": "`routes[].changes`",
     "Rule": "`rules[]`",
 }
 

@@ -26,7 +26,7 @@ from sidecar.config.written_quality import (
 from sidecar.config.written_quality import (
     VALIDATORS as VALIDATORS,
 )
-from sidecar.config.written_watch import Anomalies, Drift, Knob, Threshold, Tuning
+from sidecar.config.written_watch import Anomalies, Changes, Drift, Knob, Threshold, Tuning
 from sidecar.core import policy as core
 
 _MATCH, _ROLLOUT, _QUALITY = core.Match(), core.RolloutSpec(), core.Quality()
@@ -328,6 +328,10 @@ class Route:
     tuning: Tuning | None = field(
         default=None, metadata=key(struct(Tuning, "tuning"), "Parameters that move a few percent a day, on evidence.")
     )
+    changes: Changes | None = field(
+        default=None,
+        metadata=key(struct(Changes, "changes"), "What the control loop may do by itself, for `optimize`."),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -402,5 +406,6 @@ SECTIONS = (
     Anomalies,
     Tuning,
     Knob,
+    Changes,
     Rule,
 )

@@ -104,5 +104,8 @@ class Experiment:
     )
     on_winner: str = field(
         default=_EXPERIMENT.on_winner,
-        metadata=key(choice("report", "promote"), "New units then go to the control, or to the winner."),
+        metadata=key(
+            choice("report", "promote"),
+            "New units then go to the control; or to the winner, by the control loop.",
+        ),
     )

@@ -14,11 +14,29 @@ METRICS = ("latency_p95", "ttft_p95", "error_rate", "cost_per_request", "quality
 WATCHED = ("ttft", "latency", "input_tokens", "output_tokens", "cost", "quality")
 PARAMS = ("temperature", "top_p", "max_tokens")
 AUTO = "auto"
-_AUTO, _DRIFT, _ANOMALIES = core.AutoLimit(), core.Drift(), core.Anomalies()
+_AUTO, _DRIFT, _ANOMALIES, _CHANGES = core.AutoLimit(), core.Drift(), core.Anomalies(), core.Changes()
 _SEVERITY = choice("critical", "high", "medium", "low")
 _WINDOW = within(kinds.DURATION, 1.0, 86400.0)
 _BUDGET = within(kinds.NUMBER, 0.01, 1000.0)
 _SIGMA = within(kinds.NUMBER, 1.0, 100.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What the control loop's slower lanes may do to the pool of an `optimize` route by themselves."""
+
+    node: Node
+    hold: bool = field(
+        default=_CHANGES.hold,
+        metadata=key(kinds.FLAG, "An arm that fails or is late more than the others, beyond doubt, rests for minutes."),
+    )
+    retire: bool = field(
+        default=_CHANGES.retire,
+        metadata=key(
+            kinds.FLAG,
+            "An arm that is worse and not cheaper than another, beyond doubt, rests until that changes, or a day.",
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

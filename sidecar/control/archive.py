@@ -11,6 +11,7 @@ from sidecar.clock import steady, wall
 from sidecar.config.settings import Settings
 from sidecar.control.feedback import Known
 from sidecar.core.engine import Engine
+from sidecar.core.memory import VERSION, version_of
 from sidecar.core.record import Row
 from sidecar.core.types import Event, Feedback
 from sidecar.errors import StoreError
@@ -34,6 +35,7 @@ class Archive:
         self._state = b""
         self._started = False
         self._held = False  # another process writes: its state is the newer one
+        self._barred = False  # a newer program's state lies where ours would be written
 
     async def open(self, engine: Engine) -> Sequence[Event]:
         """Restores what the engine had learnt, then starts the writer. A database that cannot be read costs only that."""
@@ -48,6 +50,7 @@ class Archive:
                 events.append(Event(kind="store.held", severity="high", message=message))
             self.writer.start()
             self._started = True
+            events += await self._keep_newer(state)
         if state is None and self._priors is not None:
             state, missing = await asyncio.to_thread(_read_priors, self._priors)
             events += missing
@@ -64,7 +67,23 @@ class Archive:
             return []
         self._held = False
         state = await asyncio.to_thread(queries.load_state, self._path, self._service)
-        return engine.restore(state, steady()) if state else []
+        events = await self._keep_newer(state)
+        return [*events, *engine.restore(state, steady())] if state else []
+
+    async def _keep_newer(self, state: bytes | None) -> list[Event]:
+        """Sets a snapshot of a newer program aside before ours is written in its place; without that ours is not stored."""
+        version = None if state is None or self._held else version_of(state)
+        if version is None or version <= VERSION:
+            return []
+        said = f"the stored state is of version {version}, this program writes version {VERSION}"
+        try:
+            await self._ask(lambda db: queries.set_aside(db, self._service, version))
+        except StoreError as error:
+            self._barred = True
+            text = f"{said}; it cannot be set aside ({error}), so nothing that is learnt now is stored"
+            return [Event(kind="state.not_stored", severity="high", message=text)]
+        text = f"{said}; it is kept: `llm-sidecar state export FILE --version {version}` writes it"
+        return [Event(kind="state.set_aside", severity="high", message=text, detail={"version": version})]
 
     def put(self, rows: Sequence[Row]) -> None:
         if self.writer is not None:
@@ -84,8 +103,9 @@ class Archive:
             self.writer.put_audit([line])
 
     def state(self, state: bytes) -> None:
-        """The engine's snapshot, when it has changed; never over that of another process that is still at work."""
-        if self.writer is not None and state != self._state and not self._held:
+        """The engine's snapshot, when it has changed; never over that of another process that is still at work, or of a
+        newer program that is not kept elsewhere."""
+        if self.writer is not None and state != self._state and not (self._held or self._barred):
             self._state = state
             self.writer.put_state(state)
 

@@ -290,17 +290,20 @@ class AnomalySet:
         spec = self._spec
         return [spec.method, spec.window_s, spec.samples, spec.false_alarms_per_10k, len(spec.metrics)]
 
-    def restore(self, state: Mapping[str, object], arms: Container[str]) -> None:
+    def restore(self, state: Mapping[str, object], arms: Container[str]) -> list[str]:
         """Takes over what a set of the same kind gave, of these arms (those that still are what they were). What is
-        missing or cannot be read is learnt anew."""
-        kept = state.get("watched")
-        if state.get("spec") != self._kind() or not isinstance(kept, dict):
-            return
+        missing or cannot be read is learnt anew; answers what could not be read."""
+        kept, same = state.get("watched"), state.get("spec") == self._kind()
+        if not same or not isinstance(kept, dict):
+            return ["all of it"] if same else []
+        lost: list[str] = []
         limit = PER * len(self._watched) / self._spec.false_alarms_per_10k
         for key in self._watched:
-            made = _Watched(key, self._spec, limit)
+            made, one = _Watched(key, self._spec, limit), kept.get(f"{key[0]}/{key[1]}") if is_of(key, arms) else None
             try:
-                made.restore(kept.get(f"{key[0]}/{key[1]}") if is_of(key, arms) else None)
+                made.restore(one)
             except (ValueError, TypeError, IndexError):
+                lost += [f"{key[0]}/{key[1]}"] if one is not None else []
                 continue
             self._watched[key] = made
+        return lost

@@ -99,10 +99,14 @@ class Brake:
         """JSON values for `restore`."""
         return {arm: ends.to_state() for arm, ends in self._ends.items() if ends.units}
 
-    def restore(self, state: Mapping[str, object]) -> None:
-        """Takes over what `to_state` gave of arms that are here; an arm whose part cannot be read begins anew."""
+    def restore(self, state: Mapping[str, object]) -> list[str]:
+        """Takes over what `to_state` gave of arms that are here; an arm whose part cannot be read begins anew, and is
+        answered."""
+        lost: list[str] = []
         for arm in self._ends.keys() & state.keys():
             try:
                 self._ends[arm] = _Ends(msgspec.convert(state[arm], _State))
             except msgspec.ValidationError:
                 self.forget(arm)
+                lost.append(arm)
+        return lost

@@ -123,15 +123,15 @@ class Ledger:
         self.reserved_nusd = max(0, self.reserved_nusd - reserved_nusd)
         self.flying = max(0, self.flying - (reserved_nusd > 0))
 
-    def charge(self, cost_nusd: int, now: float) -> None:
+    def charge(self, cost_nusd: int, now: float, *, call: bool = True) -> None:
         """Books a cost on the UTC day of `now`; a cost of an earlier day counts only for its month, if that is this
-        one."""
+        one. Without `call` it is a cost beside a call, which is paid for and is no call that a mean may count."""
         day = now // DAY_S
         if day > self.day:
             self.roll(now)
         budget = self.budget
         if budget is not None and budget.mean_request_nusd is not None:
-            self.savings.add(cost_nusd, budget.mean_request_nusd)
+            self.savings.add(cost_nusd, budget.mean_request_nusd, calls=int(call))
         if budget is not None and budget.window_nusd is not None:
             self.window.add(now, cost_nusd)
         if day == self.day:

@@ -80,9 +80,9 @@ class Savings:
     def __init__(self) -> None:
         self.nusd = 0.0
 
-    def add(self, cost_nusd: float, ceiling_nusd: float) -> None:
-        """Books one call."""
-        self.nusd = min(SAVED * ceiling_nusd, self.nusd + ceiling_nusd - cost_nusd)
+    def add(self, cost_nusd: float, ceiling_nusd: float, calls: int = 1) -> None:
+        """Books one call, or what was paid beside calls (`calls` 0)."""
+        self.nusd = min(SAVED * ceiling_nusd, self.nusd + calls * ceiling_nusd - cost_nusd)
 
     def allowance(self, ceiling_nusd: float) -> float:
         """What the next calls may cost on average: what was overspent is made up for within AHEAD calls, what was saved

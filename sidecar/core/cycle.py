@@ -8,10 +8,12 @@ and looked at afterwards.
 Four lanes go through it at their own pace: `guardrails` every second, `fast` every minute, `main` every 15 minutes (the
 setting OPTIMIZATION_INTERVAL), `deep` every hour. A lane also runs when a threshold is breached (fast), when an event of
 EVENTS comes (main, at most once in EVENT_GAP_S), and on demand (any). Its sources say what they would change: a Proposal
-with rationale, confidence and expected impact. One change of a route is looked at at a time: while one is monitored, the
-slower lanes leave that route alone, so that what is measured is the change's own.
+with rationale, confidence and expected impact (`core.proposals`). One change of a route is looked at at a time: while one
+is monitored, the slower lanes leave that route alone, so that what is measured is the change's own. An urgent proposal,
+which keeps harm away, waits for no other; changes of its arm under watch end with it, as with a rollback.
 
-**Rules come first.** `validate` is asked before a proposal applies, also for the steps that rollouts and thresholds make
+**Rules come first.** `validate` is asked before a proposal applies (a denial that is still the same is told once in
+DENIED_AGAIN_S), also for the steps that rollouts and thresholds make
 by themselves (`permit`): they happen inside the engine's tick, and the answer is at hand at once. A rollback is never
 asked about and waits for nothing.
 
@@ -31,9 +33,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Literal
 
-from sidecar.core.impact import Minutes, Sums, actual, confidence, expected, total, worse
+from sidecar.core.impact import Late, Minutes, Sums, actual, confidence, expected, never, total, worse
 from sidecar.core.rules import Value
-from sidecar.core.types import Event, Settled, Severity
+from sidecar.core.types import Clocks, Event, Outcome, Settled, Severity
 
 
 class State(StrEnum):
@@ -87,15 +89,20 @@ MONITOR_S: Final[Mapping[Lane, float]] = {  # 60..3600: shorter sees few calls, 
     Lane.MAIN: 900.0,
     Lane.DEEP: 3600.0,
 }
-EVENTS: Final = ("policy.applied", "drift.", "anomaly.", "rollout.promoted", "rollout.rolled_back")
+EVENTS: Final = (
+    "policy.applied", "drift.", "anomaly.", "rollout.promoted", "rollout.rolled_back", "experiment.decided"
+)  # fmt: skip
 EVENT_GAP_S: Final = 60.0  # 1..900; shorter lets a storm of events run the main lane all the time
 HARM_Z: Final = 3.0  # 2..5; smaller undoes changes by chance (3: 1 in 740 of each kind), larger keeps harm
+FELL: Final = Outcome(kind="failed", clocks=Clocks())  # of an arm whose call another one answered
 _KINDS: Final = {  # of events, as rules know the change
     "rollout.started": "rollout.start",
     "rollout.step": "rollout.step",
     "rollout.promoted": "rollout.step",
     "threshold.breached": "threshold.route_to",
 }
+DENIED_AGAIN_S: Final = 3_600.0  # 60..86,400; a shorter one writes more events of what nobody changed
+MAX_DENIED: Final = 1_024  # 64..1e5 denials that are remembered; beyond it all are told again
 MAX_CHANGES: Final = 256  # under watch at once, 16..4096; more is a storm, and its newest are not watched
 
 
@@ -112,6 +119,7 @@ class Proposal:
     confidence: float | None = None  # 0..1, that it does what is expected; None: unknown
     expected: Mapping[str, float] = field(default_factory=dict)  # metric of `core.impact`: relative change
     facts: Mapping[str, Value] = field(default_factory=dict)  # what rules may ask: `change.<name>`
+    urgent: bool = False  # it keeps harm away: it does not wait until other changes of the route were looked at
 
 
 Source = Callable[[float], Sequence[Proposal]]
@@ -136,11 +144,11 @@ class Change:
 class Cycle:
     """The loop of one engine. Call `tick` once a second with what the engine has just told."""
 
-    def __init__(self, validate: Validate, main_s: float = PERIOD_S[Lane.MAIN]) -> None:
-        """`main_s` is the pace of the main lane; the others keep theirs."""
+    def __init__(self, validate: Validate, main_s: float = PERIOD_S[Lane.MAIN], late: Late = never) -> None:
+        """`main_s` is the pace of the main lane, the others keep theirs; `late` tells which answers came too late."""
         self.lanes = dict.fromkeys(Lane, State.IDLE)
         self.changes: list[Change] = []  # under watch
-        self.minutes = Minutes()
+        self.minutes = Minutes(late)
         self._validate = validate
         self._period_s = {**PERIOD_S, Lane.MAIN: main_s}
         self._sources: dict[Lane, list[Source]] = {lane: [] for lane in Lane}
@@ -148,6 +156,8 @@ class Cycle:
         self._calls = 0  # finished since the start
         self._seen = dict.fromkeys(Lane, 0)  # of them, when the lane looked last
         self._event_at = -EVENT_GAP_S
+        self._called = False  # by an event, for the main lane, which has not run since
+        self._denied: dict[tuple[str, str, str | None], tuple[str, float]] = {}  # why, and when it was told
         self._shares: dict[tuple[str, str | None], float] = {}
         self._made = 0
 
@@ -156,12 +166,16 @@ class Cycle:
         self._sources[lane].append(source)
 
     def observe(self, batch: Sequence[Settled], now: float) -> None:
-        """Counts finished exchanges: the means that changes are judged by."""
+        """Counts finished exchanges: the means that changes are judged by. Where a fallback served, the arm that was decided
+        had failed."""
         self._calls += len(batch)
         for one in batch:
-            arm = one.outcome.served_arm or one.decision.arm
+            route, decided, served = one.decision.route, one.decision.arm, one.outcome.served_arm
+            if served is not None and decided not in (None, served) and one.stages is None:
+                self.minutes.add((route, decided or ""), FELL, None, now)
+            arm = served or decided
             if arm is not None:
-                self.minutes.add((one.decision.route, arm), one.outcome, one.quality, now)
+                self.minutes.add((route, arm), one.outcome, one.quality, now)
 
     def permit(self, kind: str, route: str, arm: str | None, facts: Mapping[str, Value]) -> str | None:
         """Why a rule denies a change that is about to happen inside the engine; None: it may happen."""
@@ -177,9 +191,10 @@ class Cycle:
                 told += self._note(event, now)
             if event.kind == "threshold.breached":
                 triggered[Lane.FAST] = "threshold"
-            if event.kind.startswith(EVENTS) and now - self._event_at >= EVENT_GAP_S:
-                self._event_at = now
-                triggered[Lane.MAIN] = "event"
+            self._called = self._called or event.kind.startswith(EVENTS)
+        if self._called and now - self._event_at >= EVENT_GAP_S:
+            self._event_at, self._called = now, False
+            triggered[Lane.MAIN] = "event"
         for lane in Lane:
             due = self._due.setdefault(lane, now + self._period_s[lane])
             if now >= due:
@@ -212,15 +227,16 @@ class Cycle:
         self.lanes[lane] = TRANSITIONS[self.lanes[lane], cue]
 
     def _choose(self, found: Sequence[Proposal], lane: Lane) -> list[Proposal]:
-        """The surest proposal of each route that has no change under watch; guardrails take all."""
+        """What is urgent, and the surest proposal of each other route with no change under watch; guardrails take all."""
         if lane is Lane.GUARDRAILS:
             return list(found)
-        watched = {change.proposal.route for change in self.changes}
-        best: dict[str, Proposal] = {}
+        chosen = [one for one in found if one.urgent]
+        taken = {change.proposal.route for change in self.changes} | {one.route for one in chosen}
         for one in sorted(found, key=lambda one: -(one.confidence or 0.0)):
-            if one.route not in watched:
-                best.setdefault(one.route, one)
-        return list(best.values())
+            if one.route not in taken:
+                taken.add(one.route)
+                chosen.append(one)
+        return chosen
 
     def _change(self, lane: Lane, proposal: Proposal) -> Change:
         self._made += 1
@@ -233,10 +249,24 @@ class Cycle:
         why = self._validate(proposal.kind, proposal.route, proposal.arm, proposal.facts)
         if why is not None:
             change.go("denied")
+            if not self._is_news(proposal, why, now):
+                return []
             return [self._event("change.denied", change, f"{proposal.rationale}; denied: {why}", {"trigger": trigger})]
         change.go("allowed")
+        ended = self._end(proposal, proposal.rationale, now) if proposal.urgent else []
         events = list(proposal.apply(now))
-        return [*events, self._watch(change, trigger, now)]
+        return [*ended, *events, self._watch(change, trigger, now)]
+
+    def _is_news(self, proposal: Proposal, why: str, now: float) -> bool:
+        """Whether this denial was not told lately."""
+        what = (proposal.kind, proposal.route, proposal.arm)
+        told = self._denied.get(what)
+        if told is not None and told[0] == why and 0.0 <= now - told[1] < DENIED_AGAIN_S:
+            return False
+        if len(self._denied) >= MAX_DENIED:
+            self._denied.clear()
+        self._denied[what] = (why, now)
+        return True
 
     def _watch(self, change: Change, trigger: Trigger, now: float) -> Event:
         change.go("applied")
@@ -252,7 +282,7 @@ class Cycle:
         place = (event.route, event.arm)
         if event.kind == "rollout.rolled_back":
             self._shares[place] = 0.0
-            return self._undone(event, now)
+            return self._end(event, event.message, now)
         if event.kind in ("rollout.started", "rollout.step", "rollout.promoted"):
             step = event.detail.get("step")
             after = float(step) / 100.0 if isinstance(step, int) else 1.0
@@ -280,15 +310,15 @@ class Cycle:
         trigger: Trigger = "threshold" if event.kind == "threshold.breached" else "time"
         return [self._watch(change, trigger, now)]
 
-    def _undone(self, event: Event, now: float) -> list[Event]:
+    def _end(self, of: Event | Proposal, why: str, now: float) -> list[Event]:
         """An arm is out: its changes under watch end as rolled back, with what they did until now."""
-        ended = [one for one in self.changes if (one.proposal.route, one.proposal.arm) == (event.route, event.arm)]
+        ended = [one for one in self.changes if (one.proposal.route, one.proposal.arm) == (of.route, of.arm)]
         self.changes = [one for one in self.changes if one not in ended]
         told: list[Event] = []
         for change in ended:
             change.go("harm")
             change.go("undone")
-            told.append(self._impact(change, now, f"rolled back: {event.message}"))
+            told.append(self._impact(change, now, f"rolled back: {why}"))
         return told
 
     # ---- afterwards

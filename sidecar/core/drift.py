@@ -257,19 +257,22 @@ class DriftSet:
         kept = {f"{metric}/{arm}": watched.to_state() for (metric, arm), watched in self._watched.items()}
         return {"window_s": self._spec.window_s, "samples": self._spec.samples, "watched": kept}
 
-    def restore(self, state: Mapping[str, object], arms: Container[str]) -> None:
+    def restore(self, state: Mapping[str, object], arms: Container[str]) -> list[str]:
         """Takes over what windows of the same kind gave, of these arms (those that still are what they were). What is
-        missing or cannot be read is learnt anew."""
+        missing or cannot be read is learnt anew; answers what could not be read."""
         kept = state.get("watched")
         same = (state.get("window_s"), state.get("samples")) == (self._spec.window_s, self._spec.samples)
         if not same or not isinstance(kept, dict):
-            return
+            return ["all of it"] if same else []
+        lost: list[str] = []
         for key, watched in list(self._watched.items()):
             one = kept.get(f"{key[0]}/{key[1]}") if is_of(key, arms) else None
             made = _Watched(key, self._spec, self._limit(len(self._watched)))
             try:
                 made.restore(one)
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, IndexError):
+                lost += [f"{key[0]}/{key[1]}"] if one is not None else []
                 continue
             made.sample = watched.sample
             self._watched[key] = made
+        return lost

@@ -17,8 +17,7 @@ and routes of the policy.
 What it does not do: translate between dialects, watch connections, share state between pods.
 """
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 
 import numpy as np
 from msgspec.structs import replace
@@ -27,7 +26,7 @@ from sidecar.core.budget import Ledger
 from sidecar.core.cost import RateCard, flat_card
 from sidecar.core.governance import Governance
 from sidecar.core.match import unknown_arm
-from sidecar.core.memory import UNREADABLE, Part, claim, dump, going_on, load, pack, part_of
+from sidecar.core.memory import UNREADABLE, Part, claim, dump, load, pack, part_of
 from sidecar.core.policy import OWN_SOURCES, Policy, Route, Upstream
 from sidecar.core.route import PriceOf, RouteState
 from sidecar.core.rules import Value
@@ -82,6 +81,11 @@ class Engine:
     def policy(self) -> Policy:
         return self._policy
 
+    @property
+    def routes(self) -> tuple[RouteState, ...]:
+        """The routes in force, for the sources of the control loop."""
+        return self._order
+
     # ---- one request
 
     def decide(self, facts: Facts, now: float) -> Decision:
@@ -89,18 +93,19 @@ class Engine:
         found = self._static.get((facts.model, facts.endpoint, facts.dialect))
         return found if found is not None else self._decide(facts, now)
 
-    def settle(self, facts: Facts, decision: Decision, outcome: Outcome, now: float) -> Verdict:
-        """Takes the exchange's one outcome in; call it exactly once for each decision that went upstream."""
+    def settle(self, facts: Facts, decision: Decision, outcome: Outcome, now: float, *, call: bool = True) -> Verdict:
+        """Takes the exchange's one outcome in; call it exactly once for each decision that went upstream. Without `call`
+        it was a stage of a cascade before the one that served: of several stages a mean cost counts one call."""
         ledger = self._ledger
         cost_nusd = outcome.cost_nusd
         if cost_nusd is None:
             cost_nusd = billed_nusd(decision, outcome)
         if cost_nusd:
-            ledger.charge(cost_nusd, now)
+            ledger.charge(cost_nusd, now, call=call)
         if decision.route == NO_ROUTE:
             return NOTHING
         state = self._routes.get(decision.route)
-        return NOTHING if state is None else learn(state, facts, decision, outcome, now)
+        return NOTHING if state is None else learn(state, facts, decision, outcome, now, call=call)
 
     def release(self, decision: Decision) -> None:
         """Gives back what a decision reserved whose request never went upstream."""
@@ -114,7 +119,7 @@ class Engine:
         The arm that failed is blamed for it; what it reserved goes over to the returned decision.
         """
         state = self._routes.get(decision.route)
-        made = None if state is None else state.fallback(facts, decision, trigger)
+        made = None if state is None else state.serving.fallback(facts, decision, trigger)
         if state is not None and made is not None:
             status = int(trigger) if trigger.isdigit() else 0
             failure = Outcome(kind="failed", status=status, error=trigger, clocks=Clocks(), stream=facts.stream)
@@ -126,7 +131,7 @@ class Engine:
         """What the policy's text alone gives: the app's own model, or the baseline's when that name is virtual."""
         for state in self._order:
             if state.matches(facts):
-                return state.fail_open(facts)
+                return state.serving.fail_open(facts)
         return FAIL_OPEN
 
     def _decide(self, facts: Facts, now: float) -> Decision:
@@ -144,12 +149,13 @@ class Engine:
         ledger = self._ledger
         ledger.roll(now)
         arms = (unknown_arm(facts),) if state is None else state.candidates(facts)
-        allowed, refusal = self._governance.allowed(facts, arms, ledger.spent_day_nusd, ledger.spent_month_nusd)
+        allowed, refusal, rules = self._governance.allowed(facts, arms, ledger.spent_day_nusd, ledger.spent_month_nusd)
         if state is None:
-            return PASS if refusal is None else replace(PASS, reason="policy", refusal=refusal)
+            return PASS if refusal is None else replace(PASS, reason="policy", refusal=refusal, rules=rules)
         if refusal is not None:
-            return state.refuse(refusal, "policy")
-        return state.decide(facts, now, self._rng, allowed)
+            return replace(state.serving.refuse(refusal, "policy"), rules=rules)
+        made = state.decide(facts, now, self._rng, allowed)
+        return replace(made, rules=rules) if rules else made
 
     def _keep(self, facts: Facts, decision: Decision) -> Decision:
         if self._uniform:
@@ -204,8 +210,8 @@ class Engine:
             begun = state.begin(before, now)
             kept = absent.pop(route.name, None)
             if kept is not None:
-                again = partial(self._state, policy, governance, route, now)
-                state, begun = self._returned(state, again, kept, begun, now)
+                told, resumed = claim(state, kept, now)
+                begun = [*_news(begun, resumed), *told]
             events += begun
             order.append(state)
         for name in old.keys() - {state.route.name for state in order}:
@@ -251,18 +257,6 @@ class Engine:
         ledger = self._ledger
         return governance.refuses(change, state.arms.get(arm or ""), ledger.spent_day_nusd, ledger.spent_month_nusd)
 
-    def _returned(
-        self, state: RouteState, again: Callable[[], RouteState], kept: Part, begun: list[Event], now: float
-    ) -> tuple[RouteState, list[Event]]:
-        """A route that was away, with what it had learnt, and what there is to tell; a fresh one when that cannot be
-        read."""
-        try:
-            events, resumed = claim(state, kept, now), going_on(state, kept)
-        except UNREADABLE as error:
-            state = again()
-            return state, [_ignored(error), *state.begin(None, now)]
-        return state, [*_news(begun, resumed), *events]
-
     # ---- rollouts by hand
 
     def start_rollout(self, route: str, arm: str, now: float) -> list[Event]:
@@ -282,8 +276,15 @@ class Engine:
         return self._chosen(route).staging.resume(now)
 
     def rollback(self, route: str, now: float) -> list[Event]:
-        """Takes the canary (or the arm that completed last) out and unbinds its conversations at once."""
-        return self._chosen(route).staging.rollback(now)
+        """Takes the canary (or the arm that completed last) out and unbinds its conversations at once; in an experiment
+        all variants but the control. Raises RolloutError when there is nothing to take out."""
+        state = self._chosen(route)
+        if state.trial is None:
+            return state.staging.rollback(now)
+        events = state.trial.experiment.roll_back(now, "by hand")
+        if not events:
+            raise RolloutError(f"route {route!r}: no variant is left but the control, nothing to roll back")
+        return events
 
     def _chosen(self, route: str) -> RouteState:
         state = self._routes.get(route)
@@ -296,11 +297,11 @@ class Engine:
     # ---- state
 
     def charge(self, route: str, cost_nusd: int, at: float) -> None:
-        """Books a cost that a snapshot does not contain (rows written after it), as of the time `at`."""
-        self._ledger.charge(cost_nusd, at)
+        """Books what a call of the sidecar's own cost, as of the time `at`; a route that is gone has no budget."""
+        self._ledger.charge(cost_nusd, at, call=False)
         state = self._routes.get(route)
         if state is not None:
-            state.ledger.charge(cost_nusd, at)
+            state.ledger.charge(cost_nusd, at, call=False)
 
     def snapshot(self, *, bindings: bool = True) -> bytes:
         """All that outlives the process, as JSON; see `core.memory`.
@@ -315,13 +316,13 @@ class Engine:
 
     def restore(self, state: bytes, now: float) -> list[Event]:
         """Takes over a snapshot, for the routes and arms that still exist; what belongs to other routes waits for
-        them. What cannot be read is named in an event and the engine starts empty."""
+        them. A part that cannot be read is named in an event and begins anew, all others are taken over; of another
+        version nothing is."""
         try:
             loaded = load(state, self._ledger, self._order, self._sticky, now)
         except UNREADABLE as error:
-            self._routes, self._ledger, self._sticky = {}, Ledger(now), Sticky()
-            self._absent, self._pending = {}, []
-            return [_ignored(error), *self.apply(self._policy, now)]
+            message = f"state not taken over, nothing of it: {type(error).__name__}: {error}"
+            return [Event(kind="state.ignored", severity="high", message=message)]
         self._absent = loaded.absent
         self._pending = _news(self._pending, loaded.resumed)
         return loaded.events
@@ -329,11 +330,6 @@ class Engine:
     def status(self) -> list[RouteStatus]:
         """Every route and arm, for people."""
         return [describe(state, self._now) for state in self._order]
-
-
-def _ignored(error: Exception) -> Event:
-    message = f"state not taken over, starting empty: {type(error).__name__}: {error}"
-    return Event(kind="state.ignored", severity="high", message=message)
 
 
 def _news(begun: list[Event], resumed: set[tuple[str | None, str | None]]) -> list[Event]:

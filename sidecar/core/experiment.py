@@ -1,14 +1,16 @@
 """An A/B experiment of one route: which variant a unit gets, what its outcome says, and when there is an answer.
 
 **Phases.** pending (until the first tick) -> running -> decided (a winner, or no difference that matters) or ended
-(max_duration, or all others stopped). Nothing leads back; an edit of the experiment in the policy is another experiment
-(`id` is a hash of its content).
+(max_duration, or all others stopped). Then new units go to the control, until the winner is promoted: the control loop
+does, where the policy says `on_winner: promote` (`core.proposals`). Nothing leads back; an edit of the experiment in the
+policy is another experiment (`id` is a hash of its content).
 
 **Units.** A conversation (or a request without a key) is drawn once, by the hash of its key and the experiment's id, so
 all pods agree while shares are fixed. With `allocation: adaptive` the shares change for new units only. Each set of shares
 has a number, the `epoch`; a decision carries `id:variant` as its rollout_id and the epoch as its rollout_step, so that an
 outcome or a score of days later is weighed by the shares with which its unit was drawn. MAX_EPOCHS are kept; values of
-older ones do not count, whatever they are. Only the first value of a unit counts.
+older ones do not count, whatever they are. Only the first value of a unit counts, also over a restart: the youngest
+STORED_UNITS units that counted are in the state. A conversation that is older than those, and scored again, counts twice.
 
 **Metrics** are brought to 0..1 with larger better by `core.scale`. `quality` is the first score that the app sends; where
 the route takes no feedback, what its validators say. Aborts and the caller's own mistakes count nowhere.
@@ -25,10 +27,15 @@ What it does not know: other pods (each decides for itself), and why people scor
 only the frequency differs, all holds to first order; if it depends on the score, no test can know.
 """
 
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from hashlib import blake2b
+from itertools import islice
 from typing import Any, Final, Literal
+
+import msgspec
+import numpy as np
 
 from sidecar.core.policy import Arm, ExperimentSpec, Route, Variant
 from sidecar.core.race import Race
@@ -37,16 +44,19 @@ from sidecar.core.rollout import position
 from sidecar.core.scale import Scale
 from sidecar.core.sequential import HarmTest, MeanSequence
 from sidecar.core.types import Decision, Event, Outcome, Severity
-from sidecar.core.variants import Edit
+from sidecar.core.variants import Edit, Keep
 
 Verdict = Literal["winner", "no_difference", "inconclusive"]
 HARM_ALPHA: Final = 0.01  # 0.001..0.05 of all variants together; smaller lets a broken one run longer
 REALLOCATE_EVERY: Final = 20  # 5..200 values between new shares; fewer costs time, more follows the evidence later
 MIN_CHANGE: Final = 0.02  # 0..0.1 of a share that is worth a new epoch; smaller: old epochs are forgotten sooner
 REMEMBERED_UNITS: Final = 16_384  # 1e3..1e6; fewer: long conversations count twice, more: memory (about 100 bytes each)
+STORED_UNITS: Final = 4_096  # 0..16,384 of them outlive a restart, 5.3 bytes each, twice; fewer: more count twice then
 MAX_EPOCHS: Final = 256  # 16..4096; fewer forget scores that come late, more make a longer snapshot
 STATE_VERSION: Final = 1
 _WHOLE: Final = float(2**64)
+_UNIT: Final = 2**32 - 1
+_ROUNDING: Final = 1e-6  # of shares that sum up to 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +118,7 @@ class Experiment:
         self.phase = "pending"
         self.verdict: Verdict | None = None
         self.winner: int | None = None
+        self.promoted: bool | None = None  # whether new units go to the winner; False: they did, and it was undone
         self.cause = ""
         self._since = 0.0
         count = len(spec.variants)
@@ -124,7 +135,9 @@ class Experiment:
         own = dict(variant.params)
         params = tuple(one for one in arm.params if one[0] not in own) + variant.params
         served = replace(arm, params=params)
-        return Choice(served, variant.system, f"{self.route}/{self.id}/{variant.id}", f"{self.id}:{variant.id}")
+        prompts = any(one.system for one in self.spec.variants)
+        edits = variant.system or ((Keep(),) if prompts else ())
+        return Choice(served, edits, f"{self.route}/{self.id}/{variant.id}", f"{self.id}:{variant.id}")
 
     # ---- one unit
 
@@ -138,7 +151,7 @@ class Experiment:
         """Of new units, in the order of the variants; sum 1."""
         if self.running:
             return self._epochs[self._epoch]
-        serves = self.winner if self.winner is not None and self.spec.on_winner == "promote" else 0
+        serves = self.winner if self.winner is not None and self.promoted else 0
         return tuple(float(index == serves) for index in range(len(self.choices)))
 
     def draw(self, key: int) -> tuple[int, float, int | None]:
@@ -158,6 +171,11 @@ class Experiment:
         """The variant that a binding's owner names, if it is of this experiment and not stopped."""
         index = self._of_owner.get(owner)
         return None if index in self.race.out else index
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The arms of the variants that units are drawn for; none when it is over."""
+        return tuple(self.choices[index].arm.id for index in self.race.left) if self.running else ()
 
     def owns(self, rollout_id: str | None) -> bool:
         """Whether a decision belongs to this experiment."""
@@ -213,15 +231,28 @@ class Experiment:
             test, share = self._harm[other], shares[other] / (shares[other] + shares[0]) if shares[other] else 0.0
             (test.update_control if index == 0 else test.update_canary)(harm, share)
             if other not in self.race.out and test.rejected(HARM_ALPHA / (len(self.choices) - 1)):
-                events += self._stop(other)
+                why = f"it fails more often than the control (E = {test.e_value:.3g} after {test.canary_n} units)"
+                events += self._stop(other, why)
         return events
 
-    def _stop(self, index: int) -> list[Event]:
+    def roll_back(self, now: float, cause: str, arm: str | None = None) -> list[Event]:
+        """Takes the variants of `arm` out, or all, but never the control; who had one of them gets another. Where only the
+        control is left, the experiment ends. Says nothing when there is none to take out."""
+        left = [index for index in range(1, len(self.choices)) if index not in self.race.out]
+        out = [index for index in left if arm is None or self.choices[index].arm.id == arm]
+        events = [event for index in out for event in self._stop(index, f"rolled back: {cause}")]
+        if self.winner in out:
+            events += self.demote()
+            self.promoted = False
+        if out and len(self.race.left) == 1:
+            events += self.tick(now)
+        return events
+
+    def _stop(self, index: int, why: str) -> list[Event]:
         self.race.out.add(index)
         left = [share * (one not in self.race.out) for one, share in enumerate(self._epochs[self._epoch])]
         self._put(tuple(share / sum(left) for share in left))
-        name, test = self.spec.variants[index].id, self._harm[index]
-        why = f"it fails more often than the control (E = {test.e_value:.3g} after {test.canary_n} units)"
+        name = self.spec.variants[index].id
         return [self._event("variant_stopped", "critical", f"{name} takes no more units: {why}", index)]
 
     # ---- the answer
@@ -269,6 +300,21 @@ class Experiment:
         name = "no winner" if winner is None else self.spec.variants[winner].id
         text = f"{verdict.replace('_', ' ')}: {name}, {cause}"
         return [self._event(self.phase, "medium", text, winner)]
+
+    def promote(self) -> list[Event]:
+        """New units go to the winner from now on: what the control loop does where the policy wants it, once. Nothing
+        happens when the winner is the control, or was promoted before."""
+        if not self.winner or self.promoted is not None:
+            return []
+        self.promoted = True
+        return [self._event("promoted", "medium", f"new units go to {self.spec.variants[self.winner].id}", self.winner)]
+
+    def demote(self) -> list[Event]:
+        """New units go to the control again, for good."""
+        if not self.promoted:
+            return []
+        self.promoted = False
+        return [self._event("demoted", "medium", "new units go to the control again", 0)]
 
     # ---- reading
 
@@ -338,6 +384,7 @@ class Experiment:
             "cause": self.cause, "since": self._since, "centre": self.scale.centre, "race": self.race.to_state(),
             "means": [one.to_state() for one in self._means], "harm": [one.to_state() for one in self._harm],
             "epochs": [[number, *shares] for number, shares in self._epochs.items()],
+            "units": _packed(self._units), "outcomes": _packed(self._outcomes), "promoted": self.promoted,
         }  # fmt: skip
 
     def restore(self, state: Mapping[str, Any]) -> bool:
@@ -347,23 +394,74 @@ class Experiment:
         """
         if state["version"] != STATE_VERSION or state["id"] != self.id:
             return False
-        self.race.restore(state["race"])
-        self.phase, self.verdict, self.winner = state["phase"], state["verdict"], state["winner"]
-        self.cause, self._since, self.scale.centre = state["cause"], float(state["since"]), state["centre"]
-        self._means = [MeanSequence.from_state(one) for one in state["means"]]
-        self._harm = [HarmTest.from_state(one) for one in state["harm"]]
-        self._epochs = {int(row[0]): tuple(float(share) for share in row[1:]) for row in state["epochs"]}
-        self._epoch = max(self._epochs)
+        kept = msgspec.convert(state, _State)
+        kept.check(len(self.choices))
+        self.race.restore(kept.race)
+        self.phase, self.verdict, self.winner = kept.phase, kept.verdict, kept.winner
+        self.cause, self._since, self.scale.centre = kept.cause, kept.since, kept.centre
+        self._means = [MeanSequence.from_state(one) for one in kept.means]
+        self._harm = [HarmTest.from_state(one) for one in kept.harm]
+        self._epochs = {int(row[0]): tuple(row[1:]) for row in kept.epochs}
+        self._epoch, self.promoted = max(self._epochs), kept.promoted
+        for seen, text in ((self._units, kept.units), (self._outcomes, kept.outcomes)):
+            for unit in reversed(_unpacked(text)):
+                seen.put(unit, None)
         return True
 
 
+class _State(msgspec.Struct):
+    """What `Experiment.to_state` writes; those of before lack the last three."""
+
+    phase: Literal["pending", "running", "decided", "ended"]
+    verdict: Verdict | None
+    winner: int | None
+    cause: str
+    since: float
+    centre: float | None
+    race: dict[str, object]
+    means: list[list[float]]
+    harm: list[list[float]]
+    epochs: list[list[float]]
+    units: str = ""
+    outcomes: str = ""
+    promoted: bool | None = None
+
+    def check(self, count: int) -> None:
+        """Raises ValueError for what an experiment of `count` variants cannot have."""
+        shares = [row[1:] for row in self.epochs]
+        if not len(self.means) == len(self.harm) == count or not shares:
+            raise ValueError("the state is of another number of variants")
+        if any(len(one) != count or min(one) < 0.0 or abs(sum(one) - 1.0) > _ROUNDING for one in shares):
+            raise ValueError("the state has shares that are none")
+        if any(min(row, default=-1.0) < 0.0 or not (row[0] < 1.0 and row[3] > 0.0) for row in self.means):
+            raise ValueError("the state has means of values that are not in 0..1")
+        if self.winner is not None and not 0 <= self.winner < count:
+            raise ValueError(f"the state's winner is number {self.winner}")
+
+
 def _is_first(seen: Recent[int, None], key: int) -> bool:
-    """Whether `key` was not among `seen`; it is afterwards. Key 0 is a unit of its own each time."""
-    if key in seen:
+    """Whether `key` was not among `seen`; it is afterwards. Key 0 is a unit of its own each time.
+
+    Keys are hashes already: 32 bits of them take a new unit for a counted one with probability 4e-6, whatever it shows.
+    """
+    unit = key & _UNIT
+    if unit in seen:
         return False
     if key:
-        seen.put(key, None)
+        seen.put(unit, None)
     return True
+
+
+def _packed(seen: Recent[int, None]) -> str:
+    """The STORED_UNITS youngest units in base64, four bytes each, the youngest first."""
+    units = (unit for unit, _ in islice(seen.youngest(), STORED_UNITS))
+    return b64encode(np.fromiter(units, dtype="<u4").tobytes()).decode()
+
+
+def _unpacked(text: str) -> list[int]:
+    """The inverse of `_packed`. Raises ValueError for what it did not write."""
+    units: list[int] = np.frombuffer(b64decode(text, validate=True), dtype="<u4").tolist()
+    return units
 
 
 def experiment_id_of(route: Route, spec: ExperimentSpec) -> str:

@@ -39,19 +39,22 @@ class Governance:
 
     def allowed(
         self, facts: Facts, arms: Sequence[Arm], daily_nusd: int, monthly_nusd: int
-    ) -> tuple[tuple[str, ...], Refusal | None]:
-        """Ids of the arms that no rule takes out, in order, and the refusal when a rule denies the request."""
+    ) -> tuple[tuple[str, ...], Refusal | None, tuple[str, ...]]:
+        """Ids of the arms that no rule takes out, in order, the refusal when a rule denies the request, and the ids of the
+        rules that took arms out or denied it."""
         env = _env(facts, daily_nusd, monthly_nusd)
-        left = list(arms)
+        left, did = list(arms), list[str]()
         for rule, when in self._of_requests:
             if when.asks_model:
                 kept = [arm for arm in left if not self._holds(rule, when, {**env, **_arm_env(arm)})]
             else:
                 kept = [] if self._holds(rule, when, env) else left
+            if len(kept) < len(left):
+                did.append(rule.id)
             if not kept:
-                return (), Refusal(403, "rule", rule.message or f"denied by rule {rule.id}")
+                return (), Refusal(403, "rule", rule.message or f"denied by rule {rule.id}"), tuple(did)
             left = kept
-        return tuple(arm.id for arm in left), None
+        return tuple(arm.id for arm in left), None, tuple(did)
 
     def refuses(self, change: Mapping[str, Value], arm: Arm | None, daily_nusd: int, monthly_nusd: int) -> str | None:
         """Why a rule denies a change; None when none does. `change` are its facts, without the prefix `change.`."""

@@ -13,21 +13,28 @@ Reference: Welch, Biometrika 34, 1947.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import sqrt
 from typing import Final
 
 from sidecar.core.normal import ndtr
 from sidecar.core.types import Outcome
 
-METRICS: Final = ("quality", "cost_nusd", "latency_s", "failed")
+METRICS: Final = ("quality", "cost_nusd", "latency_s", "failed", "late")  # late: beyond the objective's limit
 MINUTE_S: Final = 60.0
 KEPT: Final = (
     130  # minutes, 20..1440: an hour before and an hour after the slowest change; fewer forget the time before
 )
 MIN_VALUES: Final = 30  # 10..1000 known values on each side; below it a mean is not worth telling
+USUAL: Final = 10.0  # 2..100 calls that the past of the rest weighs; more overlooks what hits all arms at once
 
 _WIDTH: Final = 3  # count, sum, sum of squares
+Late = Callable[[str, Outcome], bool | None]  # of an exchange of a route; None: no limit, or unknown
+
+
+def never(_route: str, _outcome: Outcome) -> bool | None:
+    """Where nothing is too late."""
+    return None
 
 
 class Sums:
@@ -39,8 +46,8 @@ class Sums:
         self.calls = 0
         self.rows = [0.0] * (_WIDTH * len(METRICS))
 
-    def add(self, outcome: Outcome, quality: float | None) -> None:
-        """Takes one exchange in; aborted ones have a cost and nothing else."""
+    def add(self, outcome: Outcome, quality: float | None, late: bool | None = None) -> None:
+        """Takes one exchange in; aborted ones have a cost and nothing else. `late` None: no limit, or unknown."""
         self.calls += 1
         failed = outcome.kind == "failed" and not outcome.caller_fault
         self._put(1, outcome.cost_nusd)
@@ -49,7 +56,8 @@ class Sums:
         self._put(0, quality)
         self._put(3, 1.0 if failed else 0.0)
         if not failed:
-            self._put(2, _latency_s(outcome))
+            self._put(2, latency_s(outcome))
+            self._put(4, None if late is None else float(late))
 
     def _put(self, metric: int, value: float | None) -> None:
         if value is None:
@@ -72,8 +80,13 @@ class Sums:
         mean = total / count
         return mean, max(0.0, squares / count - mean * mean) / count, count
 
+    def share(self, metric: str) -> tuple[float, float]:
+        """How many of how many, for `failed` and `late`."""
+        at = _WIDTH * METRICS.index(metric)
+        return self.rows[at + 1], self.rows[at]
 
-def _latency_s(outcome: Outcome) -> float | None:
+
+def latency_s(outcome: Outcome) -> float | None:
     """Time to the first token of a stream, duration of a whole answer; both from when the request was sent."""
     clocks = outcome.clocks
     end = clocks.ttft_s if outcome.stream else clocks.duration_s
@@ -83,7 +96,9 @@ def _latency_s(outcome: Outcome) -> float | None:
 class Minutes:
     """The exchanges of the last KEPT minutes of every route."""
 
-    def __init__(self) -> None:
+    def __init__(self, late: Late = never) -> None:
+        """`late` says of a finished exchange whether it took longer than its route's objective wants."""
+        self._late = late
         self._routes: dict[str, deque[tuple[float, dict[str, Sums]]]] = {}
 
     def add(self, place: tuple[str, str], outcome: Outcome, quality: float | None, now: float) -> None:
@@ -99,7 +114,7 @@ class Minutes:
         found = arms.get(arm)
         if found is None:
             found = arms[arm] = Sums()
-        found.add(outcome, quality)
+        found.add(outcome, quality, self._late(route, outcome))
 
     def between(self, route: str, begin: float, end: float) -> dict[str, Sums]:
         """The sums of each arm over the whole minutes that begin in [begin, end)."""
@@ -155,12 +170,32 @@ def actual(before: Sums, after: Sums) -> dict[str, float]:
 
 
 def worse(before: Sums, after: Sums, limit: float) -> str | None:
-    """Which of quality and failures got worse by more than `limit` standard errors, in words; None: neither."""
-    for metric, sign in (("quality", -1.0), ("failed", 1.0)):
+    """Which of quality, failures and late answers got worse by more than `limit` standard errors, in words; None: none."""
+    for metric, sign in (("quality", -1.0), ("failed", 1.0), ("late", 1.0)):
         z = _z(before, after, metric)
         if z is not None and sign * z > limit:
             return f"{metric} got worse by {abs(z):.1f} standard errors"
     return None
+
+
+def excess(one: Sums, rest: Sums, metric: str, allowed: float, usual: tuple[float, float] = (0.5, 2.0)) -> float:
+    """z of "the share of `one` is above that of the `rest` by more than `allowed`", for `failed` and `late`.
+
+    A good and a bad call are added to `one` (Agresti and Caffo, The American Statistician 54, 2000), and to the rest what
+    is `usual` of it: a share, and the calls that it weighs (`usual_of`). So it holds for few calls and shares near 0, and
+    where the rest is not called now.
+    """
+    share, weight = usual
+    (bad, calls), (others, of) = one.share(metric), rest.share(metric)
+    mine, theirs = (bad + 1.0) / (calls + 2.0), (others + weight * share) / (of + weight)
+    error = sqrt(mine * (1.0 - mine) / (calls + 2.0) + theirs * (1.0 - theirs) / (of + weight))
+    return (mine - theirs - allowed) / error
+
+
+def usual_of(before: Sums, metric: str) -> tuple[float, float]:
+    """What the past says of `failed` or `late`: the share, and the calls that it weighs, at most USUAL."""
+    bad, calls = before.share(metric)
+    return (bad + 1.0) / (calls + 2.0), min(USUAL, calls + 2.0)
 
 
 def _z(before: Sums, after: Sums, metric: str) -> float | None:

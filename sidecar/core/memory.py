@@ -1,38 +1,55 @@
 """The engine's state as JSON, and back: what a restart must not forget.
 
-    {"version": 1, "ledger": {...}, "routes": {name: {"ledger", "spend", "beliefs": {arm: {"digest", ...}}, "staging"}},
+    {"version": 1, "ledger": {...},
+     "routes": {name: {"arms": {arm: digest}, "ledger", "spend", "beliefs": {arm: {...}}, "staging", ...}},
      "bindings": [[owner, arm, propensity, [keys]]]}
 
-Kept: spending, token histories, posteriors, rollouts with their evidence, thresholds with their windows (some seconds
-old; their slots know their times), what drift and anomalies learnt, tuned parameters, and the MAX_BINDINGS youngest
-conversations. Left out: key counts (minutes old, they mean nothing after a restart), reservations (their calls died),
-cached vectors. Beliefs are kept under a digest of the arm's upstream, model and params, so that a changed arm does not
-inherit them; conversations of an arm that changed, or whose rollout begins again, are free. What belongs to a route
-that the policy does not have is kept as it is until the route returns: a policy that is broken for a moment must not
-undo a rollback or open a budget. Numbers that are not finite become null in JSON and are refused on the way back.
+Kept: spending, token histories, posteriors, rollouts with their evidence, experiments with the units that they counted,
+thresholds with their windows (some seconds old; their slots know their times), what drift and anomalies learnt, tuned
+parameters, and the MAX_BINDINGS youngest conversations. Left out: key counts (minutes old, they mean nothing after a
+restart), reservations (their calls died), cached vectors. What is known of an arm is kept with a digest of its upstream,
+model and params, so that a changed arm does not inherit it; conversations of an arm that changed, or whose rollout begins
+again, are free. What belongs to a route that the policy does not have is kept as it is until the route returns: a policy
+that is broken for a moment must not undo a rollback or open a budget.
+
+**Each part stands alone.** A part is read into a copy first, numbers are checked (finite, at most LARGEST; not finite is
+null in JSON), and only then it is taken over. A part that cannot be read is left as it is, at a start: new; an event
+`state.ignored` names it, and all others are taken over. Only what is no snapshot at all, or one of another version, is
+refused as a whole.
+
+What it does not know: whether numbers that can be are true.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from math import isfinite
+from typing import Any, Final
 
 import orjson
 
 from sidecar.core.budget import Ledger
 from sidecar.core.learnt import restore, state_of
 from sidecar.core.route import RouteState
+from sidecar.core.selector import Selector
+from sidecar.core.spend import ArmSpend, Spend
 from sidecar.core.staging import arm_digest
 from sidecar.core.sticky import Binding, Sticky
+from sidecar.core.trial import trial_of
 from sidecar.core.types import Event
 
-VERSION = 1
-UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError)  # what a broken state raises
-MAX_BINDINGS = (
+VERSION: Final = 1
+UNREADABLE: Final = (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError)  # a broken part
+LARGEST: Final = 1e18  # 1e15..1e100 (nano-dollars, seconds): smaller refuses rich services, larger lets sums overflow
+LARGEST_EVIDENCE: Final = 1e101  # wealth of tests is cut at 1e100
+_KEYS: Final = 2**64 - 1
+MAX_BINDINGS: Final = (
     4_096  # 0..32,768; about 100 kB of JSON: more makes a snapshot hold the loop, fewer switch models at restarts
 )
 
-
 Part = dict[str, Any]  # what the snapshot holds of one route
+Resumed = set[tuple[str | None, str | None]]  # (route, arm) of rollouts that go on
+Read = Callable[[Any], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +58,10 @@ class Loaded:
 
     events: list[Event]
     absent: dict[str, Part]  # of routes that are not there
-    resumed: set[tuple[str | None, str | None]]  # (route, arm) of rollouts that go on
+    resumed: Resumed
+
+
+# ---- writing
 
 
 def dump(ledger: Ledger, routes: Sequence[RouteState], bindings: bytes, absent: Mapping[str, Part]) -> bytes:
@@ -56,49 +76,27 @@ def dump(ledger: Ledger, routes: Sequence[RouteState], bindings: bytes, absent: 
     )
 
 
-def load(text: bytes, ledger: Ledger, routes: Sequence[RouteState], sticky: Sticky, now: float) -> Loaded:
-    """Fills these parts from a snapshot. Raises one of UNREADABLE when it cannot be read; the parts are then half
-    filled and must be thrown away."""
-    state: dict[str, Any] = orjson.loads(text)
-    if state["version"] != VERSION:
-        raise ValueError(f"snapshot version {state['version']!r}, this program reads version {VERSION}")
-    ledger.restore(state["ledger"], now)
-    for owner, arm, propensity, keys in reversed(state["bindings"]):
-        binding = Binding(owner, arm, float(propensity), sticky.generation(owner))
-        for key in keys:
-            sticky.bind(int(key), binding)
-    absent, events = dict[str, Part](state["routes"]), list[Event]()
-    resumed: set[tuple[str | None, str | None]] = set()
-    for route in routes:
-        kept = absent.pop(route.route.name, None)
-        if kept is not None:
-            events += claim(route, kept, now)
-            resumed |= going_on(route, kept)
-    restored = {"routes": len(state["routes"]) - len(absent), "bindings": len(sticky)}
-    return Loaded([*events, Event(kind="state.restored", detail=restored)], absent, resumed)
-
-
 def part_of(state: RouteState) -> Part:
     """What a snapshot would hold of this route."""
     part: Part = orjson.loads(orjson.dumps(_route(state)))
     return part
 
 
-def going_on(state: RouteState, kept: Part) -> set[tuple[str | None, str | None]]:
-    """(route, arm) of the rollouts of `kept` that are the route's own, so that they do not begin again."""
-    ours = state.staging.rollouts
-    same = (arm for arm, one in kept["staging"]["rollouts"].items() if arm in ours and one["id"] == ours[arm].id)
-    return {(state.route.name, arm) for arm in same}
+def pack(sticky: Sticky) -> bytes:
+    """The youngest conversations as JSON, youngest first, keys that share an assignment together."""
+    groups: dict[tuple[str, str, float], list[int]] = {}
+    for key, binding in sticky.youngest(MAX_BINDINGS):
+        groups.setdefault((binding.owner, binding.arm, binding.propensity), []).append(key)
+    return orjson.dumps([(*assignment, keys) for assignment, keys in groups.items()])
 
 
 def _route(state: RouteState) -> dict[str, object]:
-    beliefs = {
-        arm: {"digest": arm_digest(state.arms[arm]), **belief} for arm, belief in state_of(state.selector).items()
-    }
+    digests = {name: arm_digest(arm) for name, arm in state.arms.items()}
     return {
+        "arms": digests,
         "ledger": state.ledger.to_state(),
         "spend": state.spend.to_state(),
-        "beliefs": beliefs,
+        "beliefs": {arm: {"digest": digests[arm], **belief} for arm, belief in state_of(state.selector).items()},
         "prices": {"quality": state.selector.price, "money": state.selector.money},  # for `explain`; never restored
         "promise": [state.selector.promise.scores, state.selector.promise.total],
         "staging": state.staging.to_state(),
@@ -108,39 +106,233 @@ def _route(state: RouteState) -> dict[str, object]:
     }
 
 
-def claim(state: RouteState, kept: Part, now: float) -> list[Event]:
-    """Gives a route what a snapshot holds of it. Raises one of UNREADABLE; the route is then half filled."""
-    state.ledger.restore(kept["ledger"], now)
-    same = {
-        arm: one
-        for arm, one in kept["beliefs"].items()
-        if arm in state.arms and one["digest"] == arm_digest(state.arms[arm])
-    }
-    for arm, one in same.items():
-        restore(state.selector, arm, one)
-    arms = {arm: [float(x) for x in row] for arm, row in kept["spend"]["arms"].items() if arm in same}
-    rollouts = state.staging.rollouts
-    begun = {
-        arm for arm, one in kept["staging"]["rollouts"].items() if arm in rollouts and one["id"] != rollouts[arm].id
-    }
-    for arm in begun | (kept["beliefs"].keys() - same.keys()):
-        state.sticky.unbind(f"{state.route.name}/{arm}")
-    state.spend.restore([int(x) for x in kept["spend"]["total"]], arms)
-    promise = state.selector.promise
-    promise.scores, promise.total = map(float, kept.get("promise", (0.0, 0.0)))
+# ---- reading
+
+
+def version_of(text: bytes) -> int | None:
+    """The version of a snapshot; None when it is none."""
+    try:
+        found = orjson.loads(text)["version"]
+    except UNREADABLE:
+        return None
+    return found if isinstance(found, int) else None
+
+
+def load(text: bytes, ledger: Ledger, routes: Sequence[RouteState], sticky: Sticky, now: float) -> Loaded:
+    """Fills these parts from a snapshot; what cannot be read is named in an event and stays as it is.
+
+    Raises one of UNREADABLE, and nothing has changed, when it is no snapshot of this version.
+    """
+    state = orjson.loads(text)
+    if not isinstance(state, dict):
+        raise TypeError("a snapshot is a JSON object")
+    if state["version"] != VERSION:
+        raise ValueError(f"snapshot version {state['version']!r}, this program reads version {VERSION}")
+    reading = _Reading("")
+    reading.ledger(state, ledger, now)
+    reading.bindings(state, sticky)
+    found = state.get("routes")
+    if not isinstance(found, dict):
+        reading.lose("routes", TypeError("no table of routes"))
+        found = {}
+    absent, resumed, events = dict[str, Part](found), Resumed(), reading.events
+    for route in routes:
+        if route.route.name in absent:
+            told, going_on = claim(route, absent.pop(route.route.name), now)
+            events += told
+            resumed |= going_on
+    restored = {"routes": len(found) - len(absent), "bindings": len(sticky)}
+    return Loaded([*events, Event(kind="state.restored", detail=restored)], absent, resumed)
+
+
+def claim(state: RouteState, kept: object, now: float) -> tuple[list[Event], Resumed]:
+    """Gives a route what a snapshot holds of it, part by part. Answers what there is to tell, with an event for each part
+    that could not be read, and (route, arm) of the rollouts that go on."""
+    reading = _Reading(state.route.name)
+    if not isinstance(kept, dict):
+        reading.lose("all parts", TypeError("no table of parts"))
+        return reading.events, set()
+    digests = reading.digests(kept)
+    same = [arm for arm, one in state.arms.items() if digests.get(arm) == arm_digest(one)]
+    reading.ledger(kept, state.ledger, now)
+    reading.beliefs(kept, state, same)
+    reading.take("spend", kept, [lambda one: _spend(Spend(), one, same), lambda one: _spend(state.spend, one, same)])
+    if "promise" in kept:  # older snapshots have none
+        reading.take("promise", kept, [lambda one: _promise(state, *one)])
+    else:
+        _promise(state, 0.0, 0.0)
     state.reprice()
     state.selector.touch()
-    state.thresholds.restore(kept.get("thresholds", {}), now)
-    state.watch.restore(kept.get("watch", {}), same, now)
-    compared = kept.get("experiment")
-    if compared is not None and state.trial is not None:
-        state.trial.experiment.restore(compared)
-    return state.staging.restore(kept["staging"], now)
+    reading.each("thresholds", kept, lambda one: state.thresholds.restore(one, now))
+    reading.each("watch", kept, lambda one: state.watch.restore(one, same, now))
+    reading.experiment(kept, state)
+    resumed = reading.staging(kept, state, now)
+    changed = (digests.keys() | state.arms.keys()) - set(same)
+    for arm in sorted(changed | (state.staging.rollouts.keys() - resumed)):
+        state.sticky.unbind(f"{state.route.name}/{arm}")
+    return reading.events, {(state.route.name, arm) for arm in resumed}
 
 
-def pack(sticky: Sticky) -> bytes:
-    """The youngest conversations as JSON, youngest first, keys that share an assignment together."""
-    groups: dict[tuple[str, str, float], list[int]] = {}
-    for key, binding in sticky.youngest(MAX_BINDINGS):
-        groups.setdefault((binding.owner, binding.arm, binding.propensity), []).append(key)
-    return orjson.dumps([(*assignment, keys) for assignment, keys in groups.items()])
+class _Reading:
+    """Takes the parts of one route (or, without a name, of the service) over; `events` says what there is to tell."""
+
+    def __init__(self, route: str) -> None:
+        self.route = route
+        self.events: list[Event] = []
+
+    def take(self, key: str, kept: Part, reads: Sequence[Read], largest: float = LARGEST, part: str = "") -> bool:
+        """Gives `kept[key]` to each of `reads` in turn, the last of which takes it over; whether it came so far."""
+        try:
+            one = kept[key]
+            check(one, largest)
+            for read in reads:
+                read(one)
+        except UNREADABLE as error:
+            self.lose(part or key, error)
+            return False
+        return True
+
+    def each(self, key: str, kept: Part, read: Callable[[Part], dict[str, str]]) -> None:
+        """As `take`, for what may be absent and whose own parts stand alone: `read` names those that do not, and why."""
+        lost: dict[str, str] = {}
+        if key in kept and self.take(key, kept, [_table, lambda one: lost.update(read(one))], LARGEST_EVIDENCE):
+            for name, why in lost.items():
+                self.lose(f"{key}.{name}", ValueError(why))
+
+    def lose(self, part: str, why: Exception) -> None:
+        """Tells of a part that could not be read."""
+        where = f"{part} of route {self.route}" if self.route else part
+        text = f"state not taken over: {where} begins anew: {type(why).__name__}: {why}"
+        event = Event(kind="state.ignored", severity="high", route=self.route, message=text, detail={"part": part})
+        self.events.append(event)
+
+    def digests(self, kept: Part) -> dict[str, object]:
+        """What the arms were when the snapshot was made. Older ones say it with the beliefs only."""
+        known: dict[str, object] = {}
+        match kept.get("beliefs"):
+            case dict() as beliefs:
+                known = {arm: one.get("digest") for arm, one in beliefs.items() if isinstance(one, dict)}
+            case _:
+                pass
+        if "arms" in kept:
+            self.take("arms", kept, [_texts, known.update])
+        return known
+
+    def ledger(self, kept: Part, ledger: Ledger, now: float) -> None:
+        """What was spent; the sliding window of a budget for itself."""
+
+        def read(into: Ledger, one: Part) -> None:
+            if min(int(one["day_nusd"]), int(one["month_nusd"])) < 0:
+                raise ValueError("spending below 0")
+            into.restore({name: value for name, value in one.items() if name != "window"}, now)
+
+        def whole(into: Ledger) -> None:
+            into.restore(kept["ledger"], now)
+
+        copy = Ledger(now, ledger.budget)
+        taken = self.take("ledger", kept, [lambda one: read(copy, one), lambda one: read(ledger, one)])
+        if taken and "window" in kept["ledger"]:
+            reads: list[Read] = [_pair, lambda _: whole(copy), lambda _: whole(ledger)]
+            self.take("window", kept["ledger"], reads, part="ledger.window")
+
+    def beliefs(self, kept: Part, state: RouteState, same: Sequence[str]) -> None:
+        """What is known of arms that are the same, each for itself."""
+        found = kept.get("beliefs")
+        if not isinstance(found, dict):
+            self.lose("beliefs", TypeError("no table of arms"))
+            return
+        copy = Selector(state.selector.arms, state.route.objective)
+        for arm in same:
+            reads: list[Read] = [partial(restore, copy, arm), partial(restore, state.selector, arm)]
+            self.take(arm, found, reads, part=f"beliefs.{arm}")
+
+    def experiment(self, kept: Part, state: RouteState) -> None:
+        """The comparison under way, if it is still the route's."""
+        copy = trial_of(state.route, state.sticky, state.salt)
+        if state.trial is not None and copy is not None and "experiment" in kept:
+            reads: list[Read] = [copy.experiment.restore, state.trial.experiment.restore]
+            self.take("experiment", kept, reads, LARGEST_EVIDENCE)
+
+    def staging(self, kept: Part, state: RouteState, now: float) -> set[str]:
+        """The rollouts; the arms whose rollouts go on."""
+        found: list[tuple[list[Event], set[str]]] = []
+        reads: list[Read] = [lambda one: found.append(state.staging.restore(one, now))]
+        if not self.take("staging", kept, reads, LARGEST_EVIDENCE):
+            return set()
+        events, resumed = found[0]
+        self.events += events
+        return resumed
+
+    def bindings(self, kept: Part, sticky: Sticky) -> None:
+        """The conversations, oldest first; groups that cannot be read are left out."""
+        groups, broken = kept.get("bindings"), list[Exception]()
+        for group in reversed(groups) if isinstance(groups, list) else ():
+            try:
+                _bind(sticky, *group)
+            except UNREADABLE as error:
+                broken.append(error)
+        if not isinstance(groups, list):
+            self.lose("bindings", TypeError("no list of conversations"))
+        elif broken:
+            self.lose("bindings", broken[0])
+
+
+def check(value: object, largest: float = LARGEST) -> None:
+    """Raises ValueError when a number in these JSON values is not finite or larger than `largest`."""
+    left = [value]
+    while left:
+        match left.pop():
+            case bool():
+                pass
+            case int() | float() as number:
+                if not (isfinite(number) and abs(number) <= largest):
+                    raise ValueError(f"a number beyond {largest:g}")
+            case list() as some:
+                left += some
+            case dict() as table:
+                left += table.values()
+            case _:
+                pass
+
+
+def _table(one: object) -> None:
+    if not isinstance(one, dict):
+        raise TypeError("no table")
+
+
+def _texts(one: Part) -> None:
+    if not all(isinstance(digest, str) for digest in one.values()):
+        raise TypeError("a digest that is no text")
+
+
+def _pair(one: object) -> None:
+    if not (isinstance(one, list) and len(one) == 2 and isinstance(one[1], list)):
+        raise TypeError("no window")
+
+
+def _bind(sticky: Sticky, owner: object, arm: object, propensity: float, keys: Sequence[object]) -> None:
+    if not (isinstance(owner, str) and isinstance(arm, str) and 0.0 < propensity <= 1.0):
+        raise ValueError("no assignment")
+    binding = Binding(owner, arm, float(propensity), sticky.generation(owner))
+    known = [key for key in keys if isinstance(key, int) and 0 <= key <= _KEYS]
+    for key in known:
+        sticky.bind(key, binding)
+    if len(known) < len(keys):
+        raise ValueError("a key that is none")
+
+
+def _spend(spend: Spend, one: Part, same: Iterable[str]) -> None:
+    """Gives `spend` the histories of these arms; it gets an arm that it does not have (a copy begins without any)."""
+    total = [int(number) for number in one["total"]]
+    rows = {arm: [float(number) for number in one["arms"][arm]] for arm in same if arm in one["arms"]}
+    if min(total) < 0 or min((min(row) for row in rows.values()), default=0.0) < 0.0:
+        raise ValueError("counts below 0")
+    for arm in rows:
+        spend.arms.setdefault(arm, ArmSpend())
+    spend.restore(total, rows)
+
+
+def _promise(state: RouteState, scores: float, total: float) -> None:
+    if not scores >= 0.0:
+        raise ValueError("scores below 0")
+    state.selector.promise.scores, state.selector.promise.total = float(scores), float(total)

@@ -318,6 +318,14 @@ class Anomalies:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """What the control loop's slower lanes may do to the pool of an optimize route by themselves."""
+
+    hold: bool = True  # an arm that fails or is late beyond doubt rests for minutes
+    retire: bool = True  # an arm that another one dominates beyond doubt rests until that is over, or a trial is due
+
+
+@dataclass(frozen=True, slots=True)
 class Knob:
     """A parameter of the request that may be moved between `low` and `high`, from `start` on."""
 
@@ -396,6 +404,7 @@ class Route:
     drift: Drift | None = None
     anomalies: Anomalies | None = None
     tuning: Tuning | None = None
+    changes: Changes = Changes()
 
     @property
     def all_arms(self) -> tuple[Arm, ...]:

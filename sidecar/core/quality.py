@@ -24,8 +24,12 @@ sooner in practice); a fall by one sd is found after ALARM / (1 - SLACK) = 18. A
 PROBATION scores of the route: then RETURN is enough to find that it is well again, and the selector probes it
 meanwhile (`core.selector`).
 
-Bounded: MAX_TASKS tasks (the one seen longest ago goes), MAX_WEIGHT scores of weight an arm. Scores are queued and
-digested off the request. What it does not know: seasons, and changes of what is asked.
+**Sums alone.** A model of a route that chooses by no belief adds scores up and fits nothing: counts and sums by arm and
+task are what people are shown and what a later switch of the mode begins with. Texts and changes are left out of it.
+
+Bounded: MAX_TASKS tasks, MAX_WEIGHT scores of weight an arm. Where there are more tasks, those seen longest ago share one
+row, REST: no score of an arm is lost, and a task without a row is judged by that row, with TASK_SD around it. Scores are
+queued and digested off the request. What it does not know: seasons, and changes of what is asked.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,7 +52,8 @@ TEXT_SD: Final = 0.05  # 0..0.3, of one feature's part; larger learns faster fro
 PRIOR_MEAN: Final = 0.6  # of the arms' mean before any score
 PRIOR_SCORES: Final = 5.0  # 1..50, its weight
 MAX_WEIGHT: Final = 5_000.0  # 500..1e6 scores an arm; smaller stays noisy, larger follows slow drift later
-MAX_TASKS: Final = 256  # 16..4,096; fewer forget rare tasks, more cost 16 bytes an arm each
+MAX_TASKS: Final = 256  # 16..4,096; fewer throw rare tasks together, more cost 16 bytes an arm each
+REST: Final = "(other tasks)"  # their common row
 MAX_PENDING: Final = 1_024  # scores that wait to be digested; then the learner makes time itself
 FIT_EVERY: Final = (
     16  # 1..64 scores of those that waited; more measure late ones against means of long ago: false alarms
@@ -78,8 +83,9 @@ class Score(Struct, frozen=True, gc=False):
 class QualityModel:
     """Beliefs about the scores of the arms 0..K-1; see the head of this file."""
 
-    def __init__(self, arms: int) -> None:
-        self.arms = arms
+    def __init__(self, arms: int, *, sums: bool = False) -> None:
+        """`sums`: nobody chooses by it, see the head of this file."""
+        self.arms, self.sums = arms, sums
         self.tasks: dict[str, int] = {}  # task -> row, the one seen last at the end
         self.counts = np.zeros((0, arms))  # weights of scores by task and arm
         self.totals = np.zeros((0, arms))  # and their sums
@@ -95,8 +101,9 @@ class QualityModel:
         self.learnt = 0  # scores digested
         self.probation = np.zeros(arms, dtype=np.int64)  # until so many are learnt
         self.changes: list[tuple[int, float]] = []  # (arm, by how much), until somebody takes them
-        self._sums = np.zeros((arms, 2))  # CUSUM: down, up
-        self._runs = np.zeros((arms, 2, 2))  # scores and sums of residuals since each was zero
+        self._sums = [[0.0, 0.0] for _ in range(arms)]  # CUSUM: down, up
+        self._runs = [[[0.0, 0.0], [0.0, 0.0]] for _ in range(arms)]  # scores and sums of residuals since each was zero
+        self._weights = [0.0] * arms  # of all scores of each arm
         self._before: dict[int, tuple[float, float]] = {}  # weight and sum of an arm's scores before it fell
         self._pending: list[Score] = []
         self.overall = (np.zeros(arms), np.zeros(arms))  # means and variances of the arms, all tasks alike
@@ -136,45 +143,66 @@ class QualityModel:
         if not self._pending:
             return
         pending, self._pending = self._pending, []
+        if self.sums:
+            self._add_up(pending)
+            return
         for begin in range(0, len(pending), FIT_EVERY):
             for score in pending[begin : begin + FIT_EVERY]:
                 self._learn(score)
             self._fit()
 
+    def _add_up(self, pending: Sequence[Score]) -> None:
+        found: dict[tuple[str, int], tuple[float, float]] = {}
+        for one in pending:
+            place, (before, counted) = (one.task, one.arm), one.previous or (0.0, 0.0)
+            total, weight = found.get(place, (0.0, 0.0))
+            found[place] = (total + one.weight * one.score - counted * before, weight + one.weight - counted)
+            self.learnt += one.previous is None
+        for (task, arm), (total, weight) in found.items():
+            self._add(self._row(task), arm, total, weight)
+        self._fit()
+
     def _learn(self, one: Score) -> None:
-        arm, row = one.arm, self._row(one.task)
+        gone = one.previous is not None and one.task not in self.tasks and REST in self.tasks
+        arm, row = one.arm, self._row(REST if gone else one.task)
         if one.previous is not None:  # the same answer, judged anew
             score, weight = one.previous
             self._add(row, arm, one.weight * one.score - weight * score, one.weight - weight)
             return
-        error = one.score - float(self.mean[row, arm])
-        spread = float(self.variance[row, arm])
+        error = one.score - self.mean.item(row, arm)
+        spread = self.variance.item(row, arm)
         if one.text is not None:
             error, spread = self._learn_text(one, one.text, error, spread)
         self._add(row, arm, one.weight * one.score, one.weight)
         self.learnt += 1
         self.residual += one.weight * (error * error - self.residual) / min(_RESIDUAL_SCORES, self.learnt + 20.0)
         self.bias += one.weight * (error - self.bias) / min(_BIAS_SCORES, self.learnt + _RESIDUAL_SCORES)
-        if self.counts[:, arm].sum() >= _MIN_SCORES:
+        if self._weights[arm] >= _MIN_SCORES:
             self._watch(one, error, spread)
 
     def _add(self, row: int, arm: int, total: float, weight: float) -> None:
         """What a score replaces may be forgotten by now (another model, a restart): no sum is below 0 or above its count."""
-        count = max(0.0, self.counts[row, arm] + weight)
+        before = self.counts.item(row, arm)
+        count = max(0.0, before + weight)
         self.counts[row, arm] = count
-        self.totals[row, arm] = min(count, max(0.0, self.totals[row, arm] + total))
+        self.totals[row, arm] = min(count, max(0.0, self.totals.item(row, arm) + total))
+        self._weights[arm] += count - before
 
     def _learn_text(self, one: Score, text: Features, error: float, spread: float) -> tuple[float, float]:
         """What is left of the error after the text's part, and its variance; the weights move."""
         self.textual = True
         noise = self.noise / one.weight
-        square = np.square(text) / noise
+        text = text.astype(np.float64)  # once, and not in each product
+        square = text * text / noise
         for weights, variances in (self.shared, (self.weights[one.arm], self.variances[one.arm])):
             gain = variances * text
-            error -= float(weights @ text)
-            own = float(gain @ text)
-            weights += gain * (error / (noise + own))
-            variances /= 1.0 + variances * square
+            error -= float(weights.dot(text))
+            own = float(gain.dot(text))
+            gain *= error / (noise + own)
+            weights += gain
+            divisor = variances * square
+            divisor += 1.0
+            variances /= divisor
             spread += own
         return error, spread
 
@@ -183,9 +211,7 @@ class QualityModel:
         row = self.tasks.pop(task, None)
         if row is None:
             if len(self.tasks) >= MAX_TASKS:
-                row = self.tasks.pop(next(iter(self.tasks)))
-                self.counts[row] = self.totals[row] = 0.0  # the others are fitted without it with the next scores
-                self.mean[row], self.variance[row] = self.overall[0], self.overall[1] + TASK_SD**2
+                row = self._gather()
             else:
                 row = len(self.tasks)
                 self.counts, self.totals = (np.vstack([one, np.zeros(self.arms)]) for one in (self.counts, self.totals))
@@ -194,12 +220,30 @@ class QualityModel:
         self.tasks[task] = row
         return row
 
+    def _gather(self) -> int:
+        """The task seen longest ago goes over to REST; answers its row, which is free."""
+        tasks = self.tasks
+        rest = tasks.pop(REST, None)
+        if rest is None:
+            rest = tasks.pop(next(iter(tasks)))
+        row = tasks.pop(next(iter(tasks)))
+        tasks[REST] = rest
+        for sums in (self.counts, self.totals):
+            sums[rest] += sums[row]
+            sums[row] = 0.0
+        self.mean[row], self.variance[row] = self.overall[0], self.overall[1] + TASK_SD**2
+        return row
+
     def _fit(self) -> None:
         """All means and variances from counts and sums."""
         counts, totals = self.counts, self.totals
-        for arm in np.flatnonzero(counts.sum(axis=0) > MAX_WEIGHT):
-            self._discount(int(arm), 0.5, 0.0)
-        scores, sums, noise = counts.sum(axis=0), totals.sum(axis=0), self.noise
+        scores = counts.sum(axis=0)
+        if (scores > MAX_WEIGHT).any():
+            for arm in np.flatnonzero(scores > MAX_WEIGHT):
+                self._discount(int(arm), 0.5, 0.0)
+            scores = counts.sum(axis=0)
+        sums, noise = totals.sum(axis=0), self.noise
+        self._weights = scores.tolist()
         common = (sums.sum() + PRIOR_SCORES * PRIOR_MEAN) / (scores.sum() + PRIOR_SCORES)
         begin = np.where(np.isnan(self.prior_mean), common, self.prior_mean)
         prior = noise / self.prior_sd**2
@@ -221,15 +265,15 @@ class QualityModel:
         z = min(CLIP, max(-CLIP, error / (self.residual + spread) ** 0.5))
         slack = SLACK + min(SLACK, (spread / self.residual) ** 0.5)
         for way, sign in ((0, -1.0), (1, 1.0)):
-            sums, runs = self._sums[arm], self._runs[arm, way]
+            sums, runs = self._sums[arm], self._runs[arm][way]
             sums[way] = max(0.0, sums[way] + weight * (sign * z - slack))
             if sums[way] == 0.0:
-                runs[:] = 0.0
+                runs[0] = runs[1] = 0.0
                 continue
-            runs += (weight, weight * error)
-            limit = RETURN if way and self.on_probation(arm) else ALARM
-            if sums[way] >= limit:
-                self._change(arm, float(runs[1] / runs[0]), float(runs[0]))
+            runs[0] += weight
+            runs[1] += weight * error
+            if sums[way] >= (RETURN if way and self.on_probation(arm) else ALARM):
+                self._change(arm, runs[1] / runs[0], runs[0])
                 return
 
     def _change(self, arm: int, by: float, scores: float) -> None:
@@ -245,8 +289,8 @@ class QualityModel:
             if by < 0:
                 self._before[arm] = (count, total)
             self._discount(arm, min(1.0, scores / count), by)
-        self._sums[arm] = 0.0
-        self._runs[arm] = 0.0
+        self._sums[arm] = [0.0, 0.0]
+        self._runs[arm] = [[0.0, 0.0], [0.0, 0.0]]
         self.probation[arm] = self.learnt + PROBATION if by < 0 else 0
         self.changes.append((arm, by))
         self._fit()
@@ -263,6 +307,10 @@ class QualityModel:
         counts *= weight
         totals[:] = counts * means
 
+    def put_on_probation(self, arm: int, scores: int) -> None:
+        """The arm may have changed unseen: it is probed for as many of the route's scores, and a rise is believed sooner."""
+        self.probation[arm] = self.learnt + scores
+
     def on_probation(self, arm: int) -> bool:
         """Whether the arm fell not long ago."""
         return bool(self.probation[arm] > self.learnt)
@@ -272,9 +320,11 @@ class QualityModel:
     def moments(self, task: str) -> tuple[Floats, Floats]:
         """Means and variances of the arms' scores on a task, (K,) each, without what a text adds."""
         row = self.tasks.get(task)
-        if row is None:
-            return self.overall[0], self.overall[1] + TASK_SD**2
-        return self.mean[row], self.variance[row]
+        if row is not None:
+            return self.mean[row], self.variance[row]
+        rest = self.tasks.get(REST)
+        mean, variance = self.overall if rest is None else (self.mean[rest], self.variance[rest])
+        return mean, variance + TASK_SD**2
 
     def scores(self, arm: int) -> tuple[float, float]:
         """Weight and sum of the arm's scores."""
@@ -299,8 +349,11 @@ class QualityModel:
             mine = self._row(task)
             self.counts[mine, own] = other.counts[row, theirs]
             self.totals[mine, own] = other.totals[row, theirs]
-        for name in ("weights", "variances", "probation", "_sums", "_runs"):
+        for name in ("weights", "variances", "probation"):
             getattr(self, name)[own] = getattr(other, name)[theirs]
+        for arm, its in pairs:
+            self._sums[arm] = list(other._sums[its])
+            self._runs[arm] = [list(run) for run in other._runs[its]]
         for name in ("shared", "textual", "residual", "bias", "learnt"):
             setattr(self, name, getattr(other, name))
         self._fit()

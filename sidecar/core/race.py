@@ -204,7 +204,12 @@ class Race:
             raise ValueError("the state is of another number of variants")
         if not all(bool(np.isfinite(part).all()) for part in parts):
             raise ValueError("the state has numbers that are not finite")
-        self.out = set(msgspec.convert(state.get("out"), list[int]))
+        if any(bool((part < 0.0).any()) for part in parts[3:]):
+            raise ValueError("the state has counts, or sums of values in 0..1, below 0")
+        out = set(msgspec.convert(state.get("out"), list[int]))
+        if not out < set(range(self.variants)):
+            raise ValueError("the state has variants out that are not there, or leaves none")
+        self.out = out
         for old, new in zip(mine, parts, strict=True):
             old[...] = new
 

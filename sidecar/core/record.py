@@ -4,8 +4,9 @@ Theory: a decision and its outcome are one record (DESIGN 2.6), so the order of 
 holds scalars only: text, numbers, booleans and None for "unknown" or "does not apply". `eligible` and `context` are
 JSON text. `context` keeps what replay needs and has no column: the endpoint, the unit of the propensity, sizes, tags,
 the task that one of them names, the arm decided when a fallback served, the stages of a cascade before the arm that
-served, and the validators that the answer failed. `itl_p50_s` and `itl_p95_s` are percentiles of the gaps between this
-response's token chunks; they are inter-token latencies only where the provider sends one token a chunk (`itl_s` is).
+served, the validators that the answer failed, and the rules that took arms out or denied the call. `itl_p50_s` and
+`itl_p95_s` are percentiles of the gaps between this response's token chunks; they are inter-token latencies only where the
+provider sends one token a chunk (`itl_s` is).
 
 It asks no clock and writes nothing; it holds no prompt, completion or credential because `Settled` has none.
 """
@@ -123,9 +124,10 @@ def _context_text(
     asked = "" if stages is None else _stages_text(stages)
     failed = _failed_text(outcome.checks) if outcome.checks else ""
     drawn = "" if decision.drawn is None else _drawn_text(decision.drawn)
+    rules = f',"rules":{orjson.dumps(decision.rules).decode()}' if decision.rules else ""
     return (
         f'{{"endpoint":"{facts.endpoint}","unit":"{decision.unit}","input_bytes":{facts.input_bytes}'
-        f"{limit}{tools}{tags}{task}{decided}{asked}{failed}{drawn}}}"
+        f"{limit}{tools}{tags}{task}{decided}{asked}{failed}{drawn}{rules}}}"
     )
 
 

@@ -5,40 +5,31 @@
     u = quality(task, text) - price (w_c cost + w_l slowness) - money cost
 
 cost is the arm's expected cost as a multiple of the baseline's, known from prices; slowness is 1 - the latency score.
-DRAWS joint draws of all quality and latency posteriors are made off the request, every REFRESH scores. A request picks
-one of them at random and takes the arm that is best in it: Thompson sampling, and the share of draws that an arm wins
-is exactly the probability with which it is taken. SPREAD scales the draws' sd: 1 would be plain Thompson sampling,
-whose regret bound pays for the worst case with exploration that streams of some thousand requests cannot afford
-(Chapelle and Li, NIPS 2011, find 0.25..0.5 best).
+`core.draws` takes one from DRAWS joint draws of all quality and latency posteriors, which are made off the request, every
+REFRESH scores. SPREAD scales the draws' sd: 1 would be plain Thompson sampling, whose regret bound pays for the worst case
+with exploration that streams of some thousand requests cannot afford (Chapelle and Li, NIPS 2011, find 0.25..0.5 best).
 
-**Floors.** Some of the traffic is not up to the draws, so that no arm is forgotten: FLOOR for each arm, PROBE for one
-that fell not long ago, BASELINE for the baseline while a quality promise is measured against it. Under a ceiling no
-floor may cost more than GATE of it, no probe more than PROBE. An arm whose calls are shown to take longer than the
-objective's limits (more than LATE of them) gets its floor only, unless all do. What it costs to explore is what the
-prices say.
-
-    p(arm) = floor(arm) + (1 - sum of floors) x share of draws won
-
-The arm is drawn from that very vector with one uniform number: the logged propensity is the probability that was used.
-That arms without quality evidence stay at their canary step is the rollout's promise: they are not in the pool.
+An arm whose calls are shown to take longer than the objective's limits (more than LATE of them) gets its floor only,
+unless all do. What it costs to explore is what the prices say. That arms without quality evidence stay at their canary
+step is the rollout's promise: they are not in the pool.
 
 **Quality** is the label (feedback, judge) times the probability of an answer; before the first label of the route it
 is what validators and failures say. The first label begins the model anew: the two are not the same scale.
 
-References: Thompson, Biometrika 25, 1933; Agrawal and Goyal, arXiv:1209.3352; Russo et al., arXiv:1707.02038.
+References: those of `core.draws` and `core.constraint`.
 What it does not know: what other pods learn, and prompts beyond `core.features`.
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from math import inf, isfinite, log
 from typing import Final
 
 import numpy as np
-from msgspec import Struct
 from numpy.typing import NDArray
 
+from sidecar.core.asked import Asked
 from sidecar.core.constraint import Floats, Promise, money_price, quality_price
+from sidecar.core.draws import DRAWS, Pick, View, Why, floors
 from sidecar.core.features import FEATURES
 from sidecar.core.normal import ndtr
 from sidecar.core.policy import Objective
@@ -54,67 +45,33 @@ from sidecar.core.reward import (
 )
 from sidecar.core.types import Facts, Feedback
 
-DRAWS: Final = 64  # 16..256; propensities are multiples of 1/DRAWS before the floors, more cost time
 UNHEARD: Final = 512  # 64..4,096 requests until prices are solved anew without a score; more keep old ones longer
 REFRESH: Final = 16  # 1..64 new scores before new draws; fewer cost time, more choose with stale beliefs
 SPREAD: Final = 0.4  # 0.1..1 of the posterior's sd
-FLOOR: Final = 0.002  # 0..0.02 an arm; 0 makes off-policy evaluation divide by nearly 0, more spends on known losers
-MOST: Final = 0.9
-FLOORS: Final = 0.1  # of all arms together, however many
-BASELINE: Final = 0.03  # 0..0.1; less leaves the promise's reference uncertain, more costs what it saves
-SHORT: Final = 0.5  # 0..0.9; of the traffic to the baseline while no price keeps the promise: it teaches what to keep
-PROBE: Final = 0.1  # 0.02..0.2; less finds a recovery later, more spends more on an arm that fell
-GATE: Final = 0.005  # 0..0.05 of a ceiling, for each arm's floor
 LATE: Final = 0.05  # of calls: the limits are 95th percentiles
-RECENT: Final = 256  # requests of late on which prices are solved; fewer are noisy, more are old
 MAX_LIMIT: Final = 30.0  # largest price where quality has no weight of its own
 NEWS: Final = 0.005  # 0..0.05; a smaller change of a cost is no news: what is drawn stays
 JUMP: Final = 0.2  # 0.05..1; a larger one acts on the very next request
 MAX_VIEWS: Final = 64  # cached pools; more subsets of arms only cost recomputation
-MAX_BASES: Final = 512  # cached tasks a pool
+READY: Final = 16  # 0..64 tasks made ready behind the answers; fewer make requests wait 15 us, more work for nobody
 MIN_SD: Final = 1e-4
 _SHOWN: Final = 2.0  # standard errors beyond LATE
 _SHARES_OF: Final = 64  # recent requests over which `propensities` averages
 
 
-class Pick(Struct, frozen=True, gc=False):
-    """The chosen arm, the probability with which it was, the arms of the pool that the call can pay, and what each was
-    worth in the draw."""
-
-    arm: str
-    propensity: float
-    arms: tuple[str, ...]
-    worth: tuple[float, ...]
-
-
-class _View:
-    """What is ready for one pool of arms and one kind of call, until the next refresh. Arrays are (k, DRAWS)."""
-
-    __slots__ = ("arms", "base", "bases", "edges", "floors", "places", "rest", "text")
-
-    def __init__(self, arms: tuple[str, ...], places: NDArray[np.intp], base: Floats, floors: list[float]) -> None:
-        self.arms = arms
-        self.places = places
-        self.base = base  # what is the same for all tasks: minus prices, -inf for arms that are late
-        self.floors = floors
-        self.edges: list[float] = np.cumsum(floors).tolist()
-        self.rest = 1.0 - self.edges[-1]
-        self.text: NDArray[np.float32] | None = None  # (k DRAWS, FEATURES)
-        self.bases: dict[str, NDArray[np.float32]] = {}
-
-
 class Selector:
     """Beliefs about the arms of one route, the prices of its promises, and the choice among any subset of arms."""
 
-    def __init__(self, arms: Sequence[str], objective: Objective) -> None:
-        """`arms[0]` is the baseline, the reference of the quality constraint and the unit of costs."""
+    def __init__(self, arms: Sequence[str], objective: Objective, *, chooses: bool = True) -> None:
+        """`arms[0]` is the baseline, the reference of the quality constraint and the unit of costs. One that never
+        `chooses` adds up what it hears, and no more."""
         self.arms = tuple(arms)
         self.baseline = self.arms[0]
         self.objective = objective
         self.weights = weights(objective)
         self.limit = 1.0 / self.weights[0] if self.weights[0] > 0 else MAX_LIMIT  # the policy's weights, not a promise
         self.beliefs = {arm: ArmBelief() for arm in arms}
-        self.model = QualityModel(len(self.arms))
+        self.model = QualityModel(len(self.arms), sums=not chooses)
         self.promise = Promise()
         self.labelled = False
         self.price = self.limit  # on what is minimised
@@ -130,12 +87,10 @@ class Selector:
         self._stale = True
         self._jumped = True  # ... so far that not one more request is decided at the old prices
         self._early = 1
-        self._views: dict[tuple[tuple[str, ...], bool], _View] = {}
+        self._views: dict[tuple[tuple[str, ...], bool], View] = {}
         self._pool = self.arms  # for which prices are solved: the one of late that has the baseline
         self._anchored = False
-        self._recent: list[tuple[str, bool]] = []  # task and kind of the requests of late
-        self._recent_text = np.zeros((RECENT, FEATURES), dtype=np.float32)
-        self._next = 0
+        self._asked = Asked()
 
     # ---- learning
 
@@ -176,7 +131,7 @@ class Selector:
     def begin_labels(self) -> None:
         """From now on labels say what quality is; what validators said is another scale, and forgotten."""
         self.labelled = True
-        fresh = QualityModel(len(self.arms))
+        fresh = QualityModel(len(self.arms), sums=self.model.sums)
         fresh.share_priors(self.model)
         self.model, self.promise = fresh, Promise()
 
@@ -212,6 +167,7 @@ class Selector:
         self._draw(rng)
         self._solve(rng)
         self._views.clear()
+        self._get_ready()
         self._stale, self._jumped, self._unheard = False, False, 0
 
     def digest(self, least: int = 1) -> None:
@@ -229,38 +185,44 @@ class Selector:
             self._text = model.weights.astype(np.float32)[:, None, :] + deviations[:, None, :] * noise
 
     def _solve(self, rng: np.random.Generator) -> None:
-        loss, recent = self.objective.max_quality_loss, self._recent
-        if not recent:
+        loss, asked = self.objective.max_quality_loss, self._asked
+        if not asked:
             self.price = self.limit if loss >= 1.0 else 0.0
             return
         assert self._noise is not None
-        model, size = self.model, len(recent)
+        model = self.model
         places = np.array([self._places[arm] for arm in self._pool])
-        tasks = {task: model.moments(task) for task in {task for task, _ in recent}}
-        means = np.array([tasks[task][0] for task, _ in recent])
-        deviations = np.sqrt(np.array([tasks[task][1] for task, _ in recent]))
-        row = rng.integers(DRAWS, size=size)
+        tasks, at = asked.by_task()
+        known = np.array([model.moments(task) for task in tasks])
+        means, deviations = known[at, 0], np.sqrt(known[at, 1])
+        row = rng.integers(DRAWS, size=len(asked))
         draws = means + deviations * self._noise[0].T[row]
         if model.textual:
-            texts = self._recent_text[:size]
+            texts = asked.texts
             means = means + texts @ (model.weights + model.shared[0]).T
             draws = draws + np.einsum("kbf,bf->bk", self._text[:, row], texts)
         draws = (draws * self._answered())[:, places]
         means = means[:, places]
         cost = self._costs()[places]
-        stream = sum(stream for _, stream in recent) * 2 > size
-        load = self._load(stream)[places]
+        load = self._load(asked.mostly_streams())[places]
         self.price = self.limit
         if loss < 1.0:
-            floors = np.array(self._floors(self._pool))
-            rest = 1.0 - floors.sum()
-            need = (self._need(loss) - float(means.mean(axis=0) @ floors)) / rest - min(0.0, model.bias)
+            given = np.array(self._floors(self._pool))
+            rest = 1.0 - given.sum()
+            need = (self._need(loss) - float(means.mean(axis=0) @ given)) / rest - min(0.0, model.bias)
             self.price = quality_price(draws, means, load, need, self.limit)
             self.short = self.price == 0.0
         self.money = 0.0
         if isfinite(self._allowance):
             allowance = self._allowance / self._unit()
             self.money = money_price(draws, self.price * load, cost, allowance, MAX_LIMIT / max(allowance, 1e-9))
+
+    def _get_ready(self) -> None:
+        """Makes what the next requests will ask for, if they are like those of late."""
+        for stream in {stream for _, stream in self._asked.kinds}:
+            view = self._view(self._pool, stream)
+            for task in self._asked.usual(stream, READY):
+                view.draw(task, *self.model.moments(task))
 
     def _need(self, loss: float) -> float:
         place = self._places[self.baseline]
@@ -312,49 +274,25 @@ class Selector:
         if self.baseline in pool or not self._anchored:
             self._anchored = self.baseline in pool
             self._pool = pool
-            self._remember(facts)
+            self._asked.remember(facts)
+            self._unheard += 1
         if balance_nusd < inf:
             pool = self._affordable(pool, balance_nusd)
         stream = facts.stream
         view = self._views.get((pool, stream)) or self._view(pool, stream)
-        base = view.bases.get(facts.task)
-        if base is None:
-            base = self._base(view, facts.task)
-        text = facts.text
-        if text is not None and view.text is not None:
-            base = base + (view.text @ text).reshape(base.shape)
-        if warm is not None and warm[0] in view.arms:
-            base = base.copy()
-            base[view.arms.index(warm[0])] += (self.price * self.weights[1] + self.money) * warm[1] / self._unit()
-        winners = base.argmax(axis=0)
-        uniform = rng.random() - view.edges[-1]
-        if uniform >= 0.0:
-            row = min(DRAWS - 1, int(uniform / view.rest * DRAWS))
-            place = int(winners[row])
-        else:
-            row = 0
-            place = bisect_right(view.edges, uniform + view.edges[-1])
-        share = int(np.count_nonzero(winners == place)) / DRAWS
-        propensity = view.floors[place] + view.rest * share
-        return Pick(view.arms[place], propensity, view.arms, tuple(base[:, row].tolist()))
+        drawn = view.bases.get(facts.task) or view.draw(facts.task, *self.model.moments(facts.task))
+        drawn = view.with_text(drawn, facts.text)
+        if warm is not None:
+            saved = (self.price * self.weights[1] + self.money) * warm[1] / self._unit()
+            drawn = view.favour(drawn, warm[0], saved)
+        return view.pick(drawn, rng.random())
 
     def _affordable(self, pool: tuple[str, ...], balance_nusd: float) -> tuple[str, ...]:
         costs = self.expected_nusd
         left = tuple(arm for arm in pool if costs[self._places[arm]] <= balance_nusd)
         return left or (min(pool, key=lambda arm: float(costs[self._places[arm]])),)
 
-    def _remember(self, facts: Facts) -> None:
-        """The request is one of those on which prices are solved."""
-        one = (facts.task, facts.stream)
-        if self._next < len(self._recent):
-            self._recent[self._next] = one
-        else:
-            self._recent.append(one)
-        self._recent_text[self._next] = 0.0 if facts.text is None else facts.text
-        self._next = (self._next + 1) % RECENT
-        self._unheard += 1
-
-    def _view(self, pool: tuple[str, ...], stream: bool) -> _View:
+    def _view(self, pool: tuple[str, ...], stream: bool) -> View:
         """Prices, floors and limits of a pool, made once a refresh."""
         assert self._noise is not None
         places = np.array([self._places[arm] for arm in pool])
@@ -367,41 +305,22 @@ class Selector:
             base[late] = -inf
         if len(self._views) >= MAX_VIEWS:
             self._views.clear()
-        view = self._views[pool, stream] = _View(pool, places, base, self._floors(pool))
+        view = self._views[pool, stream] = View(pool, places, base, self._floors(pool))
+        view.noise, view.answered = self._noise[0][places], self._answered()[places, None]
         if self.model.textual:
-            view.text = np.ascontiguousarray(self._text[places].reshape(-1, FEATURES))
+            view.text = np.ascontiguousarray(self._text[places].swapaxes(0, 1)).reshape(-1, FEATURES)
         return view
 
-    def _base(self, view: _View, task: str) -> NDArray[np.float32]:
-        """Draws of what the pool's arms are worth on a task, without what a text adds."""
-        assert self._noise is not None
-        mean, variance = self.model.moments(task)
-        sd = np.sqrt(variance[view.places, None])
-        drawn = mean[view.places, None] + sd * self._noise[0][view.places]
-        drawn = drawn * self._answered()[view.places, None]
-        if len(view.bases) >= MAX_BASES:
-            view.bases.clear()
-        worth = drawn + view.base
-        worth[np.isnan(worth)] = -inf  # a broken belief gets no traffic; when all are, the first of the pool serves
-        made: NDArray[np.float32] = worth.astype(np.float32)
-        view.bases[task] = made
-        return made
-
     def _floors(self, pool: tuple[str, ...]) -> list[float]:
-        if len(pool) == 1:
-            return [0.0]
-        floor, made = min(FLOOR, FLOORS / len(pool)), []
-        for arm in pool:
-            own = floor
-            gate = GATE
-            if self.model.on_probation(self._places[arm]):
-                own = gate = PROBE
-            elif arm == self.baseline and 0.0 < self.objective.max_quality_loss < 1.0:
-                own = SHORT if self.short else BASELINE
-            cost = float(self.expected_nusd[self._places[arm]])
-            made.append(min(own, gate * self._allowance / cost) if cost > 0 else own)
-        total = sum(made)
-        return made if total <= MOST else [MOST * own / total for own in made]
+        costs = [float(self.expected_nusd[self._places[arm]]) for arm in pool]
+        return floors([self._why(arm) for arm in pool], costs, self._allowance)
+
+    def _why(self, arm: str) -> Why:
+        if self.model.on_probation(self._places[arm]):
+            return "probe"
+        if arm == self.baseline and 0.0 < self.objective.max_quality_loss < 1.0:
+            return "short" if self.short else "baseline"
+        return "usual"
 
     def _is_late(self, arm: str, stream: bool) -> bool:
         if self._slow[stream] is None or self.objective.late_nusd:
@@ -419,14 +338,10 @@ class Selector:
             return np.array([float(arm == self.baseline) if alone else 1.0 / len(pool) for arm in pool])
         view = self._views.get((pool, stream)) or self._view(pool, stream)
         wins = np.zeros(len(pool))
-        recent = list(enumerate(self._recent))[-_SHARES_OF:] or [(0, ("", stream))]
-        for number, (task, _) in recent:
-            base = view.bases.get(task)
-            if base is None:
-                base = self._base(view, task)
-            if view.text is not None:
-                base = base + (view.text @ self._recent_text[number]).reshape(base.shape)
-            wins += np.bincount(base.argmax(axis=0), minlength=len(pool))
+        recent = list(zip(self._asked.kinds, self._asked.texts, strict=True))[-_SHARES_OF:] or [(("", stream), None)]
+        for (task, _), text in recent:
+            drawn = view.bases.get(task) or view.draw(task, *self.model.moments(task))
+            wins += np.bincount(view.with_text(drawn, text)[1], minlength=len(pool))
         made: Floats = np.array(view.floors) + view.rest * wins / wins.sum()
         return made
 
@@ -436,6 +351,16 @@ class Selector:
         mean, variance = self.model.typical()
         answered = self._answered()
         return mean * answered, variance * answered**2
+
+    @property
+    def asked(self) -> tuple[list[tuple[str, bool]], NDArray[np.float32]]:
+        """Task and kind (stream or not) of the requests of late, and their texts, (B, FEATURES)."""
+        return self._asked.kinds, self._asked.texts
+
+    def standing(self, stream: bool) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        """Costs of a call as multiples of the unit, all that is minimised, and who is late, (K,) each."""
+        late = np.array([self._is_late(arm, stream) for arm in self.arms])
+        return self._costs(), self._load(stream), late
 
     def feasible(self) -> Floats:
         """P(quality >= (1 - max_quality_loss) x the baseline's) of each arm alone, (K,); 1 for the baseline."""
@@ -454,7 +379,7 @@ class Selector:
         for arm in arms:
             self.beliefs[arm] = other.beliefs[arm]
         self.labelled, self.promise = other.labelled, other.promise
-        self._recent, self._recent_text, self._next = other._recent, other._recent_text, other._next
+        self._asked = other._asked
         self.touch()
 
 

@@ -4,7 +4,7 @@ Each arm has one `Rollout`. The first that is running or paused is the active on
 pending one is started at the next tick. One at a time, because two canaries at once would be each other's control. A
 rollback does not stop the queue, a pause does.
 
-    pool    baseline and all promoted arms: what the selector of an optimize route chooses from
+    pool    baseline and all promoted arms but those that rest: what the selector of an optimize route chooses from
     stable  canary routes: the arm that was promoted last, the baseline before the first
 
 **The way back.** A promoted arm is watched by a brake for as long as it serves (`core.brake`); until one `interval` after
@@ -26,6 +26,7 @@ from sidecar.core.brake import Brake
 from sidecar.core.evidence import Group
 from sidecar.core.guardrails import Sample, sample_of
 from sidecar.core.policy import Arm, RolloutSpec, Route
+from sidecar.core.resting import Kind, Resting
 from sidecar.core.rollout import Permit, Phase, Rollout, rollout_id_of
 from sidecar.core.types import Event, Outcome
 from sidecar.errors import RolloutError
@@ -36,6 +37,12 @@ UNDER_WAY = (Phase.RUNNING, Phase.PAUSED)
 def arm_digest(arm: Arm) -> str:
     """16 hex digits of what an arm is: its upstream, model and params, not its name."""
     return blake2b(repr((arm.upstream, arm.model, arm.params)).encode(), digest_size=8).hexdigest()
+
+
+def _rests(route: Route) -> tuple[Kind, ...]:
+    """The rests that a route's policy allows: only where a selector chooses from a pool."""
+    wanted: Mapping[Kind, bool] = {"held": route.changes.hold, "retired": route.changes.retire}
+    return tuple(kind for kind, is_on in wanted.items() if is_on and route.mode == "optimize")
 
 
 class Staging:
@@ -57,6 +64,9 @@ class Staging:
         }
         self.asleep: dict[str, dict[str, Any]] = {}  # states of rollouts that the mode has no use for now
         self._slept: list[str] = []  # the promoted ones of them, in order
+        self._told: tuple[str, str, str] | None = None  # the change that a rule denies now: its kind, arm, and why
+        self._news = False  # ... of which there was no event yet
+        self.resting = Resting(route.name, self._digests, _rests(route))
         self.active: Rollout | None = None
         self.arm = ""  # of the active rollout
         self.tag = ""  # of the active rollout's present attempt
@@ -90,6 +100,7 @@ class Staging:
             for arm, digest in self._digests.items():
                 if before._digests.get(arm) == digest:
                     self._brake.take_over(before._brake, arm)
+            self.resting.take_over(before.resting)
         for arm, rollout in self.rollouts.items():
             rollout.quality_labels = max(rollout.quality_labels, labels[arm])
         self._refresh()
@@ -161,8 +172,31 @@ class Staging:
         events: list[Event] = []
         for arm in [one for one in self._promoted if self._brake.is_pressed(one)]:
             events += self._out_of_order(arm, now)
-        events += self._after(self.active.tick(now, self.permit)) if self.active is not None else []
+        if self.active is not None:
+            moved = self._after(self.active.tick(now, self._may))
+            events += [*self._denials(), *moved]
+        for arm in self.resting.over(now):
+            events += self.wake(arm, "its time is over", now)
         return events + self._next(now)
+
+    # ---- the control loop's verbs
+
+    def rest(self, arm: str, kind: Kind, cause: str, now: float) -> list[Event]:
+        """Takes a promoted arm out of the pool for a while; one that is held loses its conversations. Nothing happens to an
+        arm that is not in the pool, to the baseline, and where the policy or the arm's past is against it."""
+        if arm not in self.pool[1:] or not self.resting.may(arm, kind, now):
+            return []
+        if kind == "held":
+            self._unbind(arm)
+        events = self.resting.begin(arm, kind, cause, now)
+        self._refresh()
+        return events
+
+    def wake(self, arm: str, cause: str, now: float, *, spare: bool = False) -> list[Event]:
+        """Ends the rest of an arm, if it rests; with `spare` it does not rest again soon."""
+        events = self.resting.end(arm, cause, now, spare=spare)
+        self._refresh()
+        return events
 
     # ---- a person's verbs
 
@@ -211,28 +245,54 @@ class Staging:
     def to_state(self) -> dict[str, object]:
         rollouts = {arm: rollout.to_state() for arm, rollout in self.rollouts.items()}
         states = {**self.asleep, **rollouts}
-        return {"promoted": [*self._slept, *self._promoted], "rollouts": states, "brake": self._brake.to_state()}
+        rest = {"brake": self._brake.to_state(), "resting": self.resting.to_state()}
+        return {"promoted": [*self._slept, *self._promoted], "rollouts": states, **rest}
 
-    def restore(self, state: dict[str, Any], now: float) -> list[Event]:
-        """Takes over rollouts with the same id; the others begin anew. Answers which, and why."""
-        events = []
+    def restore(self, state: Mapping[str, Any], now: float) -> tuple[list[Event], set[str]]:
+        """Takes over rollouts with the same id; the others begin anew. Answers which, and why, and the arms whose rollouts
+        go on.
+
+        Raises KeyError or TypeError, and nothing has changed, when there are no rollouts in it.
+        """
+        if not isinstance(state["rollouts"], dict):
+            raise TypeError("the rollouts are no table")
+        events, taken = list[Event](), set[str]()
         for arm, kept in state["rollouts"].items():
-            rollout = self.rollouts.get(arm)
-            if rollout is None:
-                if arm in self._digests:
-                    self.asleep[arm] = kept
-                continue
-            try:
-                anew = rollout.restore(kept)
-            except RolloutError as error:
-                anew = (str(error),)
-            if anew:
-                text = f"begins anew: {'; '.join(anew)}"
-                events.append(Event(kind="rollout.evidence_lost", route=self._route.name, arm=arm, message=text))
-        self._line_up(state["promoted"])
-        self._brake.restore(state.get("brake", {}))
+            if arm in self._digests:
+                events += self._take_over(arm, kept, taken)
+        self._line_up(self._in_order(state.get("promoted")))
+        brake = state.get("brake", {})
+        lost = self._brake.restore(brake) if isinstance(brake, dict) else ["all arms"]
+        events += [self._lost(None, f"the brakes of {', '.join(lost)} cannot be read")] if lost else []
+        if not self.resting.restore(state.get("resting", {}), now):
+            events.append(self._lost(None, "the rests of its arms cannot be read"))
         self._refresh()
-        return events + self._next(now)
+        return events + self._next(now), taken
+
+    def _take_over(self, arm: str, kept: object, taken: set[str]) -> list[Event]:
+        """One arm's rollout goes on, sleeps, or begins anew."""
+        rollout = self.rollouts.get(arm)
+        if not isinstance(kept, dict):
+            return [self._lost(arm, "its state is no table")]
+        if rollout is None:
+            self.asleep[arm] = kept
+            return []
+        try:
+            anew = rollout.restore(kept)
+        except RolloutError as error:
+            return [self._lost(arm, str(error))]
+        taken.add(arm)
+        return [self._lost(arm, "; ".join(anew))] if anew else []
+
+    def _in_order(self, kept: object) -> list[str]:
+        """The promoted arms as `kept` has them; those that it does not name come last, in the order of the policy."""
+        named = [arm for arm in kept if isinstance(arm, str)] if isinstance(kept, list) else []
+        named = list(dict.fromkeys(named))
+        return [*named, *(arm for arm in self.rollouts if arm not in named)]
+
+    def _lost(self, arm: str | None, what: str) -> Event:
+        text = f"begins anew: {what}"
+        return Event(kind="rollout.evidence_lost", route=self._route.name, arm=arm, message=text)
 
     # ---- inside
 
@@ -248,9 +308,32 @@ class Staging:
         if self.active is not None:
             return []
         waiting = next((one for one in self.rollouts.values() if one.phase is Phase.PENDING), None)
-        if waiting is None or self._denied("rollout.start", waiting) is not None:
+        if waiting is None:
             return []
+        if self._may("rollout.start", waiting.arm, waiting.next_step) is not None:
+            return self._denials()
         return self._after(waiting.start(now))
+
+    def _may(self, kind: str, arm: str, percent: int) -> str | None:
+        """What `permit` says to a change that is due by itself; a denial is noted for `_denials`."""
+        why = None if self.permit is None else self.permit(kind, arm, percent)
+        found = None if why is None else (kind, arm, why)
+        if found != self._told:  # asked every second, told once
+            self._told = found
+            self._news = found is not None
+        return why
+
+    def _denials(self) -> list[Event]:
+        """The denial that nobody was told of yet."""
+        if self._told is None or not self._news:
+            return []
+        self._news = False
+        kind, arm, why = self._told
+        detail = {"what": kind, "rationale": "it was due", "trigger": "time"}
+        text = f"{arm}: {kind} was due; denied: {why}"
+        return [
+            Event(kind="change.denied", severity="medium", route=self._route.name, arm=arm, message=text, detail=detail)
+        ]
 
     def _denied(self, kind: str, rollout: Rollout) -> str | None:
         return None if self.permit is None else self.permit(kind, rollout.arm, rollout.next_step)
@@ -265,6 +348,8 @@ class Staging:
         """Makes the attributes true again after a verb that said something."""
         for event in events:
             arm = event.arm or ""
+            if event.kind in ("rollout.rolled_back", "rollout.promoted"):
+                self.resting.forget(arm)
             if event.kind == "rollout.rolled_back":
                 self._promoted = [one for one in self._promoted if one != arm]
                 self._unbind(arm)
@@ -282,5 +367,6 @@ class Staging:
         self.tag = "" if active is None else f"{active.id}.{active.attempt}"
         self.share = 0.0 if active is None else active.step / 100
         base = self._route.baseline.id
-        self.pool = (base, *(arm for arm in self.rollouts if self._is(arm, Phase.PROMOTED)))
+        promoted = (arm for arm in self.rollouts if self._is(arm, Phase.PROMOTED))
+        self.pool = (base, *(arm for arm in promoted if arm not in self.resting))
         self.stable = self._promoted[-1] if self._promoted and self._route.mode == "canary" else base

@@ -18,7 +18,7 @@ class ArmStatus:
     id: str
     upstream: str
     model: str
-    role: str  # baseline | stable | canary | pool | waiting | rolled_back | observed
+    role: str  # baseline | stable | canary | pool | held | retired | waiting | rolled_back | observed
     share: float
     exchanges: float  # that taught, faded beyond 5,000
     answered: float  # posterior mean of the probability that an answer is fine
@@ -70,7 +70,11 @@ def describe(state: RouteState, now: float) -> RouteStatus:
         money_price=state.selector.money,
         rollouts=tuple(rollout.status(now) for rollout in rollouts),
         experiment=None if compared is None else compared.status(),
-        explanations=(*(one.explain(now) for one in rollouts), *([] if compared is None else compared.explain())),
+        explanations=(
+            *(one.explain(now) for one in rollouts),
+            *state.staging.resting.explain(now),
+            *([] if compared is None else compared.explain()),
+        ),
         diverted_to=state.diverted_to(),
         thresholds=limits,
         watch=watch,
@@ -112,4 +116,6 @@ def _role(state: RouteState, arm: str) -> str:
         return "canary"
     if arm == staging.stable:
         return "stable"
+    if arm in staging.resting:
+        return staging.resting.arms[arm].kind
     return {"promoted": "pool", "rolled_back": "rolled_back"}.get(str(staging.rollouts[arm].phase), "waiting")

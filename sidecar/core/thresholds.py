@@ -33,10 +33,10 @@ detail (`adjust` with the parameter and the way it goes). Thresholds are alarms 
 promise; `core.guardrails` and `core.drift` do.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final, cast
 
 import orjson
 
@@ -275,35 +275,43 @@ class _Watch:
         windows = [window.to_state() for window in self._windows]
         return [str(self.level), self.since, self._hold_s, windows, self._damped, self.repeats, baseline]
 
-    def restore(self, state: object, now: float) -> None:
-        """Takes over a state; keeps what it has when the state cannot be read."""
-        if not (isinstance(state, list) and len(state) == 7 and isinstance(state[3], list)):
-            return
-        try:
-            level, since, hold_s, repeats = Level(state[0]), float(state[1]), float(state[2]), int(state[5])
-            if self._baseline is not None and isinstance(state[6], list):
-                self._baseline.restore(state[6])
-        except (TypeError, ValueError):
-            return
-        self.level, self.since, self._hold_s = level, min(since, now), hold_s
-        self._damped, self.repeats = state[4] is True, repeats
-        for window, kept in zip(self._windows, state[3], strict=False):
-            window.restore(kept if isinstance(kept, list) else [], now)
+    def restore(self, state: Sequence[Any], now: float) -> str | None:
+        """Takes over a state. A window that cannot be read is empty and the level holds: answers why. Raises ValueError or
+        TypeError when more than that is broken; it must then be thrown away."""
+        level, since, hold_s, windows, damped, repeats, baseline = state
+        self.level, self.since, self._hold_s = Level(level), min(float(since), now), float(hold_s)
+        self._damped, self.repeats = damped is True, int(repeats)
+        if self._baseline is not None and baseline is not None:  # none where the limit was a number of the policy
+            self._baseline.restore(baseline)
+        why = None
+        for window, kept in zip(self._windows, windows, strict=True):
+            try:
+                window.restore(kept, now)
+            except (TypeError, ValueError) as error:
+                window.clear()
+                why = f"a window: {error}"
+        return why
 
 
 class ThresholdSet:
-    """All thresholds of one route. `observe` and `tick` answer events; `active_route_to` is read for every request."""
+    """All thresholds of one route. `observe` and `tick` answer events; `diversions` is read for every request."""
 
-    __slots__ = ("_pack_at", "_packed", "_route_to", "_watches")
+    __slots__ = ("_pack_at", "_packed", "_route", "_route_to", "_watches")
 
     def __init__(self, route: Route) -> None:
+        self._route = route.name
         self._watches = [_Watch(threshold, route.name) for threshold in route.thresholds]
-        self._route_to: str | None = None
+        self._route_to: tuple[str, ...] = ()
         self._packed: orjson.Fragment | None = None
         self._pack_at = 0.0
 
     def active_route_to(self) -> str | None:
         """The arm to which all traffic goes now, by the first such threshold of the policy that is breached. O(1)."""
+        return self._route_to[0] if self._route_to else None
+
+    @property
+    def diversions(self) -> tuple[str, ...]:
+        """All arms to which breached thresholds send the traffic, in the policy's order: the first that may, gets it."""
         return self._route_to
 
     def active(self, action: str) -> tuple[str, ...]:
@@ -356,7 +364,7 @@ class ThresholdSet:
         diverting = (
             w.threshold.arm for w in self._watches if w.level is Level.BREACHED and w.threshold.action == "route_to"
         )
-        self._route_to = next(diverting, None)
+        self._route_to = tuple(arm for arm in diverting if arm is not None)
 
     def status(self, now: float) -> tuple[ThresholdStatus, ...]:
         """One frozen record per threshold, in the policy's order."""
@@ -372,12 +380,26 @@ class ThresholdSet:
             self._packed = orjson.Fragment(orjson.dumps(kept))
         return self._packed
 
-    def restore(self, state: Mapping[str, object], now: float) -> None:
-        """Takes over thresholds of the same name and window, at steady time `now`; the others begin anew."""
-        for watch in self._watches:
-            match state.get(watch.threshold.name):
-                case [window_s, kept] if window_s == watch.threshold.window_s:
-                    watch.restore(kept, now)
-                case _:
+    def restore(self, state: Mapping[str, object], now: float) -> dict[str, str]:
+        """Takes over thresholds of the same name and window, at steady time `now`; the others begin anew. Answers which
+        of them could not be read, and why."""
+        lost: dict[str, str] = {}
+        for place, watch in enumerate(self._watches):
+            threshold = watch.threshold
+            if threshold.name not in state:
+                continue
+            try:
+                window_s, kept = cast("tuple[float, list[object]]", state[threshold.name])
+                if float(window_s) != threshold.window_s:
                     continue
+                made = _Watch(threshold, self._route)
+                why = made.restore(kept, now)
+            except (TypeError, ValueError, OverflowError) as error:
+                lost[threshold.name] = f"{type(error).__name__}: {error}"
+                continue
+            if why is not None:
+                lost[threshold.name] = why
+            self._watches[place] = made
+        self._packed = None
         self._refresh()
+        return lost

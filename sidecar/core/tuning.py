@@ -309,19 +309,22 @@ class Tuner:
         tasks = {name: task.to_state() for name, task in self._tasks.items()}
         return {"names": [knob.name for knob in self._spec.knobs], "tasks": tasks}
 
-    def restore(self, state: Mapping[str, object], now: float) -> None:
+    def restore(self, state: Mapping[str, object], now: float) -> list[str]:
         """Takes over the values of the same parameters, moved into the policy's bounds; what cannot be read begins
-        anew."""
-        tasks = state.get("tasks")
-        if state.get("names") != [knob.name for knob in self._spec.knobs] or not isinstance(tasks, dict):
-            return
+        anew, and is answered."""
+        tasks, same = state.get("tasks"), state.get("names") == [knob.name for knob in self._spec.knobs]
+        if not same or not isinstance(tasks, dict):
+            return ["all of it"] if same else []
+        lost: list[str] = []
         for name, kept in list(tasks.items())[:MAX_TASKS]:
             made = _Task(self._spec, now)
             try:
                 made.restore(kept)
-            except (ValueError, TypeError, IndexError):
+            except (ValueError, TypeError, IndexError, OverflowError):
+                lost.append(f"task {name!r}")
                 continue
             self._tasks[str(name)] = made
+        return lost
 
 
 def _coin(facts: Facts, turn: int) -> int:

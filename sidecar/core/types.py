@@ -106,6 +106,7 @@ class Decision(Struct, frozen=True, gc=False, kw_only=True):
     policy_version: str = ""
     fallbacks: tuple[str, ...] = ()  # arm ids to try in this order, only before the first byte
     refusal: Refusal | None = None
+    rules: tuple[str, ...] = ()  # ids of the policy's rules that took arms out, or denied it
     reserved_nusd: int = 0  # what admission reserved in the budgets; settle gives it back
     drawn: Drawn | None = None  # what the selector drew, where it chose
 

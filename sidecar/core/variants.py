@@ -11,6 +11,8 @@ the policy's text when the first is `Replace`. What is fenced by ``` is never ch
     FewShotTrim(keep)   the first `keep` examples stay; an example begins at a line like `Example 2:`, `Input:`, `Q:` or
                         `User:` and ends at an empty line that no line like `Output:`, `A:` or `Assistant:` follows
     Constraints(lines)  a list of constraints is added at the end, without those that the text has already
+    Keep()              the text stays: what variants without edits do beside one that edits, so that requests in which a
+                        prompt has no place are left out of the comparison on both sides
 
 What they do not know: whether the text that they make is better. That is what the experiment is for.
 """
@@ -130,6 +132,15 @@ class Constraints:
             return system
         added = "Constraints:\n" + "\n".join(f"- {line}" for line in new)
         return f"{system.rstrip()}\n\n{added}" if system.strip() else added
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """The same text."""
+
+    def apply(self, system: str, /) -> str:
+        """The text as it is."""
+        return system
 
 
 def rewrite(edits: tuple[Edit, ...], system: str) -> str:

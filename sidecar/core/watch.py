@@ -8,9 +8,9 @@ A route whose policy asks for none of them has `active` False, and nothing here 
 What it does not do: anything of its own. The theory is in `core.drift`, `core.anomaly` and `core.tuning`.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import orjson
 
@@ -125,15 +125,22 @@ class Watch:
         tuning = {} if self.tuner is None else self.tuner.to_state()
         return {"drift": self.drift.to_state(), "anomalies": self.anomalies.to_state(), "tuning": tuning}
 
-    def restore(self, state: Mapping[str, object], arms: Container[str], now: float) -> None:
-        """Takes over what was learnt of these arms: those that are what they were. What cannot be read begins anew."""
-        drift, anomalies, tuning = (state.get(name) for name in ("drift", "anomalies", "tuning"))
-        if isinstance(drift, dict):
-            self.drift.restore(drift, arms)
-        if isinstance(anomalies, dict):
-            self.anomalies.restore(anomalies, arms)
-        if self.tuner is not None and isinstance(tuning, dict):
-            self.tuner.restore(tuning, now)
+    def restore(self, state: Mapping[str, object], arms: Container[str], now: float) -> dict[str, str]:
+        """Takes over what was learnt of these arms: those that are what they were. What cannot be read begins anew:
+        answers which of `drift`, `anomalies` and `tuning`, and what of it."""
+        tuner = self.tuner
+        readers: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+            "drift": lambda kept: self.drift.restore(kept, arms),
+            "anomalies": lambda kept: self.anomalies.restore(kept, arms),
+            "tuning": lambda kept: [] if tuner is None else tuner.restore(kept, now),
+        }
+        lost: dict[str, str] = {}
+        for part, read in readers.items():
+            kept = state.get(part)
+            names = read(kept) if isinstance(kept, dict) else ["all of it"]
+            if names:
+                lost[part] = ", ".join(names)
+        return lost
 
     def adopt(self, before: "Watch", arms: Container[str], now: float) -> None:
         """Takes over what the last policy's route learnt of these arms, as a restart would."""

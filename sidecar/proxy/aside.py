@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from msgspec import Struct
 
 from sidecar.core.paired import PairedStatus
-from sidecar.core.policy import Policy
+from sidecar.core.policy import Arm, Judge, Policy, Shadow
 from sidecar.core.status import RouteStatus
 from sidecar.core.types import SELECTABLE, Settled
 from sidecar.proxy.errand import Errands
@@ -64,6 +64,8 @@ class Beside:
                 shadowing.take_over(old.shadowing)
             if judging is not None or shadowing is not None:
                 plans[route.name] = _Plan(judging, shadowing)
+        if any(name not in plans or _terms(plans[name]) != _terms(old) for name, old in self._plans.items()):
+            self.errands.clear()  # nobody is asked under terms that are not in force any more
         self._plans = plans
         if plans:
             self._plane.aside = self
@@ -110,7 +112,17 @@ class Beside:
         if judging is None and shadowing is None:
             return None
         seen = Seen(watched.head_in, watched.body, view, watched.origin)
-        return _Witness(judging, shadowing, seen, watched.way, chance)
+        return _Witness(self, judging is not None, shadowing is not None, seen, watched.way, chance)
+
+    def over(self, witness: "_Witness", settled: Settled) -> None:
+        """An exchange that was drawn is over: who may still look at it is asked now, under the terms in force."""
+        plan = self._plans.get(settled.decision.route)
+        if plan is None or settled.outcome.kind != "completed":
+            return
+        if witness.copied and plan.shadowing is not None and not plan.shadowing.out:
+            plan.shadowing.copy(settled, witness.seen, witness.way)
+        if witness.collector is not None and plan.judging is not None:
+            plan.judging.grade(settled, witness.seen, witness.collector.said(), witness.propensity)
 
     def sweep(self, now: float) -> None:
         self.errands.sweep(now)
@@ -128,44 +140,43 @@ class Beside:
 class _Witness:
     """Remembers one exchange until it is over."""
 
-    def __init__(
-        self, judging: Judging | None, shadowing: Shadowing | None, seen: Seen, way: Way, propensity: float
-    ) -> None:
-        self.collector = Collector(way.endpoint) if judging is not None else None
-        self._judging = judging
-        self._shadowing = shadowing
-        self._seen = seen
-        self._way = way
-        self._propensity = propensity
+    def __init__(self, beside: Beside, graded: bool, copied: bool, seen: Seen, way: Way, propensity: float) -> None:
+        self.collector = Collector(way.endpoint) if graded else None
+        self.copied = copied
+        self.seen = seen
+        self.way = way
+        self.propensity = propensity
+        self._beside = beside
 
     def over(self, settled: Settled) -> None:
         """The client has its answer, and the row is written."""
-        outcome = settled.outcome
-        if outcome.kind != "completed":
-            return
-        if self._shadowing is not None:
-            self._shadowing.copy(settled, self._seen, self._way)
-        if self._judging is not None and self.collector is not None:
-            self._judging.grade(settled, self._seen, self.collector.said(), self._propensity)
+        self._beside.over(self, settled)
+
+
+def _terms(plan: _Plan) -> tuple[Judge | None, Shadow | None, Arm | None]:
+    """What the policy says of a judge and a shadow."""
+    judging, shadowing = plan.judging, plan.shadowing
+    judge = None if judging is None else judging.spec
+    return (judge, None, None) if shadowing is None else (judge, shadowing.spec, shadowing.arm)
 
 
 def _status(route: str, plan: _Plan, now: float) -> ErrandStatus:
     judging, shadowing = plan.judging, plan.shadowing
     notes = []
-    if judging is not None and judging.unpriced:
+    if judging is not None and judging.purse.unpriced:
         notes.append(
             f"route {route}: the judge's price is not known, so it is not asked; write `price` on its upstream"
         )
-    if shadowing is not None and shadowing.unpriced:
+    if shadowing is not None and shadowing.purse.unpriced:
         notes.append(f"route {route}: the shadow's price is not known, so nothing is copied; write `price`")
     pairs = None if shadowing is None else shadowing.pairs.status(now)
     if pairs is not None:
         notes.append(pairs.explain())
     return ErrandStatus(
         route=route,
-        judge_spent_nusd=None if judging is None else judging.allowance.spent_nusd,
+        judge_spent_nusd=None if judging is None else judging.purse.allowance.spent_nusd,
         judge_graded=0 if judging is None else judging.graded,
-        shadow_spent_nusd=None if shadowing is None else shadowing.allowance.spent_nusd,
+        shadow_spent_nusd=None if shadowing is None else shadowing.purse.allowance.spent_nusd,
         pairs=pairs,
         notes=tuple(notes),
     )

@@ -87,6 +87,7 @@ class Climber(Protocol):
     sent_s: float | None
     ttfb_s: float | None
     stages: tuple[Stage, ...] | None
+    weighed: Outcome | None
     _outgoing: bytes
 
 
@@ -152,11 +153,14 @@ class Cascade:
         return held
 
     def fails(self, exchange: Climber, reply: Reply, now_s: float) -> bool:
-        """Whether the held answer fails its checks and another arm is now to be asked: then `exchange` has its decision."""
+        """Whether the held answer fails its checks and another arm is now to be asked: then `exchange` has its decision.
+
+        Else what was found is the exchange's to be settled with: nothing is measured, checked or priced a second time.
+        """
         if not reply.done:
             return False
         try:
-            outcome = self._outcome(exchange, reply, now_s)
+            outcome = exchange.weighed = self._outcome(exchange, reply, now_s)
             why = self._why(outcome, reply)
         except Exception as error:  # noqa: BLE001 - texts of others may hit a fault of ours: then the answer passes
             exchange.plane.on_bug("cascade", error)
@@ -228,7 +232,7 @@ class Cascade:
             made = self.decide(plane, exchange.facts, arm, steady())
         if made is None:
             return False
-        teach(plane, exchange.facts, old, outcome)
+        teach(plane, exchange.facts, old, outcome, call=False)
         took_s = outcome.clocks.duration_s - (outcome.clocks.sent_s or 0.0)
         stage = Stage(
             arm=old.arm or "", why=why, cost_nusd=outcome.cost_nusd, cost_kind=outcome.cost_kind, duration_s=took_s
@@ -236,7 +240,7 @@ class Cascade:
         exchange.stages = (*(exchange.stages or ()), stage)
         exchange.decision = replace(made, reason=reason)
         exchange.origin = plane.origin(made.upstream, exchange.facts.dialect)
-        exchange.sent_s = None
+        exchange.sent_s = exchange.weighed = None
         self.take()
         plane.books.escalated += 1
         return True

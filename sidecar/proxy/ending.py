@@ -59,6 +59,7 @@ class Over(Called, Protocol):
     head_in: RequestHead
     last_body: bytes  # the client's body, where checks or signals ask for it; else empty
     stages: tuple[Stage, ...] | None  # arms that a cascade asked before the one that served
+    weighed: Outcome | None  # its outcome, where a cascade has looked at the answer already
     witness: Witness | None  # who wants to know more of it than the row tells
 
 
@@ -67,7 +68,9 @@ def settle(exchange: Over, kind: OutcomeKind, error: str | None, duration_s: flo
     if exchange.decision is None:  # it ended before there was anything to decide on
         _count(exchange, kind, error)
         return
-    outcome = checked(exchange, outcome_of(exchange, kind, error, duration_s, status))
+    outcome = exchange.weighed if kind == "completed" else None
+    if outcome is None:
+        outcome = checked(exchange, outcome_of(exchange, kind, error, duration_s, status))
     _count(exchange, outcome.kind, error)
     _record(exchange, outcome)
 
@@ -168,10 +171,10 @@ def _fallen_back(decided: Decision) -> Decision:
     return replace(decided, reason="fallback", rollout_id=None, rollout_step=None)
 
 
-def teach(plane: Plane, facts: Facts, decision: Decision, outcome: Outcome) -> Verdict:
+def teach(plane: Plane, facts: Facts, decision: Decision, outcome: Outcome, *, call: bool = True) -> Verdict:
     """Tells the engine; when that fails, what was reserved is given back and the row is written without a lesson."""
     try:
-        verdict = plane.engine.settle(facts, decision, outcome, steady())
+        verdict = plane.engine.settle(facts, decision, outcome, steady(), call=call)
     except Exception as bug:  # noqa: BLE001 - the engine may fail, the books may not
         plane.on_bug("settle", bug)
         plane.engine.release(decision)

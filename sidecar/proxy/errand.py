@@ -88,6 +88,10 @@ class Errands:
         self._begin()
         return True
 
+    def clear(self) -> None:
+        """Drops those in line: what they were wanted for is no more. Those under way end by themselves."""
+        self._drop_line()
+
     def sweep(self, now: float) -> None:
         """Ends what takes too long, begins what can begin; forgets upstreams that the policy has no more."""
         if self._plane.draining:
@@ -162,7 +166,14 @@ class Errands:
         _, task = self._line.popleft()
         self._waiting_bytes -= len(task.body)
         self.dropped += 1
-        task.done(Outcome(kind="aborted", error="dropped", clocks=Clocks(), stream=task.facts.stream), b"")
+        self.tell(task, Outcome(kind="aborted", error="dropped", clocks=Clocks(), stream=task.facts.stream), b"")
+
+    def tell(self, task: Task, outcome: Outcome, body: bytes) -> None:
+        """Calls `done`; a fault of ours in there must not end anything else."""
+        try:
+            task.done(outcome, body)
+        except Exception as bug:  # noqa: BLE001 - see above
+            self._plane.on_bug("errand", bug)
 
     def _overloaded(self) -> bool:
         plane = self._plane
@@ -274,14 +285,15 @@ class Errand:
         self._over = True
         self.deadline = NEVER
         self._leave(clean=kind == "completed")
-        plane, task = self.plane, self._task
-        outcome = self._outcome(kind, error)
+        task = self._task
+        try:
+            outcome = self._outcome(kind, error)
+        except Exception as bug:  # noqa: BLE001 - texts of others may hit a fault of ours; the slot and the money may not
+            self.plane.on_bug("errand", bug)
+            outcome = Outcome(kind="aborted", error="bug", clocks=Clocks(sent_s=self.sent_s), stream=task.facts.stream)
         refused = outcome.kind == "failed" and not outcome.caller_fault
         self._owner.over(self, refused=refused)
-        try:
-            task.done(outcome, b"".join(self._kept))
-        except Exception as bug:  # noqa: BLE001 - an errand of ours must not end anything else
-            plane.on_bug("errand", bug)
+        self._owner.tell(task, outcome, b"".join(self._kept))
         self._kept = []
 
     def _outcome(self, kind: OutcomeKind, error: str | None) -> Outcome:

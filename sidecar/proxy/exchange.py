@@ -10,8 +10,7 @@ from functools import partial
 from typing import Final
 
 from sidecar.clock import monotonic, steady
-from sidecar.core.types import SELECTABLE, Decision, OutcomeKind, Stage
-from sidecar.core.variants import rewrite
+from sidecar.core.types import Decision, Outcome, OutcomeKind, Stage
 from sidecar.errors import ProtocolError
 from sidecar.proxy.answer import NO_RETRY
 from sidecar.proxy.cascade import Cascade
@@ -19,6 +18,7 @@ from sidecar.proxy.dial import DialError
 from sidecar.proxy.ending import settle
 from sidecar.proxy.facts import facts_of
 from sidecar.proxy.intake import NEVER
+from sidecar.proxy.outgoing import outgoing
 from sidecar.proxy.own_answers import OwnAnswers
 from sidecar.proxy.plane import Witness
 from sidecar.proxy.question import judged
@@ -27,10 +27,8 @@ from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.wire.answer import Collector
 from sidecar.wire.framing import LAST_CHUNK, chunk
 from sidecar.wire.http1 import ResponseHead, parse_response
-from sidecar.wire.json_edit import RequestView, edit_request
-from sidecar.wire.system_prompt import edit_system
+from sidecar.wire.json_edit import RequestView
 
-_ASKABLE: Final = frozenset({"chat", "completions"})
 _MAX_RESPONSE_HEAD_BYTES: Final = 256 * 1024
 
 
@@ -49,6 +47,7 @@ class Exchange(OwnAnswers):
     last_sent = b""  # as it was sent
     cascade: Cascade | None = None
     stages: tuple[Stage, ...] | None = None  # arms that its cascade asked before this one
+    weighed: Outcome | None = None  # what its cascade found when it looked at the answer
     witness: Witness | None = None  # who wants to know more of it than the row tells
 
     # ---- 2. the decision
@@ -87,19 +86,8 @@ class Exchange(OwnAnswers):
         """Writes the body for this arm and asks for a connection."""
         decision = self.decision
         assert decision is not None
-        facts = self.facts
-        self._outgoing = self.body
-        if view is not None and facts.endpoint in SELECTABLE:
-            asks = facts.stream and facts.endpoint in _ASKABLE and not view.include_usage
-            self.asked = asks and self.origin.ask_usage
-            model = decision.model if decision.model != facts.model else None
-            body: bytes = self.body
-            seen: RequestView | None = view
-            if decision.system:
-                body, seen = edit_system(body, facts.endpoint, partial(rewrite, decision.system), view)
-            if model is not None or self.asked or decision.params:
-                body = edit_request(body, model=model, params=decision.params, ask_usage=self.asked, view=seen)
-            self._outgoing = body
+        made = outgoing(self.plane, self.origin, self.facts, decision, self.body, view)
+        self._outgoing, self.asked, self.decision = made
         self._view = view
         self.phase = "queue"
         connection = self.origin.pool.take(self)
@@ -338,6 +326,7 @@ class Exchange(OwnAnswers):
         self.tries += 1
         self._early = b""
         self._held_head = None
+        self.witness = None
         self.ttfb_s = None
         self._send(self._view)
 

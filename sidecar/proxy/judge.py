@@ -8,17 +8,15 @@ grade, make no label. What it costs is booked on the route, like any call.
 from functools import partial
 from typing import Final
 
-from msgspec import Struct
-
-from sidecar.clock import steady
 from sidecar.core.policy import Judge
-from sidecar.core.spare import Allowance, chance
+from sidecar.core.spare import chance
 from sidecar.core.types import Decision, Facts, Outcome, Settled
 from sidecar.proxy.errand import Errands, Task
 from sidecar.proxy.gate import Way
 from sidecar.proxy.origin import CREDENTIALS, Origin
 from sidecar.proxy.plane import Plane
-from sidecar.proxy.seen import Seen, book, estimate_nusd, event_of, may_carry, spent_nusd
+from sidecar.proxy.purse import Purse
+from sidecar.proxy.seen import Seen, may_carry
 from sidecar.wire.answer import Said
 from sidecar.wire.conversation import last_user_text
 from sidecar.wire.http1 import RequestHead, parse_request
@@ -29,30 +27,18 @@ _KEEP_BYTES: Final = 64 * 1024  # of the judge's reply
 _ANTHROPIC_VERSION: Final = b"anthropic-version: 2023-06-01\r\n"
 
 
-class _Asked(Struct, frozen=True):
-    """A grade that was asked for: no text of anybody is in it."""
-
-    settled: Settled
-    decision: Decision
-    way: Way
-    reserved_nusd: int
-
-
 class Judging:
     """The judge of one route."""
 
     def __init__(self, plane: Plane, errands: Errands, spec: Judge) -> None:
         self.spec = spec
-        self.allowance = Allowance(spec.daily_nusd, spec.per_minute, steady())
+        self.purse = Purse(plane, errands, SOURCE, spec)
         self.graded = 0
-        self.unpriced = False  # its price was not known when it was last needed
         self._plane = plane
-        self._errands = errands
 
     def take_over(self, before: "Judging") -> None:
         """Goes on with what was spent under an earlier policy."""
-        self.allowance = before.allowance  # grades under way will book there
-        self.allowance.change(self.spec.daily_nusd, self.spec.per_minute)
+        self.purse.take_over(before.purse)
         self.graded = before.graded
 
     def chance(self, labels: int) -> float:
@@ -69,15 +55,14 @@ class Judging:
         asked = last_user_text(seen.body, MAX_TEXT_CHARS + 1, seen.view)
         if not 0 < len(asked) <= MAX_TEXT_CHARS:
             return
-        model = self.spec.model
-        body = question(origin.spec.dialect, model, asked, answer, self.spec.criteria)
-        reserved_nusd = estimate_nusd(origin, model, len(body), MAX_GRADE_TOKENS, self._plane.wall())
-        self.unpriced = reserved_nusd is None
-        if reserved_nusd is None or not self.allowance.admits(reserved_nusd, steady()):
+        model, dialect = self.spec.model, origin.spec.dialect
+        body = question(dialect, model, asked, answer, self.spec.criteria)
+        reserved_nusd = self.purse.reserve(origin, model, len(body), MAX_GRADE_TOKENS)
+        if reserved_nusd is None:
             return
         decision = _decision(settled, origin, model, propensity)
-        endpoint, path = path_of(origin.spec.dialect, model)
-        way = Way(endpoint, origin.spec.dialect, path)
+        endpoint, path = path_of(dialect, model)
+        way = Way(endpoint, dialect, path)
         task = Task(
             origin=origin,
             head=_head(seen.head, origin, path),
@@ -85,22 +70,18 @@ class Judging:
             body=body,
             facts=_facts(way, model, len(body)),
             decision=decision,
-            done=partial(self.done, _Asked(settled, decision, way, reserved_nusd)),
+            done=self.purse.done(settled, decision, reserved_nusd, partial(self._graded, way)),
             keep_bytes=_KEEP_BYTES,
         )
-        if not self._errands.put(task):
-            self.allowance.book(reserved_nusd, 0, steady())
+        self.purse.send(task, reserved_nusd)
 
-    def done(self, asked: _Asked, outcome: Outcome, reply: bytes) -> None:
-        """The errand is over: its cost is booked, and its grade is a label, if there is one."""
-        cost_nusd = spent_nusd(outcome, asked.reserved_nusd)
-        self.allowance.book(asked.reserved_nusd, cost_nusd, steady())
-        grade = grade_of(asked.way.endpoint, reply) if outcome.kind == "completed" else None
-        told = event_of(SOURCE, asked.settled, asked.decision, outcome, cost_nusd, grade)
-        book(self._plane, told, cost_nusd)
+    def _graded(self, way: Way, settled: Settled, outcome: Outcome, reply: bytes) -> float | None:
+        """The grade of the judge's reply is a label, if there is one."""
+        grade = grade_of(way.endpoint, reply) if outcome.kind == "completed" else None
         if grade is not None:
             self.graded += 1
-            self._plane.on_label(asked.settled.id, grade)
+            self._plane.on_label(settled.id, grade)
+        return grade
 
 
 def _decision(settled: Settled, origin: Origin, model: str, propensity: float) -> Decision:

@@ -102,6 +102,7 @@ class Books:
     unpriced: int = 0
     stripped_usage: int = 0  # streams from which the usage that we had asked for was taken out
     escalated: int = 0  # answers that a cascade asked of the next arm
+    unvaried: int = 0  # calls of an experiment into which its variant could not be put
     upstream_retries: int = 0  # the one permitted repeat without stream_options, and fallbacks
     bugs: int = 0  # exceptions of ours that the data plane survived; `on_bug` counts them
 
@@ -189,6 +190,8 @@ class Plane:
     def settle(self) -> None:
         """Settles what is over. Who looks at books, engine or records on a person's behalf calls this first."""
         ended = self._ended
+        if not ended:  # then nothing is new to the engine but scores from outside, which wait for its tick
+            return
         while ended:
             try:
                 ended.popleft()()

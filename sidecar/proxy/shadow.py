@@ -6,23 +6,21 @@ what the app asked for; a call that was not completed; a body of more than 1 MiB
 in its copy, because there the server keeps what nobody forbids.
 """
 
-from functools import partial
 from typing import Final
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from sidecar.clock import steady
 from sidecar.core.paired import Pairs
 from sidecar.core.policy import Arm, RolloutSpec, Route, Shadow
 from sidecar.core.reward import validate
-from sidecar.core.spare import Allowance
 from sidecar.core.types import SELECTABLE, Decision, Facts, Outcome, Settled
 from sidecar.proxy.errand import Errands, Task
 from sidecar.proxy.gate import Way
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.plane import Plane
-from sidecar.proxy.seen import Seen, book, estimate_nusd, event_of, may_carry, spent_nusd
+from sidecar.proxy.purse import Purse
+from sidecar.proxy.seen import Seen, may_carry, same_place
 from sidecar.wire.json_edit import edit_request
 
 KIND: Final = "shadow"
@@ -30,14 +28,6 @@ MAX_BODY_BYTES: Final = 1024 * 1024
 _USUAL_TOKENS: Final = 1_024  # reserved where the call does not limit its answer and the served one was short
 _ASKABLE: Final = frozenset({"chat", "completions"})
 _DO_NOT_STORE: Final = (("store", b"false"),)
-
-
-class _Copied(Struct, frozen=True):
-    """A call that was copied: its own figures, to be compared with the copy's."""
-
-    settled: Settled
-    decision: Decision
-    reserved_nusd: int
 
 
 def may_copy(facts: Facts, body: bytes) -> bool:
@@ -57,17 +47,14 @@ class Shadowing:
         self.arm: Arm = next(arm for arm in route.arms if arm.id == spec.arm)
         self.guardrails = route.rollout or RolloutSpec(strategy="shadow")
         self.validators = route.quality.validators
-        self.allowance = Allowance(spec.daily_nusd, spec.per_minute, steady())
+        self.purse = Purse(plane, errands, KIND, spec)
         self.pairs = Pairs(route.name, spec.arm, self.guardrails, steady())
         self.out = False  # it was rolled back
-        self.unpriced = False  # its price was not known when it was last needed
         self._plane = plane
-        self._errands = errands
 
     def take_over(self, before: "Shadowing") -> None:
         """Goes on with the pairs of the same arm under the same guardrails, and with what was spent."""
-        self.allowance = before.allowance  # copies under way will book there
-        self.allowance.change(self.spec.daily_nusd, self.spec.per_minute)
+        self.purse.take_over(before.purse)
         if (before.arm, before.guardrails) == (self.arm, self.guardrails):
             self.pairs = before.pairs
 
@@ -78,9 +65,8 @@ class Shadowing:
             return
         if (settled.outcome.served_arm or settled.decision.arm) == self.arm.id:
             return
-        reserved_nusd = self._estimate(settled, origin, len(seen.body))
-        self.unpriced = reserved_nusd is None
-        if reserved_nusd is None or not self.allowance.admits(reserved_nusd, steady()):
+        reserved_nusd = self.purse.reserve(origin, self.arm.model, len(seen.body), _tokens(settled))
+        if reserved_nusd is None:
             return
         facts = replace(settled.facts, model=self.arm.model)
         decision = self._decision(settled, origin)
@@ -92,30 +78,20 @@ class Shadowing:
             body=self._body(facts, seen, asks=asks),
             facts=facts,
             decision=decision,
-            done=partial(self.done, _Copied(settled, decision, reserved_nusd)),
+            done=self.purse.done(settled, decision, reserved_nusd, self._paired),
             asked=asks,
         )
-        if not self._errands.put(task):
-            self.allowance.book(reserved_nusd, 0, steady())
+        self.purse.send(task, reserved_nusd)
 
-    def done(self, copied: _Copied, outcome: Outcome, _body: bytes) -> None:
-        """The copy is over: its cost is booked, and the two outcomes make a pair."""
-        cost_nusd = spent_nusd(outcome, copied.reserved_nusd)
-        self.allowance.book(copied.reserved_nusd, cost_nusd, steady())
-        book(self._plane, event_of(KIND, copied.settled, copied.decision, outcome, cost_nusd), cost_nusd)
+    def _paired(self, settled: Settled, outcome: Outcome, _body: bytes) -> None:
+        """The copy is over: the two outcomes make a pair."""
         if outcome.kind == "aborted":  # by us: it says nothing of the arm
             return
-        served = copied.settled.outcome
+        served = settled.outcome
         pair = ((served, validate(served, self.validators)), (outcome, validate(outcome, self.validators)))
         events = self.pairs.add(*pair, steady())
         if events:
             self._plane.on_events(events)
-
-    def _estimate(self, settled: Settled, origin: Origin, size: int) -> int | None:
-        usage, limit = settled.outcome.usage, settled.facts.max_tokens
-        seen_tokens = 0 if usage is None else usage.output_tokens or 0
-        tokens = max(_USUAL_TOKENS, 2 * seen_tokens) if limit is None else limit
-        return estimate_nusd(origin, self.arm.model, size, tokens, self._plane.wall())
 
     def _decision(self, settled: Settled, origin: Origin) -> Decision:
         return Decision(
@@ -136,8 +112,13 @@ class Shadowing:
         return edit_request(seen.body, model=self.arm.model, params=params, ask_usage=asks, view=seen.view)
 
 
+def _tokens(settled: Settled) -> int:
+    """Output tokens to reserve for a copy: as many as the call allows, or twice what the served answer had."""
+    usage, limit = settled.outcome.usage, settled.facts.max_tokens
+    seen_tokens = 0 if usage is None else usage.output_tokens or 0
+    return max(_USUAL_TOKENS, 2 * seen_tokens) if limit is None else limit
+
+
 def _fits(origin: Origin, seen: Seen) -> bool:
     """Whether the copy may go there: authorised, and without a query (it may hold a key) on its way to another place."""
-    here, there = origin.spec, seen.origin.spec
-    same = (here.scheme, here.host, here.port) == (there.scheme, there.host, there.port)
-    return may_carry(origin, seen.origin) and (same or b"?" not in seen.head.target)
+    return may_carry(origin, seen.origin) and (same_place(origin, seen.origin) or b"?" not in seen.head.target)

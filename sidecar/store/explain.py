@@ -56,7 +56,8 @@ def _lines(
     record: Mapping[str, Any], context: Mapping[str, Any], feedback: Sequence[Mapping[str, Any]]
 ) -> Sequence[str]:
     if record["error"] == "refused":
-        why = "A ceiling of the budget" if record["reason"] == "budget" else "A rule of the policy"
+        rules = _rules(record, context)
+        why = "A ceiling of the budget" if record["reason"] == "budget" else rules or "A rule of the policy"
         return [
             f"Decision {record['id']} at {record['at']}",
             _asked(record, context),
@@ -74,6 +75,7 @@ def _lines(
         ),
         *_stages(context),
         *_chance(record, context),
+        *([f"Taken out of the choice: by {_rules(record, context)}."] if context.get("rules") else []),
         *_drawn(context),
         *_rollout(record),
         _ended(record),
@@ -93,6 +95,15 @@ def _reason(record: Mapping[str, Any], context: Mapping[str, Any]) -> str:
         return "drawn" if record["reason"] == "sampled" else "over"
     stable = record["reason"] == "baseline" and record["mode"] == "canary"
     return "stable" if stable else str(record["reason"])
+
+
+def _rules(record: Mapping[str, Any], context: Mapping[str, Any]) -> str:
+    """The rules that denied the call or took arms out, as the policy names them; nothing where the row has none."""
+    names = [str(name) for name in context.get("rules") or ()]
+    if not names:
+        return ""
+    version = f" of policy {record['policy_version']}" if record["policy_version"] else ""
+    return f"{'rules' if len(names) > 1 else 'rule'} {', '.join(names)}{version}"
 
 
 def _asked(record: Mapping[str, Any], context: Mapping[str, Any]) -> str:
@@ -267,9 +278,16 @@ def _posteriors(record: Mapping[str, Any], context: Mapping[str, Any], route: Ma
             f"  {arm}: quality {means[place]:.3f} ± {variances[place] ** 0.5:.3f}{on_task}, {known.samples} labels, "
             f"answers {known.answered.moments()[0]:.1%}"
         )
+    for arm, past in (route["staging"].get("resting") or {}).items() if "staging" in route else ():
+        if past["rest"] is not None:
+            lines.append(f"Out of the choice now: {arm} is {past['rest']['kind']} ({past['rest']['cause']}).")
     if isinstance(prices := route.get("prices"), Mapping):
         lines.append(f"Prices now: {_prices(prices)}.")
     out = [arm for arm in beliefs if record["eligible"] and arm not in record["eligible"]]
     if out:
-        lines.append(f"Not eligible for this call: {', '.join(out)} (another dialect, or taken out by a rule).")
+        by = _rules(record, context)
+        why = (
+            f"another dialect, or taken out by {by}" if by else "another dialect, or a rule that the row does not name"
+        )
+        lines.append(f"Not eligible for this call: {', '.join(out)} ({why}).")
     return lines

@@ -154,18 +154,32 @@ def events(path: Path, last: int = 100, kind: str | None = None) -> list[Record]
         return [dict(row) | {"detail": orjson.loads(row["detail"])} for row in found]
 
 
-def load_state(path: Path, service: str = "default") -> bytes | None:
-    """The newest engine snapshot of this service; None when there is no file, no table or no snapshot."""
+def load_state(path: Path, service: str = "default", version: int | None = None) -> bytes | None:
+    """The newest engine snapshot of this service, or the one of a newer `version` that was set aside; None when there is
+    no file, no table or no snapshot."""
     if not path.is_file():
         return None
+    values = (service, STATE_KEY, STATE_KEY if version is None else _aside_key(version))
     try:
         with closing(open_reader(path)) as connection:
             row = connection.execute(
-                "SELECT state FROM arms WHERE service = ? AND route = ? AND arm = ?", (service, STATE_KEY, STATE_KEY)
+                "SELECT state FROM arms WHERE service = ? AND route = ? AND arm = ?", values
             ).fetchone()
     except sqlite3.Error:
         return None  # a store that cannot be read must not keep the process from starting (GW-37)
     return None if row is None else bytes(row[0])
+
+
+def set_aside(connection: sqlite3.Connection, service: str, version: int) -> None:
+    """Keeps the stored snapshot, which is of a newer program, under its version: the next one is written in its place."""
+    text = "INSERT OR REPLACE INTO arms SELECT service, route, ?, at, last_id, state FROM arms WHERE "
+    values = (_aside_key(version), service, STATE_KEY, STATE_KEY)
+    with connection:
+        connection.execute(f"{text} service = ? AND route = ? AND arm = ?", values)
+
+
+def _aside_key(version: int) -> str:
+    return f"{STATE_KEY}{version}"
 
 
 def save_state(path: Path, state: bytes, service: str = "default") -> None:

@@ -72,6 +72,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("errand_cost_usd", "counter", ("kind", "route", "arm"), "What those calls cost, in US dollars."),
     Metric("errands_dropped", "counter", (), "Calls of the sidecar's own that were wanted and never sent."),
     Metric("escalations", "counter", (), "Answers of a cascade that were asked of the next arm instead."),
+    Metric("unvaried", "counter", (), "Calls that their experiment does not count: its prompt had no place in them."),
     Metric("accepted", "counter", (), "Requests whose head was read: completed + failed + aborted + shed + open."),
     Metric("shed", "counter", ("cause",), "Requests answered by the sidecar before a decision (limits, bad heads)."),
     Metric("fail_open", "counter", ("cause",), "Decisions that failed open to the model that the app asked for."),

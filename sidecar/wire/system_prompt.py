@@ -6,9 +6,11 @@
     generate     `systemInstruction` (or `system_instruction`): its parts
 
 Of a list of blocks or parts the first text changes; the others stay, with their cache_control. Where a request has no
-system prompt, one is inserted, unless the new text is empty. The same text again, or a place that has another type than
-the API knows, leaves the body as it is: what is wrong there is the upstream's to refuse. Of keys given twice the last
-one counts, as for most parsers.
+system prompt, or an empty list of blocks or parts, one is inserted, unless the new text is empty. Of keys given twice the
+last one counts, as for most parsers, and escapes in keys are read.
+
+A place that has another type than the API knows, and one that is named in two ways, cannot be told apart from a mistake:
+then the answer is None, the body goes on as it came, and whoever wanted another prompt knows that it has not got it.
 """
 
 from collections.abc import Callable
@@ -28,23 +30,26 @@ _WRAP: Final = b'{"input":'  # the scanner keeps the places of objects in an arr
 
 Rewrite = Callable[[str], str]
 Cut = tuple[int, int, bytes]  # (start, end, what stands there instead)
+_SAME: Final[Cut] = (0, 0, b"")  # the prompt that there is, is the one that is wanted
 
 
 def edit_system(
     body: bytes, endpoint: str, rewrite: Rewrite, view: RequestView | None = None
-) -> tuple[bytes, RequestView | None]:
+) -> tuple[bytes, RequestView | None] | None:
     """The body with `rewrite(system prompt)` as its system prompt, and `view` as it is of that body.
 
     `rewrite` gets "" where there is no system prompt. `view` is what the reader gave for this very body: one that was
-    read in slices is not scanned again, and what comes back needs no scan either. A body that is no JSON object, and an
-    endpoint without a system prompt, come back as they are.
+    read in slices is not scanned again, and what comes back needs no scan either. None: the prompt cannot be put in
+    place, because the body is no JSON object, the endpoint has no system prompt, or its place is not understood.
     """
     find = _PLACES.get(endpoint)
     if find is None:
-        return body, view
+        return None
     scanner = view.layout if view is not None and view.layout is not None else MemberScanner(body).finish()
     cut = find(_Object(scanner), rewrite) if scanner.valid else None
     if cut is None:
+        return None
+    if cut is _SAME:
         return body, view
     start, end, text = cut
     new = b"".join((body[:start], text, body[end:]))
@@ -55,6 +60,8 @@ def edit_system(
 
 def _moved(scanner: MemberScanner, cut: Cut, body: bytes) -> MemberScanner:
     """The layout of the body after the cut, as far as edits of other members need it."""
+    if not scanner.members:  # there was nothing, and now there is one member
+        return MemberScanner(body).finish()
     start, end, text = cut
     grown = len(text) - (end - start)
     layout = MemberScanner(body)
@@ -106,8 +113,12 @@ class _Object:
 
     def first_item(self, key: str) -> "_Object | None":
         """The first object of the array `key`, without a look at the others where the scanner knows it."""
-        known = self.scanner.items(key.encode())
-        return self.inner(*known[0]) if known else None
+        start, end = self.places.get(key, (0, 0))
+        known = [place for place in self.scanner.items(key.encode())[:1] if start < place[0] < end]
+        if known:
+            return self.inner(*known[0])
+        written = self.text[start : start + 1] == b"["  # its key has escapes, or another of its name came before
+        return next(iter(self.items(key)), None) if written else None
 
 
 def _plain(key: bytes) -> str:
@@ -125,26 +136,36 @@ def _string(text: bytes) -> str | None:
         return None
 
 
-def _changed(owner: _Object, key: str, rewrite: Rewrite) -> Cut | None:
-    """The cut that rewrites the text in `key`: a string, or the first text among blocks."""
+def _changed(owner: _Object, key: str, rewrite: Rewrite, block: bytes = b'{"type":"text","text":') -> Cut | None:
+    """The cut that rewrites the text in `key`: a string, or the first text among blocks; `block` begins a new one."""
     value = owner.value(key)
     if value[:1] == b'"':
         old = _string(value)
         new = old if old is None else rewrite(old)
-        return None if new is None or new == old else owner.cut(key, _encode(new))
-    if value[:1] == b"[":
-        for block in owner.items(key):
-            if block.value("text")[:1] == b'"':
-                return _changed(block, "text", rewrite)
-    return None
+        return _SAME if new is not None and new == old else None if new is None else owner.cut(key, _encode(new))
+    if value[:1] != b"[":
+        return None
+    if not value[1:-1].strip():
+        new = rewrite("")
+        return owner.cut(key, b"[" + block + _encode(new) + b"}]") if new else _SAME
+    return _first_text(owner, key, rewrite)
 
 
-def _inserted(owner: _Object, key: str, rewrite: Rewrite) -> Cut | None:
-    """The cut that gives a text to an object that has none: the member is absent or null."""
+def _first_text(owner: _Object, key: str, rewrite: Rewrite) -> Cut | None:
+    """The cut that rewrites the first text among the objects in `key`; None when none of them has one."""
+    texts = (one for one in owner.items(key) if one.value("text")[:1] == b'"')
+    first = next(texts, None)
+    return None if first is None else _changed(first, "text", rewrite)
+
+
+def _inserted(owner: _Object, key: str, rewrite: Rewrite, form: str = "%s") -> Cut:
+    """The cut that gives a text to an object that has none: the member is absent or null. `form` is what stands around."""
     new = rewrite("")
     if not new:
-        return None
-    return owner.cut(key, _encode(new)) if key in owner.places else owner.insert(_encode(key) + b":" + _encode(new))
+        return _SAME
+    before, _, after = form.encode().partition(b"%s")
+    value = before + _encode(new) + after
+    return owner.cut(key, value) if key in owner.places else owner.insert(_encode(key) + b":" + value)
 
 
 def _lacks(owner: _Object, key: str) -> bool:
@@ -162,9 +183,11 @@ def _in_chat(body: _Object, rewrite: Rewrite) -> Cut | None:
     if leading is not None:
         return _changed(leading, "content", rewrite)
     value = body.value("messages")
-    new = rewrite("") if value[:1] == b"[" else ""
-    if not new:
+    if value[:1] != b"[":
         return None
+    new = rewrite("")
+    if not new:
+        return _SAME
     at = body.offset + body.places["messages"][0] + 1
     others = b"," if value[1:-1].strip() else b""
     return at, at, b'{"role":"system","content":' + _encode(new) + b"}" + others
@@ -172,9 +195,11 @@ def _in_chat(body: _Object, rewrite: Rewrite) -> Cut | None:
 
 def _in_responses(body: _Object, rewrite: Rewrite) -> Cut | None:
     if not _lacks(body, "instructions"):
-        return _changed(body, "instructions", rewrite)
+        return _changed(body, "instructions", rewrite) if body.value("instructions")[:1] == b'"' else None
     leading = _leading(body, "input")
-    return _inserted(body, "instructions", rewrite) if leading is None else _changed(leading, "content", rewrite)
+    if leading is None:
+        return _inserted(body, "instructions", rewrite)
+    return _changed(leading, "content", rewrite, b'{"type":"input_text","text":')
 
 
 def _in_messages(body: _Object, rewrite: Rewrite) -> Cut | None:
@@ -182,20 +207,18 @@ def _in_messages(body: _Object, rewrite: Rewrite) -> Cut | None:
 
 
 def _in_generate(body: _Object, rewrite: Rewrite) -> Cut | None:
-    key = "system_instruction" if "system_instruction" in body.places else "systemInstruction"
-    if _lacks(body, key):
-        new = rewrite("")
-        content = b'{"parts":[{"text":' + _encode(new) + b"}]}"
-        if not new:
-            return None
-        return body.cut(key, content) if key in body.places else body.insert(_encode(key) + b":" + content)
-    if body.value(key)[:1] != b"{":
+    names = ("systemInstruction", "system_instruction")
+    given = [name for name in names if not _lacks(body, name)]
+    if not given:
+        key = next((name for name in names if name in body.places), names[0])
+        return _inserted(body, key, rewrite, '{"parts":[{"text":%s}]}')
+    if len(given) > 1 or body.value(given[0])[:1] != b"{":
         return None
-    content_of = body.inner(*body.places[key])
-    for part in content_of.items("parts") if "parts" in content_of.places else []:
-        if part.value("text")[:1] == b'"':
-            return _changed(part, "text", rewrite)
-    return None
+    content = body.inner(*body.places[given[0]])
+    parts = content.value("parts")
+    if parts in (b"", b"null") or (parts[:1] == b"[" and not parts[1:-1].strip()):
+        return _inserted(content, "parts", rewrite, '[{"text":%s}]')
+    return _first_text(content, "parts", rewrite) if parts[:1] in (b"[", b"{") else None
 
 
 _PLACES: Final[dict[str, Callable[[_Object, Rewrite], Cut | None]]] = {

@@ -11,6 +11,7 @@ import pytest
 from sidecar.clock import steady
 from sidecar.proxy.cascade import MAX_HELD_BYTES
 from sidecar.sim.knobs import SimulatedModel
+from sidecar.wire.validate import check
 from tests.integration.canary import NEW, OLD, App, optimizing, rows_of, running, talking, to_step
 from tests.integration.conftest import Running, Serve, Sim, Upstream
 from tests.integration.raw import Script, ScriptedUpstream, chunked, connected, ok, post
@@ -222,6 +223,20 @@ async def test_both_costs_are_in_the_budget(upstream: Upstream, serve: Serve, tm
     assert side.app.engine.status()[0].reserved_nusd == 0
 
 
+async def test_two_stages_are_one_call_of_a_mean(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """A ceiling on the mean gets its part of one call, and pays for both stages."""
+    budget = {"budget": {"mean_request_usd": 0.01}}
+    _, side = await cascading(
+        upstream, serve, tmp_path, CASCADE | budget, weak=[ok(said("", NEW))], strong=[ok(said("four", OLD))]
+    )
+    savings = side.app.engine._routes["chat"].ledger.savings
+    before = savings.nusd
+    async with talking(side) as app:
+        assert (await app.ask(max_tokens=50)).model == OLD
+    side.app.plane.settle()
+    assert savings.nusd - before == 10_000_000 - cost_nusd(NEW) - cost_nusd(OLD)
+
+
 async def test_not_while_an_arm_is_rolled_out(sim: Sim, serve: Serve, tmp_path: Path) -> None:
     """A rollout compares like with like: nobody is held; an arm that is not established is not asked."""
     provider = await sim(requests_kept=100)
@@ -253,6 +268,60 @@ async def test_checks_that_read_the_answer(upstream: Upstream, serve: Serve, tmp
         assert (await app.ask()).model == NEW, "no schema was asked for"
     assert [[one.why for one in row.stages or ()] for row in rows] == [["json_schema"], []]
     assert models(up) == [NEW, OLD, NEW]
+
+
+async def test_each_answer_is_looked_at_once(
+    upstream: Upstream, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One run of the checks and one look for a price for each answer: for the one that passes, for the one that fails,
+    and for the one that fails and is given because no other arm may be asked."""
+    runs: list[int] = []
+
+    def counted(*asked: Any) -> Any:
+        runs.append(1)
+        return check(*asked)
+
+    monkeypatch.setattr("sidecar.proxy.checks.check", counted)
+    weak, strong = [ok(said("I'm sorry, I can't.", "x"))], [ok(said("I can't help with that.", OLD))]
+    arms = [{"id": "new", "upstream": "two", "model": "nobody-knows-its-price"}]
+    changes = {"arms": arms, "cascade": {"arms": ["new", "base"], "on": ["refusal_text"]}}
+    up = await upstream()
+    up.by = lambda _head: strong if orjson.loads(up.requests[-1].body)["model"] == OLD else weak
+    side = await optimizing(up, serve, tmp_path, **changes)  # type: ignore[arg-type]  # it is asked for its port only
+    rows = rows_of(side)
+    async with talking(side) as app:
+        assert (await app.ask()).model == OLD
+        assert (side.books.unpriced, len(runs), side.books.escalated) == (1, 2, 1)
+        weak[0] = ok(said("four", "x"))
+        assert (await app.ask()).model == "nobody-knows-its-price"
+        assert (side.books.unpriced, len(runs), side.books.escalated) == (2, 3, 1)
+    assert [row.outcome.checks for row in rows] == [(("refusal_text", 0.5),), (("refusal_text", 1.0),)]
+    assert [row.quality for row in rows] == [0.5, 1.0]
+
+
+async def test_a_failing_answer_that_is_all_there_is(
+    upstream: Upstream, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the next arm may not be asked, what the check found is on the row, and was found once. (Which arm is decided
+    on is drawn: where that is the dear one the budget decides, and nothing is held. Of 40 draws some are the cheap one.)"""
+    runs: list[int] = []
+    monkeypatch.setattr("sidecar.proxy.checks.check", lambda *asked: (runs.append(1), check(*asked))[1])
+    changes = {
+        "cascade": {"arms": ["new", "base"], "on": ["refusal_text"]},
+        "budget": {"daily_usd": 1.0, "per_request_usd": 0.01},
+    }
+    _, side = await cascading(
+        upstream, serve, tmp_path, changes, weak=[ok(said("I'm sorry, I can't.", NEW))], strong=[ok(said("no", OLD))]
+    )
+    rows = rows_of(side)
+    async with talking(side) as app:
+        for _ in range(40):
+            assert (await app.ask(max_tokens=5000)).model == NEW
+    side.app.plane.settle()
+    held = [row for row in rows if row.stages is not None]
+    assert {(row.quality, row.stages, row.outcome.cost_nusd) for row in held} == {(0.5, (), cost_nusd(NEW))}
+    assert (len(rows), len(runs), side.books.escalated) == (40, 40, 0)
+    assert side.app.engine.status()[0].reserved_nusd == 0
 
 
 async def test_a_simulated_model_that_breaks_its_schema(sim: Sim, serve: Serve, tmp_path: Path) -> None:

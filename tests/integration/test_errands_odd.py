@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from sidecar.clock import steady
+from sidecar.proxy.errand import AT_ONCE
 from sidecar.wire.judge import MAX_TEXT_CHARS
 from tests.integration.canary import NEW, OLD, route, talking, written
 from tests.integration.conftest import Running, Serve, Sim, Upstream
@@ -197,6 +198,64 @@ async def test_a_reload_goes_on(upstream: Upstream, serve: Serve, tmp_path: Path
         assert side.app.beside.status(steady()) == []
         assert (await app.ask()).status == 200
     assert len(told) == 2
+
+
+async def test_switched_off_at_once(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """When the policy has no judge any more, what waits in line is dropped and gives its money back, and an answer that is
+    under way is not graded; the four calls that are out end by themselves."""
+    go, late = asyncio.Event(), asyncio.Event()
+    base, bench = await upstream([WHOLE]), await upstream([go, GRADE])
+    policy = judged(base.port, bench.port)
+    side = await serving(base, serve, tmp_path, policy)
+    told, errands = events_of(side), side.app.beside.errands
+    allowance = side.app.beside._plans["chat"].judging.purse.allowance  # type: ignore[union-attr]  # it is there
+    async with talking(side) as app, talking(side) as slow:
+        for _ in range(AT_ONCE + 2):
+            await app.ask()
+        side.app.plane.settle()
+        assert await bench.until(lambda: len(bench.requests) == AT_ONCE)
+        assert errands.open == AT_ONCE + 2
+        base.by = lambda _head: [WHOLE[:-5], late, WHOLE[-5:]]
+        asking = asyncio.ensure_future(slow.ask())
+        assert await base.until(lambda: len(base.requests) == AT_ONCE + 3)
+        del policy["routes"][0]["quality"]
+        written(tmp_path / "p", policy)
+        loaded = side.app.policies.poll()
+        assert loaded is not None
+        side.app.apply(loaded)
+        assert (errands.open, errands.dropped) == (AT_ONCE, 2)
+        late.set()
+        assert (await asking).status == 200
+        go.set()
+        assert await until(lambda: len(told) == AT_ONCE + 2)
+    side.app.plane.settle()
+    assert [one.message for one in told] == ["aborted"] * 2 + ["completed"] * AT_ONCE
+    assert len(bench.requests) == AT_ONCE
+    assert (errands.open, allowance.reserved_nusd) == (0, 0)
+
+
+async def test_a_fault_of_ours_frees_slot_and_money(
+    upstream: Upstream, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An errand whose outcome cannot be made is told as aborted, is paid as estimated, and the next one begins."""
+
+    def fault(*_: object) -> None:
+        raise RuntimeError
+
+    base, bench = await upstream([WHOLE]), await upstream([GRADE])
+    side = await serving(base, serve, tmp_path, judged(base.port, bench.port))
+    told = events_of(side)
+    with monkeypatch.context() as patch:
+        patch.setattr("sidecar.proxy.errand.outcome_of", fault)
+        async with talking(side) as app:
+            for number in range(AT_ONCE + 1):
+                await app.ask()
+                assert await until(lambda number=number: len(told) == number + 1)
+    assert [(one.message, one.detail["error"]) for one in told] == [("aborted", "bug")] * (AT_ONCE + 1)
+    assert all(one.detail["cost_nusd"] for one in told)
+    assert side.app.beside.errands.open == 0
+    assert side.books.bugs == AT_ONCE + 1
+    side.books.bugs = 0
 
 
 async def test_a_shadow_by_rollout(sim: Sim, serve: Serve, tmp_path: Path) -> None:

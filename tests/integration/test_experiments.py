@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
 from sidecar.clock import steady
 from sidecar.config.policy import load_file
@@ -126,6 +127,54 @@ async def test_only_the_prompt_changes(upstream: Upstream, serve: Serve, tmp_pat
             assert (await app.client.response()).status == 200
     got = {one.body for one in provider.requests}
     assert got == {body, body.replace(b"Please  help.", b"help.")}  # one side by chance: 2^-29
+
+
+async def test_a_prompt_without_a_place_is_no_unit(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """Calls into which the variant's prompt cannot be put go as they came, and neither side counts them: a content of
+    another type, and an API that has no system prompt. Of 20 calls both sides had some: one side by chance 2^-19."""
+    provider = await upstream()
+    made = route(provider.port, **of_ab(sticky="request"))
+    side = await serve(provider, policies=written(tmp_path / "p", made), environ={"NEW_KEY": "k"})
+    side.app.on_events(side.app.engine.tick(steady()))
+    rows = rows_of(side)
+    odd = b'{"messages":[{"role":"system","content":5}],"model":"gpt-4o"}'
+    async with talking(side) as app:
+        for path, body in (("/v1/chat/completions", odd), ("/v1/completions", b'{"prompt":"x","model":"gpt-4o"}')):
+            for _ in range(10):
+                app.client.send(post(path, body))
+                assert (await app.client.response()).status == 200
+    side.app.plane.settle()
+    assert {one.reason for one in (row.decision for row in rows)} == {"sampled"}
+    assert {one.decision.rollout_id for one in rows} == {None}
+    assert {b"SECRET" in one.body for one in provider.requests} == {False}
+    assert len({one.body for one in provider.requests}) == 4, "params of the one variant are put in as ever"
+    assert side.books.unvaried == 20
+    status = side.app.engine.status()[0].experiment
+    assert status is not None
+    assert sum(one.units for one in status.variants) == 0
+    assert "llm_sidecar_unvaried_total 20" in side.app.metrics.render()[1].decode()
+
+
+async def test_an_edit_that_raises_is_no_unit(
+    upstream: Upstream, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of ours in an edit costs a unit, never the call."""
+
+    def fault(*_: object) -> str:
+        raise RecursionError
+
+    provider = await upstream()
+    made = route(provider.port, **of_ab(sticky="request"))
+    side = await serve(provider, policies=written(tmp_path / "p", made), environ={"NEW_KEY": "k"})
+    side.app.on_events(side.app.engine.tick(steady()))
+    rows = rows_of(side)
+    with monkeypatch.context() as patch:
+        patch.setattr("sidecar.proxy.outgoing.rewrite", fault)
+        async with talking(side) as app:
+            assert (await app.ask()).status == 200
+    side.app.plane.settle()
+    assert (rows[0].decision.rollout_id, side.books.unvaried, side.books.bugs) == (None, 1, 1)
+    side.books.bugs = 0
 
 
 async def test_rules_leave_nothing_to_compare(sim: Sim, serve: Serve, tmp_path: Path) -> None:

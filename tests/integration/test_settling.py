@@ -152,9 +152,9 @@ async def test_who_leaves_our_own_queue_blames_nobody(
     told = list[str]()
     settle = side.app.engine.settle
 
-    def learn(*exchange: Any) -> Any:
+    def learn(*exchange: Any, **more: Any) -> Any:
         told.append(exchange[2].kind)
-        return settle(*exchange)
+        return settle(*exchange, **more)
 
     side.app.engine.settle = learn  # type: ignore[method-assign]  # the real one is called
     async with connected(side.port) as first:

@@ -88,3 +88,20 @@ def test_the_program_writes_and_prints(traces: Path, capsys: pytest.CaptureFixtu
 def test_a_folder_without_traces_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert drift.main(["--data", str(tmp_path), "--out", str(tmp_path / "o")]) == 2
     assert "no arrival trace" in capsys.readouterr().err
+
+
+def test_what_watching_takes_is_a_ratio_within_one_run() -> None:
+    """Every watcher has its processor time and its ratio, and the ratio of nothing to itself is one."""
+    made = drift.cost(rounds=2, calls=20)
+    assert set(made) == {f"{name}_{what}" for name in drift.WATCHERS for what in ("us", "ratio")}
+    assert made["nothing_ratio"] == {"mean": 1.0, "lo": 1.0, "hi": 1.0, "reference": None}
+    assert all(one["mean"] is not None and one["mean"] > 0.0 for one in made.values())
+
+
+def test_the_cost_needs_no_traces(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--cost` prints a line for each figure; without it the folder and the file are asked for."""
+    monkeypatch.setattr(drift.cost, "__defaults__", (1, 10))
+    assert drift.main(["--cost"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2 * len(drift.WATCHERS)
+    with pytest.raises(SystemExit):
+        drift.main(["--data", "x"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.config.policy import Loaded, load_text
-from sidecar.core.policy import Anomalies, AutoLimit, Drift, Knob, Route, Threshold, Tuning
+from sidecar.core.policy import Anomalies, AutoLimit, Changes, Drift, Knob, Route, Threshold, Tuning
 from sidecar.errors import ConfigError
 
 HEAD = """version: 1
@@ -134,3 +134,15 @@ def test_the_example_of_the_docs_loads() -> None:
 
 def test_tuning_needs_a_mode_that_changes_calls() -> None:
     assert any("changes no call" in warning for warning in load(TUNED, mode="observe").warnings)
+
+
+def test_what_the_control_loop_may_do() -> None:
+    """Both are on by default, each can be switched off, and only a pool has arms that could rest."""
+    head = "    objective: {max_quality_loss: 5%}\n"
+    assert load(head, "optimize").policy.routes[0].changes == Changes(hold=True, retire=True)
+    made = load(f"{head}    changes: {{retire: false}}\n", "optimize")
+    assert made.policy.routes[0].changes == Changes(hold=True, retire=False)
+    assert made.warnings == ()
+    assert any(
+        "changes: means nothing in mode canary" in text for text in load("    changes: {hold: false}\n").warnings
+    )

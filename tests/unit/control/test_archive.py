@@ -1,6 +1,7 @@
 """The store as the process uses it: learning comes back, old decisions are found, and no database means no fault."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -174,3 +175,48 @@ async def test_erasing_without_a_database() -> None:
     assert archive.mark is None
     with pytest.raises(StoreError, match="SIDECAR_DB"):
         await archive.prune()
+
+
+async def test_the_state_of_a_newer_program_is_kept(tmp_path: Path) -> None:
+    """An older program begins anew and says so; what the newer one had learnt can still be exported, whatever is stored
+    after it, and a second start does not lose it either."""
+    db = tmp_path / "sidecar.db"
+    newer = b'{"version": 7, "ledger": {}}'
+    first = Archive(settings(f"db={db}"))
+    await first.open(engine())
+    first.state(newer)
+    first.close(5)
+    for expected in (["state.set_aside", "state.ignored"], ["state.restored"]):
+        older = Archive(settings(f"db={db}"))
+        assert [event.kind for event in await older.open(engine())] == expected
+        older.state(engine().snapshot())
+        older.close(5)
+        assert queries.load_state(db, "bot", 7) == newer
+    assert queries.load_state(db, "bot") == engine().snapshot()
+    queries.save_state(db, newer, "bot")
+    again = Archive(settings(f"db={db}"))
+    told = await again.open(engine())
+    assert [event.kind for event in told] == ["state.set_aside", "state.ignored"]
+    assert "state export FILE --version 7" in told[0].message
+    again.close(5)
+    assert queries.load_state(db, "bot", 6) is None
+
+
+async def test_a_newer_state_that_cannot_be_kept_is_not_written_over(tmp_path: Path) -> None:
+    """A store that takes no writes at the start may take them later; then the newer state still lies there."""
+    db = tmp_path / "sidecar.db"
+    newer = b'{"version": 7}'
+    first = Archive(settings(f"db={db}"))
+    await first.open(engine())
+    first.state(newer)
+    first.close(5)
+    with closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute("CREATE TRIGGER full BEFORE INSERT ON arms BEGIN SELECT RAISE(FAIL, 'disk full'); END")
+    older = Archive(settings(f"db={db}"))
+    events = await older.open(engine())
+    assert [event.kind for event in events] == ["state.not_stored", "state.ignored"]
+    with closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute("DROP TRIGGER full")
+    older.state(engine().snapshot())
+    older.close(5)
+    assert queries.load_state(db, "bot") == newer

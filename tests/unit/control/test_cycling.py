@@ -1,14 +1,16 @@
 """The loop in the process: it sees what the engine told, and runs on demand."""
 
 import numpy as np
+from msgspec.structs import replace
 
 from sidecar.clock import steady
 from sidecar.control.cycling import MAX_EVENTS, Cycling
 from sidecar.core.cycle import Lane, Proposal
 from sidecar.core.engine import Engine
-from sidecar.core.types import Event
+from sidecar.core.policy import Objective
+from sidecar.core.types import Clocks, Event
 from tests.fixtures.settled import settled
-from tests.unit.core.engines import policy
+from tests.unit.core.engines import MINI, NANO, outcome, policy, promoted
 
 
 def made() -> Cycling:
@@ -52,3 +54,20 @@ def test_a_service_that_only_observes_pays_nothing() -> None:
     one = Cycling(Engine(policy(mode="observe"), np.random.default_rng(1), steady()), 900.0)
     one.observe([settled(1)])
     assert one.cycle.minutes.between("support", 0.0, steady() + 1) == {}
+
+
+def test_every_lane_asks_of_every_route_and_lateness_is_the_routes_own() -> None:
+    """An arm that is late in half of its calls, where the objective has a limit, is held by the fast lane."""
+    changes = {"mode": "optimize", "objective": Objective(ttft_s=1.0), "sticky": "request", "arms": (MINI, NANO)}
+    one = Cycling(promoted(policy(**changes)), 900.0)
+    slow = outcome(clocks=Clocks(sent_s=0.0, ttft_s=3.0, duration_s=4.0))
+    for number in range(120):
+        one.observe([replace(settled(number), outcome=slow if number % 2 else outcome())])
+    for number in range(60):
+        decided = replace(settled(number).decision, arm="gpt-4o")
+        one.observe([replace(settled(number), decision=decided, outcome=outcome())])
+    assert [event.kind for event in one.run("fast")] == ["arm.held", "change.applied"]
+    assert one._find("nowhere") is None
+    one.observe([replace(settled(1), decision=replace(settled(1).decision, route="-"))])
+    for lane in ("main", "deep"):
+        assert list(one.run(lane)) == []

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.core.baseline import DAY_S, FIRST, KEPT, Baseline
+from sidecar.core.baseline import DAY_S, FIRST, KEPT, ONE, UNSURE, Baseline
 from sidecar.core.policy import AutoLimit, Threshold
 
 
@@ -111,3 +111,27 @@ def test_a_limit_of_nothing_is_learnt_again() -> None:
     fed(one, [0.95] * KEPT, 60.0 * FIRST)
     assert one.limit is not None
     assert 0.0 < one.limit < 0.95
+
+
+@pytest.mark.parametrize(("sigma", "calls"), [(1.0, 5), (1.0, 20), (1.0, 1000), (2.0, 50), (6.0, 20)])
+def test_the_first_failure_is_no_alarm(sigma: float, calls: int) -> None:
+    """Nothing has ever failed: one failure in the smallest window is below the limit, however small sigma is, and the
+    limit is at least what a rate that shows no failure in all those calls may be."""
+    one = fed(baseline(metric="error_rate", auto=AutoLimit(sigma=sigma), min_samples=calls), [0.0] * FIRST)
+    assert one.limit is not None
+    assert one.limit > 1 / calls
+    assert one.limit >= ONE / calls
+    assert (1 - one.limit) ** (FIRST * calls) <= UNSURE
+
+
+def test_a_cost_that_was_always_nothing_has_no_limit() -> None:
+    """No scale says what would be much. When half of the windows cost something, there is one; a state with a limit of 0
+    has none either."""
+    one = fed(baseline(), [0.0] * FIRST)
+    assert one.limit is None
+    again = baseline()
+    again.restore([0.0, 0.0, 0.0, [0.0] * FIRST])
+    assert again.limit is None
+    fed(one, [10.0] * (FIRST + 2), 60.0 * FIRST)
+    assert one.limit is not None
+    assert one.limit >= 12.0

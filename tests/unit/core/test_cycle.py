@@ -3,10 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from sidecar.core.cycle import (
+    DENIED_AGAIN_S,
     EVENT_GAP_S,
     MAX_CHANGES,
+    MAX_DENIED,
     MONITOR_S,
     PERIOD_S,
     TRANSITIONS,
@@ -267,3 +270,56 @@ def test_watches_that_go_on_stay() -> None:
     assert made.tick(MONITOR_S[Lane.GUARDRAILS] - 1.0) == []
     assert kinds(made.tick(MONITOR_S[Lane.GUARDRAILS])) == ["change.impact"]
     assert made.changes == []
+
+
+def test_what_is_urgent_waits_for_no_other_change_and_ends_those_of_its_arm() -> None:
+    """A trial of mini is under watch when mini fails; another route's change goes its way."""
+    made = cycle_of(proposal(), proposal("other"))
+    made.run(Lane.MAIN, "demand", 1.0)
+    urgent = [
+        proposal(kind="arm.hold", urgent=True, rationale="it fails"),
+        proposal(arm="nano", urgent=True),
+        proposal(),
+    ]
+    made.add(Lane.FAST, lambda _now: urgent)
+    told = made.run(Lane.FAST, "demand", 2.0)
+    assert kinds(told) == ["change.impact", "tuned", "change.applied", "tuned", "change.applied"]
+    assert (told[0].detail["what"], told[0].message) == ("tuning.temperature", "rolled back: it fails")
+    assert [change.proposal.arm for change in made.changes] == ["mini", "mini", "nano"]
+
+
+def test_a_denial_that_stays_is_told_once_in_a_while() -> None:
+    """Until its reason changes, or DENIED_AGAIN_S are over."""
+    why = ["not on Fridays"]
+    made = cycle_of(proposal(), validate=lambda *_: why[0])
+    assert kinds(made.run(Lane.MAIN, "demand", 1.0)) == ["change.denied"]
+    assert made.run(Lane.MAIN, "demand", 2.0) == []
+    why[0] = "not at all"
+    assert kinds(made.run(Lane.MAIN, "demand", 3.0)) == ["change.denied"]
+    assert made.run(Lane.MAIN, "demand", 4.0) == []
+    assert kinds(made.run(Lane.MAIN, "demand", 3.0 + DENIED_AGAIN_S)) == ["change.denied"]
+
+
+def test_what_was_denied_is_forgotten_beyond_a_number() -> None:
+    made = cycle_of(*(proposal(f"r{n}") for n in range(MAX_DENIED + 1)), validate=lambda *_: "no")
+    assert len(made.run(Lane.MAIN, "demand", 1.0)) == MAX_DENIED + 1
+    assert len(made._denied) == 1
+
+
+def test_an_event_that_comes_too_soon_is_not_forgotten() -> None:
+    """The main lane runs for it as soon as it may."""
+    made = cycle_of(proposal())
+    made.tick(1.0, [Event(kind="drift.detected", route="r")])
+    made.changes.clear()
+    assert made.tick(2.0, [Event(kind="experiment.decided", route="r")]) == []
+    told = made.tick(1.0 + EVENT_GAP_S)
+    assert [event.detail["trigger"] for event in told if event.kind == "change.applied"] == ["event"]
+
+
+def test_an_arm_whose_call_a_fallback_answered_has_failed() -> None:
+    """Not where a cascade asked on: there the answer was judged, and not the arm."""
+    made = Cycle(free)
+    made.observe([settled("base", served="mini"), settled("base", served="base")], 0.0)
+    made.observe([replace(settled("base", served="mini"), stages=())], 0.0)
+    arms = made.minutes.between("r", 0.0, 60.0)
+    assert (arms["base"].share("failed"), arms["mini"].share("failed")) == ((1.0, 2.0), (0.0, 2.0))

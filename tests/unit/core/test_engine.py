@@ -73,7 +73,7 @@ def test_the_cache_of_shared_decisions_is_bounded() -> None:
     for index in range(2 * MAX_STATIC + 5):
         assert made.decide(facts(model=f"gpt-{index}"), NOW).route == "support"
     assert len(made._static) <= MAX_STATIC
-    assert len(made._order[0]._as_asked) <= MAX_STATIC
+    assert len(made._order[0].serving._as_asked) <= MAX_STATIC
 
 
 @pytest.mark.parametrize(

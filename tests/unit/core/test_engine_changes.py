@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from sidecar.core.engine import Engine
@@ -44,9 +45,13 @@ def stepped(made: Engine, seconds: int) -> list[Event]:
 
 
 def test_a_step_that_a_rule_denies_waits_and_says_why() -> None:
-    """From 5 to 50 % is denied; the rollout stays, and goes on when the rule is gone."""
+    """From 5 to 50 % is denied, told once; the rollout stays, and goes on when the rule is gone."""
     made = engine(asked("change.kind == 'rollout.step' && change.step > 25"))
-    assert stepped(made, 20) == []
+    told = stepped(made, 20)
+    assert [(event.kind, event.arm, event.detail["what"]) for event in told] == [
+        ("change.denied", "mini", "rollout.step")
+    ]
+    assert "rule r1" in told[0].message
     assert phase(made) == ("running", 5)
     blocked = made.status()[0].rollouts[0].blocked_by
     assert [reason for reason in blocked if "a rule denies the step" in reason]
@@ -60,8 +65,8 @@ def test_time_alone_overrides_no_rule() -> None:
     waiting = replace(SOON, min_requests=10**6, on_inconclusive="promote")
     made = engine(asked("change.step > 25", waiting))
     told = stepped(made, 70)
-    assert kinds(told) == ["rollout.paused"]
-    assert "a rule denies the step" in told[0].message
+    assert kinds(told) == ["change.denied", "rollout.paused"]
+    assert "a rule denies the step" in told[1].message
     free = engine(asked("change.step > 50", waiting))
     assert kinds(stepped(free, 70)) == ["rollout.step"]
 
@@ -83,6 +88,19 @@ def test_an_arm_that_no_request_may_use_is_not_rolled_out() -> None:
     made = engine(asked("model.region == 'EU'"))
     assert stepped(made, 3) == []
     assert phase(made) == ("pending", 0)
+
+
+def test_a_start_that_a_rule_denies_is_told_once() -> None:
+    """At the first look, not every second; again when it is denied after it had been allowed."""
+    made = Engine(asked("change.kind == 'rollout.start'"), np.random.default_rng(1), NOW)
+    told = stepped(made, 5)
+    assert [(event.kind, event.detail.get("what")) for event in told] == [
+        ("policy.applied", None), ("change.denied", "rollout.start")
+    ]  # fmt: skip
+    assert (told[1].route, told[1].arm, told[1].severity) == ("support", "mini", "medium")
+    assert "rollout.start was due; denied: rule r1" in told[1].message
+    assert phase(made) == ("pending", 0)
+    assert "rollout.started" in kinds(made.apply(asked("change.step > 50"), NOW + 6))
 
 
 def test_a_rollback_is_never_asked_about() -> None:
@@ -165,9 +183,9 @@ def test_conversations_of_an_experiment_end_with_it_also_over_a_restart() -> Non
 
 @pytest.mark.parametrize("mode", ["canary", "optimize"])
 def test_no_request_digests_what_others_left(mode: str) -> None:
-    """Scores are learnt behind the answers in every mode: after a refresh none wait."""
+    """Scores are learnt behind the answers in every mode: after a refresh none wait, where there were enough."""
     made = promoted(policy(mode=mode))
-    for key in range(1, 200):
+    for key in range(1, 300):
         made.settle(facts(key), made.decide(facts(key), NOW), outcome(), NOW)
     assert made._routes["support"].selector.model.waiting >= REFRESH
     made.refresh(NOW)

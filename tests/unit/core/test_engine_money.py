@@ -51,6 +51,36 @@ def test_the_mean_cost_keeps_its_ceiling_at_every_moment_and_uses_it() -> None:
     assert sum(free) / len(free) > 500
 
 
+def test_what_is_paid_beside_a_call_is_no_call_of_the_mean() -> None:
+    """A stage of a cascade and a judge's call are paid out of the ceiling on the mean, and add nothing to it: after one
+    call of 60 and 240 beside it nothing is left of 300 and nothing is missing."""
+    made = optimizing(Budget(mean_request_nusd=300))
+    ledger = made._routes["support"].ledger
+    for cost, call in ((40, False), (60, True)):
+        asked = facts(0, draw=1)
+        made.settle(asked, made.decide(asked, NOW), outcome(cost_nusd=cost), NOW, call=call)
+    made.charge("support", 200, NOW)
+    assert ledger.savings.nusd == 0.0
+    assert ledger.spent_day_nusd == 300
+
+
+def test_before_token_counts_are_known_a_ceiling_shuts_out_what_2048_tokens_make_too_dear() -> None:
+    """The dear arm's 1,024 + 1,024 tokens cost 10,240, which the CREDIT of 3 calls pays at 3,414 and not at 3,413. One
+    answer of 100 + 50 tokens and a tick later a call is known to cost 600, and the lower ceiling opens."""
+    assert CREDIT == 3.0
+    asked = facts(0, draw=1)
+    drawn = {
+        ceiling: optimizing(Budget(mean_request_nusd=ceiling)).decide(asked, NOW).drawn for ceiling in (3_414, 3_413)
+    }
+    assert [one.arms for one in drawn.values() if one is not None] == [("gpt-4o", "mini"), ("mini",)]
+    made = optimizing(Budget(mean_request_nusd=300))
+    made.settle(asked, made.decide(asked, NOW), outcome(cost_nusd=60), NOW)
+    again = made.decide(asked, NOW).drawn
+    made.tick(NOW + 1)
+    later = made.decide(asked, NOW + 1).drawn
+    assert [one.arms for one in (again, later) if one is not None] == [("mini",), ("gpt-4o", "mini")]
+
+
 def test_a_draw_names_only_the_arms_that_the_call_could_pay() -> None:
     """Under a ceiling that is overspent the cheapest arm alone is left, and the record says so."""
     made = optimizing(Budget(mean_request_nusd=10_000))

@@ -13,7 +13,7 @@ from msgspec.structs import replace as changed
 from sidecar.core.experiment import HARM_ALPHA, MAX_EPOCHS, REALLOCATE_EVERY, Experiment
 from sidecar.core.policy import Arm, ExperimentSpec, Match, Quality, Route, Variant
 from sidecar.core.types import Clocks, Decision, Event, Outcome, OutcomeKind
-from sidecar.core.variants import Compress, Replace
+from sidecar.core.variants import Compress, Keep, Replace
 
 BASE = Arm("base", "up", "m", params=(("temperature", b"1"), ("top_p", b"1")))
 NEW = Arm("new", "up", "n")
@@ -71,6 +71,13 @@ def test_a_variant_is_its_arm_with_changes() -> None:
     assert one.choices[1].arm.params == (("top_p", b"1"), ("temperature", b"0"))
     assert one.choices[1].edits == (Replace("S"),)
     assert one.choices[2].arm == NEW
+
+
+def test_where_one_edits_prompts_the_others_keep_theirs() -> None:
+    """All variants look for the prompt's place, so that requests without one are left out on all sides."""
+    assert [one.edits for one in experiment(THREE).choices] == [(Keep(),), (Replace("S"),), (Keep(),)]
+    plain = tuple(replace(one, system=()) for one in THREE)
+    assert [one.edits for one in experiment(plain).choices] == [()] * 3
 
 
 def test_the_hash_decides() -> None:
@@ -210,7 +217,14 @@ def test_a_winner_is_declared_once() -> None:
 def test_a_winner_may_be_promoted() -> None:
     one = experiment(on_winner="promote")
     feed(one, [0.5, 0.9], 1000)
+    assert one.shares == (1.0, 0.0)  # nobody has promoted it yet
+    assert [event.kind for event in one.promote()] == ["experiment.promoted"]
     assert one.shares == (0.0, 1.0)
+    again = experiment(on_winner="promote")
+    assert again.restore(one.to_state())
+    assert again.shares == (0.0, 1.0)
+    assert (one.promote(), [event.kind for event in again.demote()]) == ([], ["experiment.demoted"])
+    assert (again.shares, again.demote(), again.promote()) == ((1.0, 0.0), [], [])
     assert one.draw(5) == (1, 1.0, None)
 
 

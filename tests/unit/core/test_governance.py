@@ -5,7 +5,7 @@ import pytest
 from sidecar.core.governance import Governance
 from sidecar.core.policy import Arm, Rule
 from sidecar.core.rules import parse
-from tests.unit.core.engines import facts
+from tests.unit.core.engines import NOW, ROUTE, engine, facts, policy, rule
 
 MINI = Arm("mini", "up", "gpt-4o-mini", facts={"region": "EU"})
 STEP = {"kind": "rollout.step", "route": "chat", "arm": "mini", "step": 25.0}
@@ -50,10 +50,41 @@ def test_a_rule_about_changes_is_no_rule_about_requests() -> None:
     """It would be unknown for every request, and deny them all."""
     made = governance("change.kind == 'rollout.step'")
     assert not made.active
-    assert made.allowed(facts(), (MINI,), 0, 0) == (("mini",), None)
+    assert made.allowed(facts(), (MINI,), 0, 0) == (("mini",), None, ())
 
 
 def test_a_log_rule_counts_changes_and_denies_none() -> None:
     made = governance("change.step > 5", "log")
     assert made.refuses(STEP, MINI, 0, 0) is None
     assert [event.detail["count"] for event in made.tick()] == [1]
+
+
+def test_the_rules_that_took_arms_out_are_named() -> None:
+    """In order; those that changed nothing are not, nor is what only logs."""
+    rules = [
+        Rule(name, parse(when), when, action, "")  # type: ignore[arg-type]  # one of three actions
+        for name, when, action in (
+            ("eu", "model.region != 'EU'", "filter"),
+            ("told", "request.stream", "log"),
+            ("all", "request.dialect == 'gemini'", "deny"),
+            ("none", "request.model == 'secret'", "deny"),
+        )
+    ]
+    far = Arm("far", "up", "gpt-4o", facts={"region": "US"})
+    made = Governance(rules)
+    assert made.allowed(facts(), (MINI, far), 0, 0) == (("mini",), None, ("eu",))
+    assert made.allowed(facts(), (MINI,), 0, 0) == (("mini",), None, ())
+    left, refusal, named = made.allowed(facts(model="secret"), (MINI, far), 0, 0)
+    assert (left, named) == ((), ("eu", "none"))
+    assert refusal is not None
+
+
+def test_a_decision_names_the_rules_that_shaped_it() -> None:
+    """Also a refusal, on a route and beside all routes; without a rule that did something there is nothing to name."""
+    one = engine(policy(ROUTE, rule("model.region == 'EU'", "filter")))
+    assert one.decide(facts(), NOW).rules == ("r1",)
+    assert engine(policy(ROUTE, rule("model.region == 'FR'", "filter"))).decide(facts(), NOW).rules == ()
+    denied = engine(policy(ROUTE, rule("request.stream")))
+    assert denied.decide(facts(), NOW).rules == ("r1",)
+    assert denied.decide(facts(stream=False), NOW).rules == ()
+    assert denied.decide(facts(model="elsewhere"), NOW).rules == ("r1",)

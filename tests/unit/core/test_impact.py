@@ -2,7 +2,21 @@
 
 import pytest
 
-from sidecar.core.impact import KEPT, METRICS, MIN_VALUES, Minutes, Sums, actual, confidence, expected, total, worse
+from sidecar.core.impact import (
+    KEPT,
+    METRICS,
+    MIN_VALUES,
+    Minutes,
+    Sums,
+    actual,
+    confidence,
+    excess,
+    expected,
+    never,
+    total,
+    usual_of,
+    worse,
+)
 from sidecar.core.types import Clocks, Outcome
 
 
@@ -28,7 +42,7 @@ def test_each_metric_counts_what_is_known() -> None:
     one.add(fault, None)
     counts = dict(zip(METRICS, one.rows[::3], strict=True))
     assert one.calls == 4
-    assert counts == {"quality": 2, "cost_nusd": 2, "latency_s": 2, "failed": 3}
+    assert counts == {"quality": 2, "cost_nusd": 2, "latency_s": 2, "failed": 3, "late": 0}
 
 
 def test_streams_are_timed_to_their_first_token() -> None:
@@ -103,3 +117,38 @@ def test_only_quality_and_failures_are_harm() -> None:
     failing.join(sums(40, quality=None, kind="failed"))
     assert "failed got worse by" in str(worse(unlabelled, failing, 3.0))
     assert worse(sums(3), sums(3), 3.0) is None
+
+
+def test_late_answers_are_counted_where_there_is_a_limit() -> None:
+    """Longer than 2 s is late on r; failures took no time, and nothing is late where nobody says so."""
+    minutes = Minutes(lambda route, one: None if route != "r" else one.clocks.duration_s > 2.0)
+    for took in (1.0, 3.0, 4.0):
+        minutes.add(("r", "a"), ended(took=took), None, 0.0)
+        minutes.add(("s", "a"), ended(took=took), None, 0.0)
+    minutes.add(("r", "a"), ended("failed", took=9.0), None, 0.0)
+    assert minutes.between("r", 0.0, 1.0)["a"].share("late") == (2.0, 3.0)
+    assert minutes.between("s", 0.0, 1.0)["a"].share("late") == (0.0, 0.0)
+    assert never("r", ended()) is None
+
+
+def test_an_excess_is_told_in_standard_errors() -> None:
+    """10 of 98 against 1 of 98, each with a good and a bad one more: .11 and .02, and what is allowed lowers it."""
+    bad, good = sums(88), sums(97)
+    for one, count in ((bad, 10), (good, 1)):
+        for _ in range(count):
+            one.add(ended("failed"), None)
+    error = (0.11 * 0.89 / 100 + 0.02 * 0.98 / 100) ** 0.5
+    assert excess(bad, good, "failed", 0.0) == pytest.approx(0.09 / error)
+    assert excess(bad, good, "failed", 0.05) == pytest.approx(0.04 / error)
+    assert excess(Sums(), Sums(), "failed", 0.0) == 0.0
+    assert usual_of(good, "failed") == (0.02, 10.0)
+    assert usual_of(Sums(), "failed") == (0.5, 2.0)
+
+
+def test_late_answers_are_harm_too() -> None:
+    before, after = Sums(), Sums()
+    for at in range(100):
+        before.add(ended(), 1.0, late=at % 10 == 0)
+        after.add(ended(), 1.0, late=at % 2 == 0)
+    assert worse(before, after, 3.0) is not None
+    assert worse(before, before, 3.0) is None

@@ -16,6 +16,7 @@ from sidecar.core.quality import (
     NOISE,
     PRIOR_MEAN,
     PRIOR_SCORES,
+    REST,
     TASK_SD,
     TEXT_SD,
     QualityModel,
@@ -241,17 +242,38 @@ def test_undiscounted_statistics_do_not_depend_on_the_order(
     assert one.overall[0] == pytest.approx(other.overall[0], abs=0.02)
 
 
-def test_the_task_that_was_seen_longest_ago_is_forgotten() -> None:
-    """MAX_TASKS are known; one that is seen again is young again."""
+def test_tasks_beyond_the_limit_share_a_row() -> None:
+    """Those seen longest ago; one that is seen again is young again. No score is lost, and who has no row is judged by
+    the common one."""
     names = [f"t{number}" for number in range(MAX_TASKS)]
     model = taught(1, [Score(0, name, None, 1.0) for name in names])
     for score in (Score(0, "t0", None, 1.0), Score(0, "new", None, 0.0)):
         model.observe(score)
     model.digest()
-    assert set(model.tasks) == {*names, "new"} - {"t1"}
+    assert set(model.tasks) == {*names, "new", REST} - {"t1", "t2"}
     assert len(model.counts) == MAX_TASKS
-    assert model.scores(0) == (MAX_TASKS + 1, MAX_TASKS)
-    assert model.moments("t1")[0] == pytest.approx(model.overall[0])
+    assert model.scores(0) == (MAX_TASKS + 2, MAX_TASKS + 1)
+    rest = model.tasks[REST]
+    assert (model.counts[rest, 0], model.totals[rest, 0]) == (2.0, 2.0)
+    mean, variance = model.moments("t1")
+    assert mean == pytest.approx(model.mean[rest])
+    assert variance == pytest.approx(model.variance[rest] + TASK_SD**2)
+
+
+def test_the_common_row_stays_and_takes_what_is_judged_anew() -> None:
+    """However many tasks come; a new judgement of an answer whose task has no row any more changes that row."""
+    many = [Score(0, f"t{number}", None, 1.0) for number in range(3 * MAX_TASKS)]
+    model = taught(1, many)
+    assert model.scores(0) == (3 * MAX_TASKS, 3 * MAX_TASKS)
+    rest = model.tasks[REST]
+    assert model.counts[rest, 0] == 2 * MAX_TASKS + 1
+    model.observe(Score(0, "t0", None, 0.0, previous=(1.0, 1.0)))
+    model.digest()
+    assert model.totals[rest, 0] == 2 * MAX_TASKS
+    again = QualityModel(1)
+    again.restore(0, json.loads(json.dumps(model.to_state(0))))
+    assert again.scores(0) == model.scores(0)
+    assert again.moments("t0")[0] == pytest.approx(model.moments("t0")[0])
 
 
 def test_old_scores_fade_beyond_the_weight_that_is_kept() -> None:
@@ -340,3 +362,25 @@ def test_a_broken_state_is_refused(change: dict[str, object], error: type[Except
         QualityModel(3).restore(0, {**rich().to_state(0), **change})
     with pytest.raises(KeyError):
         QualityModel(3).restore(0, {})
+
+
+def test_sums_alone_are_those_of_a_model_that_fits() -> None:
+    """Whatever the order, the tasks and what is judged anew; the fit needs no residual that it did not look at."""
+    rng = np.random.default_rng(5)
+    adds, fits = QualityModel(2, sums=True), QualityModel(2)
+    for number in range(400):
+        arm, task, score = number % 2, str(number % 3), float(rng.random())
+        previous = (0.5, 0.25) if number > 300 and number % 5 == 0 else None
+        for model in (adds, fits):
+            model.observe(Score(arm, task, None, score, 0.75, previous))
+        if number % 70 == 0:
+            adds.digest()
+            fits.digest()
+    adds.digest()
+    fits.digest()
+    assert adds.tasks.keys() == fits.tasks.keys()
+    assert adds.counts == pytest.approx(fits.counts)
+    assert adds.totals == pytest.approx(fits.totals)
+    assert adds.learnt == fits.learnt
+    assert adds.residual == NOISE**2
+    assert adds.overall[0] == pytest.approx(fits.overall[0], abs=0.01)

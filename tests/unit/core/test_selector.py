@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecar.core.asked import RECENT
+from sidecar.core.draws import FLOOR, MAX_BASES
 from sidecar.core.features import FEATURES, features
 from sidecar.core.learnt import restore, state_of
 from sidecar.core.policy import Objective
 from sidecar.core.quality import PRIOR_MEAN
-from sidecar.core.selector import FLOOR, JUMP, MAX_BASES, MAX_LIMIT, MAX_VIEWS, NEWS, RECENT, REFRESH, Selector
+from sidecar.core.selector import JUMP, MAX_LIMIT, MAX_VIEWS, NEWS, REFRESH, Selector
 from tests.unit.core.selectors import ARMS, FREE, answered, ask, label, made, ready, rng, teach, vector
 
 # ---- propensities
@@ -251,7 +253,7 @@ def test_what_is_cached_is_bounded() -> None:
         pool = tuple(name for at, name in enumerate(names) if bits >> at & 1)
         assert wide.choose(pool, ask(), rng()).arm in pool
     assert len(wide._views) <= MAX_VIEWS
-    assert len(one._recent) == RECENT
+    assert len(one._asked.kinds) == RECENT
     assert all(len(view.bases) <= MAX_BASES for view in one._views.values())
 
 
@@ -383,8 +385,8 @@ def test_prices_are_solved_where_the_baseline_could_serve() -> None:
     """Requests that the baseline cannot serve say nothing about a promise that is measured against it."""
     one = made()
     one.choose(("mid", "small"), ask("other"), rng())
-    assert [task for task, _ in one._recent] == ["other"]  # better than nothing
+    assert [task for task, _ in one._asked.kinds] == ["other"]  # better than nothing
     one.choose(ARMS, ask("ours"), rng())
     one.choose(("mid", "small"), ask("other"), rng())
-    assert [task for task, _ in one._recent] == ["other", "ours"]
+    assert [task for task, _ in one._asked.kinds] == ["other", "ours"]
     assert one._pool == ARMS

@@ -2,10 +2,11 @@
 
 import pytest
 
+from sidecar.core.draws import BASELINE, FLOOR, FLOORS, GATE, MOST, PROBE, SHORT
 from sidecar.core.policy import Objective
 from sidecar.core.quality import PROBATION
 from sidecar.core.reward import STREAM_FAST_S, STREAM_SLOW_S
-from sidecar.core.selector import BASELINE, FLOOR, FLOORS, GATE, MOST, PROBE, SHORT, Selector
+from sidecar.core.selector import Selector
 from tests.unit.core.selectors import ARMS, COSTS, FREE, answered, ask, label, made, ready, rng, teach, vector
 
 # ---- the promise

@@ -7,10 +7,10 @@ import orjson
 import pytest
 
 from sidecar.core.engine import Engine
-from sidecar.core.experiment import ExperimentStatus
+from sidecar.core.experiment import STORED_UNITS, ExperimentStatus
 from sidecar.core.policy import REPEAT, Arm, ExperimentSpec, Fallback, Route, Rule, Variant
 from sidecar.core.types import Clocks, Decision, Event, Facts, Feedback, Outcome
-from sidecar.core.variants import Replace
+from sidecar.core.variants import Keep, Replace
 from tests.unit.core.engines import BASE, HAIKU, MINI, NANO, NOW, ROUTE, engine, policy, rule
 
 VARIANTS = (Variant("control", BASE.id), Variant("short", BASE.id, system=(Replace("S"),)), Variant("mini", MINI.id))
@@ -150,7 +150,7 @@ def test_other_dialects_and_off_are_left_alone() -> None:
 def test_calls_with_state_keep_their_prompt() -> None:
     """previous_response_id does not carry instructions over: the variant of the conversation is applied again."""
     one = made()
-    key = next(key for key in range(1, 99) if one.decide(facts(key), NOW).system)
+    key = next(key for key in range(1, 99) if one.decide(facts(key), NOW).system == (Replace("S"),))
     pinned = one.decide(facts(key, stateful=True), NOW)
     assert (pinned.reason, pinned.system) == ("pinned", (Replace("S"),))
     assert one.decide(facts(777, stateful=True), NOW).system == ()
@@ -159,15 +159,17 @@ def test_calls_with_state_keep_their_prompt() -> None:
 def test_the_verdict_moves_new_units_only() -> None:
     """A promoted winner takes what is new; who was drawn before keeps what it has."""
     one = made(AB, experiment=replace(SPEC, variants=VARIANTS[:2], on_winner="promote"))
-    old = next(key for key in range(1, 99) if not one.decide(facts(key), NOW).system)
+    old = next(key for key in range(1, 99) if one.decide(facts(key), NOW).system == (Keep(),))
     events: list[Event] = []
     for key in range(100, 400):
         decision = one.decide(facts(key), NOW)
-        events += one.feedback(scored(decision, key, 1.0 if decision.system else 0.0), NOW)
+        events += one.feedback(scored(decision, key, 1.0 if decision.system == (Replace("S"),) else 0.0), NOW)
         if events:
             break
     assert kinds(events) == ["experiment.decided"]
-    assert one.decide(facts(old), NOW).system == ()
+    assert one.routes[0].trial is not None
+    one.routes[0].trial.experiment.promote()  # as the control loop does
+    assert one.decide(facts(old), NOW).system == (Keep(),)
     new = one.decide(facts(5000), NOW)
     assert (new.reason, new.system, new.propensity, new.rollout_id) == ("policy", (Replace("S"),), 1.0, None)
     assert any("the winner" in text for text in one.status()[0].explanations)
@@ -266,3 +268,59 @@ def test_arms_may_be_anywhere() -> None:
     models = {one.decide(facts(key), NOW).model for key in range(1, 40)}
     assert models == {BASE.model, NANO.model}
     assert isinstance(NANO, Arm)
+
+
+def test_a_unit_counts_once_although_the_process_began_again() -> None:
+    """Half of the units are scored, the process restarts, and all are scored again: each is in one mean, once."""
+    one = made()
+    drawn = {key: one.decide(facts(key), NOW) for key in range(1, 21)}
+    for key in range(1, 11):
+        one.feedback(scored(drawn[key], key, 0.5), NOW)
+    again = made()
+    again.restore(one.snapshot(), NOW)
+    again = made()
+    again.restore(one.snapshot(), NOW)  # and once more, from what the restored one stores
+    for key, decision in drawn.items():
+        again.feedback(scored(decision, key, 0.5), NOW)
+        again.feedback(scored(decision, key, 0.5), NOW)
+    assert sum(variant.units for variant in status(again).variants) == 20
+    assert sum(variant.units for variant in status(one).variants) == 10
+
+
+def test_only_the_youngest_units_outlive_a_restart() -> None:
+    """A snapshot stays small: of more units than STORED_UNITS the oldest are forgotten, as the docs say."""
+    one = made(experiment=replace(SPEC, min_samples=10**6))
+    kept = [one.decide(facts(key), NOW) for key in (1, 2)]
+    experiment = one._order[0].trial
+    assert experiment is not None
+    for key in range(1, STORED_UNITS + 2):
+        experiment.experiment.label(kept[0].rollout_id, kept[0].rollout_step, key, 0.5, NOW)
+    again = made(experiment=replace(SPEC, min_samples=10**6))
+    again.restore(one.snapshot(), NOW)
+    before = sum(variant.units for variant in status(again).variants)
+    for key in (2, STORED_UNITS + 1, 1):
+        again.feedback(scored(kept[0], key, 0.5), NOW)
+    assert sum(variant.units for variant in status(again).variants) == before + 1
+    assert len(one.snapshot()) < 40_000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"winner": 9},
+        {"means": []},
+        {"epochs": [[0, 0.5, 0.2, 0.1]]},
+        {"epochs": [[0, 1.0]]},
+        {"epochs": []},
+        {"phase": "half"},
+        {"units": "AAA"},
+        {"units": "AAAA"},
+    ],
+)
+def test_a_state_that_cannot_be_is_refused(change: dict[str, Any]) -> None:
+    """The experiment begins anew and says so."""
+    one = made()
+    state = orjson.loads(one.snapshot())
+    state["routes"]["support"]["experiment"] |= change
+    events = made().restore(orjson.dumps(state), NOW)
+    assert [event.detail.get("part") for event in events] == ["experiment", None]

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.variants import MAX_REMEMBERED, Compress, Constraints, Edit, FewShotTrim, Replace, Structure, rewrite
+from sidecar.core.variants import (
+    MAX_REMEMBERED,
+    Compress,
+    Constraints,
+    Edit,
+    FewShotTrim,
+    Keep,
+    Replace,
+    Structure,
+    rewrite,
+)
 
 PADDED = """  Please note that you are  a helpful bot.  \n\n\n\nIn order to help, kindly be brief at all times.
 Be kind.
@@ -34,6 +44,10 @@ Now label."""
 
 def test_replace_is_the_text_of_the_policy() -> None:
     assert Replace("new").apply("old") == "new"
+
+
+def test_keep_is_the_request_s_own() -> None:
+    assert rewrite((Keep(),), " old\n") == " old\n"
 
 
 def test_compress_keeps_the_content() -> None:

@@ -203,3 +203,33 @@ def test_what_is_known_now_is_told_with_its_time() -> None:
 def test_a_state_of_another_version_is_no_reason_to_fail() -> None:
     lines = explain(record(settled(1)), (), {"at": "T", "route": {"beliefs": {"mini": {}}}, "rollout": None})
     assert lines[-1] == "The stored state of this route cannot be read by this version."
+
+
+def test_the_rule_that_decided_is_named() -> None:
+    """Of a call that was refused, and of one that lost arms; rows of before name none."""
+    one = settled(1)
+    ruled = replace(one, decision=replace(one.decision, rules=("eu-only", "no-big")))
+    assert "Taken out of the choice: by rules eu-only, no-big of policy p1." in explain(record(ruled))
+    assert not any("rule" in line for line in explain(record(one)))
+    denied = replace(one, decision=replace(one.decision, reason="policy", rules=("eu-only",)))
+    text = "\n".join(explain(record(denied, error="refused", status=403)))
+    assert "Nothing was sent: rule eu-only of policy p1 refused the call with status 403" in text
+    older = replace(denied, decision=replace(denied.decision, rules=()))
+    assert "A rule of the policy refused the call" in "\n".join(explain(record(older, error="refused", status=403)))
+    selector = Selector(("gpt-4o", "mini", "far"), Objective())
+    beliefs = {"at": "T", "route": {"beliefs": state_of(selector)}}
+    assert any(
+        "far (another dialect, or taken out by rules eu-only" in one for one in explain(record(ruled), (), beliefs)
+    )
+
+
+def test_arms_that_are_out_now_are_told_with_why() -> None:
+    """One rests, one did; what an older version stored has no rests."""
+    rest = {"kind": "held", "since": 0.0, "until": 300.0, "cause": "it fails", "times": 1}
+    resting = {"mini": {"digest": "d", "rest": rest}, "nano": {"digest": "d", "rest": None}}
+    for staging, told in (({"resting": resting}, 1), ({}, 0)):
+        route = {"beliefs": taught("gpt-4o", "mini", "nano"), "staging": staging}
+        lines = explain(record(settled(1)), (), {"at": "T2", "route": route})
+        assert [line for line in lines if "Out of the choice" in line] == [
+            "Out of the choice now: mini is held (it fails)."
+        ] * told

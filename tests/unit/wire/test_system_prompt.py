@@ -16,9 +16,10 @@ NEW = 'be "brief"\n\u00e9\ud83d\ude00'.encode("utf-16", "surrogatepass").decode(
 
 
 def changed(body: bytes, endpoint: str, rewrite: Callable[[str], str]) -> bytes:
-    new, view = edit_system(body, endpoint, rewrite)
-    assert view is None
-    return new
+    made = edit_system(body, endpoint, rewrite)
+    assert made is not None
+    assert made[1] is None
+    return made[0]
 
 
 def put(_old: str) -> str:
@@ -43,15 +44,25 @@ def edited(body: bytes, endpoint: str) -> Any:
             b'{"messages":[{"role":"system","content":[{"type":"text","text":"OLD"},{"type":"text","text":"b"}]}]}',
         ),
         ("chat", b'{"m\\u0065ssages":1,"messages":[ {"role":"system","content":"OLD"} ]}'),
+        ("chat", b'{"m\\u0065ssages":[{"r\\u006fle":"syst\\u0065m","c\\u006fntent":"OLD"}]}'),
+        (
+            "chat",
+            b'{"messages":[{"role":"system","content":"a"}],"\\u006dessages":[{"role":"system","content":"OLD"}]}',
+        ),
+        ("chat", b'{"messages":{"role":"system"},"messages":[{"role":"system","content":"OLD"}]}'),
         ("responses", b'{"input":"hi","instructions":"OLD"}'),
         ("responses", b'{"input":[{"role":"developer","content":[{"type":"input_text","text":"OLD"}]}]}'),
+        ("responses", b'{"\\u0069nput":[{"role":"developer","content":"OLD"}]}'),
         ("messages", b'{"system":"OLD","messages":[]}'),
+        ("messages", b'{"\\u0073ystem":"OLD","messages":[]}'),
         (
             "messages",
             b'{"system":[{"type":"text","cache_control":{"type":"ephemeral"},"text":"OLD"},{"type":"text","text":"b"}]}',
         ),
         ("generate", b'{"systemInstruction":{"parts":[{"inlineData":1},{"text":"OLD"},{"text":"b"}]},"contents":[]}'),
         ("generate", b'{"system_instruction":{"parts":{"text":"OLD"}}}'),
+        ("generate", b'{"system_instruction":null,"systemInstruction":{"parts":[{"text":"OLD"}]}}'),
+        ("generate", b'{"systemInstruction":null,"\\u0073ystem_instruction":{"p\\u0061rts":[{"text":"OLD"}]}}'),
     ],
 )
 def test_only_the_text_is_replaced(endpoint: str, body: bytes) -> None:
@@ -80,6 +91,11 @@ def test_the_old_text_is_told() -> None:
         ("messages", b'{"messages":[]}', b'"system":"S",'),
         ("messages", b"{}", b'"system":"S"'),
         ("generate", b'{"contents":[]}', b'"systemInstruction":{"parts":[{"text":"S"}]},'),
+        ("generate", b'{"systemInstruction":{"role":"x"}}', b'"parts":[{"text":"S"}],'),
+        ("messages", b'{"system":[]}', b'{"type":"text","text":"S"}'),
+        ("chat", b'{"messages":[{"role":"system","content":[]}]}', b'{"type":"text","text":"S"}'),
+        ("responses", b'{"input":[{"role":"system","content":[]}]}', b'{"type":"input_text","text":"S"}'),
+        ("generate", b'{"system_instruction":{"parts":[]}}', b'{"text":"S"}'),
     ],
 )
 def test_where_there_is_none_one_is_inserted(endpoint: str, body: bytes, added: bytes) -> None:
@@ -92,7 +108,14 @@ def test_where_there_is_none_one_is_inserted(endpoint: str, body: bytes, added: 
 
 
 @pytest.mark.parametrize("endpoint", ["chat", "responses", "messages", "generate"])
-@pytest.mark.parametrize("body", [b'{"messages":[]}', b'{"instructions":null,"system":null,"systemInstruction":null}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"messages":[]}',
+        b'{"instructions":null,"system":null,"systemInstruction":null,"messages":[]}',
+        b'{"messages":[{"role":"system","content":[]}],"system":[],"systemInstruction":{"parts":[]}}',
+    ],
+)
 def test_no_text_is_not_inserted(endpoint: str, body: bytes) -> None:
     """An edit of a prompt that is not there changes nothing when it gives none."""
     assert changed(body, endpoint, upper) == body
@@ -104,6 +127,7 @@ def test_no_text_is_not_inserted(endpoint: str, body: bytes) -> None:
         ("responses", b'{"instructions":null}', ("instructions",)),
         ("messages", b'{"system":null}', ("system",)),
         ("generate", b'{"system_instruction":null}', ("system_instruction", "parts", 0, "text")),
+        ("generate", b'{"systemInstruction":{"parts":null}}', ("systemInstruction", "parts", 0, "text")),
     ],
 )
 def test_null_is_none(endpoint: str, body: bytes, path: tuple[Any, ...]) -> None:
@@ -125,21 +149,25 @@ def test_null_is_none(endpoint: str, body: bytes, path: tuple[Any, ...]) -> None
         ("chat", b'{"messages":[{"role":"system","content":"OLD"}]'),
         ("chat", b'{"messages":[{"role":"system","content":5}]}'),
         ("chat", b'{"messages":[{"role":"system","content":[{"type":"image_url"}]}]}'),
-        ("chat", b'{"messages":[{"role":"system","content":[]}]}'),
         ("chat", b'{"messages":[{"role":"system"}]}'),
+        ("chat", b'{"messages":[{"role":"system","content":"a"}],"messages":"x"}'),
+        ("completions", b'{"prompt":"x"}'),
         ("chat", b'{"messages":[{"role":"system","content":"\\ud800\\x"}]}'),
         ("messages", b'{"system":5}'),
         ("messages", b'{"system":[{"text":5}]}'),
         ("responses", b'{"instructions":[]}'),
         ("generate", b'{"systemInstruction":"x"}'),
-        ("generate", b'{"systemInstruction":{}}'),
         ("generate", b'{"systemInstruction":{"parts":"x"}}'),
+        ("generate", b'{"systemInstruction":{"parts":[{"inlineData":1}]}}'),
+        ("generate", b'{"systemInstruction":{"parts":[{"text":"a"}]},"system_instruction":{"parts":[{"text":"b"}]}}'),
         ("generate", b'{"systemInstruction":{"parts":[{"text":5}]}}'),
     ],
 )
-def test_what_is_not_understood_stays(endpoint: str, body: bytes) -> None:
-    """Other types than the API knows, other endpoints, and what is no object go on as they came."""
-    assert changed(body, endpoint, put) == body
+def test_what_is_not_understood_is_told(endpoint: str, body: bytes) -> None:
+    """Other types than the API knows, other endpoints, a place with two names, and what is no object: there is no edit,
+    not even one that would change nothing, so that all variants leave the same calls out."""
+    assert edit_system(body, endpoint, put) is None
+    assert edit_system(body, endpoint, lambda old: old) is None
 
 
 def test_the_same_text_changes_no_byte() -> None:
@@ -160,8 +188,8 @@ def test_keys_that_no_parser_reads_are_like_no_other() -> None:
         ("chat", b'{"a":1,"messages":[{"role":"system","content":"OLD"}],"model":"m","stream_options":{}}'),
         ("chat", b'{"model":"m" , "messages":[{"role":"user","content":"OLD"}], "temperature" : 1}'),
         ("responses", b'{"input":"x","model":"m"}'),
-        ("embeddings", b'{"input":"x","model":"m"}'),
-        ("messages", b'{"system":5,"model":"m"}'),
+        ("responses", b'{"instructions":"","input":"OLD","model":"m"}'),
+        ("responses", b"{ }"),
     ],
 )
 def test_a_body_that_was_read_in_slices_is_not_scanned_again(endpoint: str, body: bytes) -> None:
@@ -170,7 +198,9 @@ def test_a_body_that_was_read_in_slices_is_not_scanned_again(endpoint: str, body
     while not reader.step(16):
         pass
     assert reader.view is not None
-    new, view = edit_system(body, endpoint, put, reader.view)
+    made = edit_system(body, endpoint, put, reader.view)
+    assert made is not None
+    new, view = made
     assert new == changed(body, endpoint, put)
     assert view is not None
     assert view.layout is not None
@@ -190,7 +220,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=6,
 )
-blocks = st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": texts}), min_size=1, max_size=3)
+blocks = st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": texts}), max_size=3)
 contents = texts | blocks
 turns = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": contents}), max_size=3
@@ -234,6 +264,21 @@ def first_text(endpoint: str, body: dict[str, Any]) -> list[Any]:
     return [holder, key]
 
 
+def take_away(endpoint: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """What was inserted goes again: out of the list that was empty, or with its member."""
+    if endpoint == "chat":
+        if old["messages"] and old["messages"][0]["role"] in ("system", "developer"):
+            new["messages"][0]["content"].clear()
+        else:
+            assert new["messages"].pop(0) == {"role": "system", "content": ""}
+    elif endpoint == "messages" and "system" in old:
+        new["system"].clear()
+    elif endpoint == "generate" and "systemInstruction" in old:
+        new["systemInstruction"]["parts"].clear()
+    else:
+        new.pop({"responses": "instructions", "messages": "system", "generate": "systemInstruction"}[endpoint])
+
+
 @settings(max_examples=300, deadline=None)
 @given(call=bodies, extra=st.dictionaries(texts.map(lambda key: "x" + key), values, max_size=3), plain=st.booleans())
 def test_everything_else_is_unchanged(call: tuple[str, dict[str, Any]], extra: dict[str, Any], plain: bool) -> None:
@@ -248,16 +293,10 @@ def test_everything_else_is_unchanged(call: tuple[str, dict[str, Any]], extra: d
         return NEW
 
     new = json.loads(changed(body, endpoint, record))
-    if endpoint == "generate" and whole.get("systemInstruction") == {"parts": []}:
-        assert new == whole  # no text to change, and a member that is there
-        return
     holder, key = first_text(endpoint, new)
     assert holder[key] == NEW
     holder[key] = told[0]
     if new != whole:  # it was inserted
         assert told == [""]
-        if endpoint == "chat":
-            assert new["messages"].pop(0) == {"role": "system", "content": ""}
-        else:
-            new.pop({"responses": "instructions", "messages": "system", "generate": "systemInstruction"}[endpoint])
+        take_away(endpoint, whole, new)
     assert new == whole

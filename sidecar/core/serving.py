@@ -1,0 +1,136 @@
+"""What a choice makes of a request: the decision with the arm's upstream, model and params, from the policy's text alone.
+
+    serve       an arm that was chosen                   as_asked    what the app asked for, where nobody chooses
+    fallback    the next arm after one that failed       refuse      nothing is sent
+
+An arm whose upstream speaks another dialect than the request is not `capable`. What the app asked for goes to the
+baseline's upstream; a virtual name means the baseline, and a name that an arm there has means that arm.
+
+What it does not know: anything learnt. It has no state but a bounded cache.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from sidecar.core.match import listed
+from sidecar.core.policy import Arm, Policy, Route
+from sidecar.core.types import SELECTABLE, Decision, Drawn, Facts, Reason, Refusal, Unit
+
+MAX_PLAIN: Final = 1_024  # 64..1e5 cached decisions; model names come from requests, so the cache is bounded
+_UNDRAWN: Final[tuple[str | None, int | None]] = (None, None)
+
+
+class Chosen(Struct, frozen=True, gc=False):
+    """An arm, why, and with what probability; `drawn` where the selector drew it."""
+
+    arm: str
+    reason: Reason
+    propensity: float = 1.0
+    drawn: Drawn | None = None
+
+
+class Serving:
+    """The decisions that one route of a policy can come to."""
+
+    def __init__(self, policy: Policy, route: Route) -> None:
+        self.route, self.version = route, policy.version
+        self.arms: Mapping[str, Arm] = {arm.id: arm for arm in route.all_arms}
+        self._dialects = {name: upstream.dialect for name, upstream in policy.upstreams.items()}
+        self.capable = {
+            dialect: tuple(arm.id for arm in route.all_arms if self._speaks(arm.upstream, dialect))
+            for dialect in ("openai", "anthropic", "gemini")
+        }
+        self._as_asked: dict[tuple[str | None, str, bool], Decision] = {}
+
+    def serve(
+        self,
+        one: Chosen,
+        eligible: tuple[str, ...] = (),
+        unit: Unit = "request",
+        rollout: tuple[str | None, int | None] = _UNDRAWN,
+    ) -> Decision:
+        """The chosen arm serves; `rollout` is the id and step of the comparison that the request counts in."""
+        arm, fallback = self.arms[one.arm], self.route.fallback
+        return Decision(
+            route=self.route.name,
+            mode=self.route.mode,
+            arm=one.arm,
+            upstream=arm.upstream,
+            model=arm.model,
+            reason=one.reason,
+            propensity=one.propensity,
+            unit=unit,
+            eligible=eligible,
+            params=arm.params,
+            rollout_id=rollout[0],
+            rollout_step=rollout[1],
+            policy_version=self.version,
+            fallbacks=()
+            if fallback is None
+            else tuple(two for two in fallback.arms if two != one.arm and two in eligible)[: fallback.max],
+            drawn=one.drawn,
+        )
+
+    def as_asked(self, facts: Facts) -> Decision:
+        """What the app asked for, at the baseline's upstream; virtual names and fitting arms get their own names
+        (cached)."""
+        key = (facts.model, facts.dialect, facts.endpoint in SELECTABLE)
+        found = self._as_asked.get(key)
+        if found is None:
+            if len(self._as_asked) >= MAX_PLAIN:
+                self._as_asked.clear()
+            found = self._as_asked[key] = self._plain(facts)
+        return found
+
+    def fail_open(self, facts: Facts) -> Decision:
+        """As asked, without the cache."""
+        return replace(self._plain(facts), reason="fail-open", fallbacks=())
+
+    def refuse(self, refusal: Refusal, reason: Reason) -> Decision:
+        """The decision to send nothing; `refusal` says what the app is told, `reason` what refused."""
+        return replace(self._pass(None, None), reason=reason, refusal=refusal)
+
+    def fallback(self, facts: Facts, decision: Decision, trigger: str) -> Decision | None:
+        """The next arm after a failure before the first byte, as the policy's `fallback` lists; None when it lists
+        none.
+
+        It keeps the reservation of the first decision. It belongs to no rollout: it was not assigned by hash.
+        """
+        spec = self.route.fallback
+        if spec is None or not listed(trigger, spec.on):
+            return None
+        left = [arm for arm in decision.fallbacks if arm in self.capable[facts.dialect]]
+        if not left:
+            return None
+        made = self.serve(Chosen(left[0], "fallback", decision.propensity), decision.eligible, decision.unit)
+        return replace(made, fallbacks=tuple(left[1:]), reserved_nusd=decision.reserved_nusd)
+
+    def _plain(self, facts: Facts) -> Decision:
+        base = self.route.baseline
+        speaks, chooses = self._speaks(base.upstream, facts.dialect), facts.endpoint in SELECTABLE
+        if speaks and chooses and facts.model in self.route.virtual:
+            return self.serve(Chosen(base.id, "baseline"))
+        same = (
+            arm.id
+            for arm in self.route.all_arms
+            if speaks and arm.model == facts.model and arm.upstream == base.upstream
+        )
+        return self._pass(next(same, None) if chooses else None, base.upstream if speaks else None)
+
+    def _pass(self, arm: str | None, upstream: str | None) -> Decision:
+        return Decision(
+            route=self.route.name,
+            mode=self.route.mode,
+            arm=arm,
+            upstream=upstream,
+            model=None,
+            reason="passthrough",
+            propensity=1.0,
+            policy_version=self.version,
+        )
+
+    def _speaks(self, upstream: str, dialect: str) -> bool:
+        return self._dialects.get(upstream) == dialect

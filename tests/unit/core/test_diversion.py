@@ -1,0 +1,51 @@
+"""Several breached thresholds: the first arm that may get the traffic does."""
+
+from dataclasses import replace
+
+from sidecar.core.engine import Engine
+from sidecar.core.policy import Policy, Threshold
+from sidecar.core.types import Clocks
+from tests.unit.core.engines import MINI, NANO, NOW, ROUTE, UPSTREAMS, engine, facts, outcome, policy, rule
+
+SLOW = Threshold("slow", "latency_p95", 2.0, None, 60.0, "high", "route_to", "mini", 3)
+SLOWER = replace(SLOW, name="slower", arm="nano")
+BOTH = replace(ROUTE, arms=(MINI, NANO), thresholds=(SLOW, SLOWER))
+PLAIN = facts(0, draw=2**63 - 1, stream=False)
+
+
+def breached(made: Engine) -> Engine:
+    """Both thresholds are: their arms have not served a call, the baseline's took five seconds each."""
+    slow = outcome(stream=False, clocks=Clocks(sent_s=0.0, duration_s=5.0))
+    decisions = [made.decide(PLAIN, NOW) for _ in range(5)]
+    for number, decision in enumerate(decisions):
+        made.settle(PLAIN, decision, slow, NOW + number)
+    assert [one.level for one in made.status()[0].thresholds] == ["breached", "breached"]
+    return made
+
+
+def test_the_first_of_two_gets_the_traffic() -> None:
+    made = breached(engine(policy(BOTH)))
+    assert made.status()[0].diverted_to == "mini"
+    assert made.decide(PLAIN, NOW + 6).arm == "mini"
+
+
+def test_where_a_rule_denies_the_first_the_second_is_tried() -> None:
+    when = "change.kind == 'threshold.route_to' && change.arm == 'mini'"
+    made = breached(engine(Policy("bot", "v1", UPSTREAMS, (BOTH,), (rule(when),))))
+    assert made.status()[0].diverted_to == "nano"
+    decision = made.decide(PLAIN, NOW + 6)
+    assert (decision.arm, decision.reason) == ("nano", "threshold")
+
+
+def test_where_a_request_may_not_use_the_first_it_uses_the_second() -> None:
+    """A rule about requests leaves mini out for one region only."""
+    made = breached(engine(policy(BOTH, rule("model.id == 'mini' && user.region == 'US'"))))
+    assert made.decide(facts(0, stream=False, tags={"region": "EU"}), NOW + 6).arm == "mini"
+    assert made.decide(facts(0, stream=False, tags={"region": "US"}), NOW + 6).arm == "nano"
+
+
+def test_an_arm_that_was_rolled_back_is_passed_over() -> None:
+    made = engine(policy(BOTH))
+    made.rollback("support", NOW)
+    breached(made)
+    assert made.status()[0].diverted_to == "nano"
