@@ -454,8 +454,8 @@ def _is_first(seen: Recent[int, None], key: int) -> bool:
 
 def _packed(seen: Recent[int, None]) -> str:
     """The STORED_UNITS youngest units in base64, four bytes each, the youngest first."""
-    units = (unit for unit, _ in islice(seen.youngest(), STORED_UNITS))
-    return b64encode(np.fromiter(units, dtype="<u4").tobytes()).decode()
+    units = np.fromiter(islice(seen.youngest_keys(), STORED_UNITS), dtype="<u4")
+    return b64encode(units.tobytes()).decode()
 
 
 def _unpacked(text: str) -> list[int]:

@@ -50,3 +50,7 @@ class Recent(Generic[K, V]):
     def youngest(self) -> Iterator[tuple[K, V]]:
         """All entries, the last that was put first. The table must not change meanwhile."""
         return chain(reversed(self._newer.items()), reversed(self._older.items()))
+
+    def youngest_keys(self) -> Iterator[K]:
+        """The keys of `youngest`, in its order."""
+        return chain(reversed(self._newer), reversed(self._older))

@@ -37,3 +37,4 @@ def test_the_younger_half_of_the_distinct_keys_is_always_known(keys: list[int], 
         assert len(table) <= 2 * half
         assert [found for found, _ in table.youngest()][:half] == used[:half]
         assert dict(table.youngest())[key] == number
+        assert list(table.youngest_keys()) == [found for found, _ in table.youngest()]
