@@ -64,6 +64,8 @@ RETURN: Final = 5.0  # 3..ALARM, while on probation; smaller takes luck for reco
 PROBATION: Final = 1_500  # scores of the route; fewer give a provider less time to repair its model
 CLIP: Final = 3.0  # 2..5 sd; one odd score is no change
 _MIN_SCORES: Final = 20.0  # of an arm before its residuals mean anything
+SURE: Final = 0.5  # 0.2..1, weight from which a score is a judgement and no guess; larger lets guesses raise alarms
+SURER: Final = 2.0  # 1.5..10, times the weight of the guess it replaces; larger leaves judgements out of the watch
 _RESIDUAL_SCORES: Final = 200.0  # over which the residuals' variance is smoothed
 _BIAS_SCORES: Final = 1_000.0  # and their mean
 
@@ -104,6 +106,7 @@ class QualityModel:
         self._sums = [[0.0, 0.0] for _ in range(arms)]  # CUSUM: down, up
         self._runs = [[[0.0, 0.0], [0.0, 0.0]] for _ in range(arms)]  # scores and sums of residuals since each was zero
         self._weights = [0.0] * arms  # of all scores of each arm
+        self._surely = [0] * arms  # judgements of each arm, since the start of the process
         self._before: dict[int, tuple[float, float]] = {}  # weight and sum of an arm's scores before it fell
         self._pending: list[Score] = []
         self.overall = (np.zeros(arms), np.zeros(arms))  # means and variances of the arms, all tasks alike
@@ -167,14 +170,20 @@ class QualityModel:
         arm, row = one.arm, self._row(REST if gone else one.task)
         if one.previous is not None:  # the same answer, judged anew
             score, weight = one.previous
-            self._add(row, arm, one.weight * one.score - weight * score, one.weight - weight)
-            return
+            if one.weight < SURER * weight:
+                self._add(row, arm, one.weight * one.score - weight * score, one.weight - weight)
+                return
+            self._add(row, arm, -weight * score, -weight)  # a guess gives way to a judgement, which is new
         error = one.score - self.mean.item(row, arm)
         spread = self.variance.item(row, arm)
         if one.text is not None:
             error, spread = self._learn_text(one, one.text, error, spread)
         self._add(row, arm, one.weight * one.score, one.weight)
-        self.learnt += 1
+        self.learnt += one.previous is None
+        if one.weight >= SURE:
+            self._surely[arm] += 1
+        elif self._surely[arm] >= _MIN_SCORES:  # a guess is no measure of judgements: it would look like a change
+            return
         self.residual += one.weight * (error * error - self.residual) / min(_RESIDUAL_SCORES, self.learnt + 20.0)
         self.bias += one.weight * (error - self.bias) / min(_BIAS_SCORES, self.learnt + _RESIDUAL_SCORES)
         if self._weights[arm] >= _MIN_SCORES:

@@ -384,3 +384,29 @@ def test_sums_alone_are_those_of_a_model_that_fits() -> None:
     assert adds.learnt == fits.learnt
     assert adds.residual == NOISE**2
     assert adds.overall[0] == pytest.approx(fits.overall[0], abs=0.01)
+
+
+def _fall(*, guessed: bool) -> tuple[list[int], int]:
+    """When changes were told of an arm whose judgements fall from about .7 to .2 at call 500, and what was learnt."""
+    model, told = QualityModel(1), []
+    for call in range(1_000):
+        score = (0.7 if call < 500 else 0.2) + (0.1 if call % 2 else -0.1)
+        if guessed:  # the stream was read to its end: a weak sign of a good answer, before the judgement comes
+            model.observe(Score(0, "", None, 1.0, 0.1))
+            model.observe(Score(0, "", None, score, 1.0, (1.0, 0.1)))
+        else:
+            model.observe(Score(0, "", None, score))
+        model.digest()
+        told += [call] * len(model.changes)
+        model.changes.clear()
+    return told, model.learnt
+
+
+def test_guess_before_each_judgement_neither_hides_nor_feigns_a_change() -> None:
+    """No chance in it: the same judgements are told apart at the same place, with a guess before each and without."""
+    (plain, _), (guessed, learnt) = _fall(guessed=False), _fall(guessed=True)
+    assert plain
+    assert guessed
+    assert min(guessed) >= 500
+    assert abs(guessed[0] - plain[0]) <= 3
+    assert learnt == 1_000
