@@ -206,6 +206,7 @@ class Cycle:
     def run(self, lane: Lane, trigger: Trigger, now: float) -> list[Event]:
         """One pass of a lane, now: what it decided, and what became of it."""
         self._due[lane] = now + self._period_s[lane]
+        self.lanes[lane] = State.IDLE  # where a source raised in the last pass, the lane was left in the middle
         self._step(lane, "trigger")
         idle = self._calls == self._seen[lane] and trigger == "time"
         self._seen[lane] = self._calls

@@ -5,8 +5,9 @@ limit, and perhaps a price on cost besides. Arm b dominates arm a when b is not 
 
     P(u_b - u_a > 0) = Phi(D / sd),   D = (q_b - q_a) + p (load_a - load_b)
 
-is high at p = 0 AND at p = limit (D is linear in p, so then between them too), on EVERY task that has a share of RARE of the
-scores, and where texts count on all but a share of RARE of the texts of late. `sure` is the least of these probabilities.
+is high at p = 0 AND at p = limit (D is linear in p, so then between them too), on EVERY task but the rarest, which have a
+share of RARE of the scores together, and where texts count on all but a share of RARE of the texts of late. `sure` is the
+least of these probabilities.
 Quality and latency are the selector's
 posteriors, independent given the rest; where residuals are wider than the noise that the posterior reckons with (yes-or-no
 scores of hard tasks), its variance is widened by as much.
@@ -56,7 +57,7 @@ def dominance(selector: Selector, arm: str, pool: Iterable[str]) -> Dominance | 
         return None
     others = [one for one in pool if one != arm and model.scores(places[one])[0] >= MIN_SCORES]
     sure = _sure(selector, at, [places[one] for one in others])
-    tasks = max(1, len(_common(selector)))
+    tasks = len(_common(selector))
     found = (Dominance(one, value, tasks) for one, value in zip(others, sure.tolist(), strict=True) if value > 0.0)
     return max(found, key=lambda one: one.sure, default=None)
 
@@ -82,10 +83,12 @@ def _sure(selector: Selector, arm: int, others: list[int]) -> Floats:
 
 
 def _common(selector: Selector) -> list[str]:
-    """The tasks that are not rare."""
+    """All tasks but the rarest that have RARE of the scores together; not empty once there are scores."""
     model = selector.model
     asked = model.counts.sum(axis=1)
-    return [task for task, row in model.tasks.items() if asked[row] >= RARE * asked.sum()]
+    tasks = sorted(model.tasks, key=lambda task: float(asked[model.tasks[task]]))
+    so_far = np.cumsum([asked[model.tasks[task]] for task in tasks])
+    return [task for task, share in zip(tasks, so_far.tolist(), strict=True) if share > RARE * asked.sum()]
 
 
 def _quality(selector: Selector) -> tuple[Floats, Floats, int]:

@@ -265,6 +265,7 @@ class Experiment:
             self.phase, self._since = "running", now
             names = ", ".join(variant.id for variant in self.spec.variants)
             return [self._event("started", "low", f"{self.spec.metric} of {names}")]
+        self._since = min(self._since, now)  # where the clock was set back between two processes
         if len(self.race.left) == 1:
             return self._finish("inconclusive", None, "all others were stopped")
         if now - self._since >= self.spec.max_duration_s:
@@ -315,6 +316,15 @@ class Experiment:
             return []
         self.promoted = False
         return [self._event("demoted", "medium", "new units go to the control again", 0)]
+
+    def obey(self, spec: ExperimentSpec) -> list[Event]:
+        """What the policy in force says of a winner: one that is only to be reported serves no new units any more, until a
+        policy wants it promoted again."""
+        if not self.promoted or spec.on_winner == "promote":
+            return []
+        events = self.demote()
+        self.promoted = None
+        return events
 
     # ---- reading
 
@@ -403,6 +413,7 @@ class Experiment:
         self._harm = [HarmTest.from_state(one) for one in kept.harm]
         self._epochs = {int(row[0]): tuple(row[1:]) for row in kept.epochs}
         self._epoch, self.promoted = max(self._epochs), kept.promoted
+        self.obey(self.spec)
         for seen, text in ((self._units, kept.units), (self._outcomes, kept.outcomes)):
             for unit in reversed(_unpacked(text)):
                 seen.put(unit, None)
@@ -445,11 +456,12 @@ def _is_first(seen: Recent[int, None], key: int) -> bool:
     Keys are hashes already: 32 bits of them take a new unit for a counted one with probability 4e-6, whatever it shows.
     """
     unit = key & _UNIT
-    if unit in seen:
-        return False
-    if key:
+    if not key:
+        return True
+    first = unit not in seen
+    if first:
         seen.put(unit, None)
-    return True
+    return first
 
 
 def _packed(seen: Recent[int, None]) -> str:

@@ -127,7 +127,7 @@ def reinstate(state: RouteState, seen: Seen, now: float) -> list[Proposal]:  # n
     """Retired arms that are dominated no more, by what is known now."""
     found = []
     for arm in _retired(state):
-        best = dominance(state.selector, arm, state.staging.pool)
+        best = dominance(state.selector, arm, _priced(state))
         sure = 0.0 if best is None else best.sure
         if sure < WANTED:
             why = f"{arm} may be worth having again: no arm of the pool is better and not dearer on all tasks now"
@@ -140,10 +140,10 @@ def reinstate(state: RouteState, seen: Seen, now: float) -> list[Proposal]:  # n
 
 def retire(state: RouteState, seen: Seen, now: float) -> list[Proposal]:
     """The arm of the pool that another one dominates most surely; never the baseline, never the last beside it."""
-    pool, found = state.staging.pool, []
+    pool, priced, found = state.staging.pool, _priced(state), []
     for arm in pool[1:] if len(pool) > 2 and state.chooses else ():
-        may = state.staging.resting.may(arm, "retired", now) and state.spend.expected_nusd(arm) is not None
-        best = dominance(state.selector, arm, pool) if may else None
+        may = state.staging.resting.may(arm, "retired", now) and arm in priced
+        best = dominance(state.selector, arm, priced) if may else None
         if best is not None and best.sure >= SURE:
             found.append((best.sure, arm, best))
     if not found:
@@ -215,6 +215,11 @@ def retry(state: RouteState, seen: Seen, now: float) -> list[Proposal]:
         _back(state, seen, arm, f"{arm} was out for {out_s:.0f} s and may be better now", None, trial=True)
         for arm, out_s in due
     ]
+
+
+def _priced(state: RouteState) -> tuple[str, ...]:
+    """The arms of the pool of which anything is known that tells what they cost: of others nobody can say "not dearer"."""
+    return tuple(arm for arm in state.staging.pool if state.spend.expected_nusd(arm) is not None)
 
 
 def _retired(state: RouteState) -> list[str]:

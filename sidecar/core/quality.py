@@ -52,6 +52,7 @@ TEXT_SD: Final = 0.05  # 0..0.3, of one feature's part; larger learns faster fro
 PRIOR_MEAN: Final = 0.6  # of the arms' mean before any score
 PRIOR_SCORES: Final = 5.0  # 1..50, its weight
 MAX_WEIGHT: Final = 5_000.0  # 500..1e6 scores an arm; smaller stays noisy, larger follows slow drift later
+MAX_ASKED: Final = 10_000.0  # 1,000..1e6 scores; beyond, all is halved: fewer follow a new mix of tasks sooner
 MAX_TASKS: Final = 256  # 16..4,096; fewer throw rare tasks together, more cost 16 bytes an arm each
 REST: Final = "(other tasks)"  # their common row
 MAX_PENDING: Final = 1_024  # scores that wait to be digested; then the learner makes time itself
@@ -91,6 +92,7 @@ class QualityModel:
         self.tasks: dict[str, int] = {}  # task -> row, the one seen last at the end
         self.counts = np.zeros((0, arms))  # weights of scores by task and arm
         self.totals = np.zeros((0, arms))  # and their sums
+        self.asked = np.zeros(0)  # weights of scores by task: forgetting an arm does not change what was asked
         self.prior_mean = np.full(arms, np.nan)  # stated for an arm, else the mean of all
         self.prior_sd = np.full(arms, MEAN_SD)
         self.shared = np.zeros((2, FEATURES))  # v: means and variances of the weights
@@ -193,6 +195,7 @@ class QualityModel:
         """What a score replaces may be forgotten by now (another model, a restart): no sum is below 0 or above its count."""
         before = self.counts.item(row, arm)
         count = max(0.0, before + weight)
+        self.asked[row] = max(0.0, self.asked.item(row) + weight)
         self.counts[row, arm] = count
         self.totals[row, arm] = min(count, max(0.0, self.totals.item(row, arm) + total))
         self._weights[arm] += count - before
@@ -224,6 +227,7 @@ class QualityModel:
             else:
                 row = len(self.tasks)
                 self.counts, self.totals = (np.vstack([one, np.zeros(self.arms)]) for one in (self.counts, self.totals))
+                self.asked = np.append(self.asked, 0.0)
                 self.mean = np.vstack([self.mean, self.overall[0]])
                 self.variance = np.vstack([self.variance, self.overall[1] + TASK_SD**2])
         self.tasks[task] = row
@@ -237,7 +241,7 @@ class QualityModel:
             rest = tasks.pop(next(iter(tasks)))
         row = tasks.pop(next(iter(tasks)))
         tasks[REST] = rest
-        for sums in (self.counts, self.totals):
+        for sums in (self.counts, self.totals, self.asked):
             sums[rest] += sums[row]
             sums[row] = 0.0
         self.mean[row], self.variance[row] = self.overall[0], self.overall[1] + TASK_SD**2
@@ -251,6 +255,8 @@ class QualityModel:
             for arm in np.flatnonzero(scores > MAX_WEIGHT):
                 self._discount(int(arm), 0.5, 0.0)
             scores = counts.sum(axis=0)
+        if self.asked.sum() > MAX_ASKED:
+            self.asked /= 2
         sums, noise = totals.sum(axis=0), self.noise
         self._weights = scores.tolist()
         common = (sums.sum() + PRIOR_SCORES * PRIOR_MEAN) / (scores.sum() + PRIOR_SCORES)
@@ -341,11 +347,11 @@ class QualityModel:
 
     def typical(self) -> tuple[Floats, Floats]:
         """Means and variances of the arms' scores over the tasks as they were asked, (K,) each: being given the easy
-        ones is no merit."""
-        asked = self.counts.sum(axis=1)
-        if not asked.any():
+        ones is no merit. What was forgotten of an arm was asked all the same: weighing by what is still known of all arms
+        would make the tasks of a forgotten arm rare."""
+        if not self.asked.any():
             return self.overall
-        made: Floats = asked @ self.mean / asked.sum()
+        made: Floats = self.asked @ self.mean / self.asked.sum()
         return made, self.overall[1]
 
     # ---- from one policy to the next, and over a restart
@@ -358,6 +364,7 @@ class QualityModel:
             mine = self._row(task)
             self.counts[mine, own] = other.counts[row, theirs]
             self.totals[mine, own] = other.totals[row, theirs]
+            self.asked[mine] = other.asked[row]
         for name in ("weights", "variances", "probation"):
             getattr(self, name)[own] = getattr(other, name)[theirs]
         for arm, its in pairs:
@@ -386,6 +393,7 @@ class QualityModel:
         """
         for task, (count, total) in state["tasks"].items():
             row = self._row(str(task))
+            self.asked[row] += float(count) - self.counts[row, arm]  # what was asked is not stored: what is known is
             self.counts[row, arm], self.totals[row, arm] = float(count), float(total)
         if state["text"] is not None:
             weights, shared = (np.array(state[name], dtype=np.float64) for name in ("text", "shared"))

@@ -8,9 +8,10 @@
 An arm that must rest again soon after it came back (within AGAIN times as long as it had rested) rests twice as long, up
 to MOST times the first: the damping of routes that flap (RFC 2439). Whoever undoes a rest spares the arm for SPARED_S.
 
-A rest is of an arm as it is: another upstream, model or params under its name do not inherit it. Times are seconds of the
-steady clock, which counts from the epoch in every process, so a rest goes on after a restart; where the clock was set back
-meanwhile, it ends when a new one would.
+A rest is of an arm as it is: another upstream, model or params under its name do not inherit it. Where a policy (or another
+mode of its route) allows no such rest, it is as if there was none; what is left of it counts again with the next policy
+that does. Times are seconds of the steady clock, which counts from the epoch in every process, so a rest goes on after a
+restart; where the clock was set back meanwhile, it ends when a new one would.
 
 What it does not know: why (`cause` is for people), and what is in the pool (`core.staging`).
 """
@@ -61,13 +62,13 @@ class Resting:
         self._arms: dict[str, _Past] = {}
 
     def __contains__(self, arm: str) -> bool:
-        past = self._arms.get(arm)
-        return past is not None and past.rest is not None
+        return arm in self.arms
 
     @property
     def arms(self) -> dict[str, Rest]:
         """Who rests."""
-        return {arm: past.rest for arm, past in self._arms.items() if past.rest is not None}
+        rests = {arm: past.rest for arm, past in self._arms.items()}
+        return {arm: rest for arm, rest in rests.items() if rest is not None and rest.kind in self._kinds}
 
     def back_at(self, arm: str) -> float:
         """When the arm came back last; what it did before says nothing about it now. 0 when it never rested."""
@@ -77,7 +78,7 @@ class Resting:
     def may(self, arm: str, kind: Kind, now: float) -> bool:
         """Whether the policy and the arm's past let it rest."""
         past = self._arms.get(arm)
-        return kind in self._kinds and (past is None or (past.rest is None and now >= past.spared_until))
+        return kind in self._kinds and arm not in self and (past is None or now >= past.spared_until)
 
     def length_s(self, arm: str, kind: Kind, now: float) -> float:
         """How long a rest that begins now would be."""
@@ -101,13 +102,15 @@ class Resting:
         return [Event(kind=f"arm.{kind}", severity="medium", route=self._route, arm=arm, message=text, detail=detail)]
 
     def end(self, arm: str, cause: str, now: float, *, spare: bool = False) -> list[Event]:
-        """The arm is back; nothing to tell when it does not rest. With `spare` it does not rest again soon."""
-        past = self._arms.get(arm)
-        if past is None or past.rest is None:
+        """The arm is back; nothing to tell when it does not rest. With `spare` it does not rest again soon, also where its
+        time was over already."""
+        past, rest = self._arms.get(arm), self.arms.get(arm)
+        known = rest if past is None else rest or past.last
+        if past is not None and known is not None and spare:
+            past.spared_until = now + SPARED_S[known.kind]
+        if past is None or rest is None:
             return []
-        rest, past.rest, past.last, past.back_at = past.rest, None, past.rest, now
-        if spare:
-            past.spared_until = now + SPARED_S[rest.kind]
+        past.rest, past.last, past.back_at = None, rest, now
         text = f"{arm} is back after {now - rest.since:.0f} s: {cause}"
         detail: dict[str, object] = {"was": rest.kind, "seconds": now - rest.since, "cause": cause}
         return [Event(kind="arm.returned", route=self._route, arm=arm, message=text, detail=detail)]
@@ -137,7 +140,7 @@ class Resting:
 
     def _adopt(self, arms: Mapping[str, _Past]) -> None:
         for arm, past in arms.items():
-            if self._digests.get(arm) == past.digest and (past.rest is None or past.rest.kind in self._kinds):
+            if self._digests.get(arm) == past.digest:
                 self._arms[arm] = past
 
     def to_state(self) -> dict[str, Any]:
@@ -154,6 +157,7 @@ class Resting:
         for past in arms.values():
             rest = past.rest
             past.back_at = min(past.back_at, now)
+            past.spared_until = min(past.spared_until, now + max(SPARED_S.values()))
             if rest is not None and rest.since > now:  # the clock was set back
                 past.rest = Rest(rest.kind, now, now + (rest.until - rest.since), rest.cause, rest.times)
         self._adopt(arms)

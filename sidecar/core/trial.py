@@ -81,6 +81,6 @@ def carry_over(old: Trial | None, new: Trial | None) -> tuple[Trial | None, list
     if old is None:
         return new, []
     if new is not None and new.experiment.id == old.experiment.id:
-        return old, []
+        return old, old.experiment.obey(new.experiment.spec)
     old.free()
     return new, old.experiment.leave()

@@ -89,6 +89,22 @@ def test_a_lane_runs_at_its_pace() -> None:
     assert set(made.lanes.values()) == {State.IDLE}
 
 
+def test_a_source_that_raises_does_not_stop_its_lane_for_good() -> None:
+    """The shell fences and tells the fault; the next pass begins at the beginning."""
+    broken = [True]
+
+    def source(_now: float) -> Sequence[Proposal]:
+        if broken:
+            raise ValueError(broken.pop())
+        return (proposal(),)
+
+    made = Cycle(free)
+    made.add(Lane.MAIN, source)
+    with pytest.raises(ValueError, match="True"):
+        made.run(Lane.MAIN, "demand", 1.0)
+    assert kinds(made.run(Lane.MAIN, "demand", 2.0)) == ["tuned", "change.applied"]
+
+
 def test_an_idle_service_is_left_alone() -> None:
     """Without a call since the last look a lane asks nobody, unless it is told to."""
     made = cycle_of(proposal())

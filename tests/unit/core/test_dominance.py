@@ -64,6 +64,25 @@ def test_good_at_one_task_is_not_dominated_unless_the_task_is_rare() -> None:
     assert sure(unknown) < sure(bad())  # it never wrote a poem
 
 
+def test_tasks_that_are_rare_each_but_common_together_count() -> None:
+    """60 % of what is asked is tasks of less than 1 % each, and small is the best at all of them."""
+    one = teach(made(costs=DEAR), {"big": 0.9, "mid": 0.8, "small": 0.3}, n=1_000)
+    for at in range(150):
+        teach(one, {"big": 0.3, "mid": 0.3, "small": 0.9}, n=10, task=f"t{at}")
+    assert sure(one) < 0.5
+
+
+def test_where_all_tasks_are_rare_they_are_compared_all_the_same() -> None:
+    one = made(costs=DEAR)
+    for at in range(150):
+        teach(one, {"big": 0.9, "mid": 0.8, "small": 0.1}, n=40, task=f"t{at}")
+    best = found(one)
+    assert best is not None
+    assert best.by == "big"
+    assert best.tasks >= 0.99 * 150 - 1
+    assert best.sure > 0.999
+
+
 def test_faster_counts_as_far_as_the_objective_lets_it() -> None:
     """Equally dear, hardly worse, and much faster: at a high price the fast one is worth more."""
 

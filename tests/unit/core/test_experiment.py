@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 
-from sidecar.core.experiment import HARM_ALPHA, MAX_EPOCHS, REALLOCATE_EVERY, Experiment
+from sidecar.core.experiment import HARM_ALPHA, MAX_EPOCHS, REALLOCATE_EVERY, Experiment, _is_first
 from sidecar.core.policy import Arm, ExperimentSpec, Match, Quality, Route, Variant
+from sidecar.core.recent import Recent
 from sidecar.core.types import Clocks, Decision, Event, Outcome, OutcomeKind
 from sidecar.core.variants import Compress, Keep, Replace
 
@@ -262,6 +263,22 @@ def test_max_duration_ends_it() -> None:
     assert one.shares == (1.0, 0.0)
     assert one.tick(101.0) == []
     assert one.leave() == []
+
+
+def test_a_clock_that_was_set_back_makes_it_no_longer() -> None:
+    """Begun by a clock a year ahead: max_duration counts from the first tick of the right one."""
+    one = experiment(max_duration_s=100.0)
+    one._since = 3e7
+    assert one.tick(50.0) == []
+    assert [event.kind for event in one.tick(150.0)] == ["experiment.ended"]
+
+
+def test_requests_without_a_key_count_whatever_other_keys_are() -> None:
+    """A key whose 32 bits that are kept are all 0 is not taken for "no key"."""
+    assert _is_first(seen := Recent[int, None](16), 2**32)
+    assert not _is_first(seen, 2**32)
+    assert _is_first(seen, 0)
+    assert _is_first(seen, 0)
 
 
 def test_a_changed_policy_ends_it() -> None:

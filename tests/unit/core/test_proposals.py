@@ -267,14 +267,14 @@ def test_the_baseline_and_the_last_beside_it_are_never_retired() -> None:
     assert lanes.found(retire) == []
 
 
-def test_a_cost_that_nobody_knows_retires_nobody() -> None:
-    """Without a price and before any cost, who is dearer is not known."""
+@pytest.mark.parametrize("dark", ["mini", "nano"])
+def test_a_cost_that_nobody_knows_retires_nobody(dark: str) -> None:
+    """Without a price and before any cost, who is dearer is not known: of the worse arm, and of the better one."""
     unknown = Upstream("dark", "openai", "https", "d", 443)
-    made = replace(
-        policy(replace(PLAIN, arms=(MINI, replace(NANO, upstream="dark")))), upstreams={**UPSTREAMS, "dark": unknown}
-    )
+    arms = tuple(replace(arm, upstream="dark") if arm.id == dark else arm for arm in (MINI, NANO))
+    made = replace(policy(replace(PLAIN, arms=arms)), upstreams={**UPSTREAMS, "dark": unknown})
     lanes = Lanes(promoted(made))
-    rates(lanes.engine, {"gpt-4o": 0.8, "mini": 0.6, "nano": 0.4})
+    rates(lanes.engine, {"gpt-4o": 0.3, "mini": 0.8, "nano": 0.4})
     assert lanes.found(retire) == []
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sidecar.core.features import FEATURES
 from sidecar.core.quality import (
     LEAST_NOISE,
+    MAX_ASKED,
     MAX_PENDING,
     MAX_TASKS,
     MAX_WEIGHT,
@@ -144,6 +145,30 @@ def test_an_arm_that_is_given_the_hard_ones_is_not_blamed_for_them() -> None:
     assert raw[1] - raw[0] == pytest.approx(0.18)
     means = model.typical()[0]
     assert abs(means[1] - means[0]) < 0.06
+
+
+def test_forgetting_an_arm_does_not_change_what_was_asked() -> None:
+    """Arm 0 serves the hard tasks and arm 1 the easy ones, half of the calls each, and both are known on both: 0.8 easy,
+    0.4 hard. Then most of arm 1 is forgotten. Arm 0 stays at 0.6 over what was asked; weighed by what is still known it
+    would be (0.8 x 109 + 0.4 x 901) / 1,010 = 0.44. Shrinkage pulls both tasks towards 0.44 with the weight of five
+    scores: the easy one, of which 100 are known, by 0.02."""
+    hard = alternating(0, 0.4, 900, "hard") + alternating(1, 0.4, 100, "hard")
+    easy = alternating(0, 0.8, 100, "easy") + alternating(1, 0.8, 900, "easy")
+    model = taught(2, hard + easy)
+    model._discount(1, 0.01, 0.0)
+    model._fit()
+    assert model.typical()[0][0] == pytest.approx(0.6, abs=0.02)
+
+
+def test_a_new_mix_of_tasks_replaces_the_old_one() -> None:
+    """What was asked beyond MAX_ASKED is halved: after three times as many calls of another task it is 1/4 at most."""
+    model = taught(1, [Score(0, "old", None, 0.2)] * int(MAX_ASKED))
+    for _ in range(int(3 * MAX_ASKED)):
+        model.observe(Score(0, "new", None, 0.8))
+    model.digest()
+    assert model.asked.sum() <= MAX_ASKED
+    assert model.asked[0] / model.asked.sum() < 0.25
+    assert model.typical()[0][0] > 0.65
 
 
 def test_noise_is_what_the_residuals_show_within_its_bounds() -> None:
@@ -318,6 +343,9 @@ def test_another_policy_takes_over_what_is_known_of_its_arms() -> None:
     assert new.on_probation(0)
     assert not new.on_probation(1)
     assert (new.learnt, new.residual, new.bias) == (old.learnt, old.residual, old.bias)
+    assert {task: new.asked[row] for task, row in new.tasks.items()} == {
+        task: old.asked[row] for task, row in old.tasks.items()
+    }
     assert new.moments("t1")[0][2] == pytest.approx(old.moments("t1")[0][0], abs=0.05)
 
 
@@ -340,6 +368,7 @@ def test_a_restart_keeps_each_arm(textual: bool) -> None:
         assert again.to_state(arm) == model.to_state(arm)
     for task in model.tasks:
         assert again.moments(task)[0] == pytest.approx(model.moments(task)[0])
+    assert again.asked.sum() == pytest.approx(model.counts.sum())
     assert [again.on_probation(arm) for arm in range(3)] == [False, True, False]
     assert again.textual is textual
 

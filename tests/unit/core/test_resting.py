@@ -66,6 +66,17 @@ def test_who_is_spared_does_not_rest_soon() -> None:
     assert one.may("mini", "held", 11.0)
 
 
+def test_who_is_spared_when_the_time_is_just_over_is_spared_all_the_same() -> None:
+    """A hold and the look at what it did end in the same second, and the hold ends first."""
+    one = made()
+    one.begin("mini", "held", "it fails", 0.0)
+    one.end("mini", "its time is over", HOLD_S)
+    assert one.end("mini", "the rest did harm", HOLD_S, spare=True) == []
+    assert not one.may("mini", "held", HOLD_S + SPARED_S["held"] - 1.0)
+    assert one.end("nano", "it never rested", HOLD_S, spare=True) == []
+    assert one.may("nano", "held", HOLD_S)
+
+
 def test_what_the_policy_does_not_allow_does_not_happen() -> None:
     assert not made(kinds=("held",)).may("mini", "retired", 0.0)
 
@@ -88,6 +99,26 @@ def test_another_policy_goes_on_too() -> None:
     after = made({"mini": "d1"})
     after.take_over(before)
     assert after.arms == before.arms
+
+
+def test_a_rest_outlives_a_policy_that_knows_none() -> None:
+    """Another mode for a minute, and back: who was out is out, and nothing was told meanwhile."""
+    before, without, after = made(), made(kinds=("held",)), made()
+    before.begin("mini", "retired", "worse", 0.0)
+    without.take_over(before)
+    assert (without.arms, "mini" in without, without.over(1e9)) == ({}, False, [])
+    assert without.end("mini", "no rest that counts", 10.0) == []
+    assert without.may("mini", "held", 10.0)
+    after.take_over(without)
+    assert after.arms["mini"].until == RETIRED_S
+
+
+def test_a_clock_that_was_set_back_spares_nobody_longer() -> None:
+    before, after = made(), made()
+    before.begin("mini", "held", "late", 1e7)
+    before.end("mini", "it did harm", 1e7, spare=True)
+    after.restore(before.to_state(), 0.0)
+    assert after.may("mini", "held", max(SPARED_S.values()))
 
 
 def test_a_clock_that_was_set_back_makes_no_rest_longer() -> None:

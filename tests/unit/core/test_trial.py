@@ -223,6 +223,28 @@ def test_a_policy_that_leaves_it_as_it_is() -> None:
     assert kinds(one.tick(NOW)) == ["experiment.started"]
 
 
+def test_a_winner_serves_only_while_the_policy_wants_it_promoted() -> None:
+    """An edit of `on_winner` is no other experiment: the winner stays the winner, and serves as the policy of now says, also
+    where it was edited while no process ran."""
+    report, promote = (replace(AB, experiment=replace(SPEC, on_winner=what)) for what in ("report", "promote"))
+    one = made(promote)
+    trial = one.routes[0].trial
+    assert trial is not None
+    trial.experiment._finish("winner", 2, "for this test")
+    trial.experiment.promote()
+    kept = one.snapshot()
+    assert kinds(one.apply(policy(promote), NOW)) == []
+    assert one.routes[0].shares()[MINI.id] == 1.0
+    assert kinds(one.apply(policy(report), NOW)) == ["experiment.demoted"]
+    assert (one.routes[0].shares()[BASE.id], status(one).winner) == (1.0, "mini")
+    assert kinds(trial.experiment.promote()) == ["experiment.promoted"]  # when a later policy wants it
+    for route, winner_serves in ((report, False), (promote, True)):
+        again = made(route)
+        again.restore(kept, NOW)
+        assert (again.routes[0].shares()[MINI.id] == 1.0) is winner_serves
+        assert status(again).winner == "mini"
+
+
 def test_a_route_that_goes_and_returns() -> None:
     """Its evidence waits for it; its conversations are free."""
     one = made()
