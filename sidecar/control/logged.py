@@ -5,7 +5,7 @@ calls (server-side state), calls that a threshold or a budget sent somewhere, re
 After a fallback the call counts for the arm that was decided: with it comes what the fallback made of it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NamedTuple, cast, get_args
@@ -103,7 +103,7 @@ def _call(record: Mapping[str, Any]) -> Call | str:
         return "without a probability"
     if record["reason"] == "fallback" and propensity == 1.0:
         return "fell back from a choice that was none"
-    eligible: Sequence[str] = record["eligible"] or ()
+    possible = _possible(record, context, arm)
     return Call(
         id=record["id"],
         at_s=seconds(record["at"]),
@@ -111,8 +111,8 @@ def _call(record: Mapping[str, Any]) -> Call | str:
         arm=arm,
         place=(record["upstream"], record["model"]) if arm == record["arm"] else (None, None),
         propensity=propensity,
-        possible=(arm,) if propensity == 1.0 else tuple(eligible),
-        regime=(record["route"], record["policy_version"], record["rollout_step"], tuple(eligible), propensity == 1.0),
+        possible=possible,
+        regime=(record["route"], record["policy_version"], record["rollout_step"], possible, propensity == 1.0),
         mode=record["mode"],
         unit=_unit(record, context),
         facts=_facts(record, context),
@@ -120,6 +120,18 @@ def _call(record: Mapping[str, Any]) -> Call | str:
         quality=record["quality"],
         reward=record["reward"],
     )
+
+
+def _possible(record: Mapping[str, Any], context: Mapping[str, Any], arm: str) -> tuple[str, ...]:
+    """The arms that the call might have gone to. Where the selector drew, those that it drew from: others rested, or were
+    too dear for what the budget had left. Beside a rollout's canary, and in a conversation that keeps its arm, the row does
+    not tell: all that the request could use."""
+    if record["propensity"] == 1.0:
+        return (arm,)
+    scores = context.get("scores")
+    if isinstance(scores, Mapping) and arm in scores and record["rollout_id"] is None:
+        return tuple(scores)
+    return tuple(record["eligible"] or ())
 
 
 def _unit(record: Mapping[str, Any], context: Mapping[str, Any]) -> str:

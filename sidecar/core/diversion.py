@@ -2,7 +2,7 @@
 
 **Model.** Each breached threshold with the action `route_to` names an arm. The first of them, in the policy's order, gets
 the traffic whose arm the request can use, was not rolled back, and is not denied by a rule. Rules are asked once a breach,
-and by each policy and process; what they denied is told once.
+and once more by another policy or process that finds the breach; each time what they denied is told, once.
 
 What it does not know: when a breach is over (`core.thresholds`).
 """
@@ -15,9 +15,10 @@ from sidecar.core.types import Event
 class Diversion:
     """The way of one route's diverted traffic."""
 
-    def __init__(self, staging: Staging) -> None:
-        self._staging = staging
+    def __init__(self, route: str, staging: Staging) -> None:
+        self._route, self._staging = route, staging
         self._vetoes: dict[str, str | None] = {}  # why rules let no threshold send the traffic to an arm
+        self._untold: list[Event] = []
 
     def to(self, wanted: tuple[str, ...], eligible: tuple[str, ...] | None = None) -> str | None:
         """The first of the `wanted` arms that may get the traffic; `eligible` are those of the request, None for all."""
@@ -35,15 +36,22 @@ class Diversion:
         """Whether rules let this breach send the traffic to its arm; what there is to tell when they do not."""
         arm = event.arm or ""
         self._vetoes.pop(arm, None)
-        why = self._veto(arm)
-        if why is None:
-            return []
-        detail = {"what": "threshold.route_to", "rationale": event.message, "trigger": "threshold"}
-        text = f"{event.message}; denied: {why}"
-        return [Event(kind="change.denied", severity="medium", route=event.route, arm=arm, message=text, detail=detail)]
+        self._veto(arm, event.message)
+        return self.denials()
 
-    def _veto(self, arm: str) -> str | None:
-        permit = self._staging.permit
+    def denials(self) -> list[Event]:
+        """The denials that nobody was told of yet."""
+        told, self._untold = self._untold, []
+        return told
+
+    def _veto(self, arm: str, why_asked: str = "a threshold is breached") -> str | None:
         if arm not in self._vetoes:
-            self._vetoes[arm] = None if permit is None else permit("threshold.route_to", arm, 100)
+            permit = self._staging.permit
+            why = self._vetoes[arm] = None if permit is None else permit("threshold.route_to", arm, 100)
+            if why is not None:
+                self._untold.append(self._denial(arm, f"{why_asked}; denied: {why}", why_asked))
         return self._vetoes[arm]
+
+    def _denial(self, arm: str, text: str, rationale: str) -> Event:
+        detail = {"what": "threshold.route_to", "rationale": rationale, "trigger": "threshold"}
+        return Event(kind="change.denied", severity="medium", route=self._route, arm=arm, message=text, detail=detail)

@@ -12,9 +12,10 @@
 **Hold.** Of the last LOOK_S, calls of the arm and of all others at the same time: with x and y the shares that failed (or
 were later than the objective's limit), z = (x - y - allowed) / standard error (`impact.excess`) must be above that of
 SURE. Where the others are hardly called now, what they did in the two hours before stands in. Allowed are
-`max_quality_loss` of failures, for a failure is an answer of quality 0, and LATE of late answers, for the limits are 95th
-percentiles. What the whole provider suffers from moves y as well and holds nobody. An arm that is as good as the others, at
-5 % failures of both, is held by chance at fewer than one look in a million (a test computes it).
+`max_quality_loss` of failures (LEAST_FAILED to MOST_FAILED), for a failure is an answer of quality 0, and LATE of late
+answers, for the limits are 95th percentiles. What the whole provider suffers from moves y as well and holds nobody. An arm
+that is as good as the others, at 5 % failures of both, is held by chance at fewer than one look in a million where 5 % are
+allowed, and at fewer than three where LEAST_FAILED are (a test computes it).
 The rest of what takes an arm out is elsewhere: most of its calls failing (`core.brake`), harm of a canary
 (`core.guardrails`), limits that the policy states (`core.thresholds`), quality that fell (`core.quality`).
 
@@ -46,6 +47,9 @@ SURE: Final = 0.999  # .99..1 - 1e-6: smaller takes arms out by chance, larger f
 WANTED: Final = 0.975  # 0.5..SURE: below it a retired arm is wanted again; nearer to SURE it comes and goes
 LOOK_S: Final = 300.0  # 120..1,800; shorter sees few calls, longer sees what is over
 MIN_CALLS: Final = 30  # 10..500 of the arm; fewer hold on one bad burst, more hold late
+LEAST_FAILED: Final = (
+    0.03  # 0.01..0.1; allowed where `max_quality_loss` allows less: below it chance holds arms every day
+)
 MOST_FAILED: Final = 0.2  # 0.05..0.5; allowed where `max_quality_loss` allows more, or everything
 TRIAL: Final = 300  # 100..1,500 scores of the route, a tenth of them the arm's; fewer see no recovery, more cost more
 
@@ -113,7 +117,7 @@ def _sure(route: Route, one: Sums, rest: Sums, before: Sums, metric: str) -> flo
     """Probability that the arm is worse than the rest by more than the objective allows; 0 where nothing is known."""
     if not one.share(metric)[1]:
         return 0.0
-    allowed = LATE if metric == "late" else min(route.objective.max_quality_loss, MOST_FAILED)
+    allowed = LATE if metric == "late" else min(max(route.objective.max_quality_loss, LEAST_FAILED), MOST_FAILED)
     return float(ndtr(excess(one, rest, metric, allowed, usual_of(before, metric))))
 
 

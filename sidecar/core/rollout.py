@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from hashlib import blake2b
+from math import inf
 from typing import Final, Literal
 
 from sidecar.core.brake import BRAKE
@@ -396,8 +397,9 @@ class Rollout:
             **self.evidence.to_state(),
         }  # fmt: skip
 
-    def restore(self, state: Mapping[str, object]) -> tuple[str, ...]:
-        """Takes over a state of the same rollout id; answers which guardrails had to begin anew.
+    def restore(self, state: Mapping[str, object], now: float = inf) -> tuple[str, ...]:
+        """Takes over a state of the same rollout id at `now`; answers which guardrails had to begin anew. A step that began
+        later than now, by a clock that was set back since, begins now.
 
         Raises RolloutError when it is of another rollout or version, or unreadable: then nothing has changed.
         """
@@ -407,7 +409,7 @@ class Rollout:
         try:
             phase = Phase(str(state["phase"]))
             at, step, attempt, labels = (int(str(state[name])) for name in ("at", "step", "attempt", "labels"))
-            since = float(str(state["since"]))
+            since = min(float(str(state["since"])), now)
             evidence = Evidence(self.spec, paired=self._paired)
             anew = evidence.restore(state)
         except (KeyError, ValueError) as error:

@@ -74,7 +74,7 @@ class RouteState:
         self.heavy = HeavyKeys()
         self.warm: Recent[int, tuple[str, int]] = Recent(WARM)  # conversation -> arm of its last call, its bytes
         self.staging = Staging(route, self.unbind)
-        self.diversion = Diversion(self.staging)
+        self.diversion = Diversion(route.name, self.staging)
         self.admission = Admission(self.serving, Ledger(now, route.budget), self.spend, self.diversion.is_out)
         self.thresholds = ThresholdSet(route)
         self.watch = Watch(route, now)
@@ -292,7 +292,8 @@ class RouteState:
     def tick(self, now: float) -> list[Event]:
         self.ledger.roll(now)
         self.reprice()
-        events = [*self.obey(self.thresholds.tick(now), now), *self.staging.tick(now), *self.watch.tick(now)]
+        events = [*self.obey(self.thresholds.tick(now), now), *self.diversion.denials()]
+        events += [*self.staging.tick(now), *self.watch.tick(now)]
         return events if self.trial is None else events + self.trial.experiment.tick(now)
 
     def obey(self, events: list[Event], now: float) -> list[Event]:

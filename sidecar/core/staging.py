@@ -259,7 +259,7 @@ class Staging:
         events, taken = list[Event](), set[str]()
         for arm, kept in state["rollouts"].items():
             if arm in self._digests:
-                events += self._take_over(arm, kept, taken)
+                events += self._take_over(arm, kept, taken, now)
         self._line_up(self._in_order(state.get("promoted")))
         brake = state.get("brake", {})
         lost = self._brake.restore(brake) if isinstance(brake, dict) else ["all arms"]
@@ -269,7 +269,7 @@ class Staging:
         self._refresh()
         return events + self._next(now), taken
 
-    def _take_over(self, arm: str, kept: object, taken: set[str]) -> list[Event]:
+    def _take_over(self, arm: str, kept: object, taken: set[str], now: float) -> list[Event]:
         """One arm's rollout goes on, sleeps, or begins anew."""
         rollout = self.rollouts.get(arm)
         if not isinstance(kept, dict):
@@ -278,7 +278,7 @@ class Staging:
             self.asleep[arm] = kept
             return []
         try:
-            anew = rollout.restore(kept)
+            anew = rollout.restore(kept, now)
         except RolloutError as error:
             return [self._lost(arm, str(error))]
         taken.add(arm)

@@ -1,8 +1,8 @@
 """The body as an arm gets it: another model, parameters, the variant's system prompt, and our question about usage.
 
-A variant that cannot be put in place makes the exchange no unit of its experiment: the body goes as it came, the row has
-no `rollout_id`, and `llm_sidecar_unvaried_total` counts it. Where one variant edits prompts the others have an edit that
-changes nothing, so that the same calls are left out on all sides.
+A prompt that cannot be put in place makes the exchange no unit of its experiment: it goes to the variant's arm with the
+prompt as it came, the row has no `rollout_id`, and `llm_sidecar_unvaried_total` counts it. Where one variant edits prompts
+the others have an edit that changes nothing, so that the same calls are left out on all sides.
 """
 
 from functools import partial

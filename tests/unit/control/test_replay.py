@@ -59,6 +59,24 @@ def test_a_canary_at_its_step(step: int, mini: float) -> None:
     assert near(answer(report).dr, truth(dict.fromkeys(FINE, (1 - mini, mini, 0.0))))
 
 
+def test_a_log_in_which_an_arm_rested_cannot_speak_for_it() -> None:
+    """Mini was out for the last tenth: the weights of its calls miss a tenth, which IPS would take for a lower cost."""
+    rows = records()
+    for one in rows:
+        one["context"]["scores"] = {"gpt-4o": 0.1, "mini": 0.1, "nano": None}
+    assert asked(policy("canary", MINI), rows, step=100).shares["mini"][1] == 1.0
+    resting = [one for one in rows[1080:] if one["arm"] != "mini"]
+    for one in resting:
+        del one["context"]["scores"]["mini"]
+        one["propensity"] = {"gpt-4o": 0.6, "nano": 0.4}[one["arm"]]
+    with pytest.raises(ReplayError, match=r"mini would serve [67]\.\d% of the calls where the log could not choose it"):
+        asked(policy("canary", MINI), rows[:1080] + resting, step=100)
+    beside = [
+        one | {"rollout_id": "r"} for one in resting
+    ]  # a canary was chosen by hash: the row names one pool of two
+    assert asked(policy("canary", MINI), rows[:1080] + beside, step=100).calls == len(rows[:1080] + beside)
+
+
 def test_the_log_checks_itself() -> None:
     """True probabilities: the logging policy gives its own mean, which is the truth of its shares."""
     report = asked(policy("observe"), records())

@@ -37,6 +37,21 @@ def test_where_a_rule_denies_the_first_the_second_is_tried() -> None:
     assert (decision.arm, decision.reason) == ("nano", "threshold")
 
 
+def test_a_breach_that_another_policy_or_process_finds_is_asked_about_and_told_too() -> None:
+    """The traffic goes elsewhere by a rule that came later: that is told at the next tick, once."""
+    before, rules = breached(engine(policy(BOTH))), rule("change.kind == 'threshold.route_to' && change.arm == 'mini'")
+    after = engine(policy(BOTH, rules))
+    after.restore(before.snapshot(), NOW + 5)
+    before.apply(policy(BOTH, rules), NOW + 5)
+    for made in (before, after):
+        assert made.decide(PLAIN, NOW + 6).arm == "nano"
+        told = [event for event in made.tick(NOW + 6) if event.kind == "change.denied"]
+        assert [(event.route, event.arm) for event in told] == [("support", "mini")]
+        assert "a threshold is breached; denied: " in told[0].message
+        assert made.decide(PLAIN, NOW + 7).arm == "nano"
+        assert [event for event in made.tick(NOW + 7) if event.kind == "change.denied"] == []
+
+
 def test_where_a_request_may_not_use_the_first_it_uses_the_second() -> None:
     """A rule about requests leaves mini out for one region only."""
     made = breached(engine(policy(BOTH, rule("model.id == 'mini' && user.region == 'US'"))))

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import comb
 
 import numpy as np
 import orjson
@@ -12,7 +11,7 @@ from sidecar.core.cost import RateCard, flat_card
 from sidecar.core.cycle import Cycle, Lane, Proposal
 from sidecar.core.draws import PROBE
 from sidecar.core.engine import Engine
-from sidecar.core.impact import METRICS, Minutes, Sums, excess
+from sidecar.core.impact import Minutes
 from sidecar.core.policy import Changes, ExperimentSpec, FlatPrice, Objective, Upstream, Variant
 from sidecar.core.proposals import (
     MOST_FAILED,
@@ -201,30 +200,6 @@ def test_a_held_arms_conversations_are_free_and_a_retired_ones_stay() -> None:
         staging.rest("mini", kind, "a test", NOW)  # type: ignore[arg-type]  # one of the two
         again = engine.decide(facts(key), NOW)
         assert (again.reason, again.arm == "mini") == (reason, kind == "retired")
-
-
-def test_false_holds_are_rare() -> None:
-    """Two arms that both fail 5 % of their calls: P(z >= that of SURE) summed over all pairs of binomial counts.
-
-    Exact, for 30..300 calls of the arm and 0..300 of the others: below 1e-6 a look.
-    """
-
-    def made(bad: int, calls: int) -> Sums:
-        one, at = Sums(), 3 * METRICS.index("failed")
-        one.rows[at : at + 2] = [float(calls), float(bad)]
-        return one
-
-    def chances(n: int) -> list[float]:
-        return [comb(n, k) * 0.05**k * 0.95 ** (n - k) for k in range(n + 1)]
-
-    for calls, others in ((30, 0), (30, 30), (30, 300), (100, 30), (300, 30)):
-        wrong = 0.0
-        for bad, chance in enumerate(chances(calls)):
-            for also, other in enumerate(chances(others)):
-                if chance * other > 1e-12:
-                    high = excess(made(bad, calls), made(also, others), "failed", 0.05, (0.05, 10.0)) >= 3.09
-                    wrong += chance * other * high
-        assert wrong < 1e-6
 
 
 # ---- retire, and back

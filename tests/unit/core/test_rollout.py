@@ -290,6 +290,15 @@ def test_a_restart_changes_nothing() -> None:
     assert kinds(again.tick(60.0)) == kinds(one.tick(60.0)) == ["rollout.step"]
 
 
+def test_a_clock_that_was_set_back_makes_no_step_longer() -> None:
+    """The step began by a clock that was a year ahead: its time counts from the restart on."""
+    one, again = make(), make(start=False)
+    feed(one, 50)
+    again.restore({**json.loads(json.dumps(one.to_state())), "since": 3e7}, 5.0)
+    assert again.tick(10.0) == []
+    assert kinds(again.tick(65.0)) == ["rollout.step"]
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
