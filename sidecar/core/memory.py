@@ -29,6 +29,7 @@ from typing import Any, Final
 import orjson
 
 from sidecar.core.budget import Ledger
+from sidecar.core.constraint import Promise
 from sidecar.core.learnt import restore, state_of
 from sidecar.core.route import RouteState
 from sidecar.core.selector import Selector
@@ -98,7 +99,7 @@ def _route(state: RouteState) -> dict[str, object]:
         "spend": state.spend.to_state(),
         "beliefs": {arm: {"digest": digests[arm], **belief} for arm, belief in state_of(state.selector).items()},
         "prices": {"quality": state.selector.price, "money": state.selector.money},  # for `explain`; never restored
-        "promise": [state.selector.promise.scores, state.selector.promise.total],
+        "promise": {"baseline": state.selector.baseline, **state.selector.promise.to_state()},
         "staging": state.staging.to_state(),
         **({} if state.trial is None else {"experiment": state.trial.experiment.to_state()}),
         "thresholds": state.thresholds.to_state(),
@@ -157,10 +158,7 @@ def claim(state: RouteState, kept: object, now: float) -> tuple[list[Event], Res
     reading.ledger(kept, state.ledger, now)
     reading.beliefs(kept, state, same)
     reading.take("spend", kept, [lambda one: _spend(Spend(), one, same), lambda one: _spend(state.spend, one, same)])
-    if "promise" in kept:  # older snapshots have none
-        reading.take("promise", kept, [lambda one: _promise(state, *one)])
-    else:
-        _promise(state, 0.0, 0.0)
+    reading.promise(kept, state, same)
     state.reprice()
     state.selector.touch()
     reading.each("thresholds", kept, lambda one: state.thresholds.restore(one, now))
@@ -245,6 +243,20 @@ class _Reading:
         for arm in same:
             reads: list[Read] = [partial(restore, copy, arm), partial(restore, state.selector, arm)]
             self.take(arm, found, reads, part=f"beliefs.{arm}")
+
+    def promise(self, kept: Part, state: RouteState, same: Sequence[str]) -> None:
+        """The books of the promise. The reference begins anew, with what is known of the baseline, where that is another
+        one now, or none was kept: older snapshots have two sums of scores, or no promise at all."""
+        selector = state.selector
+        taken: list[Promise] = []
+        if "promise" in kept:
+            self.take("promise", kept, [lambda one: taken.append(_promise(one))])
+        selector.promise = taken[0] if taken else Promise()
+        match kept.get("promise"):
+            case {"baseline": selector.baseline} if taken and selector.baseline in same:
+                pass
+            case _:
+                selector.measure_baseline()
 
     def experiment(self, kept: Part, state: RouteState) -> None:
         """The comparison under way, if it is still the route's."""
@@ -332,7 +344,7 @@ def _spend(spend: Spend, one: Part, same: Iterable[str]) -> None:
     spend.restore(total, rows)
 
 
-def _promise(state: RouteState, scores: float, total: float) -> None:
-    if not scores >= 0.0:
-        raise ValueError("scores below 0")
-    state.selector.promise.scores, state.selector.promise.total = float(scores), float(total)
+def _promise(one: Part | Sequence[float]) -> Promise:
+    made = Promise()
+    made.restore(one if isinstance(one, dict) else {"sums": one, "tasks": {}, "later": None, "look": 0.0})
+    return made

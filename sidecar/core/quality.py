@@ -265,7 +265,7 @@ class QualityModel:
         means, variances = (sums + prior * begin) / (scores + prior), noise / (scores + prior)
         weight = noise / TASK_SD**2
         share = weight / (counts + weight)
-        self.overall = (means, variances)
+        self.overall, self._begin = (means, variances), (begin, prior)
         self.mean = (totals + weight * means) / (counts + weight)
         self.variance = noise / (counts + weight) + share * share * variances
 
@@ -344,6 +344,17 @@ class QualityModel:
     def scores(self, arm: int) -> tuple[float, float]:
         """Weight and sum of the arm's scores."""
         return float(self.counts[:, arm].sum()), float(self.totals[:, arm].sum())
+
+    def expected(self, arm: int) -> tuple[float, float]:
+        """What is expected of an arm before any score of its own, and the weight of that in scores."""
+        begin, prior = self._begin
+        return float(begin[arm]), float(prior[arm])
+
+    def known(self, arm: int) -> dict[str, tuple[float, float, float]]:
+        """By task: weight of all scores as they were asked; weight and sum of the arm's."""
+        self.digest()
+        counts, totals = self.counts[:, arm].tolist(), self.totals[:, arm].tolist()
+        return {task: (self.asked.item(row), counts[row], totals[row]) for task, row in self.tasks.items()}
 
     def typical(self) -> tuple[Floats, Floats]:
         """Means and variances of the arms' scores over the tasks as they were asked, (K,) each: being given the easy

@@ -113,7 +113,7 @@ class Selector:
                 belief.late[stream].add(float(signal.latency < slow))
         if not self.labelled:
             self.model.observe(Score(self._places[arm], facts.task, facts.text, signal.answered))
-            self.promise.add(signal.answered)
+            self.promise.add(signal.answered, task=facts.task, baseline=arm == self.baseline)
 
     def label(self, feedback: Feedback) -> None:
         """Learns one feedback score in [0, 1]; where it replaces an earlier one of the same answer, that is taken out."""
@@ -124,7 +124,8 @@ class Selector:
         place, score, weight = self._places[feedback.arm], feedback.score, feedback.weight
         previous = None if feedback.previous is None else (feedback.previous, feedback.previous_weight)
         self.model.observe(Score(place, feedback.task, feedback.text, score, weight, previous))
-        self.promise.add(score, weight, previous)
+        own = feedback.arm == self.baseline
+        self.promise.add(score, weight, previous, task=feedback.task, baseline=own)
         if feedback.is_label:
             self.beliefs[feedback.arm].samples += 1
 
@@ -161,7 +162,7 @@ class Selector:
     def refresh(self, rng: np.random.Generator, allowance_nusd: float = inf) -> None:
         """Digests new scores, draws anew and solves the prices; `allowance_nusd` is what the next calls may cost on
         average."""
-        self.model.digest()
+        self._learn()
         self._early = 1 + self.model.learnt // 8
         self._allowance = allowance_nusd
         self._draw(rng)
@@ -174,7 +175,14 @@ class Selector:
         """Learns what is queued, if `least` are, for who only reads; it is news to the next refresh all the same."""
         if self.model.waiting >= least:
             self._stale = True
-            self.model.digest()
+            self._learn()
+
+    def _learn(self) -> None:
+        self.model.digest()
+        changed, self.model.changes = self.model.changes, []
+        if any(arm == self._places[self.baseline] for arm, _ in changed):
+            self.promise.doubt()
+        self.promise.follow(self.model.residual)
 
     def _draw(self, rng: np.random.Generator) -> None:
         model = self.model
@@ -225,9 +233,8 @@ class Selector:
                 view.draw(task, *self.model.moments(task))
 
     def _need(self, loss: float) -> float:
-        place = self._places[self.baseline]
-        model = self.model
-        return self.promise.need(loss, float(model.typical()[0][place]), model.residual, model.scores(place)[0])
+        baseline, scores = self.promise.reference(*self.model.expected(self._places[self.baseline]))
+        return self.promise.need(loss, baseline, self.model.residual, scores)
 
     def _answered(self) -> Floats:
         """How often each arm answers at all, where labels do not say it, (K,). Shrunk to all arms' share."""
@@ -380,7 +387,14 @@ class Selector:
             self.beliefs[arm] = other.beliefs[arm]
         self.labelled, self.promise = other.labelled, other.promise
         self._asked = other._asked
+        if self.baseline not in arms or self.baseline != other.baseline:
+            self.measure_baseline()
         self.touch()
+
+    def measure_baseline(self) -> None:
+        """Begins the promise's reference with what the model knows of the baseline: another one, or one whose scores
+        were not kept."""
+        self.promise.measure(self.model.known(self._places[self.baseline]))
 
 
 def _late_scores(objective: Objective, stream: bool) -> float | None:

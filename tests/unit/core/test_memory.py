@@ -254,6 +254,31 @@ def test_older_snapshots_have_no_table_of_arms() -> None:
     assert made.status()[0].arms[1].exchanges == 0
 
 
+@pytest.mark.parametrize("kept", ["sums", "nothing", "another baseline", "whole"])
+def test_a_promise_is_measured_against_what_is_known_of_the_baseline(kept: str) -> None:
+    """Older snapshots have two sums of scores or none, and the route may have had another baseline: then the reference is
+    what the beliefs say of the baseline. Else it is what was kept, even where the beliefs know less."""
+    whole = orjson.loads(good())
+    route = whole["routes"]["support"]
+    route["promise"]["tasks"][""] = [9.0, 9.0, 1.0]
+    known = route["beliefs"][BASE.id]["context"]["tasks"][""]
+    match kept:
+        case "sums":
+            route["promise"] = route["promise"]["sums"]
+        case "nothing":
+            del route["promise"]
+        case "another baseline":
+            route["promise"]["baseline"] = "mini"
+        case _:
+            known = [9.0, 1.0]
+    made, events = restored(orjson.dumps(whole))
+    after = orjson.loads(made.snapshot())["routes"]["support"]["promise"]
+    assert kinds(events)[:1] == ["state.restored"]
+    assert after["tasks"][""][1:] == pytest.approx(known)
+    assert (after["sums"][0] > 0.0) is (kept != "nothing")
+    assert after["baseline"] == BASE.id
+
+
 def test_numbers_are_checked() -> None:
     check([{"a": [1, 2.5, True, None, "text"]}, LARGEST])
     for wrong in (float("nan"), float("inf"), -2 * LARGEST, 10**400):
@@ -271,7 +296,8 @@ def test_the_version_is_read_without_the_rest(text: bytes, version: int | None) 
     ("path", "value", "part"),
     [
         (("routes", "support", "spend", "total", 0), -1, "spend"),
-        (("routes", "support", "promise", 0), -1.0, "promise"),
+        (("routes", "support", "promise", "sums", 0), -1.0, "promise"),
+        (("routes", "support", "promise", "tasks", "", 2), 1e9, "promise"),
         (("routes", "support", "beliefs", "mini", "latency", 0, 2), -5.0, "beliefs.mini"),
         (("routes", "support", "beliefs", "mini", "context", "residual"), -5.0, "beliefs.mini"),
         (("routes", "support", "staging", "rollouts", "mini"), 5, None),
