@@ -23,8 +23,9 @@ where m with the weight of k scores is what the model expects of the baseline be
 alarm opens second books, and when the baseline's scores since then differ from all of them by more than PROVEN standard
 errors on the same tasks (a stratified mean, as in Cochran, Biometrics 10, 1954; at PROOF scores, 2 PROOF, 4 PROOF,
 ...), those books are the promise's: what was owed and gained at the old level is over. A false alarm passes one look
-with probability 2 (1 - Phi(PROVEN)) = 0.00006. Until then B moves with the mean of all scores, slowly, and after a fall
-that asks for too much and never for too little. Slow changes are followed as fast as MEMORY fades.
+with probability 2 (1 - Phi(PROVEN)) = 0.00006, and MEMORY has room for six. Until then B moves with the mean of all
+scores: after a true fall too much is asked for, after a rise too little. Slow changes are followed as fast as MEMORY
+fades.
 
 The price is solved anew after every few scores (model predictive control) and not followed by a gradient: a dual step has
 to be tuned to the scale of costs, and lags.
