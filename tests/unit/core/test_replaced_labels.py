@@ -33,12 +33,12 @@ def test_a_promise_is_not_moved_by_what_it_never_counted() -> None:
 
 
 def test_a_weak_signal_is_a_small_step_of_the_change_detector() -> None:
-    """Scores that count a tenth need ten times as many to show a fall: after as many as would do with whole weight (each is
-    at most 3 - 0.25 of a step) nothing has changed, after ten times ALARM it has."""
+    """Where there are no judgements, scores that count a tenth need ten times as many to show a fall: after as many as
+    would do with whole weight (each is at most 3 - 0.25 of a step) nothing has changed, after ten times ALARM it has."""
     for weight, falls in ((1.0, True), (0.1, False)):
         model = QualityModel(1)
         for at in range(400):
-            model.observe(Score(0, "", None, 0.7 + (0.1 if at % 2 else -0.1)))
+            model.observe(Score(0, "", None, 0.7 + (0.1 if at % 2 else -0.1), weight))
         for _ in range(12):
             model.observe(Score(0, "", None, 0.0, weight))
         model.digest()
@@ -47,6 +47,17 @@ def test_a_weak_signal_is_a_small_step_of_the_change_detector() -> None:
         model.observe(Score(0, "", None, 0.0, 0.1))
     model.digest()
     assert model.changes
+
+
+def test_a_guess_is_no_change_of_judgements() -> None:
+    """Where judgements tell how good an arm is, weak signals that say otherwise do not look like a fall."""
+    model = QualityModel(1)
+    for at in range(400):
+        model.observe(Score(0, "", None, 0.7 + (0.1 if at % 2 else -0.1)))
+    for _ in range(int(10 * ALARM)):
+        model.observe(Score(0, "", None, 0.0, 0.1))
+    model.digest()
+    assert not model.changes
 
 
 def test_who_only_looks_keeps_nothing_from_the_choice() -> None:
