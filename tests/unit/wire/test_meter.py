@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.core.types import Usage
+from sidecar.wire import openai
 from sidecar.wire.meter import Gaps, caller_fault, make_meter
 from sidecar.wire.reading import Reading
 from tests.unit.wire.recordings import Recording, load, names
@@ -562,3 +563,13 @@ def test_recorded_errors_blame_the_right_side(shared: Path) -> None:
 )
 def test_caller_fault_by_example(status: int, body: bytes, expected: bool) -> None:
     assert caller_fault(status, body) is expected
+
+
+def test_old_completions_are_read() -> None:
+    """`/v1/completions` has texts instead of messages; an empty one is no answer."""
+    read = openai.read_completion(b'{"id":"c","choices":[{"text":"abc","finish_reason":"stop"},{"text":""}]}')
+    assert read is not None
+    assert (read.text_bytes, read.answer, read.finish, read.completion_id) == (3, True, "stop", "c")
+    empty = openai.read_completion(b'{"choices":[{"text":""}]}')
+    assert empty is not None
+    assert (empty.text_bytes, empty.answer) == (0, False)
