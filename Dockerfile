@@ -11,6 +11,7 @@ COPY requirements/run.txt requirements/run.txt
 RUN python -m pip --python /opt/llm-sidecar/bin/python install --require-hashes --only-binary=:all: -r requirements/run.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY policies/prices policies/prices
+COPY policies/catalogue policies/catalogue
 COPY sidecar sidecar
 # What only builds the wheel goes again. Compiled bytecode is checked by nothing, so that a read-only root is no slower.
 RUN python -m pip --python /opt/llm-sidecar/bin/python install --no-deps --no-build-isolation . \

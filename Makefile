@@ -4,6 +4,7 @@
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV ?= .venv
+SDK ?= .venv-sdk
 DATA ?= ../shared/data/quality
 ARGS ?=
 
@@ -18,16 +19,17 @@ FAST := not real and not campaign
 install = { [ -x $(BIN)/uv ] && $(BIN)/uv pip install --quiet --python $(PY) $(1); } || $(PY) -m pip install --quiet $(1)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint coverage test-real campaign bench lock image clean
+.PHONY: help run test check lint coverage test-real test-sdk campaign bench lock lock-sdk image clean
 
 help:
 	@echo "make run        set up, then the demo: a simulated provider, the sidecar, a fault and its rollback"
 	@echo "make test       set up, then every test but those with real models and the campaign"
 	@echo "make check      format, lint, types, import contracts, tests, coverage floors (what CI runs)"
 	@echo "make test-real  two real small models, real SDKs, the real process (gets 0.45 GB once)"
+	@echo "make test-sdk   every client that docs/clients.md names, before the simulated provider in every dialect"
 	@echo "make campaign   what is too long for CI: soak, long fuzz, kill rounds"
 	@echo "make bench      proxy and routing benchmarks (DATA=folder of matrices)"
-	@echo "make lock       lock the dependencies again"
+	@echo "make lock       lock the dependencies again (lock-sdk: those of test-sdk)"
 	@echo "make image      build the container image"
 
 $(VENV)/.made:
@@ -78,6 +80,18 @@ check: lint coverage
 test-real: $(VENV)/.dev
 	$(PY) -m pytest -q -m real tests/real $(ARGS)
 
+# The SDKs are many and heavy: they have an environment of their own, and run beside the sidecar's, never in it.
+$(SDK)/.made: tests/sdk/requirements.txt tests/sdk/node/package-lock.json $(VENV)/.uv
+	@echo "installing the SDKs into $(SDK)"
+	@$(PYTHON) -m venv --without-pip --clear $(SDK)
+	@{ [ -x $(BIN)/uv ] && $(BIN)/uv pip install --quiet --python $(SDK)/bin/python --require-hashes -r tests/sdk/requirements.txt; } \
+		|| $(PY) -m pip --python $(SDK)/bin/python install --quiet --require-hashes -r tests/sdk/requirements.txt
+	@cd tests/sdk/node && PATH="$(abspath $(SDK))/bin:$$PATH" npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+test-sdk: $(SDK)/.made $(VENV)/.run
+	LLM_SIDECAR_PYTHON="$(abspath $(PY))" PATH="$(abspath $(SDK))/bin:$$PATH" $(SDK)/bin/python -m pytest -q tests/sdk $(ARGS)
+
 campaign: $(VENV)/.dev
 	$(PY) -m bench.campaign $(ARGS)
 
@@ -89,6 +103,10 @@ bench: $(VENV)/.dev
 lock: $(VENV)/.uv
 	$(LOCK) pyproject.toml --group build --output-file requirements/run.txt
 	$(LOCK) pyproject.toml --group dev --output-file requirements/dev.txt
+
+lock-sdk: $(SDK)/.made
+	$(LOCK) tests/sdk/requirements.in --output-file tests/sdk/requirements.txt
+	cd tests/sdk/node && PATH="$(abspath $(SDK))/bin:$$PATH" npm update --ignore-scripts --package-lock-only --no-audit --no-fund
 
 image:
 	docker build --tag llm-sidecar:$(VERSION) .

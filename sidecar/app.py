@@ -77,7 +77,7 @@ class Sidecar:
         self._runners: list[web.AppRunner] = []
         self._snapshot_at = self._bindings_at = 0.0
         self.tasks = Tasks(self._task_failed)
-        self.book = load_prices()
+        self.book = load_prices(settings.prices)
         self.policies = PolicySource(settings.policies, settings.service, environ, settings)
         if settings.mode != "sidecar" and self.policies.error is not None:
             raise ConfigError(self.policies.error)  # others can reach this port: nothing is guessed

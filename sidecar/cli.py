@@ -131,6 +131,12 @@ def _steering(verbs: Any) -> None:
     prices.add_argument("action", choices=("refresh",))
     prices.add_argument("--fetch", action="store_true", help="fetch newer prices from the network first")
     prices.add_argument("--to", type=Path, metavar="FILE", help="where to write (default: the bundled list)")
+    models = verb(verbs, "catalogue", catalogue_verb, "Show what is known of a model, or compile the catalogue anew.")
+    models.add_argument("action", choices=("show", "compile"))
+    models.add_argument(
+        "name", nargs="?", metavar="NAME", help="show: provider/model; compile: the folder of the files"
+    )
+    models.add_argument("--to", type=Path, metavar="FILE", help="compile: where to write (default: in that folder)")
 
 
 # ---- serving
@@ -322,6 +328,27 @@ def prices_verb(options: argparse.Namespace) -> int:
     today = date.fromisoformat(rfc3339(wall())[:10])
     book = compile_prices(target, today, fetch=options.fetch)
     sys.stdout.write(f"{target}: {book.version}, {len(book.providers)} providers\n")
+    return OK
+
+
+def catalogue_verb(options: argparse.Namespace) -> int:
+    """`llm-sidecar catalogue {show,compile}`."""
+    from sidecar.config.catalogue import compile_catalogue, described
+
+    if options.name is None:
+        what = "PROVIDER/MODEL" if options.action == "show" else "the folder of its files"
+        raise ConfigError(f"catalogue {options.action}: name {what}")
+    if options.action == "show":
+        sys.stdout.write(f"{described(options.name)}\n")
+        return OK
+    folder = Path(options.name)
+    target = options.to or folder / "catalogue.json"
+    text = compile_catalogue(folder)
+    try:
+        target.write_bytes(text)
+    except OSError as error:
+        raise ConfigError(f"{target}: {error.strerror}; choose a folder that can be written") from None
+    sys.stdout.write(f"{target}: {len(text)} bytes\n")
     return OK
 
 

@@ -40,6 +40,13 @@ class ProtocolError(SidecarError):
         self.answer = status
 
 
+class TranslationError(SidecarError):
+    """A body that cannot be said in another dialect: what is wrong with it, and where. Told to the client in its own."""
+
+    code = "translation"
+    status = 400
+
+
 class RolloutError(SidecarError):
     """A manual rollout verb that the rollout's present phase does not allow."""
 

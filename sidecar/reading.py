@@ -140,7 +140,8 @@ def _say(text: str, quiet: bool) -> None:
 
 def _prices() -> Callable[[Upstream, str], RateCard | None]:
     """Today's prices: what the selector of the other policy would know."""
-    book, today = load_prices(), int(wall() // 86400)
+    mounted = os.environ.get("SIDECAR_PRICES")
+    book, today = load_prices(Path(mounted) if mounted else None), int(wall() // 86400)
 
     def price_of(upstream: Upstream, model: str) -> RateCard | None:
         if upstream.price is not None:

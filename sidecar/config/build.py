@@ -13,7 +13,8 @@ from sidecar.config.build_route import RouteBuilder, once
 from sidecar.config.document import Node, Problems, quoted
 from sidecar.core import policy as core
 from sidecar.core import rules
-from sidecar.core.types import Dialect
+from sidecar.core.catalogue import EMPTY, Catalogue
+from sidecar.core.types import Spoken
 
 # Whose price list applies, by host: the names that price lists use.
 PROVIDERS = {
@@ -36,6 +37,7 @@ class Surroundings:
 
     environ: Mapping[str, str]
     listeners: Sequence[Address] = ()
+    catalogue: Catalogue = EMPTY
 
 
 def build_policy(file: written.PolicyFile, version: str, around: Surroundings, problems: Problems) -> core.Policy:
@@ -44,7 +46,7 @@ def build_policy(file: written.PolicyFile, version: str, around: Surroundings, p
     once(file.routes, "name", "route", problems)
     once(file.rules, "id", "rule", problems)
     usable = {name: one for name, one in upstreams.items() if one is not None}
-    routes = tuple(RouteBuilder(one, usable, file, problems).route() for one in file.routes)
+    routes = tuple(RouteBuilder(one, usable, file, problems, around.catalogue).route() for one in file.routes)
     made = tuple(filter(None, routes))
     _warn_of_shadowed(file, problems)
     return core.Policy(
@@ -73,7 +75,7 @@ def upstream(name: str, one: written.Upstream, around: Surroundings, problems: P
         problems.warn(one.node.find("base_url"), "the key goes over the network unencrypted", "use https://")
     return core.Upstream(
         name=name,
-        dialect=cast("Dialect", one.dialect),
+        dialect=cast("Spoken", one.dialect),
         scheme=origin.scheme,
         host=origin.host,
         port=origin.port,

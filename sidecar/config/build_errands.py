@@ -7,6 +7,7 @@ from sidecar.config import written
 from sidecar.config.document import Node, Problems, nearest
 from sidecar.config.written_quality import VALIDATORS
 from sidecar.core import policy as core
+from sidecar.core.fitting import CLIENTS
 
 CHOOSING = ("canary", "optimize")  # the modes in which the engine changes the arm of a call
 
@@ -57,8 +58,7 @@ class _Builder:
             fix = nearest(one.upstream, self.file.upstreams) if self.file.upstreams else "add it to `upstreams`"
             self.problems.add(node, f"upstream {one.upstream!r} is not in `upstreams`", fix)
             return None
-        self._check_key(one.upstream, node)
-        self._check_price(one.upstream, node, "nothing is graded")
+        self._check_judge(one.upstream, node)
         return core.Judge(
             upstream=one.upstream,
             model=one.model,
@@ -68,14 +68,21 @@ class _Builder:
             criteria=one.criteria or "",
         )
 
+    def _check_judge(self, name: str, node: Node) -> None:
+        self._check_key(name, node)
+        self._check_price(name, node, "nothing is graded")
+        found = self.upstreams.get(name)
+        if found is not None and found.dialect not in CLIENTS:
+            what = f"a judge is asked in openai, anthropic or gemini, and {name} speaks {found.dialect}"
+            self.problems.add(node, what, "name an upstream that speaks one of them")
+
     def _judge_arm(self, name: str, node: Node) -> core.Judge | None:
         arms = {arm.id: arm for arm in self.route.all_arms}
         if name not in arms:
             fix = f"{nearest(name, arms)}, or write {{upstream: NAME, model: NAME}}"
             self.problems.add(node, f"arm {name!r} is not in this route", fix)
             return None
-        self._check_key(arms[name].upstream, node)
-        self._check_price(arms[name].upstream, node, "nothing is graded")
+        self._check_judge(arms[name].upstream, node)
         judge = core.Judge(arms[name].upstream, arms[name].model)
         return replace(judge, daily_nusd=judge.daily_nusd // self.file.replicas)
 

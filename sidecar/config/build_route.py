@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, cast
 
 from sidecar.config import build_errands, build_experiment, build_goals, build_quality, build_watch, written
+from sidecar.config.build_catalogue import capabilities_of, warn_of_gaps
 from sidecar.config.document import Node, Problems, nearest, quoted
 from sidecar.core import policy as core
+from sidecar.core.catalogue import EMPTY, Catalogue
 from sidecar.core.types import Mode, Unit
 
-LATER = "this version accepts it and does not act on it"
 CHOOSING = ("canary", "optimize")  # the modes in which the engine changes the arm of a call
 _RATIO = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,4})?)x", re.ASCII)
 _GUARDED: Final = ("error_rate", "gave_up", "ttft_p95", "latency_p95", "cost", "quality")
@@ -39,6 +40,7 @@ class RouteBuilder:
     upstreams: Mapping[str, core.Upstream]
     file: written.PolicyFile
     problems: Problems
+    catalogue: Catalogue = EMPTY
 
     def route(self) -> core.Route | None:
         """The route, or None when it has no usable baseline. Valid only when there are no errors afterwards."""
@@ -54,14 +56,17 @@ class RouteBuilder:
         self._check_virtual(written_arms)
         self._check_mode(arms)
         known = [arm.id for arm in written_arms]
+        built = [self._arm(arm) for arm in written_arms]
+        warn_of_gaps(written_arms, built, self.problems)
         once(one.thresholds, "name", "threshold", self.problems)
         made = core.Route(
             name=one.name,
             match=_match(one.match),
             mode=cast("Mode", one.mode),
-            baseline=self._arm(baseline),
-            arms=tuple(self._arm(arm) for arm in arms),
+            baseline=built[0],
+            arms=tuple(built[1:]),
             virtual=one.virtual,
+            allow_loss=one.allow_loss,
             objective=build_goals.objective(one.objective, self.problems),
             context=build_goals.context(one.context),
             sticky=cast("Unit", one.sticky),
@@ -104,9 +109,6 @@ class RouteBuilder:
         if here.key == "client" and _place(here) != _place(there):
             what = f"the client's key would go to {_shown(here)}, another origin than the baseline's ({_shown(there)})"
             self.problems.add(node, what, f"give `upstreams.{arm.upstream}` an api_key of its own: {{file: PATH}}")
-        if here.dialect != there.dialect:
-            what = f"{arm.id} speaks {here.dialect} and the baseline {there.dialect}: {LATER} (no translation yet)"
-            self.problems.warn(node, what, "the arm takes no traffic of the other dialect")
 
     def _check_virtual(self, arms: Iterable[written.Arm]) -> None:
         match = _match(self.one.match)
@@ -144,9 +146,10 @@ class RouteBuilder:
             if not isinstance(value, str | int | float | bool):
                 self.problems.add(arm.node.find("facts", name), "is no plain value", "write text, a number or true")
         params = tuple((name, json.dumps(value, separators=(",", ":")).encode()) for name, value in arm.params.items())
-        facts = cast("Mapping[str, str | float | bool]", arm.facts)
+        can = capabilities_of(arm, self.upstreams.get(arm.upstream), self.catalogue)
+        facts = {**can.facts(), **cast("Mapping[str, str | float | bool]", arm.facts)}
         prior = None if arm.prior is None else (arm.prior.quality, arm.prior.scores)
-        return core.Arm(arm.id, arm.upstream, arm.model, params, facts, prior)
+        return core.Arm(arm.id, arm.upstream, arm.model, params, facts, prior, can)
 
     def _rollout(self) -> core.RolloutSpec | None:
         one, replicas = self.one.rollout, self.file.replicas

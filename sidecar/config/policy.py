@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sidecar.config.address import parse_origin
 from sidecar.config.build import Surroundings, build_policy, canonical
+from sidecar.config.catalogue import load_catalogue
 from sidecar.config.document import Node, Problems, read_document
 from sidecar.config.kinds import Wrong
 from sidecar.config.settings import Settings
@@ -103,7 +104,8 @@ def _read(root: Node, environ: Mapping[str, str], settings: Settings | None, pro
         written = POLICY_FILE.read(root, problems)
     except Wrong:
         return None
-    around = Surroundings(environ, settings.listeners if settings is not None else ())
+    more = settings.catalogue if settings is not None else None
+    around = Surroundings(environ, settings.listeners if settings is not None else (), load_catalogue(more))
     policy = build_policy(written, version_of(root), around, problems)
     if settings is not None:
         for what, fix in _unguarded(settings, policy):

@@ -15,6 +15,7 @@ PLACES = {
     "Route": "`routes[]`",
     "Match": "`routes[].match`",
     "Arm": "`routes[].baseline` and `routes[].arms[]`",
+    "Capabilities": "`routes[].baseline.capabilities` and `routes[].arms[].capabilities`",
     "Prior": "`routes[].baseline.prior` and `routes[].arms[].prior`",
     "Context": "`routes[].context`",
     "Objective": "`routes[].objective`",

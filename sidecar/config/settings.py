@@ -66,6 +66,16 @@ class Settings:
     admin_token_file: Path | None = field(
         default=None, metadata=about(scalars.path, "unset: the admin listener answers 401 to everything")
     )
+    catalogue: Path | None = field(
+        default=None,
+        metadata=about(
+            scalars.path, "unset: what is known of models is as shipped; a file extends or, with `replace`, replaces it"
+        ),
+    )
+    prices: Path | None = field(
+        default=None,
+        metadata=about(scalars.path, "unset: the price list as shipped; a file of `prices refresh` takes its place"),
+    )
     priors: Path | None = field(
         default=None, metadata=about(scalars.path, "a file of `state export`, read when nothing newer is stored")
     )

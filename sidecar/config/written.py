@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from sidecar.config import kinds
 from sidecar.config.document import Node, Problems
 from sidecar.config.kinds import Kind, choice, key, list_of, map_of, struct, within
+from sidecar.config.written_catalogue import Capabilities
 from sidecar.config.written_errands import JUDGE, Cascade, Judge, Shadow
 from sidecar.config.written_experiment import Experiment, System, Variant
 from sidecar.config.written_goals import Budget, Context, Objective, Price, Weights, read_price
@@ -30,7 +31,7 @@ from sidecar.config.written_watch import Anomalies, Changes, Drift, Knob, Thresh
 from sidecar.core import policy as core
 
 _MATCH, _ROLLOUT, _QUALITY = core.Match(), core.RolloutSpec(), core.Quality()
-DIALECTS = ("openai", "anthropic", "gemini")
+DIALECTS = ("openai", "anthropic", "gemini", "cohere", "bedrock")
 _NAMES = list_of(kinds.NAME)
 _PERCENT = within(kinds.INTEGER, 1, 100)
 
@@ -101,6 +102,12 @@ class Arm:
     facts: Mapping[str, object] = field(
         default_factory=dict,
         metadata=key(map_of(kinds.JSON, "values"), "What rules may ask as `model.<name>`, like `region`."),
+    )
+    capabilities: Capabilities | None = field(
+        default=None,
+        metadata=key(
+            struct(Capabilities, "capabilities"), "What it can do, where the catalogue does not say or differs."
+        ),
     )
     prior: Prior | None = field(
         default=None,
@@ -284,6 +291,14 @@ class Route:
     arms: tuple[Arm, ...] = field(
         default=(), metadata=key(list_of(struct(Arm, "an arm")), "The other models that may serve.")
     )
+    allow_loss: bool = field(
+        default=False,
+        metadata=key(
+            kinds.FLAG,
+            "Whether an arm of another dialect may serve a call that it cannot be told in full; what was left out is in "
+            "`x-sidecar-changed`.",
+        ),
+    )
     objective: Objective | None = field(
         default=None, metadata=key(struct(Objective, "an objective"), "For `optimize`.")
     )
@@ -383,6 +398,7 @@ SECTIONS = (
     Route,
     Match,
     Arm,
+    Capabilities,
     Prior,
     Context,
     Objective,

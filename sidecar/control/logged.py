@@ -144,6 +144,7 @@ def _unit(record: Mapping[str, Any], context: Mapping[str, Any]) -> str:
 def _facts(record: Mapping[str, Any], context: Mapping[str, Any]) -> Facts:
     """What the row tells of the request. The key is left out: a replay draws for each assignment anew."""
     endpoint, unit = context.get("endpoint"), context.get("unit")
+    needs, context_tokens, output_tokens = context.get("needs", (0, 0, 0))
     return Facts(
         endpoint=cast("Endpoint", endpoint if endpoint in _ENDPOINTS else "other"),
         dialect=record["dialect"],
@@ -157,6 +158,9 @@ def _facts(record: Mapping[str, Any], context: Mapping[str, Any]) -> Facts:
         max_tokens=context.get("max_tokens"),
         tools=bool(context.get("tools")),
         task=context.get("task", ""),
+        needs=needs,
+        context_tokens=context_tokens,
+        output_tokens=output_tokens,
     )
 
 

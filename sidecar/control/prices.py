@@ -2,9 +2,9 @@
 
 genai-prices (its data, its matching rules, its order of precedence) is the source; it is imported here and nowhere
 else, and only when the verb runs, because its import costs 30 MiB. Its prices are decimals in dollars per million
-tokens and become whole femto-dollars per token. Prices of things that a usage report does not count (images, seconds,
-pages) are left out and the model is marked partial, so that its costs are labelled estimates. Nothing is fetched from
-the network unless the caller says so.
+tokens and become whole femto-dollars per token. Prices of things that a usage report does not count (pages, characters,
+talk by the hour) are left out and the model is marked partial, so that its costs are labelled estimates. Nothing is
+fetched from the network unless the caller says so.
 """
 
 import importlib.metadata
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 SOURCE = "genai-prices"
 FEMTO_PER_MTOK = 10**9  # one dollar per million tokens, in femto-dollars per token
 FEMTO_PER_KCOUNT = 10**12  # one dollar per thousand requests, in femto-dollars per request
+FEMTO_PER_HOUR = Decimal(10**15) / 3600  # one dollar per hour of sound, in femto-dollars per second
 BUCKETS = {
     "input_mtok": "in",
     "output_mtok": "out",
@@ -47,8 +48,15 @@ BUCKETS = {
     "input_audio_mtok": "audio_in",
     "cache_audio_read_mtok": "audio_cached",
     "output_audio_mtok": "audio_out",
+    "input_image_mtok": "image_in",
+    "cache_image_read_mtok": "image_cached",
+    "output_image_mtok": "image_out",
+    "input_video_mtok": "video_in",
+    "output_video_mtok": "video_out",
+    "input_audio_hours": "audio_s",
     "requests_kcount": "request",
 }
+UNITS: dict[str, int | Decimal] = {"request": FEMTO_PER_KCOUNT, "audio_s": FEMTO_PER_HOUR}
 TOOL_FEES = frozenset({"web_searches_kcount", "storage_searches_kcount", "social_searches_kcount"})  # not tokens
 TIER_WORDS = frozenset({"service_tier", "processing", "speed"})  # contexts that a response can report as its tier
 CLAUSES = {"equals": "equals", "starts_with": "starts", "ends_with": "ends", "contains": "contains", "regex": "regex"}
@@ -137,20 +145,20 @@ def _rates(price: "ModelPrice") -> tuple[dict[str, object], bool]:
             continue
         bucket = BUCKETS.get(key)
         if bucket is None:
-            rest = rest or key not in TOOL_FEES
+            said_twice = key == "audio_hours" and value == price.input_audio_hours
+            rest = rest or not (key in TOOL_FEES or said_twice)
             continue
-        unit = FEMTO_PER_KCOUNT if bucket == "request" else FEMTO_PER_MTOK
-        rates[bucket] = _rate(value, unit)
+        rates[bucket] = _rate(value, UNITS.get(bucket, FEMTO_PER_MTOK))
     return rates, rest
 
 
-def _rate(value: "Decimal | TieredPrices", unit: int) -> object:
+def _rate(value: "Decimal | TieredPrices", unit: int | Decimal) -> object:
     if isinstance(value, Decimal):
         return _femto(value, unit)
     return [_femto(value.base, unit), *([tier.start, _femto(tier.price, unit)] for tier in value.tiers)]
 
 
-def _femto(price: Decimal, unit: int) -> int:
+def _femto(price: Decimal, unit: int | Decimal) -> int:
     """Whole femto-dollars: exact for every price that a provider publishes, half-even for a few computed ones."""
     return int((price * unit).to_integral_value(ROUND_HALF_EVEN))
 

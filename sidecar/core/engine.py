@@ -72,6 +72,7 @@ class Engine:
         self._uniform = True  # no route looks at paths or tags: equal (model, endpoint, dialect) take equal routes
         self.needs_key = False  # some route binds conversations: the shell derives their keys
         self.wants_text = False  # some route's choice looks at texts: the shell makes their features
+        self.limited = False  # some arm cannot serve every request: the shell finds out what each one needs
         self.context_tags: tuple[str, ...] = ()  # that name a request's task, in the order of the routes
         self.has_ceilings = False  # budgets or rules: what was spent must be known to the last call
         self.chooses = False  # some route chooses arms: the shell gives each request its random bits
@@ -90,6 +91,8 @@ class Engine:
 
     def decide(self, facts: Facts, now: float) -> Decision:
         """Which arm serves this request, why, and with what probability; a refusal when rules or budgets deny it."""
+        if facts.lost:
+            return self._decide(facts, now)
         found = self._static.get((facts.model, facts.endpoint, facts.dialect))
         return found if found is not None else self._decide(facts, now)
 
@@ -158,7 +161,7 @@ class Engine:
         return replace(made, rules=rules) if rules else made
 
     def _keep(self, facts: Facts, decision: Decision) -> Decision:
-        if self._uniform:
+        if self._uniform and not facts.lost:
             if len(self._static) >= MAX_STATIC:
                 self._static.clear()
             self._static[(facts.model, facts.endpoint, facts.dialect)] = decision
@@ -226,6 +229,9 @@ class Engine:
         self.needs_key = any(state.chooses and state.keyed for state in order)
         contexts = [state.route.context for state in order if state.chooses]
         self.wants_text = any(context.text for context in contexts)
+        self.limited = any(
+            state.serving.fitting.limited and (state.chooses or state.route.shadow is not None) for state in order
+        )
         self.context_tags = tuple(dict.fromkeys(context.tag for context in contexts))
         self.has_ceilings = governance.active or any(state.route.budget is not None for state in order)
         applied = Event(kind="policy.applied", message=policy.version, detail={"routes": len(order)})

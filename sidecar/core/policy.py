@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sidecar.core.types import Dialect, Mode, Severity, Unit
+from sidecar.core.abilities import UNKNOWN, Capabilities
+from sidecar.core.types import Mode, Severity, Spoken, Unit
 from sidecar.core.variants import Edit
 
 Metric = Literal["latency_p95", "ttft_p95", "error_rate", "cost_per_request", "quality"]
@@ -43,7 +44,7 @@ class Upstream:
     """Where an arm lives. `prefix` is the path before the API path, "" or "/x/y", never with a trailing slash."""
 
     name: str
-    dialect: Dialect
+    dialect: Spoken
     scheme: Literal["http", "https"]
     host: str
     port: int
@@ -66,6 +67,7 @@ class Arm:
     params: tuple[tuple[str, bytes], ...] = ()  # key, JSON text of the value
     facts: Mapping[str, str | float | bool] = field(default_factory=dict)  # `model.*` facts for rules
     prior: tuple[float, float] | None = None  # expected quality (0..1), and of how many scores that has the weight
+    capabilities: Capabilities = UNKNOWN  # as the catalogue and the policy say
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,6 +406,7 @@ class Route:
     drift: Drift | None = None
     anomalies: Anomalies | None = None
     tuning: Tuning | None = None
+    allow_loss: bool = False  # an arm of another dialect may serve a call that it cannot be told in full
     changes: Changes = Changes()
 
     @property

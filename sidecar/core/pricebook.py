@@ -12,7 +12,8 @@ microseconds and is therefore remembered; the memory is bounded, because names c
 
 File: {"format": 1, "source", "version", "date", "providers": {id: {"match": clause|null, "fallback": [id], "models":
 [[label, clause, [[when, prices]], [[tier, from_day, prices]], partial]]}}}; a clause is [word, text | [clauses]],
-`when` is null, "YYYY-MM-DD" or [from_s, to_s], prices are {bucket: femto-dollars per token | [base, [start, rate]...]}.
+`when` is null, "YYYY-MM-DD" or [from_s, to_s], prices are {bucket: femto-dollars per token | [base, [start, rate]...]};
+the bucket `audio_s` is per second of sound.
 """
 
 import re
@@ -26,6 +27,7 @@ from sidecar.core.cost import RateCard, Rates, Sizes
 from sidecar.errors import ConfigError
 
 FORMAT = 1
+OTHER_NAMES = {"azure-deployments": "azure"}  # of ours, for providers whose prices are another name's
 CACHE_LIMIT = 1024  # (provider, model, day) remembered; beyond it the memory starts anew: names come from requests
 EPOCH = date(1970, 1, 1).toordinal()
 
@@ -111,7 +113,8 @@ class PriceBook:
         return card
 
     def _find(self, provider: str, model: str, day: int) -> RateCard | None:
-        name = self._provider(provider.strip().lower())
+        asked = provider.strip().lower()
+        name = self._provider(OTHER_NAMES.get(asked, asked))
         if name is None:
             return None
         entry = self._model(name, model.lower())
@@ -265,4 +268,10 @@ def _rates(prices: Mapping[str, int]) -> Rates:
         audio_cached=prices.get("audio_cached", audio if "audio_in" in prices else cached),
         audio_out=prices.get("audio_out", out),
         request=prices.get("request", 0),
+        image_in=prices.get("image_in"),
+        image_cached=prices.get("image_cached", prices.get("image_in") if "cached" not in prices else None),
+        image_out=prices.get("image_out"),
+        video_in=prices.get("video_in"),
+        video_out=prices.get("video_out"),
+        audio_second=prices.get("audio_s", 0),
     )

@@ -3,10 +3,10 @@
 Theory: a decision and its outcome are one record (DESIGN 2.6), so the order of its columns stands in one place. A row
 holds scalars only: text, numbers, booleans and None for "unknown" or "does not apply". `eligible` and `context` are
 JSON text. `context` keeps what replay needs and has no column: the endpoint, the unit of the propensity, sizes, tags,
-the task that one of them names, the arm decided when a fallback served, the stages of a cascade before the arm that
-served, the validators that the answer failed, and the rules that took arms out or denied the call. `itl_p50_s` and
-`itl_p95_s` are percentiles of the gaps between this response's token chunks; they are inter-token latencies only where the
-provider sends one token a chunk (`itl_s` is).
+the task that one of the tags names, what was found that the request needs of a model, arms that lacked it, the arm
+decided when a fallback served, the stages of a cascade before the arm that served, the validators that the answer failed,
+and the rules that took arms out or denied the call. `itl_p50_s` and `itl_p95_s` are percentiles of the gaps between this
+response's token chunks; they are inter-token latencies only where the provider sends one token a chunk (`itl_s` is).
 
 It asks no clock and writes nothing; it holds no prompt, completion or credential because `Settled` has none.
 """
@@ -120,6 +120,8 @@ def _context_text(
     tools = ',"tools":true' if facts.tools else ""
     tags = f',"tags":{orjson.dumps(dict(facts.tags)).decode()}' if facts.tags else ""
     task = f',"task":{orjson.dumps(facts.task).decode()}' if facts.task else ""
+    needs = f',"needs":[{facts.needs},{facts.context_tokens},{facts.output_tokens}]' if facts.context_tokens else ""
+    left_out = f',"left_out":{orjson.dumps(dict(decision.left_out)).decode()}' if decision.left_out else ""
     decided = "" if served is None else f',"decided":{orjson.dumps(decision.arm).decode()}'
     asked = "" if stages is None else _stages_text(stages)
     failed = _failed_text(outcome.checks) if outcome.checks else ""
@@ -127,7 +129,7 @@ def _context_text(
     rules = f',"rules":{orjson.dumps(decision.rules).decode()}' if decision.rules else ""
     return (
         f'{{"endpoint":"{facts.endpoint}","unit":"{decision.unit}","input_bytes":{facts.input_bytes}'
-        f"{limit}{tools}{tags}{task}{decided}{asked}{failed}{drawn}{rules}}}"
+        f"{limit}{tools}{needs}{left_out}{tags}{task}{decided}{asked}{failed}{drawn}{rules}}}"
     )
 
 

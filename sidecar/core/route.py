@@ -105,8 +105,9 @@ class RouteState:
 
     def candidates(self, facts: Facts) -> tuple[Arm, ...]:
         """The arms that rules are asked about: all that may serve, or the one that was asked for."""
-        if self._may_choose(facts) and self.serving.capable[facts.dialect]:
-            return tuple(self.arms[arm] for arm in self.serving.capable[facts.dialect])
+        fitting = self.serving.fitting.arms(facts) if self._may_choose(facts) else ()
+        if fitting:
+            return tuple(self.arms[arm] for arm in fitting)
         asked = self.serving.as_asked(facts).arm
         return (unknown_arm(facts) if asked is None else self.arms[asked],)
 
@@ -118,14 +119,17 @@ class RouteState:
         """The decision for one request of this route; `allowed` are the arms that rules left, None for all."""
         if not self._may_choose(facts):
             return self.admission.admit(self.serving.as_asked(facts), facts, now)
-        eligible = self.serving.capable[facts.dialect]
+        fitting = self.serving.fitting
+        eligible = fitting.arms(facts)
         if allowed is not None:
             eligible = tuple(arm for arm in eligible if arm in allowed)
         if not eligible:
-            return self.admission.admit(replace(self.serving.as_asked(facts), reason="fail-open"), facts, now)
+            opened = self.admission.admit(replace(self.serving.as_asked(facts), reason="fail-open"), facts, now)
+            return fitting.note(opened, facts)
         decision = self._forced(facts, eligible) or self._assigned(facts, eligible, rng)
         compared = () if self.trial is None else self.trial.experiment.compared
-        return self.watch.decide(facts, self.admission.admit(decision, facts, now, compared), now)
+        admitted = self.admission.admit(decision, facts, now, compared)
+        return self.watch.decide(facts, fitting.note(admitted, facts), now)
 
     def _may_choose(self, facts: Facts) -> bool:
         """A body whose model is not known cannot be rewritten, so only what was asked for can serve it."""

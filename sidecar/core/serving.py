@@ -3,7 +3,7 @@
     serve       an arm that was chosen                   as_asked    what the app asked for, where nobody chooses
     fallback    the next arm after one that failed       refuse      nothing is sent
 
-An arm whose upstream speaks another dialect than the request is not `capable`. What the app asked for goes to the
+Which arms can serve a request is `core.fitting`'s. What the app asked for goes to the
 baseline's upstream; a virtual name means the baseline, and a name that an arm there has means that arm.
 
 What it does not know: anything learnt. It has no state but a bounded cache.
@@ -15,6 +15,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from sidecar.core.fitting import Fitting, untranslatable
 from sidecar.core.match import listed
 from sidecar.core.policy import Arm, Policy, Route
 from sidecar.core.types import SELECTABLE, Decision, Drawn, Facts, Reason, Refusal, Unit
@@ -38,11 +39,7 @@ class Serving:
     def __init__(self, policy: Policy, route: Route) -> None:
         self.route, self.version = route, policy.version
         self.arms: Mapping[str, Arm] = {arm.id: arm for arm in route.all_arms}
-        self._dialects = {name: upstream.dialect for name, upstream in policy.upstreams.items()}
-        self.capable = {
-            dialect: tuple(arm.id for arm in route.all_arms if self._speaks(arm.upstream, dialect))
-            for dialect in ("openai", "anthropic", "gemini")
-        }
+        self.fitting = Fitting(route, policy.upstreams)
         self._as_asked: dict[tuple[str | None, str, bool], Decision] = {}
 
     def serve(
@@ -65,6 +62,7 @@ class Serving:
             unit=unit,
             eligible=eligible,
             params=arm.params,
+            can=arm.capabilities,
             rollout_id=rollout[0],
             rollout_step=rollout[1],
             policy_version=self.version,
@@ -77,6 +75,8 @@ class Serving:
     def as_asked(self, facts: Facts) -> Decision:
         """What the app asked for, at the baseline's upstream; virtual names and fitting arms get their own names
         (cached)."""
+        if facts.lost:
+            return self._plain(facts)
         key = (facts.model, facts.dialect, facts.endpoint in SELECTABLE)
         found = self._as_asked.get(key)
         if found is None:
@@ -102,23 +102,35 @@ class Serving:
         spec = self.route.fallback
         if spec is None or not listed(trigger, spec.on):
             return None
-        left = [arm for arm in decision.fallbacks if arm in self.capable[facts.dialect]]
+        fitting = self.fitting.arms(facts)
+        left = [arm for arm in decision.fallbacks if arm in fitting]
         if not left:
             return None
         made = self.serve(Chosen(left[0], "fallback", decision.propensity), decision.eligible, decision.unit)
         return replace(made, fallbacks=tuple(left[1:]), reserved_nusd=decision.reserved_nusd)
 
     def _plain(self, facts: Facts) -> Decision:
-        base = self.route.baseline
-        speaks, chooses = self._speaks(base.upstream, facts.dialect), facts.endpoint in SELECTABLE
-        if speaks and chooses and facts.model in self.route.virtual:
-            return self.serve(Chosen(base.id, "baseline"))
-        same = (
-            arm.id
-            for arm in self.route.all_arms
-            if speaks and arm.model == facts.model and arm.upstream == base.upstream
-        )
-        return self._pass(next(same, None) if chooses else None, base.upstream if speaks else None)
+        base, chooses = self.route.baseline, facts.endpoint in SELECTABLE
+        fits = self.fitting.serves(base.upstream, facts)
+        if chooses and facts.model in self.route.virtual:
+            if fits:
+                return self.serve(Chosen(base.id, "baseline"))
+            if base.upstream in facts.lost:
+                return self.refuse(untranslatable(facts.lost[base.upstream]), "policy")
+        native = fits and base.upstream not in facts.lost
+        named = [arm for arm in self.route.all_arms if chooses and arm.model == facts.model]
+        if not native:  # what the app asks for may live where another dialect is spoken
+            for arm in named:
+                if arm.upstream in facts.lost:
+                    return self._translated(arm, facts)
+        same = (arm.id for arm in named if native and arm.upstream == base.upstream)
+        return self._pass(next(same, None), base.upstream if native else None)
+
+    def _translated(self, arm: Arm, facts: Facts) -> Decision:
+        """The arm that the app named, in another dialect than the app's; a refusal where the call cannot be said there."""
+        if not self.fitting.serves(arm.upstream, facts):
+            return self.refuse(untranslatable(facts.lost[arm.upstream]), "policy")
+        return replace(self.serve(Chosen(arm.id, "passthrough")), model=None)
 
     def _pass(self, arm: str | None, upstream: str | None) -> Decision:
         return Decision(
@@ -131,6 +143,3 @@ class Serving:
             propensity=1.0,
             policy_version=self.version,
         )
-
-    def _speaks(self, upstream: str, dialect: str) -> bool:
-        return self._dialects.get(upstream) == dialect

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from sidecar.core.abilities import named
 from sidecar.core.constraint import pareto_front
 from sidecar.core.experiment import ExperimentStatus
 from sidecar.core.rollout import RolloutStatus
@@ -28,6 +29,8 @@ class ArmStatus:
     feasible: float  # P(quality is within max_quality_loss of the baseline's), serving alone
     on_front: bool  # no other arm is both cheaper and better
     expected_nusd: float | None
+    cannot: tuple[str, ...] = ()  # needs of requests that it is known not to meet
+    context_tokens: int | None = None  # None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ def describe(state: RouteState, now: float) -> RouteStatus:
 
 def _arm(state: RouteState, arm: str, share: float, judged: tuple[float, float, bool]) -> ArmStatus:
     belief = state.selector.beliefs[arm]
-    place = list(state.arms).index(arm)
+    place, can = list(state.arms).index(arm), state.arms[arm].capabilities
     count, total = state.selector.model.scores(place)
     return ArmStatus(
         id=arm,
@@ -103,6 +106,8 @@ def _arm(state: RouteState, arm: str, share: float, judged: tuple[float, float, 
         feasible=judged[0],
         on_front=judged[2],
         expected_nusd=state.spend.expected_nusd(arm),
+        cannot=tuple(named(can.limits.lacks)),
+        context_tokens=can.context_tokens,
     )
 
 

@@ -13,10 +13,12 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from sidecar.core.abilities import Capabilities
 from sidecar.core.variants import Edit
 
 Features = NDArray[np.float32]  # `core.features`: numbers of a text from which it cannot be read back
-Dialect = Literal["openai", "anthropic", "gemini"]
+Dialect = Literal["openai", "anthropic", "gemini"]  # that clients speak
+Spoken = Literal["openai", "anthropic", "gemini", "cohere", "bedrock"]  # that upstreams speak
 Endpoint = Literal[
     "chat", "completions", "responses", "messages", "generate", "embeddings", "count_tokens", "other"
 ]  # "other": passes byte for byte, metered where usage is recognisable
@@ -64,13 +66,17 @@ class Facts(Struct, frozen=True, gc=False, kw_only=True):
     tools: bool = False
     task: str = ""  # what kind of request it is, as the tag that the route's `context` names says
     text: Features | None = None  # of the last user message, where the route's `context` asks for it
+    needs: int = 0  # bits of `core.abilities`; like the next two 0 where no arm of the policy is limited
+    context_tokens: int = 0  # of the input, estimated
+    output_tokens: int = 0  # that the answer may have at most, as the request asks; 0 where it says nothing
+    lost: Mapping[str, tuple[str, ...]] = {}  # upstream where it must be translated: members that cannot be said there
 
 
 class Refusal(Struct, frozen=True, gc=False):
     """Why a request is not forwarded: answered in the client's own dialect, fails closed."""
 
-    status: Literal[403, 429]
-    code: str  # stable: "rule" | "budget" | ...
+    status: Literal[400, 403, 429]
+    code: str  # stable: "rule" | "budget" | "translation" | ...
     message: str
 
 
@@ -109,12 +115,15 @@ class Decision(Struct, frozen=True, gc=False, kw_only=True):
     rules: tuple[str, ...] = ()  # ids of the policy's rules that took arms out, or denied it
     reserved_nusd: int = 0  # what admission reserved in the budgets; settle gives it back
     drawn: Drawn | None = None  # what the selector drew, where it chose
+    can: Capabilities | None = None  # what is known of the arm that serves
+    left_out: tuple[tuple[str, str], ...] = ()  # arms that could not serve this request, and why
 
 
 class Usage(Struct, frozen=True, gc=False, kw_only=True):
     """Token counts normalised to inclusive totals and subsets of them (MEASURING: rule 1). None = not reported.
 
-    `input_tokens` includes cached reads and cache writes, `output_tokens` includes reasoning.
+    `input_tokens` includes cached reads, cache writes and all media, `output_tokens` includes reasoning and all media;
+    the cached media are in `cached_input_tokens` and in the input of their kind. Heard seconds are beside the tokens.
     """
 
     input_tokens: int | None = None
@@ -126,6 +135,15 @@ class Usage(Struct, frozen=True, gc=False, kw_only=True):
     input_audio_tokens: int | None = None
     cached_audio_tokens: int | None = None
     output_audio_tokens: int | None = None
+    input_image_tokens: int | None = None  # with pages of documents, where a provider counts them apart
+    cached_image_tokens: int | None = None
+    output_image_tokens: int | None = None
+    input_video_tokens: int | None = None
+    cached_video_tokens: int | None = None
+    output_video_tokens: int | None = None
+    input_audio_s: float | None = None  # Mistral, and whatever transcribes: sound that is paid by its length
+    more: bool = False  # other models worked on it, too, and are billed beside these counts
+    surcharge_pct: int = 0  # added to every listed rate for where the call ran (Anthropic: inference in one country)
     service_tier: str | None = None  # as the provider reports it: "default", "flex", "priority", "batch", ...
     reported_cost_nusd: int | None = None  # a cost that the provider itself states (OpenRouter)
 

@@ -26,6 +26,11 @@ _GEMINI_STATUS: Final = {
 }  # fmt: skip
 
 
+def phrase(status: int) -> bytes:
+    """The reason phrase of a status line."""
+    return _PHRASES.get(status, "Status").encode()
+
+
 def error_body(dialect: Dialect, status: int, code: str, message: str) -> bytes:
     """The error object that an SDK of `dialect` turns into its own exception."""
     if dialect == "anthropic":
@@ -42,7 +47,7 @@ def response(status: int, body: bytes, *, headers: bytes = b"", close: bool = Fa
     """A whole response with a JSON body. `headers` are whole lines; `head_only` leaves the body out (HEAD)."""
     return b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b%b\r\n%b" % (
         status,
-        _PHRASES.get(status, "Status").encode(),
+        phrase(status),
         len(body),
         headers,
         b"connection: close\r\n" if close else b"",

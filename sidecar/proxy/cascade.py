@@ -25,6 +25,7 @@ from sidecar.core.reward import validate
 from sidecar.core.status import RouteStatus
 from sidecar.core.types import SELECTABLE, Clocks, Decision, Facts, Outcome, Stage
 from sidecar.proxy.ending import checked, outcome_of, teach
+from sidecar.proxy.gate import Way
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.plane import Plane
 from sidecar.proxy.reply import Reply
@@ -82,13 +83,16 @@ class Climber(Protocol):
     plane: Plane
     at: float
     facts: Facts
+    way: Way
     decision: Decision | None
     origin: Origin
     sent_s: float | None
     ttfb_s: float | None
     stages: tuple[Stage, ...] | None
     weighed: Outcome | None
-    _outgoing: bytes
+
+    @property
+    def sent_body(self) -> bytes: ...
 
 
 class _Ask(Struct):
@@ -142,7 +146,7 @@ class Cascade:
         self._parts.append(out)
         self._payload.append(payload)
         self._size += len(out)
-        if payload:
+        if payload or reply.done:  # a translated answer may be told by the end alone
             reply.measure(payload, t_s, plane.on_bug)
         return reply if reply.done or self._size > MAX_HELD_BYTES else None
 
@@ -203,7 +207,7 @@ class Cascade:
             reply=reply,
             sent_s=exchange.sent_s,
             ttfb_s=exchange.ttfb_s,
-            last_sent=exchange._outgoing,
+            last_sent=exchange.sent_body,
         )
         return checked(ask, outcome_of(ask, "completed", None, now_s, 0))
 
@@ -239,7 +243,7 @@ class Cascade:
         )
         exchange.stages = (*(exchange.stages or ()), stage)
         exchange.decision = replace(made, reason=reason)
-        exchange.origin = plane.origin(made.upstream, exchange.facts.dialect)
+        exchange.origin = plane.origin(made.upstream, exchange.way)
         exchange.sent_s = exchange.weighed = None
         self.take()
         plane.books.escalated += 1

@@ -53,7 +53,7 @@ class Downstream(asyncio.Protocol):
         self._memo_start = b""
         self._memo_end = b""
         self._way: Way | None = None
-        self._plans: dict[tuple[Origin, bytes | None, bool], tuple[bytes, bytes]] = {}
+        self._plans: dict[tuple[Origin, bytes | None, bytes | None, bool], tuple[bytes, bytes]] = {}
 
     # ---- asyncio's side
 
@@ -126,15 +126,17 @@ class Downstream(asyncio.Protocol):
         else:
             self.transport.pause_reading()
 
-    def plan(self, origin: Origin, *, identity: bool) -> tuple[bytes, bytes]:
+    def plan(self, origin: Origin, target: bytes | None, *, identity: bool) -> tuple[bytes, bytes]:
         """The head for `origin`, remembered for as long as the client repeats its head."""
         assert isinstance(self.exchange, Exchange)
-        key = (origin, origin.key(), identity)
+        key = (origin, origin.key(), target, identity)
         found = self._plans.get(key)
         if found is None:
             if len(self._plans) >= _MAX_PLANS:
                 self._plans.clear()
-            found = self._plans[key] = origin.head(self.exchange.head_in, self.exchange.way, identity=identity)
+            found = self._plans[key] = origin.head(
+                self.exchange.head_in, self.exchange.way, identity=identity, target=target
+            )
         return found
 
     def on_exchange_over(self, *, keep: bool) -> None:
@@ -269,7 +271,7 @@ class Downstream(asyncio.Protocol):
         """Begins one request; gives what of `data` belongs to the next."""
         at = self._memo_size
         way = self._way
-        if way is None:
+        if way is None or (way.beyond and way.beyond not in self.plane.gate.beyond):
             judged = self.plane.gate.admit(head)
             if isinstance(judged, Refused):
                 return self._turn_away(head, judged, data, at)

@@ -34,6 +34,7 @@ from sidecar.wire.reading import Reading
 _ABOUT_KEYS: Final = frozenset({401, 403})  # the caller's key, unless it is ours
 _ABOUT_PLACE: Final = frozenset({404, 405, 410})  # the caller's, unless we sent the call to another arm
 _NOT_THE_ARMS: Final = frozenset({"refused", "timeout_body", "bad_request_body", "too_large"})  # it was never asked
+_TIER: Final = b"x-gemini-service-tier"  # Gemini tells in its head which tier served
 _NOTHING: Final = Reading()
 
 
@@ -204,7 +205,7 @@ def outcome_of(exchange: Called, kind: OutcomeKind, error: str | None, duration_
         error = "no_terminal"  # well-formed and passed on as it came, but the dialect's last event is missing
     usage, source = _usage(exchange, reading, kind)
     took_s = None if exchange.sent_s is None else duration_s - exchange.sent_s
-    cost_nusd, version, cost_kind = _cost(exchange, usage, source, kind, took_s)
+    cost_nusd, version, cost_kind = _cost(exchange, usage, source, kind, took_s, reading.model)
     first, last, tokens = reading.ttft_s, reading.last_token_s, usage.output_tokens if usage is not None else None
     itl_s = None
     if first is not None and last is not None and tokens is not None and tokens > 1 and source == "provider":
@@ -268,47 +269,56 @@ def _usage(exchange: Called, reading: Reading, kind: OutcomeKind) -> tuple[Usage
     usage = reading.usage
     model = exchange.facts.model or ""
     whole = kind == "completed"
-    if usage is not None and usage.output_tokens is not None and whole:
-        if reading.output_bytes:
+    told = usage is not None and usage.output_tokens is not None and (whole or reading.finish is not None)
+    if usage is not None and usage.output_tokens is not None and told:
+        if reading.output_bytes and whole:
             exchange.origin.ratio(model).observe(reading.output_bytes, usage.output_tokens)
-        return usage, "provider"
-    if usage is not None and whole:
         return usage, "provider"
     if not reading.output_bytes:
         return usage, "provider" if usage is not None else None
     ratio = exchange.origin.ratio(model)
-    known_input = usage.input_tokens if usage is not None else None
-    estimate = Usage(
-        input_tokens=known_input if known_input is not None else ratio.tokens(exchange.facts.input_bytes),
-        output_tokens=ratio.tokens(reading.output_bytes),
-        cached_input_tokens=usage.cached_input_tokens if usage is not None else None,
-        cache_write_tokens=usage.cache_write_tokens if usage is not None else None,
-        cache_write_1h_tokens=usage.cache_write_1h_tokens if usage is not None else None,
+    seen = Usage() if usage is None else usage
+    estimate = replace(
+        seen,
+        input_tokens=ratio.tokens(exchange.facts.input_bytes) if seen.input_tokens is None else seen.input_tokens,
+        output_tokens=max(ratio.tokens(reading.output_bytes), seen.output_tokens or 0),
     )
     return estimate, "estimate"
 
 
 def _cost(
-    exchange: Called, usage: Usage | None, source: UsageSource | None, kind: OutcomeKind, took_s: float | None
+    exchange: Called,
+    usage: Usage | None,
+    source: UsageSource | None,
+    kind: OutcomeKind,
+    took_s: float | None,
+    served: str | None,
 ) -> tuple[int | None, str | None, CostKind | None]:
     """(nano-dollars, price version, kind); an aborted or cut call costs at least this much, its provider may bill all.
 
-    `took_s` is the time from sent to the end: what a machine of one's own costs, whether it told its usage or not.
+    `took_s` is the time from sent to the end: what a machine of one's own costs, whether it told its usage or not. `served`
+    is the model that the answer names. The version is named where prices were looked for, whether they were found or not.
     """
-    decision = exchange.decision
+    decision, origin = exchange.decision, exchange.origin
     assert decision is not None
-    model = decision.model or exchange.facts.model
-    if model is None:
+    asked = decision.model or exchange.facts.model
+    if decision.refusal is not None or not (asked or served):
         return None, None, None
+    version = origin.price_version
     day, second = divmod(int(exchange.at), 86400)
-    card = exchange.origin.card(model, day)
+    card = origin.card_of(asked, served, day)
     timed = card is not None and card.time_alone
-    if usage is None and (took_s is None or not timed):
-        return None, None, None
+    if usage is None:
+        if exchange.facts.endpoint == "count_tokens" and kind == "completed" and not timed:
+            return 0, version, "exact"  # providers count for nothing
+        if took_s is None or not timed:
+            return None, version, None
     known = source == "provider" or timed
     basis: CostKind = "lower_bound" if kind != "completed" else "exact" if known else "estimate"
-    cost = cost_of(usage, card, kind=basis, second_of_day=second, seconds=took_s)
+    tier = None if exchange.reply is None else exchange.reply.head.fields.get(_TIER)
+    named = None if tier is None else tier.decode("latin-1")
+    cost = cost_of(usage, card, kind=basis, tier=named, second_of_day=second, seconds=took_s)
     if cost is None:
         exchange.plane.books.unpriced += 1
-        return None, None, None
+        return None, version, None
     return cost.total_nusd, cost.version, cost.kind

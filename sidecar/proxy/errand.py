@@ -227,7 +227,8 @@ class Errand:
         task = self._task
         self._connection = connection
         try:
-            before, after = self.origin.head(task.head, task.way, identity=True)
+            target = self.origin.target(task.head, task.way, task.decision.model, task.facts.model)
+            before, after = self.origin.head(task.head, task.way, identity=True, target=target)
         except ProtocolError:
             self.finish("failed", "refused")
             return

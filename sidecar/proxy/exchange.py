@@ -9,8 +9,10 @@ answered by us any more: what goes wrong then is made visible by cutting the con
 from functools import partial
 from typing import Final
 
+from msgspec.structs import replace
+
 from sidecar.clock import monotonic, steady
-from sidecar.core.types import Decision, Outcome, OutcomeKind, Stage
+from sidecar.core.types import Decision, Facts, Outcome, OutcomeKind
 from sidecar.errors import ProtocolError
 from sidecar.proxy.answer import NO_RETRY
 from sidecar.proxy.cascade import Cascade
@@ -18,50 +20,57 @@ from sidecar.proxy.dial import DialError
 from sidecar.proxy.ending import settle
 from sidecar.proxy.facts import facts_of
 from sidecar.proxy.intake import NEVER
-from sidecar.proxy.outgoing import outgoing
-from sidecar.proxy.own_answers import OwnAnswers
+from sidecar.proxy.outward import Outward
 from sidecar.proxy.plane import Witness
 from sidecar.proxy.question import judged
 from sidecar.proxy.reply import Reply
-from sidecar.proxy.upstream import UpstreamConnection
+from sidecar.proxy.translated import Said, TranslatedReply
 from sidecar.wire.answer import Collector
-from sidecar.wire.framing import LAST_CHUNK, chunk
 from sidecar.wire.http1 import ResponseHead, parse_response
 from sidecar.wire.json_edit import RequestView
+from sidecar.wire.target import asks_array
 
 _MAX_RESPONSE_HEAD_BYTES: Final = 256 * 1024
 
 
-class Exchange(OwnAnswers):
+class Exchange(Outward):
     """One request and its response. Created when the head is complete; the downstream connection feeds it the body."""
 
-    asked = False  # we asked for usage that the client had not asked for
     decided: Decision | None = None  # the first decision, when a fallback has taken its place
-    sent_s: float | None = None
     ttfb_s: float | None = None
-    _view: RequestView | None = None
-    _outgoing = b""  # the body as this arm gets it
     _early = b""  # response bytes before its head is complete, or held back for a look at an error
     _held_head: ResponseHead | None = None  # of an error that is held back
     last_body = b""  # the client's body, until the exchange is settled, where somebody looks at it then
     last_sent = b""  # as it was sent
-    cascade: Cascade | None = None
-    stages: tuple[Stage, ...] | None = None  # arms that its cascade asked before this one
     weighed: Outcome | None = None  # what its cascade found when it looked at the answer
+    pending: TranslatedReply | None = None  # a translated answer, while there is nothing of it to tell yet
     witness: Witness | None = None  # who wants to know more of it than the row tells
 
     # ---- 2. the decision
 
     def _decide(self, view: RequestView | None) -> None:
         plane = self.plane
-        facts = self.facts = facts_of(plane, self.head_in, self.way, view, self.body)
+        facts = facts_of(plane, self.head_in, self.way, view, self.body)
+        away = plane.foreign.get(self.way.endpoint)
+        if (
+            away
+            and view is not None
+            and facts.model is not None
+            and not view.stateful
+            and self.head_in.method == b"POST"
+        ):
+            self.said = said = Said(away, self.way, self.body, facts.model, stream=facts.stream)
+            if asks_array(self.head_in.target):
+                said.also = ("alt",)
+            facts = replace(facts, lost=said)
+        self.facts = facts
         if plane.engine.has_ceilings:
             plane.settle()
         try:
             decision = plane.engine.decide(facts, self.client.now())
         except Exception as error:  # noqa: BLE001 - the engine may fail, traffic may not (DESIGN section 5)
             plane.on_bug("decide", error)
-            decision = plane.engine.fail_open(facts)
+            decision = self._fail_open(facts)
         if decision.reason == "fail-open":
             plane.books.fail_open += 1
         if plane.cascades is not None:
@@ -70,7 +79,7 @@ class Exchange(OwnAnswers):
                 self.cascade, decision = begun
                 self.stages = ()
         self.decision = decision
-        self.origin = plane.origin(decision.upstream, self.way.dialect)
+        self.origin = plane.origin(decision.upstream, self.way)
         if decision.refusal is not None:
             refusal = decision.refusal
             self._answer(refusal.status, refusal.code, refusal.message, "failed", "refused", NO_RETRY)
@@ -80,60 +89,15 @@ class Exchange(OwnAnswers):
             return
         self._send(view)
 
-    # ---- 3. up
-
-    def _send(self, view: RequestView | None) -> None:
-        """Writes the body for this arm and asks for a connection."""
-        decision = self.decision
-        assert decision is not None
-        made = outgoing(self.plane, self.origin, self.facts, decision, self.body, view)
-        self._outgoing, self.asked, self.decision = made
-        self._view = view
-        self.phase = "queue"
-        connection = self.origin.pool.take(self)
-        if connection is not None:
-            self.on_connection(connection)
-        elif self.phase == "queue":
-            self.deadline = monotonic() + self.plane.settings.pool_queue_timeout_s
-
-    def on_connection(self, connection: UpstreamConnection) -> None:
-        """There is a connection: the request goes out in one write."""
-        self.connection = connection
-        head = self.head_in
+    def _fail_open(self, facts: Facts) -> Decision:
         try:
-            before, after = self.client.plan(self.origin, identity=self.asked or self.cascade is not None)
-        except ProtocolError as error:
-            self._drop_upstream()
-            self._answer(error.answer, "target", str(error), "failed", "refused")
-            return
-        self.phase = "first_byte"
-        if self.streaming_up:
-            length = b"" if head.length is None else b"%d" % head.length
-            connection.transport.write(b"".join((before, length, after)))
-            pieces, self._early_up = self._early_up, ()
-            for piece in pieces:
-                connection.transport.write(piece)
-            self.client.set_reading(True)
-            self._sent()
-            return
-        body = self._outgoing
-        if head.chunked:
-            body = chunk(body) + LAST_CHUNK
-            connection.transport.write(before + body)
-        elif after:
-            connection.transport.write(b"%b%d%b%b" % (before, len(body), after, body))
-        else:
-            connection.transport.write(before)
-        self._sent()
+            return self.plane.engine.fail_open(facts)
+        except Exception as error:  # noqa: BLE001 - it was a translator that failed: then nothing is translated
+            self.plane.on_bug("fail_open", error)
+            self.said = None
+            return self.plane.engine.fail_open(replace(facts, lost={}))
 
-    def _sent(self) -> None:
-        now = monotonic()
-        self.sent_s = now - self.zero
-        settings = self.plane.settings
-        if self.reader is not None and not self.reader.done and not self.client.paused:
-            self.deadline = now + settings.body_stall_timeout_s
-        else:
-            self.deadline = now + settings.first_byte_timeout_s
+    # ---- 4. down
 
     def on_no_connection(self, error: DialError) -> None:
         """The pool could not connect; nothing has been sent."""
@@ -141,16 +105,13 @@ class Exchange(OwnAnswers):
             status = 504 if error.reason == "timeout_connect" else 502
             self._answer(status, error.reason, str(error), "failed", error.reason)
 
-    # ---- 4. down
-
     def on_upstream_data(self, data: bytes) -> None:
         """Bytes of the response, stamped before anything is looked at."""
         now = monotonic()
         if self.reply is not None:
             self._forward(self.reply, data, now)
             return
-        if self.cascade is not None and self.cascade.reply is not None:
-            self._hold_back(self.cascade, data, now)
+        if self._is_held(data, now):
             return
         if self.ttfb_s is None:
             self.ttfb_s = now - self.zero
@@ -195,19 +156,46 @@ class Exchange(OwnAnswers):
     def _start_reply(self, head: ResponseHead, data: bytes, now: float) -> None:
         self._early = b""
         self._held_head = None
-        reply = Reply(
-            head,
-            self.head_in,
-            self.way,
-            asked=self.asked,
-            meter_max_bytes=self.plane.settings.meter_max_bytes,
-            collector=self._collector(head),
-        )
+        limit, collector = self.plane.settings.meter_max_bytes, self._collector(head)
         data = data[len(head.raw) :]
+        reply: Reply
+        if self.translated is not None:
+            reply = self.translated.reply(head, self.head_in, self.way, limit, collector)
+        else:
+            reply = Reply(head, self.head_in, self.way, asked=self.asked, meter_max_bytes=limit, collector=collector)
         if self.cascade is not None and self.cascade.holds(head, reply):
             self._hold_back(self.cascade, data, now)
+        elif isinstance(reply, TranslatedReply):
+            self.phase = "streaming"
+            self._begin_to_tell(reply, data, now)
         else:
             self._forward(reply, data, now, self._open(reply))
+
+    def _begin_to_tell(self, reply: TranslatedReply, data: bytes, now: float) -> None:
+        """More of a translated answer: it goes down from where there is something to tell. Before, it can still fail."""
+        self.pending = reply
+        try:
+            out, payload = reply.feed(data)
+        except ProtocolError as error:
+            self._wrong_answer(str(error))
+            return
+        self._tell(reply, out, payload, now)
+
+    def _tell(self, reply: TranslatedReply, out: bytes, payload: bytes, now: float) -> None:
+        if out or reply.done:
+            self.pending = None
+            self.client.write(self._open(reply) + out)
+        reply.measure(payload, now - self.zero, self.plane.on_bug)
+        if reply.done:
+            self._completed(now)
+        else:
+            self.deadline = NEVER if self.client.full else now + self.plane.settings.idle_timeout_s
+
+    def _wrong_answer(self, why: str) -> None:
+        """What came is no answer in the arm's format, and nothing of it is with the client."""
+        self._drop_upstream()
+        self.pending = None
+        self._answer(502, "bad_response", why, "failed", "bad_response")
 
     def _collector(self, head: ResponseHead) -> Collector | None:
         """Who keeps what the answer says: for checks, for a witness, for both, or nobody."""
@@ -231,6 +219,16 @@ class Exchange(OwnAnswers):
             add += NO_RETRY
         self.phase = "streaming"
         return reply.head_bytes(add, close=not self.keep_client)
+
+    def _is_held(self, data: bytes, now: float) -> bool:
+        """Takes more of an answer whose head is complete while nothing of it is with the client; whether there is one."""
+        if self.pending is not None:
+            self._begin_to_tell(self.pending, data, now)
+        elif self.cascade is not None and self.cascade.reply is not None:
+            self._hold_back(self.cascade, data, now)
+        else:
+            return False
+        return True
 
     def _hold_back(self, cascade: Cascade, data: bytes, now: float) -> None:
         """More of an answer that a cascade looks at before the client sees any of it."""
@@ -315,7 +313,7 @@ class Exchange(OwnAnswers):
         self.decided = self.decided or decision
         self.plane.books.upstream_retries += 1
         self.decision = nxt
-        self.origin = self.plane.origin(nxt.upstream, self.way.dialect)
+        self.origin = self.plane.origin(nxt.upstream, self.way)
         self._retry()
         return True
 
@@ -343,6 +341,9 @@ class Exchange(OwnAnswers):
         reply = self.reply
         if self.phase == "over":
             return
+        if self.pending is not None:
+            self._lost_before_telling(self.pending, error)
+            return
         if reply is None:
             if self._held_head is None and self._fall_back("connect"):
                 return
@@ -357,9 +358,21 @@ class Exchange(OwnAnswers):
         except ProtocolError:
             self._cut("truncated")
             return
+        now = monotonic()
         if rest:
             self.client.write(rest)
-        self._completed(monotonic())
+            reply.measure(b"", now - self.zero, self.plane.on_bug)
+        self._completed(now)
+
+    def _lost_before_telling(self, reply: TranslatedReply, error: Exception | None) -> None:
+        try:
+            if error is not None:
+                raise ProtocolError("the upstream's connection broke", 502)
+            out = reply.end()
+        except ProtocolError as wrong:
+            self._wrong_answer(str(wrong))
+            return
+        self._tell(reply, out, b"", monotonic())
 
     def on_deadline(self) -> None:
         """A timer ran out; which one follows from the phase."""
@@ -380,6 +393,9 @@ class Exchange(OwnAnswers):
                 if not self._fall_back("timeout"):
                     text = "the upstream sent nothing in time"
                     self._answer(504, "timeout_first_byte", text, "failed", "timeout_first_byte")
+            case "streaming" if self.pending is not None:
+                self._drop_upstream()
+                self._answer(504, "timeout_idle", "the upstream fell silent", "failed", "timeout_idle")
             case "streaming":
                 self._cut("timeout_idle")
             case "over":
@@ -431,7 +447,7 @@ class Exchange(OwnAnswers):
         """The response cannot be finished and the client must see that: no last chunk, no clean end."""
         self._drop_upstream()
         self.keep_client = False
-        hard = self.reply is not None and self.reply.framing == "close"
+        hard = self.reply is not None and self.reply.ends_with_connection
         self._finish("failed", error, detach=True)
         self.client.cut(reset=hard or not self.head_in.minor)
 
@@ -460,7 +476,10 @@ class Exchange(OwnAnswers):
             plane.let_in()
         plane.last_active = now = monotonic() if now is None else now
         if plane.checks.reads or plane.signals.active:
-            self.last_body, self.last_sent = self.body, self._outgoing
+            self.last_body = self.body  # checks read what was asked in the client's own words
+            self.last_sent = self.sent_body
+        if self.said is not None:
+            self.facts = replace(self.facts, lost={})  # it holds the prompt, and rows may wait
         plane.ended(partial(settle, self, kind, error, now - self.zero, status))
         self.body = self._outgoing = b""
         if not detach:

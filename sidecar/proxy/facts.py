@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from typing import Final
+from urllib.parse import unquote
 
+from sidecar.core.abilities import TOOLS
 from sidecar.core.features import features
 from sidecar.core.types import SELECTABLE, Facts, Features, Unit
 from sidecar.proxy.gate import Way
@@ -11,6 +13,8 @@ from sidecar.proxy.plane import Plane
 from sidecar.wire.conversation import texts_of
 from sidecar.wire.http1 import RequestHead
 from sidecar.wire.json_edit import RequestView
+from sidecar.wire.needs import Needs, needs_of
+from sidecar.wire.target import any_model_in, model_in
 
 _MAX_TAGS: Final = 16
 _MAX_TAG_CHARS: Final = 64
@@ -18,6 +22,7 @@ _NO_TAGS: Final[Mapping[str, str]] = {}
 _NO_KEY: Final[tuple[int, Unit]] = (0, "request")
 _NOTHING: Final[tuple[int, Unit, int, Features | None]] = (0, "request", 0, None)
 _UNREAD: Final = RequestView()
+_NO_NEEDS: Final = Needs()
 
 
 def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None, body: bytes) -> Facts:
@@ -33,16 +38,24 @@ def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None
         if seen.conversation in plane.kept:
             pinned, key = plane.kept[seen.conversation]
             source = "conversation"
+    model, stream = seen.model, seen.stream
+    if way.endpoint == "generate":  # its path says what other bodies say
+        named = model_in(head.target)
+        model, stream = (None, False) if named is None else (unquote(named.model.decode("latin-1")), named.streams)
+    elif way.dialect == "gemini":
+        path_model = any_model_in(head.target)
+        model = model if path_model is None else unquote(path_model.decode("latin-1"))
     tags, task = _NO_TAGS, ""
     if b"x-sidecar-tags" in fields:
         tags = _tags(fields[b"x-sidecar-tags"])
         task = next((tags[name] for name in engine.context_tags if name in tags), "")
+    needs = _needs(seen, body) if engine.limited and view is not None and way.endpoint in SELECTABLE else _NO_NEEDS
     return Facts(
         endpoint=way.endpoint,
         dialect=way.dialect,
         path=way.path,
-        model=seen.model,
-        stream=seen.stream,
+        model=model,
+        stream=stream,
         key=key,
         key_source=source,
         draw=draw,
@@ -56,7 +69,17 @@ def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None
         tools=seen.tools,
         task=task,
         text=text,
+        needs=needs.bits,
+        context_tokens=needs.tokens,
+        output_tokens=needs.output_tokens,
     )
+
+
+def _needs(view: RequestView, body: bytes) -> Needs:
+    """What the request needs of a model, of which its top level says a part."""
+    found = view.needs or needs_of(body)
+    output = max(0, view.max_tokens or found.output_tokens)  # what is below 0 is the upstream's to refuse
+    return Needs(found.bits | TOOLS if view.tools else found.bits, found.tokens, output)
 
 
 def _told_apart(

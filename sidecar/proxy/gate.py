@@ -23,7 +23,15 @@ _ENDPOINTS: Final[dict[str, tuple[Endpoint, Dialect]]] = {
     "/v1/embeddings": ("embeddings", "openai"),
     "/v1/messages": ("messages", "anthropic"),
     "/v1/messages/count_tokens": ("count_tokens", "anthropic"),
+    "/v1/responses/input_tokens": ("count_tokens", "openai"),
 }
+_GEMINI: Final[dict[str, Endpoint]] = {
+    "generateContent": "generate",
+    "streamGenerateContent": "generate",
+    "embedContent": "embeddings",
+    "batchEmbedContents": "embeddings",
+    "countTokens": "count_tokens",
+}  # what a path of Gemini's ends in, behind a colon
 _LOCAL_NAMES: Final = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._\-]+)(?::[0-9]*)?")
 _SAME_SITE: Final = frozenset({b"same-origin", b"none"})  # "none": typed into the address bar
@@ -45,18 +53,19 @@ class Way(Struct, frozen=True, gc=False):
     path: str  # without query, at most 256 characters
     local: bool = False  # ours: /_sidecar/v1/feedback
     realtime: bool = False  # the one path on which an upgrade is tunnelled
+    beyond: str = ""  # the path prefix, where only an upstream of the policy has it
 
 
 class Gate:
     """The Host and Origin checks and the path table, for one set of settings."""
 
     def __init__(
-        self, host_names: AbstractSet[str], allowed_origins: AbstractSet[str], prefixes: tuple[str, ...] = API_PREFIXES
+        self, host_names: AbstractSet[str], allowed_origins: AbstractSet[str], beyond: tuple[str, ...] = ()
     ) -> None:
-        """`prefixes` are the API path prefixes that are forwarded: the known ones and those of the policy."""
+        """`beyond` are the path prefixes that the policy's upstreams add to the known ones."""
         self._hosts = _LOCAL_NAMES | {name.lower().encode() for name in host_names}
         self._origins = {origin.lower().encode() for origin in allowed_origins}
-        self._prefixes = prefixes
+        self.beyond = beyond  # may be set anew at any time
 
     def admit(self, head: RequestHead) -> Way | Refused:
         """Judges one head; the same head gives the same answer, so callers may remember it."""
@@ -79,12 +88,15 @@ class Gate:
             return Way(*known, path)
         if path == FEEDBACK_PATH:
             return Way("other", "openai", path, local=True)
-        if not path.startswith(self._prefixes):
-            return Refused(404, "unknown_path", "This path is not forwarded: the sidecar serves /v1/ and /v1beta/.")
         short = path[:256]
+        if not path.startswith(API_PREFIXES):
+            beyond = next((prefix for prefix in self.beyond if path.startswith(prefix)), None)
+            if beyond is not None:
+                return Way("other", "openai", short, beyond=beyond)
+            served = ", ".join((*API_PREFIXES, *self.beyond))
+            return Refused(404, "unknown_path", f"This path is not forwarded: the sidecar serves {served}.")
         if path.startswith("/v1beta/"):
-            generates = path.endswith((":generateContent", ":streamGenerateContent"))
-            return Way("generate" if generates else "other", "gemini", short)
+            return Way(_GEMINI.get(path.rpartition(":")[2], "other"), "gemini", short)
         if path.startswith("/v1/messages") or b"anthropic-version" in head.fields:
             return Way("other", "anthropic", short)
         return Way("other", "openai", short, realtime=path == "/v1/realtime")

@@ -56,6 +56,8 @@ class Judging:
         if not 0 < len(asked) <= MAX_TEXT_CHARS:
             return
         model, dialect = self.spec.model, origin.spec.dialect
+        if dialect == "cohere" or dialect == "bedrock":
+            return
         body = question(dialect, model, asked, answer, self.spec.criteria)
         reserved_nusd = self.purse.reserve(origin, model, len(body), MAX_GRADE_TOKENS)
         if reserved_nusd is None:

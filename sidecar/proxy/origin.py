@@ -1,24 +1,25 @@
 """An upstream as the data plane uses it: its pool, how heads are written for it, and what it has taught us."""
 
+import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Final
 
 from sidecar.core.cost import RateCard, flat_card
 from sidecar.core.policy import Upstream
 from sidecar.core.pricebook import PriceBook
-from sidecar.core.types import Dialect
 from sidecar.proxy.gate import Way
 from sidecar.proxy.upstream import Pool
 from sidecar.wire.estimate import Ratio
 from sidecar.wire.http1 import RequestHead, split_at_length
-from sidecar.wire.target import join_target
+from sidecar.wire.providers import FORMATS, STANDARD, provider_of
+from sidecar.wire.sigv4 import Place, credentials, sign
+from sidecar.wire.target import CREDENTIALS as IN_QUERY
+from sidecar.wire.target import join_target, model_in, path_segment, value_in, without
 
 CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
-_KEY_FIELD: Final[dict[Dialect, tuple[bytes, bytes]]] = {
-    "openai": (b"authorization", b"Bearer "),
-    "anthropic": (b"x-api-key", b""),
-    "gemini": (b"x-goog-api-key", b""),
-}
+_REGION: Final = re.compile(r"\.([a-z]{2}(?:-[a-z]+)+-\d)\.amazonaws\.com")  # of an AWS host: .eu-west-1.
+_VISIBLE: Final = re.compile(rb"[!-~]{1,4096}")  # what may stand in a header line
 _MAX_RATIOS: Final = 256  # models per upstream whose bytes per token are remembered
 _DEFAULT_PORT: Final = {"http": 80, "https": 443}
 
@@ -40,10 +41,12 @@ class Origin:
         host = f"[{spec.host}]" if ":" in spec.host else spec.host
         self._host = host.encode() if spec.port == _DEFAULT_PORT[spec.scheme] else f"{host}:{spec.port}".encode()
         self._prefix = spec.prefix
+        self.provider = provider_of(spec.provider, spec.dialect)
 
-    def head(self, head: RequestHead, way: Way, *, identity: bool) -> tuple[bytes, bytes]:
+    def head(self, head: RequestHead, way: Way, *, identity: bool, target: bytes | None = None) -> tuple[bytes, bytes]:
         """The request head for this upstream, cut in two where the Content-Length digits go.
 
+        `target` is what the method of that name gave.
         `identity` asks the server not to compress, because the answer will be read and changed on its way.
 
         Raises:
@@ -60,12 +63,74 @@ class Origin:
             replace.update(dict.fromkeys(CREDENTIALS))
             key = self._key()
             if key is not None:
-                name, scheme = _KEY_FIELD[self.spec.dialect]
+                name, scheme = self.provider.key_field, self.provider.key_scheme
                 if name in head.fields:
                     replace[name] = scheme + key
                 else:
                     add += name + b": " + scheme + key + b"\r\n"
-        return split_at_length(head, target=join_target(self._prefix, head.target), replace=replace, add=add)
+        target = head.target if target is None else target
+        if self.holds_key and way.dialect == "gemini":
+            target = without(target, IN_QUERY)
+        path = join_target(self._prefix, target)
+        return split_at_length(head, target=path, replace=replace, add=add)
+
+    def target(self, head: RequestHead, way: Way, model: str | None, asked: str | None) -> bytes | None:
+        """The target for this upstream where it is not the client's own: it has the endpoint elsewhere, or has the model in
+        its path and another one is to serve (`model`; else it is the one that the app `asked` for). The client's query goes
+        on.
+
+        Raises:
+            ProtocolError: 400, the app's model would lead to another path.
+        """
+        form = FORMATS.get(way.endpoint)
+        path = None if form is None else self.provider.paths.get(form)
+        if form is None or path is None or (path == STANDARD[form] and (form != "generate" or model is None)):
+            return None
+        _, _, query = head.target.partition(b"?")
+        found = model_in(head.target) if form == "generate" else None
+        if form == "generate" and found is None:
+            return None
+        if found is not None and found.streams:
+            path = self.provider.streams.get(form, path)
+        named = path_segment(model or asked or "") if found is None or model is not None else found.model
+        path, _, own = path.partition("?")
+        parts = (
+            b"" if found is not None else own.encode(),
+            query,
+        )  # Gemini's clients say themselves how they want a stream
+        joined = b"&".join(part for part in parts if part)
+        return path.encode().replace(b"{model}", named) + (b"?" + joined if joined else b"")
+
+    def own_head(self, target: bytes, lines: bytes, body: bytes, client: RequestHead, at: float) -> bytes:
+        """A whole head of our own for a POST with this body at `at` (seconds since the epoch: signatures hold for minutes).
+
+        The client's credential goes on, in this provider's spelling, only where the sidecar holds no key for this upstream.
+
+        Raises:
+            ProtocolError: 400, see `wire.target.join_target`.
+        """
+        credential = self._key() if self.holds_key else _credential(client)
+        path = join_target(self._prefix, target)
+        return b"POST %b HTTP/1.1\r\nhost: %b\r\n%b%bcontent-length: %d\r\n\r\n" % (
+            path,
+            self._host,
+            lines,
+            b"" if credential is None else self._signed(credential, path, body, at),
+            len(body),
+        )
+
+    def _signed(self, credential: bytes, path: bytes, body: bytes, at: float) -> bytes:
+        """The header lines that show who calls."""
+        provider = self.provider
+        pair = credentials(credential) if provider.signs else None
+        if pair is None:
+            return provider.key_field + b": " + provider.key_scheme + credential + b"\r\n"
+        found = _REGION.search(self.spec.host)
+        region = found[1] if found is not None else "us-east-1"
+        stamp = datetime.fromtimestamp(at, UTC).strftime("%Y%m%dT%H%M%SZ")
+        place = Place(region, provider.signs, self._host.decode())
+        fields = sign(pair, place, path.decode("ascii"), body, stamp=stamp)
+        return "".join(f"{name}: {value}\r\n" for name, value in fields).encode("ascii")
 
     def key(self) -> bytes | None:
         """What a remembered head depends on besides the request: the key that the sidecar holds for this upstream now."""
@@ -77,6 +142,23 @@ class Origin:
             return self._flat
         return None if self.spec.provider is None else self._book.lookup(self.spec.provider, model, day)
 
+    def card_of(self, asked: str | None, served: str | None, day: int) -> RateCard | None:
+        """The prices of a call: of the model that was asked for, or where these are not known of the one that answered;
+        the other way round where the first is a name of the user's own."""
+        names = (served, asked) if self.provider.deployments else (asked, served)
+        for name in names:
+            card = self.card(name, day) if name else None
+            if card is not None:
+                return card
+        return None
+
+    @property
+    def price_version(self) -> str | None:
+        """Which prices hold here: the policy's own, or the price list's version; None where neither has any."""
+        if self._flat is not None:
+            return self._flat.version
+        return None if self.spec.provider is None else self._book.version
+
     def ratio(self, model: str) -> Ratio:
         """Bytes per token of a model here, learnt from answers that reported usage."""
         found = self._ratios.get(model)
@@ -85,3 +167,13 @@ class Origin:
                 self._ratios.pop(next(iter(self._ratios)))
             found = self._ratios[model] = Ratio()
         return found
+
+
+def _credential(client: RequestHead) -> bytes | None:
+    """The key that the client sent, whatever the header that its dialect has for it."""
+    for name in CREDENTIALS:
+        if name in client.fields:
+            value = client.fields[name]
+            return value[7:] if value[:7].lower() == b"bearer " else value
+    found = value_in(client.target, IN_QUERY)
+    return found if found is not None and _VISIBLE.fullmatch(found) else None

@@ -10,6 +10,7 @@ from sidecar.core.types import Dialect
 from sidecar.proxy.dial import Dialer, Egress, client_tls
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.plane import Plane
+from sidecar.proxy.translated import foreign
 from sidecar.proxy.upstream import Pool
 from sidecar.tasks import Tasks
 
@@ -46,6 +47,10 @@ class Origins:
                 origin.pool.close()
         self._kept = made
         plane.origins = {name: made[spec] for name, spec in policy.upstreams.items()}
+        plane.foreign = foreign(plane.origins)
+        found = {prefix: one for one in reversed(plane.origins.values()) for prefix in one.provider.prefixes}
+        plane.gate.beyond = tuple(found)
+        plane.beyond = {**plane.beyond, **found}  # a call under way may still need one that is gone
         plane.defaults = {dialect: made[spec] for dialect, spec in defaults.items()}
 
     def _make(self, spec: Upstream) -> Origin:

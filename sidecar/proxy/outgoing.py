@@ -21,25 +21,32 @@ _ASKABLE: Final = frozenset({"chat", "completions"})
 
 
 def outgoing(
-    plane: Plane, origin: Origin, facts: Facts, decision: Decision, body: bytes, view: RequestView | None
-) -> tuple[bytes, bool, Decision]:
-    """The body for this decision's arm, whether it asks for usage that the client's does not, and the decision as it is
-    then in force. `view` is what was read of `body`; None: it goes as it came."""
+    origin: Origin, facts: Facts, decision: Decision, body: bytes, view: RequestView | None, seen: RequestView | None
+) -> tuple[bytes, bool]:
+    """The body for this decision's arm, and whether it asks for usage that the client's does not. `view` is what was read of
+    the client's body (None: it goes as it came), `seen` what is known of `body`, in which `varied` may have put a prompt."""
     if view is None or facts.endpoint not in SELECTABLE:
-        return body, False, decision
+        return body, False
     asked = facts.stream and facts.endpoint in _ASKABLE and not view.include_usage and origin.ask_usage
-    model = decision.model if decision.model != facts.model else None
-    seen: RequestView | None = view
-    if decision.system:
-        made = _varied(plane, facts, decision, body, view)
-        if made is None:
-            plane.books.unvaried += 1
-            decision = replace(decision, system=(), rollout_id=None, rollout_step=None)
-        else:
-            body, seen = made
+    in_path = facts.endpoint == "generate"
+    model = decision.model if decision.model != facts.model and not in_path else None
     if model is not None or asked or decision.params:
-        body = edit_request(body, model=model, params=decision.params, ask_usage=asked, view=seen)
-    return body, asked, decision
+        params = (*origin.provider.asks, *decision.params) if asked else decision.params
+        body = edit_request(body, model=model, params=params, ask_usage=asked, view=seen)
+    return body, asked
+
+
+def varied(
+    plane: Plane, facts: Facts, decision: Decision, body: bytes, view: RequestView | None
+) -> tuple[bytes, RequestView | None, Decision]:
+    """The body with the variant's prompt, what is known of it then, and the decision as it is in force."""
+    if not decision.system or view is None:
+        return body, view, decision
+    made = _varied(plane, facts, decision, body, view)
+    if made is None:
+        plane.books.unvaried += 1
+        return body, view, replace(decision, system=(), rollout_id=None, rollout_step=None)
+    return *made, decision
 
 
 def _varied(

@@ -12,7 +12,7 @@ from sidecar.clock import monotonic, steady, wall
 from sidecar.config.secrets import ClientTokens
 from sidecar.config.settings import Settings
 from sidecar.core.engine import Engine
-from sidecar.core.types import Decision, Dialect, Event, Facts, Settled
+from sidecar.core.types import Decision, Dialect, Endpoint, Event, Facts, Settled
 from sidecar.proxy.checks import Checks
 from sidecar.proxy.gate import Gate, Way
 from sidecar.proxy.origin import Origin
@@ -120,7 +120,9 @@ class Plane:
         self.books = Books()
         self.gate = Gate(frozenset(settings.host_names), frozenset(settings.allowed_origins))
         self.origins: Mapping[str, Origin] = {}
+        self.foreign: Mapping[Endpoint, Mapping[str, Origin]] = {}  # upstreams for which a call is translated
         self.defaults: Mapping[Dialect, Origin] = {}
+        self.beyond: Mapping[str, Origin] = {}  # path prefixes that only these upstreams have
         self.on_feedback: FeedbackHandler | None = None
         self.tokens: ClientTokens | None = None  # who may use this port, where it is open to others
         self.on_events: Callable[[Sequence[Event]], None] = lambda _events: None
@@ -221,10 +223,13 @@ class Plane:
         told_apart = b"".join([b"%d:%b" % (len(part), part) for part in parts])
         return int.from_bytes(blake2b(told_apart, digest_size=8, key=self._salt).digest(), "little") or 1
 
-    def origin(self, name: str | None, dialect: Dialect) -> Origin:
-        """The named upstream, or the default one of the dialect when there is none of that name."""
+    def origin(self, name: str | None, way: Way) -> Origin:
+        """The named upstream, or the default one of the dialect when there is none of that name; for a path that only
+        some upstreams have, one of these whatever the name."""
         found = self.origins.get(name) if name is not None else None
-        return found if found is not None else self.defaults[dialect]
+        if way.beyond and (found is None or way.beyond not in found.provider.prefixes):
+            return self.beyond[way.beyond]
+        return found if found is not None else self.defaults[way.dialect]
 
     def let_in(self) -> None:
         """Bytes of held bodies are free again: who waits for them goes on."""

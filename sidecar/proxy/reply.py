@@ -19,6 +19,7 @@ from sidecar.wire.usage_ask import UsageStrip
 Framing = Literal["none", "length", "chunked", "close"]
 _NO_BODY: Final = frozenset({204, 304})
 _METERED: Final = frozenset({"chat", "completions", "responses", "messages", "generate", "embeddings"})
+_LEGIBLE: Final = (b"application/json", b"text/event-stream")  # of other endpoints: what usage may be recognised in
 _MAX_ERROR_BYTES: Final = 64 * 1024
 _REFRAMED: Final = frozenset({b"content-length", b"transfer-encoding"})
 _DECHUNKED: Final = frozenset({b"transfer-encoding"})
@@ -79,7 +80,10 @@ class Reply:
         events = head.fields.get(b"content-type", b"").startswith(b"text/event-stream")
         if head.status >= 400:
             self._error = []
-        elif way.endpoint in _METERED and request.method == b"POST":
+        elif request.method == b"POST" and (
+            way.endpoint in _METERED
+            or (way.endpoint == "other" and head.fields.get(b"content-type", b"").startswith(_LEGIBLE))
+        ):
             self._open_meter(way, events, meter_max_bytes)
         if asked and events and head.status == 200 and b"content-encoding" not in head.fields:
             self._strip = UsageStrip()
@@ -169,6 +173,11 @@ class Reply:
         except Exception as error:  # noqa: BLE001 - see the docstring
             self.meter = None
             on_bug("meter", error)
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """Whether the client knows the end of this body by the end of its connection."""
+        return self.framing == "close"
 
     @property
     def readable(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from sidecar.clock import steady
+from sidecar.core.fitting import unable
 from sidecar.core.paired import Pairs
 from sidecar.core.policy import Arm, RolloutSpec, Route, Shadow
 from sidecar.core.reward import validate
@@ -22,6 +23,7 @@ from sidecar.proxy.plane import Plane
 from sidecar.proxy.purse import Purse
 from sidecar.proxy.seen import Seen, may_carry, same_place
 from sidecar.wire.json_edit import edit_request
+from sidecar.wire.providers import FORMATS
 
 KIND: Final = "shadow"
 MAX_BODY_BYTES: Final = 1024 * 1024
@@ -61,7 +63,9 @@ class Shadowing:
     def copy(self, settled: Settled, seen: Seen, way: Way) -> None:
         """Sends one finished call to the shadow arm, when it may go there and there is money for it."""
         origin = self._plane.origins.get(self.arm.upstream)
-        if origin is None or origin.spec.dialect != way.dialect or not _fits(origin, seen):
+        if origin is None or not _speaks(origin, way) or not _fits(origin, seen):
+            return
+        if unable(self.arm.capabilities.limits, settled.facts):
             return
         if (settled.outcome.served_arm or settled.decision.arm) == self.arm.id:
             return
@@ -75,7 +79,7 @@ class Shadowing:
             origin=origin,
             head=seen.head,
             way=way,
-            body=self._body(facts, seen, asks=asks),
+            body=self._body(facts, seen, origin if asks else None),
             facts=facts,
             decision=decision,
             done=self.purse.done(settled, decision, reserved_nusd, self._paired),
@@ -105,11 +109,13 @@ class Shadowing:
             params=self.arm.params,
         )
 
-    def _body(self, facts: Facts, seen: Seen, *, asks: bool) -> bytes:
-        params = self.arm.params
+    def _body(self, facts: Facts, seen: Seen, asked: Origin | None) -> bytes:
+        """The call as the other arm gets it; `asked` is who is also asked for usage."""
+        params = self.arm.params if asked is None else (*asked.provider.asks, *self.arm.params)
         if facts.endpoint == "responses":
             params = (*(one for one in params if one[0] != "store"), *_DO_NOT_STORE)
-        return edit_request(seen.body, model=self.arm.model, params=params, ask_usage=asks, view=seen.view)
+        model = None if facts.endpoint == "generate" else self.arm.model  # there the path says it
+        return edit_request(seen.body, model=model, params=params, ask_usage=asked is not None, view=seen.view)
 
 
 def _tokens(settled: Settled) -> int:
@@ -117,6 +123,12 @@ def _tokens(settled: Settled) -> int:
     usage, limit = settled.outcome.usage, settled.facts.max_tokens
     seen_tokens = 0 if usage is None else usage.output_tokens or 0
     return max(_USUAL_TOKENS, 2 * seen_tokens) if limit is None else limit
+
+
+def _speaks(origin: Origin, way: Way) -> bool:
+    """Whether the copy is understood there as it is; nothing is translated for it."""
+    form = FORMATS.get(way.endpoint)
+    return origin.spec.dialect == way.dialect and (form is None or form in origin.provider.paths)
 
 
 def _fits(origin: Origin, seen: Seen) -> bool:

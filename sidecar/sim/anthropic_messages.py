@@ -21,7 +21,9 @@ def stop_reason(answer: Answer) -> str:
     """Anthropic's word for how the answer ended."""
     if answer.cut:
         return "max_tokens"
-    return "refusal" if answer.refused else "tool_use" if answer.tool is not None else "end_turn"
+    if answer.refused or answer.filtered or answer.blocked:  # its filter says the same word as its model
+        return "refusal"
+    return "tool_use" if answer.calls else "end_turn"
 
 
 def usage_json(answer: Answer, output_tokens: int) -> str:
@@ -41,8 +43,9 @@ def _message(answer: Answer, content: str, stop: str, output_tokens: int) -> str
     )
 
 
-def _tool_block(answer: Answer, name: str, arguments: str) -> str:
-    return f'{{"type":"tool_use","id":"toolu_01{answer.id[-22:]}","name":{_quoted(name)},"input":{arguments}}}'
+def _tool_block(answer: Answer, at: int, arguments: str) -> str:
+    name = _quoted(answer.calls[at][0])
+    return f'{{"type":"tool_use","id":"toolu_{answer.call_id(at)}","name":{name},"input":{arguments}}}'
 
 
 def messages_body(answer: Answer) -> bytes:
@@ -51,9 +54,8 @@ def messages_body(answer: Answer) -> bytes:
     if answer.show_reasoning and answer.reasoning_tokens:
         thought = _quoted("".join(answer.reasoning()))
         blocks.append(f'{{"type":"thinking","thinking":{thought},"signature":"c2ln{answer.id}"}}')
-    if answer.tool is not None:
-        blocks.append(_tool_block(answer, *answer.tool))
-    else:
+    blocks += [_tool_block(answer, at, arguments) for at, (_, arguments) in enumerate(answer.calls)]
+    if not answer.calls and not answer.blocked:
         blocks.append(f'{{"type":"text","text":{_quoted(answer.text())}}}')
     return _message(answer, ",".join(blocks), f'"{stop_reason(answer)}"', answer.output_tokens).encode()
 
@@ -108,15 +110,16 @@ def messages_events(answer: Answer, tokens_per_chunk: int, tool_pieces: int) -> 
         blocks.waiting += _event("content_block_delta", signature)
     else:
         lead = start
-    if answer.tool is None:
+    if not answer.calls and not answer.blocked:
         blocks.open('{"type":"text","text":""}')
-        kind, member, pieces = "text_delta", "text", grouped(answer.pieces(), tokens_per_chunk)
-    else:
-        blocks.open(_tool_block(answer, answer.tool[0], "{}"))
-        kind, member, pieces = "input_json_delta", "partial_json", argument_pieces(answer.tool[1], tool_pieces)
-    if not thought:
-        lead += blocks.take() + _PING
-    tokens += blocks.deltas(kind, member, pieces)
+        if not thought:
+            lead += blocks.take() + _PING
+        tokens += blocks.deltas("text_delta", "text", grouped(answer.pieces(), tokens_per_chunk))
+    for at, (_, arguments) in enumerate(answer.calls):
+        blocks.open(_tool_block(answer, at, "{}"))
+        if at == 0 and not thought:
+            lead += blocks.take() + _PING
+        tokens += blocks.deltas("input_json_delta", "partial_json", argument_pieces(arguments, tool_pieces))
     blocks.close()
     delta = (
         f'"delta":{{"stop_reason":"{stop_reason(answer)}","stop_sequence":null}},'

@@ -15,7 +15,11 @@ from sidecar.sim.timer import ExactTimer
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
 _LENGTH_USUAL = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: (\d{1,18})\r\n")
-_KEY = re.compile(rb"\r\n(?:authorization:[ \t]*(?:bearer )?|x-api-key:[ \t]*)([^\r\n]*)", re.IGNORECASE)
+_KEY = re.compile(
+    rb"\r\n(?:authorization:[ \t]*(?:bearer |aws4-hmac-sha256 credential=(?=([^/\r\n]*)))?"
+    rb"|(?:x-api-key|x-goog-api-key|api-key):[ \t]*)([^\r\n]*)",
+    re.IGNORECASE,
+)  # of a signed request it is the access key's id; the signature is not looked at
 _CODED = re.compile(rb"\r\ntransfer-encoding:[^\r\n]*chunked", re.IGNORECASE)
 _MAX_HEAD_BYTES = 65536
 _BAD_REQUEST = b"HTTP/1.1 %d %b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -142,7 +146,7 @@ class Connection(asyncio.Protocol):
         if owner.keeps_requests:
             owner.keep(head, body)
         found = _KEY.search(head) if owner.asks_key else None
-        key = found[1].decode("latin-1") if found is not None else None
+        key = (found[1] or found[2]).decode("latin-1") if found is not None else None
         plan = owner.respond(words[0].decode("latin-1"), words[1].decode("latin-1"), key, body)
         if b"onnection: close" in head and plan.end == "keep":
             plan.end = "close"

@@ -71,11 +71,18 @@ class SimulatedModel:
     quality_concentration: float | None = None  # Beta(q k, (1-q) k) per answer, so that sums of one answer are alike
     sums: int = 1  # arithmetic results in an answer
     malformed: float = 0.0  # probability that tool arguments or schema output break their schema
-    refusal: float = 0.0
+    refusal: float = 0.0  # probability that the model says no
+    filtered: float = 0.0  # probability that a content filter ends the answer after half of its tokens
+    blocked: float = 0.0  # probability that a content filter refuses the prompt: no token is generated
     tool_rate: float = 1.0  # probability of a tool call when tools are given and none has answered yet
+    tool_calls: int = 1  # calls at once, over the given tools in turn; one where the request forbids more
     tool_pieces: int = 4  # tokens in which the arguments are streamed
     tokens_per_chunk: int = 1
     cached_fraction: float = 0.0  # of the prompt's tokens that are reported as cached
+    version: str = ""  # the model's name in answers (Azure's deployments, dated snapshots); empty: as it was asked for
+    mistral: bool | None = (
+        None  # chat completions as Mistral writes them; None: by the name (mistral-*, codestral-*...)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +93,7 @@ class Fault:
     rate: float = 1.0
     models: tuple[str, ...] = ()
     status: int = 503
-    retry_after_s: float | None = None  # sent as Retry-After in whole seconds, at least 1
+    retry_after_s: float | None = None  # sent as Retry-After in whole seconds, at least 1; Gemini says it in the body
     after_tokens: int = 0
     after_bytes: int = 0
     drip_bytes: int = 1

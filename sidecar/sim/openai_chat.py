@@ -6,8 +6,9 @@ usage comes before `[DONE]`; without it no chunk mentions usage. That is what th
 
 import orjson
 
+from sidecar.sim.ask import Ask
 from sidecar.sim.plan import Events
-from sidecar.sim.speaker import Answer, Ask
+from sidecar.sim.speaker import Answer
 
 _TAIL = '"service_tier":"default","system_fingerprint":"fp_51db84afab"'
 
@@ -18,7 +19,9 @@ def _quoted(text: str) -> str:
 
 def finish_reason(answer: Answer) -> str:
     """OpenAI's word for how the answer ended."""
-    return "length" if answer.cut else "tool_calls" if answer.tool is not None else "stop"
+    if answer.filtered or answer.blocked:
+        return "content_filter"
+    return "length" if answer.cut else "tool_calls" if answer.calls else "stop"
 
 
 def usage_json(answer: Answer) -> str:
@@ -34,13 +37,13 @@ def usage_json(answer: Answer) -> str:
 
 def _message(answer: Answer) -> str:
     reasoning = f'"reasoning_content":{_quoted("".join(answer.reasoning()))},' if answer.show_reasoning else ""
-    if answer.tool is not None:
-        name, arguments = answer.tool
-        call = (
-            f'{{"id":"call_{answer.id[-24:]}","type":"function",'
+    if answer.calls:
+        calls = ",".join(
+            f'{{"id":"call_{answer.call_id(at)}","type":"function",'
             f'"function":{{"name":{_quoted(name)},"arguments":{_quoted(arguments)}}}}}'
+            for at, (name, arguments) in enumerate(answer.calls)
         )
-        return f'"role":"assistant","content":null,{reasoning}"tool_calls":[{call}],"refusal":null,"annotations":[]'
+        return f'"role":"assistant","content":null,{reasoning}"tool_calls":[{calls}],"refusal":null,"annotations":[]'
     text = _quoted(answer.text())
     content, refusal = ("null", text) if answer.refused else (text, "null")
     return f'"role":"assistant","content":{content},{reasoning}"refusal":{refusal},"annotations":[]'
@@ -57,7 +60,7 @@ def chat_body(answer: Answer, created: int) -> bytes:
 
 def completions_body(answer: Answer, created: int) -> bytes:
     """A whole text completion."""
-    reason = "length" if answer.cut else "stop"
+    reason = finish_reason(answer)
     return (
         f'{{"id":"cmpl-{answer.id}","object":"text_completion","created":{created},"model":{answer.model_json},'
         f'"choices":[{{"text":{_quoted(answer.text())},"index":0,"logprobs":null,"finish_reason":"{reason}"}}],'
@@ -96,21 +99,28 @@ def chat_events(answer: Answer, ask: Ask, created: int, tokens_per_chunk: int, t
     before = head + '"choices":[{"index":0,"delta":{'
     after = f'}},"logprobs":null,"finish_reason":null}}]{null_usage}}}\n\n'
     deltas = [f'"reasoning_content":{_quoted(piece)}' for piece in grouped(answer.reasoning(), tokens_per_chunk)]
-    if answer.tool is None:
+    if not answer.calls:
         member = "refusal" if answer.refused else "content"
         role = '"role":"assistant","content":"","refusal":null'
         deltas += [f'"{member}":{_quoted(piece)}' for piece in grouped(answer.pieces(), tokens_per_chunk)]
     else:
-        name, arguments = answer.tool
         role = '"role":"assistant","content":null'
-        call = f'"id":"call_{answer.id[-24:]}","type":"function",'
-        for at, piece in enumerate(argument_pieces(arguments, tool_pieces)):
-            named = f'{call if at == 0 else ""}"function":{{{f""""name":{_quoted(name)},""" if at == 0 else ""}'
-            deltas.append(f'"tool_calls":[{{"index":0,{named}"arguments":{_quoted(piece)}}}}}]')
+        deltas += _call_deltas(answer, tool_pieces)
     end = f'{head}"choices":[{{"index":0,"delta":{{}},"logprobs":null,"finish_reason":"{finish_reason(answer)}"}}]'
     tail = f"{end}{null_usage}}}\n\n{_done(head, answer, wants_usage=wants_usage)}"
     tokens = [f"{before}{delta}{after}".encode() for delta in deltas]
     return Events(f"{before}{role}{after}".encode(), tokens, tail.encode())
+
+
+def _call_deltas(answer: Answer, tool_pieces: int) -> list[str]:
+    """The calls one after the other; the first delta of each has its id and name."""
+    deltas: list[str] = []
+    for index, (name, arguments) in enumerate(answer.calls):
+        call = f'"id":"call_{answer.call_id(index)}","type":"function",'
+        for at, piece in enumerate(argument_pieces(arguments, tool_pieces)):
+            named = f'{call if at == 0 else ""}"function":{{{f""""name":{_quoted(name)},""" if at == 0 else ""}'
+            deltas.append(f'"tool_calls":[{{"index":{index},{named}"arguments":{_quoted(piece)}}}}}]')
+    return deltas
 
 
 def completions_events(answer: Answer, ask: Ask, created: int, tokens_per_chunk: int) -> Events:
@@ -125,6 +135,6 @@ def completions_events(answer: Answer, ask: Ask, created: int, tokens_per_chunk:
         f'{head}"choices":[{{"text":{_quoted(piece)},"index":0,"logprobs":null,"finish_reason":null}}]{null_usage}}}\n\n'.encode()
         for piece in grouped(answer.pieces(), tokens_per_chunk)
     ]
-    reason = "length" if answer.cut else "stop"
+    reason = finish_reason(answer)
     end = f'{head}"choices":[{{"text":"","index":0,"logprobs":null,"finish_reason":"{reason}"}}]{null_usage}}}\n\n'
     return Events(b"", tokens, (end + _done(head, answer, wants_usage=wants_usage)).encode())

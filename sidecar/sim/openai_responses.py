@@ -24,7 +24,8 @@ def _usage(answer: Answer) -> str:
 
 def _response(answer: Answer, created: int, status: str, output: str) -> str:
     ended = status in ("completed", "incomplete")
-    details = '{"reason":"max_output_tokens"}' if status == "incomplete" else "null"
+    reason = "max_output_tokens" if answer.cut else "content_filter"
+    details = f'{{"reason":"{reason}"}}' if status == "incomplete" else "null"
     return (
         f'{{"id":"resp_{answer.id}","object":"response","created_at":{created},"status":"{status}","error":null,'
         f'"incomplete_details":{details},"instructions":null,"metadata":{{}},"model":{answer.model_json},'
@@ -43,11 +44,15 @@ def _item(answer: Answer, status: str, content: str) -> str:
     return f'{{"id":"msg_{answer.id}","type":"message","status":"{status}","role":"assistant","content":[{content}]}}'
 
 
-def _call(answer: Answer, status: str, name: str, arguments: str) -> str:
+def _call(answer: Answer, status: str, at: int, arguments: str) -> str:
     return (
-        f'{{"id":"fc_{answer.id}","type":"function_call","status":"{status}","arguments":{_quoted(arguments)},'
-        f'"call_id":"call_{answer.id[-24:]}","name":{_quoted(name)}}}'
+        f'{{"id":"fc_{answer.call_id(at)}","type":"function_call","status":"{status}",'
+        f'"arguments":{_quoted(arguments)},"call_id":"call_{answer.call_id(at)}","name":{_quoted(answer.calls[at][0])}}}'
     )
+
+
+def _status(answer: Answer) -> str:
+    return "incomplete" if answer.cut or answer.filtered or answer.blocked else "completed"
 
 
 def _reasoning(answer: Answer, text: str) -> str:
@@ -57,16 +62,15 @@ def _reasoning(answer: Answer, text: str) -> str:
 def _output(answer: Answer) -> str:
     thought = answer.reasoning()
     items = [_reasoning(answer, "".join(thought))] if thought else []
-    if answer.tool is not None:
-        items.append(_call(answer, "completed", *answer.tool))
-    else:
-        items.append(_item(answer, "incomplete" if answer.cut else "completed", _part(answer, answer.text())))
+    items += [_call(answer, "completed", at, arguments) for at, (_, arguments) in enumerate(answer.calls)]
+    if not answer.calls:
+        items.append(_item(answer, _status(answer), _part(answer, answer.text())))
     return ",".join(items)
 
 
 def responses_body(answer: Answer, created: int) -> bytes:
     """A whole response object."""
-    return _response(answer, created, "incomplete" if answer.cut else "completed", _output(answer)).encode()
+    return _response(answer, created, _status(answer), _output(answer)).encode()
 
 
 class _Numbered:
@@ -102,43 +106,57 @@ def responses_events(answer: Answer, created: int, tokens_per_chunk: int, tool_p
         whole = _reasoning(answer, "".join(thought))
         between = writer.event("response.output_item.done", f'"output_index":0,"item":{whole}')
         index = 1
-    opened, spoken, closed = _spoken(answer, writer, index, (tokens_per_chunk, tool_pieces))
+    if answer.calls:
+        opened, spoken, closed = _called(answer, writer, index, tool_pieces)
+    else:
+        opened, spoken, closed = _spoken(answer, writer, index, tokens_per_chunk)
     if tokens and spoken:
         spoken[0] = between + opened + spoken[0]
     else:
         lead += between + opened
-    kind = "incomplete" if answer.cut else "completed"
+    kind = _status(answer)
     done = _response(answer, created, kind, _output(answer))
     tail = closed + writer.event(f"response.{kind}", f'"response":{done}')
     return Events(lead.encode(), [token.encode() for token in tokens + spoken], tail.encode())
 
 
-def _spoken(answer: Answer, writer: _Numbered, index: int, sizes: tuple[int, int]) -> tuple[str, list[str], str]:
-    """What opens the answer's item, its deltas, and what closes it."""
-    place = f'"output_index":{index}'
-    if answer.tool is not None:
-        name, arguments = answer.tool
-        where = f'"item_id":"fc_{answer.id}",{place}'
-        item = _call(answer, "in_progress", name, "")
-        opened = writer.event("response.output_item.added", f'{place},"item":{item}')
-        pieces = argument_pieces(arguments, sizes[1])
-        deltas = writer.deltas("response.function_call_arguments.delta", where, pieces)
+def _called(answer: Answer, writer: _Numbered, index: int, pieces: int) -> tuple[str, list[str], str]:
+    """What opens the first call's item, all deltas (a call's first one follows the end of the call before it), the end."""
+    opened, closed = "", ""
+    deltas: list[str] = []
+    for at, (name, arguments) in enumerate(answer.calls):
+        place = f'"output_index":{index + at}'
+        where = f'"item_id":"fc_{answer.call_id(at)}",{place}'
+        item = _call(answer, "in_progress", at, "")
+        before = closed + writer.event("response.output_item.added", f'{place},"item":{item}')
+        said = writer.deltas("response.function_call_arguments.delta", where, argument_pieces(arguments, pieces))
+        if at == 0:
+            opened = before
+        else:
+            said[0] = before + said[0]
+        deltas += said
         closed = writer.event(
             "response.function_call_arguments.done", f'{where},"arguments":{_quoted(arguments)},"name":{_quoted(name)}'
         )
-        item = _call(answer, "completed", name, arguments)
-        return opened, deltas, closed + writer.event("response.output_item.done", f'{place},"item":{item}')
+        item = _call(answer, "completed", at, arguments)
+        closed += writer.event("response.output_item.done", f'{place},"item":{item}')
+    return opened, deltas, closed
+
+
+def _spoken(answer: Answer, writer: _Numbered, index: int, size: int) -> tuple[str, list[str], str]:
+    """What opens the message's item, its deltas, and what closes it."""
+    place = f'"output_index":{index}'
     where = f'"item_id":"msg_{answer.id}",{place},"content_index":0'
     kind, member = ("refusal", "refusal") if answer.refused else ("output_text", "text")
     opened = writer.event("response.output_item.added", f'{place},"item":{_item(answer, "in_progress", "")}')
     opened += writer.event("response.content_part.added", f'{where},"part":{_part(answer, "")}')
     logprobs = "" if answer.refused else ',"logprobs":[]'
-    deltas = writer.deltas(f"response.{kind}.delta", where + logprobs, grouped(answer.pieces(), sizes[0]))
+    deltas = writer.deltas(f"response.{kind}.delta", where + logprobs, grouped(answer.pieces(), size))
     text = answer.text()
     part = _part(answer, text)
     closed = writer.event(f"response.{kind}.done", f'{where},"{member}":{_quoted(text)}{logprobs}')
     closed += writer.event("response.content_part.done", f'{where},"part":{part}')
-    status = "incomplete" if answer.cut else "completed"
+    status = _status(answer)
     return (
         opened,
         deltas,

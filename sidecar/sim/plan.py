@@ -22,6 +22,18 @@ class Events:
     tail: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How an answer is to be written, beyond what it says."""
+
+    created: int  # seconds since the epoch
+    latency_ms: int  # that the service reports for itself
+    tokens_per_chunk: int = 1
+    tool_pieces: int = 4
+    sse: bool = True  # Gemini's alt=sse; else a stream is one JSON array
+    vertex: bool = False  # Gemini's models on Vertex
+
+
 @dataclass(slots=True)
 class Plan:
     """`first` is the step of the first generated token, `tail` the step that ends the answer well; -1: it has none."""

@@ -1,8 +1,8 @@
 """The simulated provider: an LLM API on a real socket with knobs for time, quality, length and failure.
 
-It stands in for OpenAI and Anthropic in the demo, the tests and the bench, in this process (`SimulatedProvider`) or in
-its own (`run`). What it truly did is known in-process only, never told on the wire: `sent` (when each first token was
-written), `aborts` (when each client left), `requests` (what arrived).
+It stands in for the services that `routes` knows in the demo, the tests and the bench, in this process
+(`SimulatedProvider`) or in its own (`run`). What it truly did is known in-process only, never told on the wire: `sent`
+(when each first token was written), `aborts` (when each client left), `requests` (what arrived).
 """
 
 import asyncio

@@ -37,7 +37,7 @@ def broken(value: object) -> object:
 
 def _of_type(schema: Schema, root: object, depth: int) -> object:
     kind = schema.get("type", "object" if "properties" in schema else None)
-    match _first(kind) if isinstance(kind, list) else kind:
+    match str(_first(kind) if isinstance(kind, list) else kind).lower():  # Gemini's own schemas say OBJECT
         case "object":
             return _object(schema, root, depth)
         case "array":

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
 
-import msgspec
 import numpy as np
 import orjson
-from msgspec import Raw, Struct
+from msgspec import Struct
 
+from sidecar.sim.ask import Ask, callable_tools, one_call_only, output_schema
 from sidecar.sim.knobs import Distribution, SimulatedModel
 from sidecar.sim.marker import asked, say
 from sidecar.sim.schema import broken, instance
@@ -27,40 +27,18 @@ _WORDS = _TEXT.split(" ")
 _REFUSAL = "I'm sorry, but I can't help with that request."
 
 
-class Ask(Struct):
-    """The members of a request that change the answer; all dialects in one."""
-
-    model: str = ""
-    stream: bool | None = None
-    stream_options: dict[str, object] | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    max_output_tokens: int | None = None
-    messages: Raw = Raw()
-    input: Raw = Raw()
-    prompt: Raw = Raw()
-    tools: Raw = Raw()
-    tool_choice: Raw = Raw()
-    response_format: Raw = Raw()
-    text: Raw = Raw()
-    output_format: Raw = Raw()
-    encoding_format: str | None = None
-    dimensions: int | None = None
-
-
-read_ask = msgspec.json.Decoder(Ask).decode
-
-
 class Answer(Struct):
-    """What is said: `marker` plus `filler` words, unless `said` (schema output, refusal) or a tool replaces them."""
+    """What is said: `marker` plus `filler` words, unless `said` (schema output, refusal) or tool calls replace them."""
 
     id: str
     model_json: str
     marker: tuple[str, ...]
     filler: int
     said: str | None
-    tool: tuple[str, str] | None  # name, arguments as JSON text
+    calls: tuple[tuple[str, str], ...]  # each: name, arguments as JSON text
     refused: bool
+    filtered: bool  # a content filter ended it
+    blocked: bool  # a content filter refused the prompt: nothing is said
     cut: bool  # the token limit ended it
     input_tokens: int
     cached_tokens: int
@@ -71,6 +49,10 @@ class Answer(Struct):
     def text(self) -> str:
         """The answer's text as one string."""
         return self.said if self.said is not None else "".join(self.marker) + filler_text(self.filler)
+
+    def call_id(self, at: int, size: int = 24) -> str:
+        """`size` characters for the call at that position; no two calls of a model have the same."""
+        return self.id[-size:] if at == 0 else chr(ord("g") + at % 20) + self.id[1 - size :]
 
     def pieces(self) -> list[str]:
         """The answer's text in tokens."""
@@ -120,7 +102,7 @@ class Speaker:
     def __init__(self, name: str, model: SimulatedModel, seed: int) -> None:
         self.name = name
         self.model = model
-        self.model_json = orjson.dumps(name).decode()
+        self.model_json = orjson.dumps(model.version or name).decode()
         digest = blake2b(name.encode(), digest_size=8, salt=seed.to_bytes(8, "little", signed=True)).digest()
         self._prefix = digest.hex()
         self._count = 0
@@ -149,29 +131,33 @@ class Speaker:
         reasoning = round(self._reasoning.next())
         marker = self._marker(body, wrong_rate)
         refused = model.refusal > 0 and self._chance.next() < model.refusal
+        blocked = model.blocked > 0 and self._chance.next() < model.blocked
+        filtered = model.filtered > 0 and self._chance.next() < model.filtered
         said: str | None = _REFUSAL if refused else None
-        tool: tuple[str, str] | None = None
-        if not refused and (ask.tools or ask.response_format or ask.text or ask.output_format):
-            tool, said = self._structured(ask)
+        calls: tuple[tuple[str, str], ...] = ()
+        if not refused and ask.structured:
+            calls, said = self._structured(ask)
         tokens = max(drawn, len(marker)) if said is None else -(-len(said) // 4)
-        if tool is not None:
-            tokens, marker = max(1, model.tool_pieces), ()
-        limit = ask.max_tokens or ask.max_completion_tokens or ask.max_output_tokens
-        cut = limit is not None and reasoning + tokens > limit
-        if cut and limit is not None:
-            reasoning = min(reasoning, limit)
-            tokens = limit - reasoning
-            tool, said, marker = None, (said[: 4 * tokens] if said is not None else None), marker[:tokens]
+        if calls:
+            tokens, marker = max(1, model.tool_pieces) * len(calls), ()
+        ends = _end(ask.limit, reasoning + tokens // 2 if filtered else None, 0 if blocked else None)
+        cut = ends is not None and reasoning + tokens > ends
+        if cut and ends is not None:
+            reasoning = min(reasoning, ends)
+            tokens = ends - reasoning
+            calls, said, marker = (), (said[: 4 * tokens] if said is not None else None), marker[:tokens]
         input_tokens = max(1, len(body) // 4)
         return Answer(
             id=self.id(),
             model_json=self.model_json,
             marker=marker,
-            filler=tokens - len(marker) if said is None and tool is None else 0,
+            filler=tokens - len(marker) if said is None and not calls else 0,
             said=said,
-            tool=tool,
+            calls=calls,
             refused=refused,
-            cut=cut,
+            filtered=filtered,
+            blocked=blocked,
+            cut=cut and not filtered and not blocked,
             input_tokens=input_tokens,
             cached_tokens=int(input_tokens * model.cached_fraction),
             output_tokens=tokens + reasoning,
@@ -213,14 +199,16 @@ class Speaker:
             tokens = said if at == 0 else (*tokens, " " + said[0], *said[1:])
         return tokens
 
-    def _structured(self, ask: Ask) -> tuple[tuple[str, str] | None, str | None]:
-        """A tool call, or schema output, or neither."""
+    def _structured(self, ask: Ask) -> tuple[tuple[tuple[str, str], ...], str | None]:
+        """Tool calls, or schema output, or neither."""
         model = self.model
-        chosen = choose_tool(ask)
-        if chosen is not None and self._chance.next() < model.tool_rate:
-            return (chosen[0], self._json(instance(chosen[1]))), None
+        tools = callable_tools(ask)
+        if tools and self._chance.next() < model.tool_rate:
+            count = 1 if one_call_only(ask) else max(1, model.tool_calls)
+            chosen = [tools[at % len(tools)] for at in range(count)]
+            return tuple((name, self._json(_arguments(schema))) for name, schema in chosen), None
         schema = output_schema(ask)
-        return None, (None if schema is None else self._json(instance(schema)))
+        return (), (None if schema is None else self._json(instance(schema)))
 
     def _json(self, value: object) -> str:
         if self.model.malformed > 0 and self._chance.next() < self.model.malformed:
@@ -228,61 +216,17 @@ class Speaker:
         return orjson.dumps(value).decode()
 
 
+def _end(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _arguments(schema: object) -> object:
+    """Arguments are an object, also where the schema says nothing."""
+    made = instance(schema)
+    return made if isinstance(made, Mapping) else {}
+
+
 def _draws(distribution: Distribution | None, rng: np.random.Generator) -> Draws:
     if distribution is None:
         return Draws(lambda: [0.0])
     return Draws(lambda: distribution.sample(rng, _BATCH))
-
-
-def choose_tool(ask: Ask) -> tuple[str, object] | None:
-    """Name and argument schema of the tool to call; None when none may be called or a tool has already answered."""
-    tools = _load(ask.tools)
-    choice = _load(ask.tool_choice)
-    if not isinstance(tools, list) or choice == "none" or _member(choice, "type") == "none" or _tool_answered(ask):
-        return None
-    wanted = _member(choice, "name") or _member(_member(choice, "function"), "name")
-    for tool in tools:
-        function = _member(tool, "function") or tool
-        name = _member(function, "name")
-        if isinstance(name, str) and wanted in (None, name):
-            return name, _member(function, "parameters") or _member(function, "input_schema") or {}
-    return None
-
-
-def output_schema(ask: Ask) -> object:
-    """The JSON schema that the answer's text must satisfy; None when plain text is asked for."""
-    for raw in (ask.response_format, _raw_member(ask.text, "format"), ask.output_format):
-        shape = _load(raw) if isinstance(raw, Raw) else raw
-        match _member(shape, "type"):
-            case "json_schema":
-                return _member(_member(shape, "json_schema"), "schema") or _member(shape, "schema") or {}
-            case "json_object":
-                return {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
-            case _:
-                continue
-    return None
-
-
-def _tool_answered(ask: Ask) -> bool:
-    messages = _load(ask.messages) or _load(ask.input)
-    last = messages[-1] if isinstance(messages, list) and messages else None
-    content = _member(last, "content")
-    first = content[0] if isinstance(content, list) and content else None
-    return (
-        _member(last, "role") == "tool"
-        or _member(last, "type") == "function_call_output"
-        or _member(first, "type") == "tool_result"
-    )
-
-
-def _load(raw: Raw) -> object:
-    loaded: object = orjson.loads(bytes(raw)) if raw else None
-    return loaded
-
-
-def _raw_member(raw: Raw, key: str) -> object:
-    return _member(_load(raw), key)
-
-
-def _member(value: object, key: str) -> object:
-    return value.get(key) if isinstance(value, Mapping) else None

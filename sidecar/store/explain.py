@@ -31,6 +31,10 @@ _WHY = {
     "as its fallback.",
     "fail-open": "Selection was not possible, so the call went to what the app asked for.",
 }
+_LACKED = {
+    "context_tokens": "its context is too small",
+    "max_output_tokens": "it cannot answer at that length",
+}
 _KIND = {
     "exact": "exact",
     "estimate": "an estimate",
@@ -75,6 +79,7 @@ def _lines(
         ),
         *_stages(context),
         *_chance(record, context),
+        *_left_out(record, context),
         *([f"Taken out of the choice: by {_rules(record, context)}."] if context.get("rules") else []),
         *_drawn(context),
         *_rollout(record),
@@ -143,6 +148,25 @@ def _chance(record: Mapping[str, Any], context: Mapping[str, Any]) -> list[str]:
         lines.append(f"Also eligible: {', '.join(others)}.")
     elif arms:
         lines.append("No other arm was eligible.")
+    return lines
+
+
+def _left_out(record: Mapping[str, Any], context: Mapping[str, Any]) -> list[str]:
+    """Arms that could not serve the call, as far as the catalogue and the policy know."""
+    left_out = context.get("left_out")
+    if not isinstance(left_out, Mapping) or not left_out:
+        return []
+    size = f"about {context['needs'][1]} tokens" if "needs" in context else "its size unknown"
+    lines = [
+        f"Left out because they cannot serve this call ({size}): "
+        + "; ".join(f"{arm} ({_LACKED.get(str(why), f'no {why}')})" for arm, why in left_out.items())
+        + "."
+    ]
+    crowded = [arm for arm in record["eligible"] or () if arm in left_out]
+    if crowded:
+        lines.append(
+            f"{', '.join(crowded)} was asked all the same: nobody has more room, or the call's state is there."
+        )
     return lines
 
 
@@ -283,11 +307,11 @@ def _posteriors(record: Mapping[str, Any], context: Mapping[str, Any], route: Ma
             lines.append(f"Out of the choice now: {arm} is {past['rest']['kind']} ({past['rest']['cause']}).")
     if isinstance(prices := route.get("prices"), Mapping):
         lines.append(f"Prices now: {_prices(prices)}.")
-    out = [arm for arm in beliefs if record["eligible"] and arm not in record["eligible"]]
+    told = {*(record["eligible"] or beliefs), *(context.get("left_out") or ())}
+    out = [arm for arm in beliefs if arm not in told]
     if out:
         by = _rules(record, context)
-        why = (
-            f"another dialect, or taken out by {by}" if by else "another dialect, or a rule that the row does not name"
-        )
+        taken = f"taken out by {by}" if by else "a rule that the row does not name"
+        why = f"another dialect, or {taken}"
         lines.append(f"Not eligible for this call: {', '.join(out)} ({why}).")
     return lines

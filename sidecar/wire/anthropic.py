@@ -2,14 +2,15 @@
 
 Anthropic's `input_tokens` excludes the cache: the inclusive total is input + cache writes + cache reads. A stream
 reports usage twice; `message_delta` is cumulative and may leave out, or zero, what `message_start` said, so the largest
-value of each field is the true one and nothing is ever summed over events.
+value of each field is the true one and nothing is ever summed over events. Within one report the compaction of a context
+is counted apart from the totals, and billed: it is added.
 """
 
 import msgspec
 from msgspec import Raw, Struct
 
 from sidecar.core.types import Usage
-from sidecar.wire.reading import Piece, label, read_as, text_bytes
+from sidecar.wire.reading import Piece, label, read_as, text_bytes, tokens
 
 _ABSENT = Raw(b"")
 _NO_INPUT = (b"", b"null", b"{}")
@@ -25,6 +26,15 @@ class _OutputDetails(Struct, gc=False):
     reasoning_tokens: int | None = None
 
 
+class _Iteration(Struct, gc=False):
+    type: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation: _CacheCreation | None = None
+
+
 class AnthropicUsage(Struct, gc=False):
     """As Anthropic writes it."""
 
@@ -34,7 +44,10 @@ class AnthropicUsage(Struct, gc=False):
     cache_read_input_tokens: int | None = None
     cache_creation: _CacheCreation | None = None
     output_tokens_details: _OutputDetails | None = None
+    iterations: list[_Iteration] | None = None
     service_tier: str | None = None
+    speed: str | None = None  # "fast" has prices of its own
+    inference_geo: str | None = None
 
 
 class _Error(Struct, gc=False):
@@ -146,36 +159,74 @@ def merge(old: AnthropicUsage | None, new: AnthropicUsage) -> AnthropicUsage:
         output_tokens=_larger(old.output_tokens, new.output_tokens),
         cache_creation_input_tokens=_larger(old.cache_creation_input_tokens, new.cache_creation_input_tokens),
         cache_read_input_tokens=_larger(old.cache_read_input_tokens, new.cache_read_input_tokens),
-        cache_creation=new.cache_creation or old.cache_creation,
-        output_tokens_details=new.output_tokens_details or old.output_tokens_details,
+        cache_creation=_larger_split(old.cache_creation, new.cache_creation),
+        output_tokens_details=_larger_details(old.output_tokens_details, new.output_tokens_details),
+        iterations=new.iterations or old.iterations,
         service_tier=new.service_tier or old.service_tier,
+        speed=new.speed or old.speed,
+        inference_geo=new.inference_geo or old.inference_geo,
+    )
+
+
+def _larger_split(old: _CacheCreation | None, new: _CacheCreation | None) -> _CacheCreation | None:
+    if old is None or new is None:
+        return new or old
+    return _CacheCreation(
+        _larger(old.ephemeral_5m_input_tokens, new.ephemeral_5m_input_tokens),
+        _larger(old.ephemeral_1h_input_tokens, new.ephemeral_1h_input_tokens),
+    )
+
+
+def _larger_details(old: _OutputDetails | None, new: _OutputDetails | None) -> _OutputDetails | None:
+    if old is None or new is None:
+        return new or old
+    return _OutputDetails(
+        _larger(old.thinking_tokens, new.thinking_tokens), _larger(old.reasoning_tokens, new.reasoning_tokens)
     )
 
 
 def to_usage(counts: AnthropicUsage) -> Usage:
     """Inclusive totals (see the head of this file). Without `input_tokens` the input is unknown, not 0."""
-    split = counts.cache_creation or _CacheCreation()
-    written = _count(counts.cache_creation_input_tokens)
-    short, long = _count(split.ephemeral_5m_input_tokens), _count(split.ephemeral_1h_input_tokens)
-    if written is None and (short is not None or long is not None):
-        written = (short or 0) + (long or 0)
+    read, written, long = _cache(counts)
     details = counts.output_tokens_details or _OutputDetails()
-    read, fresh = _count(counts.cache_read_input_tokens), _count(counts.input_tokens)
+    fresh, out = tokens(counts.input_tokens), tokens(counts.output_tokens)
+    more = False
+    for one in counts.iterations or ():
+        if one.type == "compaction":
+            held, wrote, hour = _cache(one)
+            fresh, out = _sum(fresh, tokens(one.input_tokens)), _sum(out, tokens(one.output_tokens))
+            read, written, long = _sum(read, held), _sum(written, wrote), _sum(long, hour)
+        more = more or one.type not in (None, "message", "compaction")
     return Usage(
         input_tokens=None if fresh is None else fresh + (written or 0) + (read or 0),
-        output_tokens=_count(counts.output_tokens),
+        output_tokens=out,
         cached_input_tokens=read,
         cache_write_tokens=written,
         cache_write_1h_tokens=long,
-        reasoning_tokens=_count(
+        reasoning_tokens=tokens(
             details.reasoning_tokens if details.thinking_tokens is None else details.thinking_tokens
         ),
-        service_tier=counts.service_tier,
+        surcharge_pct=_ABROAD_PCT.get(counts.inference_geo or "", 0),
+        service_tier="fast" if counts.speed == "fast" else counts.service_tier,
+        more=more,
     )
 
 
-def _count(value: int | None) -> int | None:
-    return value if value is None or 0 <= value < 1 << 53 else None
+_ABROAD_PCT = {"us": 10}  # Anthropic's price page, "Data residency": 1.1 times every rate of tokens
+
+
+def _cache(counts: AnthropicUsage | _Iteration) -> tuple[int | None, int | None, int | None]:
+    """(read, written, written for an hour). The split counts where the sum is absent, or has not caught up with it."""
+    split = counts.cache_creation or _CacheCreation()
+    written = tokens(counts.cache_creation_input_tokens)
+    short, long = tokens(split.ephemeral_5m_input_tokens), tokens(split.ephemeral_1h_input_tokens)
+    if short is not None or long is not None:
+        written = max(written or 0, (short or 0) + (long or 0))
+    return tokens(counts.cache_read_input_tokens), written, long
+
+
+def _sum(first: int | None, second: int | None) -> int | None:
+    return first if second is None else (first or 0) + second
 
 
 def _larger(old: int | None, new: int | None) -> int | None:

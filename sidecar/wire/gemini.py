@@ -1,14 +1,14 @@
 """Reads what we act on from Gemini-shaped responses (`generateContent`, streamed as SSE or whole).
 
 `promptTokenCount` includes cached content; `candidatesTokenCount` excludes thoughts, which are billed as output: the
-inclusive output is the sum of both. The last `usageMetadata` of a stream wins.
+inclusive output is the sum of both. The last `usageMetadata` of a stream wins. Pages of documents count as pictures.
 """
 
 import msgspec
 from msgspec import Raw, Struct
 
 from sidecar.core.types import Usage
-from sidecar.wire.reading import Piece, label, read_as, text_bytes
+from sidecar.wire.reading import Piece, label, read_as, text_bytes, tokens
 
 _ABSENT = Raw(b"")
 
@@ -18,7 +18,7 @@ class _Modality(Struct, gc=False):
     token_count: int | None = msgspec.field(default=None, name="tokenCount")
 
 
-class _Counts(Struct, gc=False, rename="camel"):
+class GeminiUsage(Struct, gc=False, rename="camel"):
     prompt_token_count: int | None = None
     cached_content_token_count: int | None = None
     candidates_token_count: int | None = None
@@ -27,6 +27,11 @@ class _Counts(Struct, gc=False, rename="camel"):
     prompt_tokens_details: list[_Modality] | None = None
     cache_tokens_details: list[_Modality] | None = None
     candidates_tokens_details: list[_Modality] | None = None
+    tool_use_prompt_tokens_details: list[_Modality] | None = None
+    prompt_token_details: list[_Modality] | None = None  # embeddings
+    total_token_count: int | None = None
+    service_tier: str | None = None
+    traffic_type: str | None = None  # Vertex
 
 
 class _Call(Struct, gc=False):
@@ -65,7 +70,7 @@ class _Error(Struct, gc=False):
 
 class _Body(Struct, gc=False, rename="camel"):
     candidates: list[_Candidate] | None = None
-    usage_metadata: _Counts | None = None
+    usage_metadata: GeminiUsage | None = None
     prompt_feedback: _Feedback | None = None
     response_id: str | None = None
     model_version: str | None = None
@@ -145,27 +150,68 @@ def _add_part(piece: Piece, part: _Part) -> None:
         piece.answer = True
 
 
-def to_usage(counts: _Counts) -> Usage:
-    """Inclusive totals: input with tool-use prompts, output with thoughts."""
-    prompt, tool = counts.prompt_token_count, counts.tool_use_prompt_token_count
-    answer, thought = counts.candidates_token_count, counts.thoughts_token_count
+def read_embedding(body: bytes) -> Piece | None:
+    """The answer of `embedContent` or `batchEmbedContents`; an error body, too."""
+    whole = read_as(_body, body)
+    if whole is None:
+        return None
+    piece = _read(whole)
+    piece.terminal = True
+    return piece
+
+
+def to_usage(counts: GeminiUsage) -> Usage:
+    """Inclusive totals: input with tool-use prompts, output with thoughts. What is in the total alone is output."""
+    thought = tokens(counts.thoughts_token_count)
+    said = _sum(tokens(counts.prompt_token_count), tokens(counts.tool_use_prompt_token_count))
+    answer = _sum(tokens(counts.candidates_token_count), thought)
+    total = tokens(counts.total_token_count)
+    if answer is None and total is not None and said is not None:
+        answer = max(total - said, 0)  # a prompt that was blocked has no candidates
+    into = _media(counts.prompt_tokens_details, counts.tool_use_prompt_tokens_details, counts.prompt_token_details)
+    held, out = _media(counts.cache_tokens_details), _media(counts.candidates_tokens_details)
     return Usage(
-        input_tokens=_sum(prompt, tool),
-        output_tokens=_sum(answer, thought),
-        cached_input_tokens=counts.cached_content_token_count,
+        input_tokens=said,
+        output_tokens=answer,
+        cached_input_tokens=tokens(counts.cached_content_token_count),
         reasoning_tokens=thought,
-        input_audio_tokens=_audio(counts.prompt_tokens_details),
-        cached_audio_tokens=_audio(counts.cache_tokens_details),
-        output_audio_tokens=_audio(counts.candidates_tokens_details),
+        input_audio_tokens=into.get("AUDIO"),
+        cached_audio_tokens=held.get("AUDIO"),
+        output_audio_tokens=out.get("AUDIO"),
+        input_image_tokens=into.get("IMAGE"),
+        cached_image_tokens=held.get("IMAGE"),
+        output_image_tokens=out.get("IMAGE"),
+        input_video_tokens=into.get("VIDEO"),
+        cached_video_tokens=held.get("VIDEO"),
+        output_video_tokens=out.get("VIDEO"),
+        service_tier=_tier(counts),
     )
+
+
+_TIERS = {
+    "ON_DEMAND_PRIORITY": "priority",
+    "ON_DEMAND_FLEX": "flex",
+    "TRAFFIC_TYPE_UNSPECIFIED": None,
+}  # Vertex's names
+
+
+def _tier(counts: GeminiUsage) -> str | None:
+    if counts.service_tier:
+        return counts.service_tier.lower()
+    return _TIERS.get(counts.traffic_type or "", counts.traffic_type)
 
 
 def _sum(first: int | None, second: int | None) -> int | None:
     return second if first is None else first + (second or 0)
 
 
-def _audio(details: list[_Modality] | None) -> int | None:
-    for detail in details or ():
-        if detail.modality == "AUDIO":
-            return detail.token_count
-    return None
+def _media(*lists: list[_Modality] | None) -> dict[str, int]:
+    """Tokens of each kind that is told; one kind may be told more than once."""
+    found: dict[str, int] = {}
+    for details in lists:
+        for one in details or ():
+            count = tokens(one.token_count)
+            if count is not None and one.modality is not None:
+                kind = "IMAGE" if one.modality == "DOCUMENT" else one.modality
+                found[kind] = found.get(kind, 0) + count
+    return found

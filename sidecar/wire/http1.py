@@ -42,9 +42,8 @@ _REQUEST_FIELDS: Final = re.compile(
     + rb"):[\t ]*([^\r]*)\r"
 )
 _RESPONSE_FIELDS: Final = re.compile(
-    rb"\n(content-length|content-type|content-encoding|transfer-encoding|x-should-retry|x-sidecar-[!#$%&'*+\-.^_`|~0-9a-z]+|"
-    + _HOP_BY_HOP
-    + rb"):[\t ]*([^\r]*)\r"
+    rb"\n(content-length|content-type|content-encoding|transfer-encoding|x-should-retry"
+    rb"|x-gemini-service-tier|x-sidecar-[!#$%&'*+\-.^_`|~0-9a-z]+|" + _HOP_BY_HOP + rb"):[\t ]*([^\r]*)\r"
 )
 _HOP_NAMES: Final = frozenset(_HOP_BY_HOP.split(b"|"))
 _MAX_LENGTH_DIGITS: Final = 18  # fits 64 bits
@@ -52,7 +51,14 @@ _DIGITS: Final = re.compile(rb"[0-9]{1,18}")
 _LENGTH_FIELDS: Final = frozenset({b"content-length", b"transfer-encoding"})
 _ONCE: Final = _LENGTH_FIELDS | {b"host", b"expect", b"content-encoding"}
 _END_TO_END: Final = frozenset(  # of the fields of a response that we look at: they stay unless they are to be cut
-    {b"content-length", b"content-type", b"content-encoding", b"transfer-encoding", b"x-should-retry"}
+    {
+        b"content-length",
+        b"content-type",
+        b"content-encoding",
+        b"transfer-encoding",
+        b"x-should-retry",
+        b"x-gemini-service-tier",
+    }
 )
 _SIMPLE_CONNECTION: Final = frozenset({b"", b"keep-alive", b"close"})
 

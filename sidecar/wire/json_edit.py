@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from sidecar.wire.json_scan import Member, MemberScanner
+from sidecar.wire.needs import Needs, NeedSearch
 
 _T = TypeVar("_T")
 
@@ -38,13 +39,14 @@ class RequestView(Struct, gc=False, kw_only=True):
     model: str | None = None
     stream: bool = False
     has_stream_options: bool = False  # the member is there, whatever its value
-    include_usage: bool | None = None  # stream_options.include_usage
+    include_usage: bool | None = None  # stream_options.include_usage, or OpenRouter's usage.include
     max_tokens: int | None = None  # max_completion_tokens, max_output_tokens or max_tokens
     limit_key: str = "max_tokens"  # which of them, where there is one
     tools: bool = False
     stateful: bool = False  # carries an upstream's state, asks it to keep some, or uses the upstream's own tools
     conversation: str | None = None  # conversation id, else previous_response_id, else prompt_cache_key
     layout: MemberScanner | None = None  # of a body read in slices: edits use it again
+    needs: Needs | None = None  # of a body read in slices, where they were asked for
 
 
 _ABSENT = Raw(b"")
@@ -70,6 +72,7 @@ class _Body(Struct, gc=False):
     prompt_cache_key: str | None = None
     store: bool | None = None
     container: Raw = _ABSENT
+    usage: Raw = _ABSENT
 
 
 class _Loose(Struct, gc=False):
@@ -88,6 +91,7 @@ class _Loose(Struct, gc=False):
     prompt_cache_key: Raw = _ABSENT
     store: Raw = _ABSENT
     container: Raw = _ABSENT
+    usage: Raw = _ABSENT
 
 
 _FIELDS = frozenset(name.encode() for name in _Loose.__struct_fields__)
@@ -98,6 +102,13 @@ _decode_bool = msgspec.json.Decoder(bool).decode
 _decode_int = msgspec.json.Decoder(int).decode
 _decode_options = msgspec.json.Decoder(_StreamOptions).decode
 _encode = msgspec.json.Encoder().encode
+
+
+class _Include(Struct, gc=False):
+    include: bool | None = None
+
+
+_decode_include = msgspec.json.Decoder(_Include).decode
 
 
 class _Id(Struct, gc=False):
@@ -126,29 +137,40 @@ class SlicedReader:
     """Reads a larger body a slice at a time, so that no call holds the loop for more than about 2 ms.
 
     Call `step` until it returns True; `view` is then what `read_request` would have given (None: not an object, or one
-    with more than 4,096 members). Faults deep inside a value are not seen.
+    with more than 4,096 members). Faults deep inside a value are not seen. `needs`: also finds out what it needs.
     """
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, *, needs: bool = False) -> None:
         self.view: RequestView | None = None
         self._scanner = MemberScanner(body)
         self._scanned = False
         self._searched = 0
-        self._state = False
+        self._state: bool | None = None  # not known yet
+        self._needs = NeedSearch(body) if needs else None
 
     def step(self, max_bytes: int = _STEP_BYTES) -> bool:
         """Goes on for about `max_bytes`. True when `view` is final."""
         if not self._scanned:
             self._scanned = self._scanner.step(max_bytes)
             return self._scanned and not self._scanner.valid
+        if self._state is None:
+            self._look_for_state(max_bytes)
+            through = self._state is not None and self._needs is None
+        else:
+            assert self._needs is not None, "there is nothing else to look for"
+            through = self._needs.step(max_bytes)
+        if through:
+            self.view = self._read()
+        return through
+
+    def _look_for_state(self, max_bytes: int) -> None:
         body = self._scanner.body
         start = max(0, self._searched - _STATE_LONGEST_BYTES)
         self._searched += max_bytes
-        self._state = _STATE.search(body, start, self._searched) is not None
-        if self._searched < len(body) and not self._state:
-            return False
-        self.view = self._read()
-        return True
+        if _STATE.search(body, start, self._searched) is not None:
+            self._state = True
+        elif self._searched >= len(body):
+            self._state = False
 
     def _read(self) -> RequestView:
         scanner = self._scanner
@@ -158,8 +180,9 @@ class SlicedReader:
             if key in _FIELDS:
                 found[key.decode()] = Raw(scanner.body[member.start : member.end])
         view = _view(_tolerate(_Loose(**found)))
-        view.stateful = view.stateful or self._state
+        view.stateful = view.stateful or bool(self._state)
         view.layout = scanner
+        view.needs = None if self._needs is None else self._needs.found
         return view
 
 
@@ -294,6 +317,9 @@ def _view(body: _Body) -> RequestView:
         view.has_stream_options = True
         if options is not None:
             view.include_usage = options.include_usage
+    if body.usage is not _ABSENT and not view.include_usage:
+        asked = _try(_decode_include, body.usage)
+        view.include_usage = view.include_usage if asked is None or asked.include is None else asked.include
     if body.tools is not _ABSENT or body.functions is not _ABSENT:
         _read_tools(view, body)
     view.conversation = body.previous_response_id or body.prompt_cache_key
@@ -324,7 +350,7 @@ def _conversation(raw: Raw) -> str | None:
 
 def _tolerate(body: _Loose) -> _Body:
     """The members whose type is right; the others count as absent."""
-    strict = _Body(tools=body.tools, functions=body.functions, container=body.container)
+    strict = _Body(tools=body.tools, functions=body.functions, container=body.container, usage=body.usage)
     strict.conversation = body.conversation
     strict.model = _try(_decode_str, body.model)
     strict.stream = _try(_decode_bool, body.stream)

@@ -72,11 +72,14 @@ _BY_ENDPOINT = {
     "messages": _MESSAGES,
     "generate": _GENERATE,
 }
+_GEMINI_EMBEDDINGS = _Readers(gemini.read_chunk, gemini.read_embedding)
 _BY_DIALECT = {"openai": _RESPONSES, "anthropic": _MESSAGES, "gemini": _GENERATE}
 
 
 def _readers(endpoint: Endpoint, dialect: Dialect) -> _Readers:
     """By endpoint; elsewhere ("other") by dialect, with the reader that knows both of OpenAI's spellings of usage."""
+    if endpoint == "embeddings" and dialect == "gemini":
+        return _GEMINI_EMBEDDINGS
     return _BY_ENDPOINT.get(endpoint) or _BY_DIALECT[dialect]
 
 
@@ -143,14 +146,20 @@ class StreamMeter:
             for event in events:
                 self._collector.event(event.data)
         if self._token_events != tokens:
-            if self._last_s is not None:
-                self._gaps.add(t_s - self._last_s)
-            self._last_s = t_s
+            self._gap(t_s)
+
+    def _gap(self, t_s: float) -> None:
+        """A read that carried tokens."""
+        if self._last_s is not None:
+            self._gaps.add(t_s - self._last_s)
+        self._last_s = t_s
 
     def _one(self, event: SseEvent, t_s: float) -> None:
         piece = self._read(event.name, event.data)
-        if piece is None:
-            return
+        if piece is not None:
+            self._take(piece, t_s)
+
+    def _take(self, piece: Piece, t_s: float) -> None:
         if piece.text_bytes:
             self._token_events += 1
             self._output_bytes += piece.text_bytes
@@ -248,31 +257,40 @@ class BodyMeter:
         piece = self._read(body)
         if piece is None:
             return Reading()
-        usage = _trusted(piece.usage, piece.text_bytes)
-        empty: bool | None = None
-        if self._endpoint == "embeddings":
-            if usage is not None and usage.output_tokens is None:
-                usage = msgspec.structs.replace(usage, output_tokens=0)  # embeddings generate nothing: 0 is known
-        elif self._endpoint not in ("other", "count_tokens") and piece.error is None:
-            empty = not (piece.text_bytes or piece.called or piece.answer)
-        return Reading(
-            usage=usage if self._endpoint != "count_tokens" else None,
-            completion_id=piece.completion_id,
-            model=piece.model,
-            finish=piece.finish,
-            empty=empty,
-            refused=piece.refused,
-            error=piece.error,
-            terminal=piece.terminal,
-            output_bytes=piece.text_bytes,
-        )
+        reading = reading_of(piece)
+        if self._endpoint == "count_tokens":
+            return msgspec.structs.replace(reading, usage=None, empty=None)
+        if self._endpoint not in ("embeddings", "other"):
+            return reading
+        usage = reading.usage
+        if self._endpoint == "embeddings" and usage is not None and usage.output_tokens is None:
+            usage = msgspec.structs.replace(usage, output_tokens=0)  # embeddings generate nothing: 0 is known
+        return msgspec.structs.replace(reading, usage=usage, empty=None)
+
+
+def reading_of(piece: Piece) -> Reading:
+    """The reading of a whole answer."""
+    return Reading(
+        usage=_trusted(piece.usage, piece.text_bytes),
+        completion_id=piece.completion_id,
+        model=piece.model,
+        finish=piece.finish,
+        empty=None if piece.error is not None else not (piece.text_bytes or piece.called or piece.answer),
+        refused=piece.refused,
+        error=piece.error,
+        terminal=piece.terminal,
+        output_bytes=piece.text_bytes,
+    )
 
 
 def _trusted(usage: Usage | None, output_bytes: int) -> Usage | None:
-    """Usage that is all zero although text was generated is a server that does not count: unknown, never 0."""
-    if usage is not None and output_bytes and not usage.input_tokens and not usage.output_tokens:
+    """What is zero although text was generated was not counted by the server: unknown, never 0. A stated cost stays."""
+    if usage is None or not output_bytes or usage.output_tokens:
+        return usage
+    known = usage.input_tokens or None
+    if known is None and not usage.reported_cost_nusd:
         return None
-    return usage
+    return msgspec.structs.replace(usage, input_tokens=known, output_tokens=None, reasoning_tokens=None)
 
 
 class _ErrorText(Struct, gc=False):

@@ -5,27 +5,44 @@ final chunk with choices, some on every chunk); it never ends a stream.
 """
 
 from decimal import ROUND_HALF_EVEN, Decimal
+from typing import TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
 
 from sidecar.core.types import Usage
-from sidecar.wire.reading import Piece, label, read_as, text_bytes
+from sidecar.wire.reading import Piece, label, read_as, text_bytes, tokens
 
 DONE = b"[DONE]"
 _ABSENT = Raw(b"")
 _NANO = Decimal(10**9)
+_Number = TypeVar("_Number", int, float)
+
+
+class _Media(Struct, gc=False):
+    audio_tokens: int | None = None
+    image_tokens: int | None = None
 
 
 class _Details(Struct, gc=False):
     cached_tokens: int | None = None
+    cached_tokens_details: _Media | None = None
     cache_write_tokens: int | None = None
     audio_tokens: int | None = None
+    image_tokens: int | None = None
     reasoning_tokens: int | None = None
 
 
+class _TotalCost(Struct, gc=False):
+    total_cost: Decimal | None = None
+
+
+class _CostDetails(Struct, gc=False):
+    upstream_inference_cost: Decimal | None = None
+
+
 class OpenAIUsage(Struct, gc=False):
-    """Both spellings: chat's prompt/completion and Responses' input/output."""
+    """Both spellings: chat's prompt/completion and Responses' input/output; and what servers of other makers add."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -35,8 +52,19 @@ class OpenAIUsage(Struct, gc=False):
     completion_tokens_details: _Details | None = None
     input_tokens_details: _Details | None = None
     output_tokens_details: _Details | None = None
+    input_token_details: _Details | None = None  # transcriptions
+    output_token_details: _Details | None = None
+    total_tokens: int | None = None
+    cached_tokens: int | None = None  # Moonshot: beside the details
+    reasoning_tokens: int | None = None  # Perplexity: beside the details
     prompt_cache_hit_tokens: int | None = None  # DeepSeek's name of cached_tokens
-    cost: Decimal | None = None  # OpenRouter, in dollars
+    prompt_cache_miss_tokens: int | None = None
+    prompt_audio_seconds: float | None = None  # Mistral
+    seconds: float | None = None  # transcriptions that are paid by the length of the sound
+    cost: Decimal | _TotalCost | None = None  # in dollars: OpenRouter; Perplexity has an object
+    cost_details: _CostDetails | None = None
+    is_byok: bool | None = None  # OpenRouter: `cost` is its fee, the maker of the model bills its part to one's own key
+    cost_in_usd_ticks: int | None = None  # xAI: 1e-10 dollars
 
 
 class _Error(Struct, gc=False):
@@ -78,6 +106,10 @@ class _Choice(Struct, gc=False):
     finish_reason: str | None = None
 
 
+class _Beside(Struct, gc=False):
+    usage: OpenAIUsage | None = None
+
+
 class _Chunk(Struct, gc=False):
     choices: list[_Choice] | None = None
     id: str | None = None
@@ -85,6 +117,7 @@ class _Chunk(Struct, gc=False):
     usage: OpenAIUsage | None = None
     service_tier: str | None = None
     error: _Error | str | None = None
+    x_groq: _Beside | None = None  # Groq: the usage of a stream, on its last chunk
 
 
 class _Part(Struct, gc=False):
@@ -141,7 +174,7 @@ def read_chunk(name: bytes, data: bytes) -> Piece | None:
         chunk = read_as(_chunk, data)
     if chunk is None:
         return Piece(error="error") if name == b"error" else None
-    piece = Piece(completion_id=chunk.id, model=chunk.model)
+    piece = Piece(completion_id=chunk.id or None, model=chunk.model or None)  # Azure's first chunk has both empty
     for choice in chunk.choices or ():
         if choice.delta is not None:
             _add_message(piece, choice.delta)
@@ -151,8 +184,9 @@ def read_chunk(name: bytes, data: bytes) -> Piece | None:
         if choice.finish_reason:
             piece.finish = choice.finish_reason
             piece.terminal = True
-    if chunk.usage is not None:
-        piece.usage = to_usage(chunk.usage, chunk.service_tier)
+    counts = chunk.usage if chunk.x_groq is None else chunk.usage or chunk.x_groq.usage
+    if counts is not None:
+        piece.usage = to_usage(counts, chunk.service_tier)
     if chunk.error is not None or name == b"error":
         piece.error = _error_label(chunk.error)
     return piece
@@ -216,28 +250,78 @@ def read_response(body: bytes) -> Piece | None:
 
 
 def to_usage(usage: OpenAIUsage, service_tier: str | None) -> Usage:
-    """Inclusive totals: cached, audio and reasoning tokens are already inside OpenAI's counts."""
-    into = usage.prompt_tokens_details or usage.input_tokens_details or _NO_DETAILS
-    out = usage.completion_tokens_details or usage.output_tokens_details or _NO_DETAILS
+    """Inclusive totals: cached, audio, image and reasoning tokens are already inside OpenAI's counts.
+
+    Servers that leave the reasoning out of `completion_tokens` (xAI, Gemini's OpenAI-compatible endpoint) are known by
+    their own total, which is larger by just that. A total alone (Voyage) is all input.
+    """
+    into = usage.prompt_tokens_details or usage.input_tokens_details or usage.input_token_details or _NO_DETAILS
+    out = usage.completion_tokens_details or usage.output_tokens_details or usage.output_token_details or _NO_DETAILS
+    held = into.cached_tokens_details or _NO_MEDIA
+    cached = tokens(_first(into.cached_tokens, usage.cached_tokens, usage.prompt_cache_hit_tokens))
+    prompt = _prompt(usage)
+    answer = tokens(_first(usage.completion_tokens, usage.output_tokens))
+    thought = tokens(_first(out.reasoning_tokens, usage.reasoning_tokens))
+    hidden = _hidden(usage, prompt, answer, thought, cached)
     return Usage(
-        input_tokens=_count(usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens),
-        output_tokens=_count(usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens),
-        cached_input_tokens=_count(usage.prompt_cache_hit_tokens if into.cached_tokens is None else into.cached_tokens),
-        cache_write_tokens=_count(into.cache_write_tokens),
-        reasoning_tokens=_count(out.reasoning_tokens),
-        input_audio_tokens=_count(into.audio_tokens),
-        output_audio_tokens=_count(out.audio_tokens),
+        input_tokens=prompt,
+        output_tokens=answer if answer is None else answer + hidden,
+        cached_input_tokens=cached,
+        cache_write_tokens=tokens(into.cache_write_tokens),
+        reasoning_tokens=thought or hidden if hidden else thought,
+        input_audio_tokens=tokens(into.audio_tokens),
+        cached_audio_tokens=tokens(held.audio_tokens),
+        output_audio_tokens=tokens(out.audio_tokens),
+        input_image_tokens=tokens(into.image_tokens),
+        cached_image_tokens=tokens(held.image_tokens),
+        output_image_tokens=tokens(out.image_tokens),
+        input_audio_s=_seconds(_first(usage.prompt_audio_seconds, usage.seconds)),
         service_tier=service_tier,
-        reported_cost_nusd=None if usage.cost is None else _nano(usage.cost),
+        reported_cost_nusd=_reported(usage),
     )
 
 
 _NO_DETAILS = _Details()
+_NO_MEDIA = _Media()
 
 
-def _count(value: int | None) -> int | None:
-    """A count as it may be stored: not negative and within 63 bits, else unknown."""
-    return value if value is None or 0 <= value < 1 << 53 else None
+def _first(*values: _Number | None) -> _Number | None:
+    """The first that is told."""
+    return next((value for value in values if value is not None), None)
+
+
+def _prompt(usage: OpenAIUsage) -> int | None:
+    told = _first(usage.prompt_tokens, usage.input_tokens)
+    if told is None and usage.prompt_cache_miss_tokens is not None:
+        told = usage.prompt_cache_miss_tokens + (usage.prompt_cache_hit_tokens or 0)
+    if told is None and usage.completion_tokens is None and usage.output_tokens is None:
+        told = usage.total_tokens
+    return tokens(told)
+
+
+def _hidden(usage: OpenAIUsage, prompt: int | None, answer: int | None, thought: int | None, cached: int | None) -> int:
+    """Reasoning that is in the total only. Another gap (sound, a cache that is counted apart) says nothing of it."""
+    total = tokens(usage.total_tokens)
+    if total is None or prompt is None or answer is None:
+        return 0
+    gap = total - prompt - answer
+    reasons = gap == thought if thought else not (cached or usage.prompt_audio_seconds)
+    return gap if gap > 0 and reasons else 0
+
+
+def _seconds(value: float | None) -> float | None:
+    return value if value is None or 0 <= value < 10**7 else None
+
+
+def _reported(usage: OpenAIUsage) -> int | None:
+    """What the provider says that the call cost, in nano-dollars."""
+    cost = usage.cost.total_cost if isinstance(usage.cost, _TotalCost) else usage.cost
+    if cost is None:
+        ticks = usage.cost_in_usd_ticks
+        return None if ticks is None or not 0 <= ticks < 10**16 else _nano(Decimal(ticks) / 10**10)
+    if usage.is_byok and usage.cost_details is not None:
+        cost += usage.cost_details.upstream_inference_cost or 0
+    return _nano(cost)
 
 
 def _nano(dollars: Decimal) -> int | None:

@@ -49,6 +49,11 @@ class Reading(Struct, frozen=True, gc=False, kw_only=True):
     token_events: int = 0
 
 
+def tokens(value: int | None) -> int | None:
+    """A count as it may be stored: not negative and within 53 bits, else unknown."""
+    return value if value is None or 0 <= value < 1 << 53 else None
+
+
 def text_bytes(text: str) -> int:
     """The length of the text in UTF-8; lone surrogates, which JSON can spell, count three bytes each."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

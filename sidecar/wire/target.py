@@ -7,13 +7,20 @@ segments, raw or encoded, RFC 3986 section 5.2.4) is refused: the server behind 
 """
 
 import re
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple
+from urllib.parse import quote, unquote_to_bytes
 
 from sidecar.errors import ProtocolError
 
-VERSIONS = ("/v1", "/v1beta")  # first segments that the known APIs use
+CREDENTIALS = frozenset({b"key", b"access_token"})  # members of a query: Google's ways to say who calls
+_ALT = frozenset({b"alt", b"$alt"})
+VERSIONS = ("/v1", "/v1beta", "/v2")  # first segments that the known APIs use
 _SEPARATOR = re.compile(rb"/|\\|%2f|%5c", re.IGNORECASE)
 _ENCODED_DOT = re.compile(rb"%2e", re.IGNORECASE)
 _PATH_END = re.compile(rb"[?#]")
+_OF_MODEL = re.compile(rb"/models/([^/:]{1,512}):[A-Za-z]{1,64}$")
+_MODEL = re.compile(rb"/models/([^/:]{1,512}):(stream)?[Gg]enerateContent$")
 
 
 def join_target(prefix: str, target: bytes) -> bytes:
@@ -46,3 +53,58 @@ def _has_dot_segment(path: bytes) -> bool:
     segments = _SEPARATOR.split(_ENCODED_DOT.sub(b".", path))
     # what follows a semicolon is a parameter to some servers: `..;x` climbs there
     return any(segment.split(b";", 1)[0] in (b".", b"..") for segment in segments)
+
+
+class Named(NamedTuple):
+    """What a Gemini path says: the model as it is written there, and whether the answer is to be streamed."""
+
+    model: bytes
+    streams: bool
+
+
+def model_in(target: bytes) -> Named | None:
+    """The model and manner that the path of a generateContent call names; None for any other path."""
+    found = _MODEL.search(_PATH_END.split(target, 1)[0])
+    return None if found is None else Named(found[1], found[2] is not None)
+
+
+def any_model_in(target: bytes) -> bytes | None:
+    """The model that a Gemini path of any method names, as it is written there."""
+    found = _OF_MODEL.search(_PATH_END.split(target, 1)[0])
+    return None if found is None else found[1]
+
+
+def path_segment(model: str) -> bytes:
+    """A model's name as one segment of a path.
+
+    Raises:
+        ProtocolError: 400, there is none, or servers would take it for another place.
+    """
+    if model in ("", ".", ".."):
+        raise ProtocolError(
+            "the path to this upstream names the model, and the request names none that can stand there"
+        )
+    return quote(model, safe="", errors="replace").encode()
+
+
+def asks_array(target: bytes) -> bool:
+    """Whether a call of Gemini's wants its stream as one JSON array, as it does where it does not ask for events."""
+    found = model_in(target)
+    return found is not None and found.streams and value_in(target, _ALT) != b"sse"
+
+
+def without(target: bytes, names: AbstractSet[bytes]) -> bytes:
+    """The target without the members of its query that have these names, however written; the rest is as it came."""
+    path, mark, query = target.partition(b"?")
+    kept = b"&".join(part for part in query.split(b"&") if _name(part) not in names)
+    return path + mark + kept if kept else path
+
+
+def value_in(target: bytes, names: AbstractSet[bytes]) -> bytes | None:
+    """The first value that the query has under one of these names, decoded."""
+    parts = target.partition(b"?")[2].split(b"&")
+    return next((unquote_to_bytes(part.partition(b"=")[2]) for part in parts if _name(part) in names), None)
+
+
+def _name(part: bytes) -> bytes:
+    return unquote_to_bytes(part.partition(b"=")[0])

@@ -1,8 +1,9 @@
 """Takes out of a stream what only our own `stream_options.include_usage` put there.
 
 The client did not ask for usage, so its bytes must be those that it would have got without us. Two things differ: one
-event with `"choices":[]` and the usage, after the finish reason; and, at some providers, a top-level `"usage":null` in
-every other chunk. The first is dropped, the second is cut out with its comma. Everything else passes as it came.
+event with `"choices":[]` (OpenRouter: a choice that says nothing) and the usage, after the finish reason; and, at some
+providers, a top-level `"usage":null` in every other chunk. The first is dropped, the second is cut out with its comma.
+Everything else passes as it came.
 llama.cpp moves its `timings` from the finish event to the usage event when asked: there the finish event waits for the
 event behind it (the server writes both at once) and gets them back.
 
@@ -36,7 +37,15 @@ class _Head(Struct, gc=False):
     timings: Raw = Raw(b"")
 
 
+class _Choice(Struct, gc=False):
+    delta: dict[str, Raw] | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
 _decode = msgspec.json.Decoder(_Head).decode
+_decode_choices = msgspec.json.Decoder(list[_Choice]).decode
+_NOTHING = frozenset({b"null", b'""', b"[]"})
 
 
 class UsageStrip:
@@ -136,11 +145,28 @@ class UsageStrip:
         if usage == b"null":
             self.changed = True
             return _without_null(event, start, end)
-        if usage[:1] == b"{" and bytes(head.choices).translate(None, b" \t") == b"[]" and not self._sent:
+        if usage[:1] == b"{" and not self._sent and _says_nothing(bytes(head.choices), finished=self._finished):
             self.changed = True
             self._timings = bytes(head.timings)
             return b"".join(_COMMENT.findall(event))
         return event
+
+
+def _says_nothing(choices: bytes, *, finished: bool) -> bool:
+    """Whether there is no choice in the event, or, behind the finish reason, none that says anything."""
+    if choices.translate(None, b" \t") == b"[]":
+        return True
+    if not finished or not choices:
+        return False
+    try:
+        said = _decode_choices(choices)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    return not any(one.text or one.finish_reason or _speaks(one.delta or {}) for one in said)
+
+
+def _speaks(delta: dict[str, Raw]) -> bool:
+    return any(name != "role" and bytes(value) not in _NOTHING for name, value in delta.items())
 
 
 def refuses_usage(status: int, body: bytes) -> bool:

@@ -462,11 +462,14 @@ async def test_beliefs_that_are_no_numbers_do_not_stop_traffic(sim: Sim, serve: 
 
 
 async def test_no_eligible_arm_is_failing_open(sim: Sim, serve: Serve, tmp_path: Path) -> None:
-    """DESIGN 5: an Anthropic call on a route whose arms all speak OpenAI goes where the app sent it, and is counted."""
+    """DESIGN 5: an Anthropic call that the route's arms, which all speak OpenAI, cannot be told in full goes where the app
+    sent it, and is counted."""
     provider = await sim()
     side = await running(provider, serve, tmp_path, match={})
     async with talking(side) as app:
-        body = orjson.dumps({"model": "claude-x", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]})
+        body = orjson.dumps(
+            {"model": "claude-x", "max_tokens": 9, "top_k": 5, "messages": [{"role": "user", "content": "hi"}]}
+        )
         app.client.send(post("/v1/messages", body, b"x-api-key: k", b"anthropic-version: 2023-06-01"))
         got = await app.client.response()
     assert (got.status, got.value(b"x-sidecar-reason")) == (200, b"fail-open")

@@ -119,13 +119,17 @@ async def test_broken_beliefs_serve_the_baseline(upstream: Upstream, serve: Serv
 
 
 async def test_no_eligible_arm_is_the_apps_own_model(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
-    """INC-37: a call that no arm can take (another dialect than all of them) goes on to its own provider, unchanged."""
+    """INC-37: a call that no arm can take (they speak another dialect, which has no top_k) goes on to its own provider,
+    unchanged."""
     up, own = await upstream([ok()]), await upstream([ok()])
     folder = policy(tmp_path, up.port, steps="[100]")
+    for file in folder.glob("*.yaml"):
+        file.write_text(file.read_text().replace('["m"]', '["m", "claude-x"]'))
     side = await serve(up, policies=folder, anthropic_upstream=f"http://127.0.0.1:{own.port}")
-    body = b'{"model":"m","max_tokens":5,"messages":[]}'
+    body = b'{"model":"claude-x","max_tokens":5,"top_k":4,"messages":[{"role":"user","content":"Hi"}]}'
     got = await call(side.port, post("/v1/messages", body))
-    assert (got.status, got.value(b"x-sidecar-model")) == (200, b"anthropic/m")
+    assert (got.status, got.value(b"x-sidecar-model")) == (200, b"anthropic/claude-x")
+    assert got.value(b"x-sidecar-reason") == b"fail-open"
     assert own.requests[0].body == body
     assert not up.requests
 

@@ -212,7 +212,7 @@ def _number(rows: list[Settled], decision_id: str) -> int:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_gemini(stream: bool, upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
-    """Its answers are read too; their model stands in the path, so that no arm is known, and what failed is told."""
+    """Its answers are read too; their model stands in the path, which names the arm, and what failed is told."""
     said = [
         {"candidates": [{"content": {"parts": [{"text": text}]}, "finishReason": "STOP"}]}
         for text in ('{"city":', "1}")
@@ -244,5 +244,5 @@ async def test_gemini(stream: bool, upstream: Upstream, serve: Serve, tmp_path: 
         client.send(post(path, body))
         assert (await client.response()).status == 200
     assert (rows[0].outcome.kind, rows[0].outcome.finish) == ("completed", "STOP")
-    assert (rows[0].decision.arm, rows[0].outcome.checks) == (None, (("json_schema", 0.0),))
-    assert failures(side) == {'arm="none",route="g",validator="json_schema"': 1.0}
+    assert (rows[0].decision.arm, rows[0].outcome.checks) == ("a", (("json_schema", 0.0),))
+    assert failures(side) == {'arm="a",route="g",validator="json_schema"': 1.0}

@@ -13,6 +13,7 @@ from typing import Any
 
 from tests.real.models import free_port
 
+PYTHON = os.environ.get("LLM_SIDECAR_PYTHON", sys.executable)  # where the tests run in an environment of their own
 READY_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 30.0  # drain is 25 s at most
 
@@ -35,7 +36,7 @@ class Sidecar:
         }
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "sidecar", "run"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env
+                [PYTHON, "-m", "sidecar", "run"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env
             )
 
     def wait(self) -> "Sidecar":
@@ -75,7 +76,7 @@ class Sidecar:
 
     def verb(self, *arguments: str) -> str:
         """What a verb of the command line prints; CalledProcessError when it fails."""
-        command = [sys.executable, "-m", "sidecar", *arguments]
+        command = [PYTHON, "-m", "sidecar", *arguments]
         return subprocess.run(command, env=self.env, check=True, capture_output=True, text=True, timeout=60).stdout
 
     def decisions(self, last: int = 1000) -> list[dict[str, Any]]:

@@ -40,6 +40,7 @@ def test_nothing_configured() -> None:
         ("SIDECAR_DB", "/d/x.db", "db", Path("/d/x.db")),
         ("SIDECAR_POLICIES", "/p", "policies", Path("/p")),
         ("SIDECAR_ADMIN_TOKEN_FILE", "/t", "admin_token_file", Path("/t")),
+        ("SIDECAR_PRICES", "/r.json", "prices", Path("/r.json")),
         ("SIDECAR_PRIORS", "/q", "priors", Path("/q")),
         ("SIDECAR_LOG_LEVEL", "DEBUG", "log_level", "debug"),
         ("OBSERVATORY_URL", "http://c:4317", "observatory_url", "http://c:4317"),

@@ -83,12 +83,24 @@ def rendered(*models: types.ModelInfo) -> list[list[object]]:
 
 
 def test_what_usage_does_not_count_makes_a_model_partial() -> None:
-    """Images are left out and the model is marked; a model priced by nothing that we count is left out itself."""
-    some = types.ModelPrice(input_mtok=Decimal("0.15"), input_image_mtok=Decimal(8), requests_kcount=Decimal(5))
-    images = types.ModelPrice(input_image_mtok=Decimal(8))
-    entries = rendered(model(prices=some), model(prices=images))
+    """Pages are left out and the model is marked; a model priced by nothing that we count is left out itself."""
+    pages = Decimal(8)
+    some = types.ModelPrice(input_mtok=Decimal("0.15"), input_document_kpages=pages, requests_kcount=Decimal(5))
+    entries = rendered(model(prices=some), model(prices=types.ModelPrice(input_document_kpages=pages)))
     assert entries == [
         ["m", ["equals", "m"], [[None, {"in": 150_000_000, "request": 5_000_000_000_000}]], [], True],
+    ]
+
+
+def test_media_and_sound() -> None:
+    """Pictures and films are tokens; sound that is heard is paid by its length, and talk by the hour is not counted."""
+    media = types.ModelPrice(input_image_mtok=Decimal(8), output_video_mtok=Decimal(2))
+    heard = types.ModelPrice(audio_hours=Decimal("0.36"), input_audio_hours=Decimal("0.36"))
+    talk = types.ModelPrice(input_mtok=Decimal(1), audio_hours=Decimal(3))
+    assert [entry[2:] for entry in rendered(model(prices=media), model(prices=heard), model(prices=talk))] == [
+        [[[None, {"image_in": 8 * 10**9, "video_out": 2 * 10**9}]], [], False],
+        [[[None, {"audio_s": 10**11}]], [], False],
+        [[[None, {"in": 10**9}]], [], True],
     ]
 
 
@@ -122,3 +134,4 @@ def test_sources_of_prices_are_the_units_that_we_know() -> None:
     """Each bucket's unit is stated once and is exact."""
     assert prices.FEMTO_PER_MTOK * 10**6 == 10**15
     assert prices.FEMTO_PER_KCOUNT * 10**3 == 10**15
+    assert round(prices.FEMTO_PER_HOUR * 3600) == 10**15

@@ -211,10 +211,8 @@ def test_cumulative_usage_merged_field_by_field_is_priced_like_one_report() -> N
     end = Usage(input_tokens=100, output_tokens=40, cached_input_tokens=80)
     card = RateCard("v", ((-1, RATES),))
     merged = Usage(
-        **{
-            name: max((getattr(start, name) or 0, getattr(end, name) or 0))
-            for name in ("input_tokens", "output_tokens")
-        },
+        input_tokens=max(start.input_tokens or 0, end.input_tokens or 0),
+        output_tokens=max(start.output_tokens or 0, end.output_tokens or 0),
         cached_input_tokens=80,
     )
     assert cost(merged, card) == cost(end, card)
@@ -426,25 +424,111 @@ def test_rounding_is_half_even() -> None:
 
 
 counts = st.none() | st.integers(0, 3_000_000)
+MEDIA = ("image_in", "image_cached", "image_out", "video_in", "video_out")
 
 
-@given(
-    st.builds(
-        Usage,
-        input_tokens=st.integers(0, 3_000_000),
-        output_tokens=st.integers(0, 3_000_000),
-        cached_input_tokens=counts,
-        cache_write_tokens=counts,
-        cache_write_1h_tokens=counts,
-        reasoning_tokens=counts,
-        input_audio_tokens=counts,
-        cached_audio_tokens=counts,
-        output_audio_tokens=counts,
-    )
+rates = st.integers(0, 10**12)
+usages = st.builds(
+    Usage,
+    input_tokens=st.integers(0, 3_000_000),
+    output_tokens=st.integers(0, 3_000_000),
+    cached_input_tokens=counts,
+    cache_write_tokens=counts,
+    cache_write_1h_tokens=counts,
+    reasoning_tokens=counts,
+    input_audio_tokens=counts,
+    cached_audio_tokens=counts,
+    output_audio_tokens=counts,
+    input_image_tokens=counts,
+    cached_image_tokens=counts,
+    output_image_tokens=counts,
+    input_video_tokens=counts,
+    cached_video_tokens=counts,
+    output_video_tokens=counts,
+    input_audio_s=st.none() | st.floats(0, 10_000),
+    surcharge_pct=st.sampled_from([0, 10]),
 )
-def test_the_total_is_the_sum_of_the_parts(usage: Usage) -> None:
-    """The fast sum and the parts are the same arithmetic, rounded once; no part is negative."""
-    found = cost(usage, RateCard("v", ((200_000, RATES._replace(input=2000)), (-1, RATES))))
+cards = st.builds(
+    lambda large, small: RateCard("v", ((200_000, large), (-1, small))),
+    *[st.builds(Rates, *[rates] * 10, **dict.fromkeys(MEDIA, st.none() | rates), second=st.just(0), audio_second=rates)]
+    * 2,
+)
+
+
+@given(usages, cards)
+def test_the_total_is_the_sum_of_the_parts(usage: Usage, card: RateCard) -> None:
+    """To the nano-dollar, whatever is counted and priced: fast sum and parts are the same arithmetic, rounded once."""
+    found = cost(usage, card)
     assert found is not None
     assert found.total_nusd == round_nusd(sum(part[3] for part in found.parts))
-    assert all(tokens > 0 and femto == tokens * rate for _, tokens, rate, femto in found.parts)
+    assert all(tokens > 0 and femto >= 0 for _, tokens, _, femto in found.parts)
+    assert all(femto == tokens * rate for name, tokens, rate, femto in found.parts if name != "audio_time")
+    if found.kind == "exact":  # then no token is counted twice, and none is left out
+        into = sum(part[1] for part in found.parts if part[0] in INPUT)
+        out = sum(part[1] for part in found.parts if part[0] in OUTPUT)
+        assert (into, out) == (usage.input_tokens, usage.output_tokens)
+
+
+INPUT = {"input", "cached_input", "cache_write", "cache_write_1h", "audio_input", "cached_audio", "image_input"}
+INPUT |= {"cached_image", "video_input", "cached_video"}
+OUTPUT = {"output", "reasoning", "audio_output", "image_output", "video_output"}
+
+
+def test_pictures_and_films_cost_what_is_around_them_unless_listed() -> None:
+    usage = Usage(
+        input_tokens=100,
+        cached_input_tokens=30,
+        input_image_tokens=50,
+        cached_image_tokens=20,
+        input_video_tokens=25,
+        cached_video_tokens=5,
+        output_tokens=40,
+        output_image_tokens=30,
+        output_video_tokens=7,
+    )
+    plain = parts_of(cost(usage, RateCard("v", ((-1, RATES),))))
+    assert plain == {
+        "image_input": (30, 30_000),
+        "cached_image": (20, 2_000),
+        "video_input": (20, 20_000),
+        "cached_video": (5, 500),
+        "cached_input": (5, 500),
+        "input": (20, 20_000),
+        "image_output": (30, 150_000),
+        "video_output": (7, 35_000),
+        "output": (3, 15_000),
+    }
+    own = RATES._replace(image_in=1, image_cached=2, image_out=3, video_in=4, video_out=5)
+    listed = parts_of(cost(usage, RateCard("v", ((-1, own),))))
+    kinds = ("image_input", "cached_image", "video_input", "image_output", "video_output")
+    assert [listed[name][1] for name in kinds] == [30, 40, 80, 90, 35]
+
+
+def test_sound_is_paid_by_its_length() -> None:
+    """Alone, then its length must be known; or beside tokens. A card that does not price it leaves it out."""
+    alone = RateCard("v", ((-1, Rates(0, 0, 0, 0, 0, 0, 0, 0, 0, audio_second=10**11)),))  # 0.36 dollars an hour
+    found = cost(Usage(input_audio_s=63.0), alone)
+    assert found is not None
+    assert (found.total_nusd, parts_of(found)) == (6_300_000, {"audio_time": (63_000, 63 * 10**11)})
+    assert cost(Usage(input_tokens=5, output_tokens=5), alone) is None
+    beside = RateCard("v", ((-1, RATES._replace(audio_second=10)),))
+    assert parts_of(cost(Usage(input_tokens=1, output_tokens=0, input_audio_s=0.5), beside)) == {
+        "audio_time": (500, 5),
+        "input": (1, 1000),
+    }
+    assert parts_of(cost(Usage(input_tokens=1, output_tokens=0, input_audio_s=0.5), RateCard("v", ((-1, RATES),)))) == {
+        "input": (1, 1000)
+    }
+
+
+def test_a_surcharge_is_on_every_listed_rate_and_on_no_price_of_ones_own() -> None:
+    usage = Usage(input_tokens=10, output_tokens=10, surcharge_pct=10)
+    assert parts_of(cost(usage, RateCard("v", ((-1, RATES),)))) == {"input": (10, 11_000), "output": (10, 55_000)}
+    own = cost(usage, flat_card(FlatPrice(1000, 5000)))
+    assert parts_of(own) == {"input": (10, 10_000), "output": (10, 50_000)}
+
+
+def test_what_other_models_did_beside_makes_a_lower_bound() -> None:
+    found = cost(Usage(input_tokens=1, output_tokens=1, more=True, service_tier="odd"), RateCard("v", ((-1, RATES),)))
+    assert found is not None
+    assert found.kind == "lower_bound"

@@ -12,6 +12,7 @@ from sidecar.core.cost import cost
 from sidecar.core.pricebook import CACHE_LIMIT, ModelEntry, PriceBook, build_card, compile_clause
 from sidecar.core.types import Usage
 from sidecar.errors import ConfigError
+from sidecar.wire.providers import PROVIDERS
 
 FILE = Path(__file__).resolve().parents[3] / "policies/prices/genai-prices.json"
 DAY = (date(2026, 11, 21) - date(1970, 1, 1)).days
@@ -55,6 +56,10 @@ def test_every_model_costs_what_the_source_says(book: PriceBook, provider: str) 
                 provider_id=provider,
                 genai_request_timestamp=moment,
             )
+            rates = card.sizes[-1][1]
+            if rates.audio_second and not rates.input:  # paid by the length of the sound: no tokens, no cost
+                assert cost(usage, card) is None
+                continue
             ours = cost(usage, card, second_of_day=43_200)
             assert ours is not None
             assert abs(ours.total_nusd - theirs.total_price * 10**9) <= 0.5, (model.id, back)
@@ -166,3 +171,19 @@ def test_a_provider_without_a_matching_rule_is_found_by_its_name_only() -> None:
     book = PriceBook(small(match=None))
     assert book.lookup("acme", "m", DAY) is not None
     assert book.lookup("acme-west", "m", DAY) is None
+
+
+def test_every_provider_that_we_name_is_in_the_list_or_of_ones_own(book: PriceBook) -> None:
+    """Names of ours lead to the list's: a deployment at Azure costs what Azure's model costs."""
+    day = (date(2026, 11, 21) - date(1970, 1, 1)).days
+    asked = {
+        "azure": "gpt-4o", "azure-deployments": "gpt-4o", "bedrock": "amazon.nova-pro-v1:0", "vertex": "gemini-2.5-pro",
+        "google": "gemini-2.5-pro", "openai": "gpt-4o", "anthropic": "claude-opus-4-8", "groq": "openai/gpt-oss-120b",
+        "mistral": "mistral-embed", "deepseek": "deepseek-chat", "cohere": "command-a-03-2025",
+        "openrouter": "openai/gpt-4o", "together": "meta-llama/Llama-3.3-70B-Instruct-Turbo",
+    }  # fmt: skip
+    assert PROVIDERS.keys() - asked.keys() == {"vllm", "llama.cpp", "ollama"}  # the policy says what these cost
+    for provider, model in asked.items():
+        assert book.lookup(provider, model, day) is not None, provider
+    one, other = (book.lookup(name, "gpt-4o", day) for name in ("azure", "azure-deployments"))
+    assert one == other

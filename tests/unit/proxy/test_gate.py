@@ -25,6 +25,10 @@ def judge(path: str, *lines: str) -> Way | Refused:
         ("/v1/messages/batches", "other", "anthropic"),
         ("/v1/models", "other", "openai"),
         ("/v1beta/models/g:generateContent", "generate", "gemini"),
+        ("/v1beta/models/g:embedContent", "embeddings", "gemini"),
+        ("/v1beta/models/g:batchEmbedContents", "embeddings", "gemini"),
+        ("/v1beta/models/g:countTokens", "count_tokens", "gemini"),
+        ("/v1/responses/input_tokens", "count_tokens", "openai"),
         ("/v1beta/models/g:streamGenerateContent?alt=sse", "generate", "gemini"),
         ("/v1beta/models", "other", "gemini"),
     ],
@@ -57,3 +61,15 @@ def test_only_one_path_is_ours_and_only_one_is_tunnelled() -> None:
     assert isinstance(realtime, Way)
     assert (ours.local, realtime.realtime) == (True, True)
     assert isinstance(judge("/_sidecar/v1/feedback/x"), Refused)
+
+
+def test_a_prefix_of_the_policy_passes_as_it_is() -> None:
+    """DESIGN 2.3: what an upstream of the policy adds is no endpoint that we know, and nothing but it is added."""
+    gate = Gate(frozenset(), frozenset(), ("/v2/",))
+    head = b"POST %b HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    way = gate.admit(parse_request_fully(head % b"/v2/chat?x=1"))
+    assert isinstance(way, Way)
+    assert (way.endpoint, way.path, way.beyond) == ("other", "/v2/chat", "/v2/")
+    refused = gate.admit(parse_request_fully(head % b"/v3/chat"))
+    assert isinstance(refused, Refused)
+    assert "/v1/, /v1beta/, /v2/" in refused.message

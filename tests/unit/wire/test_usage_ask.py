@@ -39,6 +39,27 @@ def test_usage_only_event_goes_and_nothing_else() -> None:
     assert strip(*stream) == b"".join((stream[0], stream[1], DONE))
 
 
+SAID = b'{"role":"assistant","content":"","tool_calls":[]}'
+IDLE = b'data: {"choices":[{"index":0,"delta":%b,"finish_reason":null}],%%b}\n\n' % SAID
+COUNTS = b'"usage":{"prompt_tokens":3,"completion_tokens":2,"cost":0.1}'
+
+
+def test_usage_on_a_choice_that_says_nothing_goes_behind_the_finish_reason() -> None:
+    """OpenRouter's last event; before the finish reason, or with anything in it, it is the client's."""
+    text, finish, idle = chunk("a"), chunk(None, "stop"), IDLE % COUNTS
+    assert strip(text, finish, idle, DONE) == text + finish + DONE
+    assert strip(text, idle, finish, DONE) == text + idle + finish + DONE
+    for said in (
+        idle.replace(b'"content":""', b'"content":"b"'),
+        idle.replace(b'"finish_reason":null', b'"finish_reason":"stop"'),
+        idle.replace(b'"delta":{', b'"text":"c","delta":{'),
+        idle.replace(b'"index":0,"delta"', b'"index":0,"delta":7,"text"'),
+        b"data: {" + COUNTS + b"}\n\n",
+    ):
+        assert strip(text, finish, said, DONE) == text + finish + said + DONE
+    assert strip(finish, b'data: {"choices":[{"delta":null}],%b}\n\n' % COUNTS, DONE) == finish + DONE
+
+
 def test_nulls_go_with_their_comma() -> None:
     for usage, last in ((NULL, True), (NULL, False), (' "usage" : null ', True), ('"usage": null', False)):
         assert strip(chunk("a", usage=usage, last=last)).replace(b" }", b"}") == chunk("a")

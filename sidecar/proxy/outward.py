@@ -1,0 +1,135 @@
+"""The way up of an exchange: the body as its arm gets it, a connection, and the request in one write."""
+
+from abc import abstractmethod
+
+from sidecar.clock import monotonic
+from sidecar.core.types import Decision, Stage
+from sidecar.errors import ProtocolError, TranslationError
+from sidecar.proxy.answer import NO_RETRY
+from sidecar.proxy.cascade import Cascade
+from sidecar.proxy.dial import DialError
+from sidecar.proxy.outgoing import outgoing, varied
+from sidecar.proxy.own_answers import OwnAnswers
+from sidecar.proxy.translated import Said, Translated
+from sidecar.proxy.upstream import UpstreamConnection
+from sidecar.wire.framing import LAST_CHUNK, chunk
+from sidecar.wire.json_edit import RequestView
+from sidecar.wire.translate import Named
+
+
+class Outward(OwnAnswers):
+    """The part of an exchange that sends."""
+
+    asked = False  # we asked for usage that the client had not asked for
+    sent_s: float | None = None
+    said: Said | None = None  # the call as other formats say it, where the policy has upstreams of another one
+    translated: Translated | None = None  # this call, where its arm speaks another format
+    cascade: Cascade | None = None
+    stages: tuple[Stage, ...] | None = None  # arms that its cascade asked before this one
+    _view: RequestView | None = None
+    _outgoing = b""  # the body as this arm gets it
+    _target: bytes | None = None  # where the upstream has the endpoint at a place of its own
+
+    def _send(self, view: RequestView | None) -> None:
+        """Writes the body for this arm and asks for a connection."""
+        assert self.decision is not None
+        body, seen, decision = varied(self.plane, self.facts, self.decision, self.body, view)
+        self.decision = decision
+        self._view = view
+        self.translated = None
+        if self.said is not None and self.origin.name in self.said:
+            if not self._translate(self.said, decision, body):
+                return
+        else:
+            try:
+                self._target = self.origin.target(self.head_in, self.way, decision.model, self.facts.model)
+            except ProtocolError as error:
+                self._answer(error.answer, "target", str(error), "failed", "refused")
+                return
+            self._outgoing, self.asked = outgoing(self.origin, self.facts, decision, body, view, seen)
+        self.phase = "queue"
+        connection = self.origin.pool.take(self)
+        if connection is not None:
+            self.on_connection(connection)
+        elif self.phase == "queue":
+            self.deadline = monotonic() + self.plane.settings.pool_queue_timeout_s
+
+    @property
+    def sent_body(self) -> bytes:
+        """The body as it was sent, in the client's format: what checks read."""
+        return self._outgoing if self.translated is None else self.body
+
+    def _translate(self, said: Said, decision: Decision, body: bytes) -> bool:
+        """Writes the call in the arm's format; whether that could be done. It cannot where the call is malformed."""
+        self.asked = False
+        try:
+            model = decision.model or self.facts.model or ""
+            self.translated = said.put(self.origin, decision, model, body)
+        except TranslationError as error:
+            self._answer(400, "translation", str(error), "failed", "refused", NO_RETRY)
+            return False
+        except Exception as bug:  # noqa: BLE001 - a fault of ours is an answer too
+            self.plane.on_bug("translate", bug)
+            text = "the sidecar could not say the call in the format of the model"
+            self._answer(500, "translation", text, "failed", "refused", NO_RETRY)
+            return False
+        self.asked = self.translated.asked
+        self.translated.named = Named(self.id, model, int(self.at))
+        self._outgoing = self.translated.body
+        return True
+
+    def on_connection(self, connection: UpstreamConnection) -> None:
+        """There is a connection: the request goes out in one write."""
+        self.connection = connection
+        head, translated = self.head_in, self.translated
+        try:
+            if translated is not None:
+                before, after = translated.head(head, self.at), b""
+            else:
+                identity = self.asked or self.cascade is not None
+                before, after = self.client.plan(self.origin, self._target, identity=identity)
+        except ProtocolError as error:
+            self._drop_upstream()
+            self._answer(error.answer, "target", str(error), "failed", "refused")
+            return
+        self.phase = "first_byte"
+        if translated is not None:
+            connection.transport.write(before + self._outgoing)
+            self._sent()
+            return
+        if self.streaming_up:
+            length = b"" if head.length is None else b"%d" % head.length
+            connection.transport.write(b"".join((before, length, after)))
+            pieces, self._early_up = self._early_up, ()
+            for piece in pieces:
+                connection.transport.write(piece)
+            self.client.set_reading(True)
+            self._sent()
+            return
+        body = self._outgoing
+        if head.chunked:
+            body = chunk(body) + LAST_CHUNK
+            connection.transport.write(before + body)
+        elif after:
+            connection.transport.write(b"%b%d%b%b" % (before, len(body), after, body))
+        else:
+            connection.transport.write(before)
+        self._sent()
+
+    def _sent(self) -> None:
+        now = monotonic()
+        self.sent_s = now - self.zero
+        settings = self.plane.settings
+        if self.reader is not None and not self.reader.done and not self.client.paused:
+            self.deadline = now + settings.body_stall_timeout_s
+        else:
+            self.deadline = now + settings.first_byte_timeout_s
+
+    @abstractmethod
+    def on_no_connection(self, error: DialError) -> None: ...
+
+    @abstractmethod
+    def on_upstream_data(self, data: bytes) -> None: ...
+
+    @abstractmethod
+    def on_upstream_lost(self, error: Exception | None) -> None: ...

@@ -1,0 +1,294 @@
+"""A call on its way to an arm of another format, and its answer on the way back: the HTTP around `wire.translate`.
+
+Before the decision `Said` knows, for each upstream that speaks another format, what of the call cannot be said there; it
+is worked out when the engine asks, once for each format. For the arm that was chosen it gives the body and a head of our
+own, with nothing of the client's but what every server understands. The answer comes back through a `TranslatedReply`,
+whose first byte goes down when there is something to say, so that an answer of a wrong format can still become an error.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import orjson
+from msgspec.structs import replace
+
+from sidecar.core.abilities import Capabilities
+from sidecar.core.fitting import RESERVE
+from sidecar.core.types import Decision, Endpoint
+from sidecar.errors import ProtocolError, TranslationError
+from sidecar.proxy.answer import phrase
+from sidecar.proxy.gate import Way
+from sidecar.proxy.origin import Origin
+from sidecar.proxy.reply import Reply
+from sidecar.wire.answer import Collector
+from sidecar.wire.decode import make_decoder
+from sidecar.wire.framing import LAST_CHUNK, chunk
+from sidecar.wire.http1 import RequestHead, ResponseHead
+from sidecar.wire.needs import needs_of
+from sidecar.wire.neutral import Format, Report, Request
+from sidecar.wire.providers import FORMATS, format_at
+from sidecar.wire.sse import SseParser
+from sidecar.wire.target import path_segment
+from sidecar.wire.told import ToldMeter
+from sidecar.wire.translate import (
+    MAX_WHOLE_BYTES,
+    TOO_LARGE,
+    Named,
+    StreamedAnswer,
+    WholeAnswer,
+    WrongAnswer,
+    changes,
+    losses,
+    read,
+    say,
+)
+
+_PASSED_UP: Final = (b"user-agent", b"traceparent", b"tracestate", b"baggage", b"x-request-id")
+_PASSED_DOWN: Final = (b"x-request-id", b"request-id", b"retry-after", b"retry-after-ms", b"x-should-retry")
+_STREAMS: Final = (b"text/event-stream", b"application/vnd.amazon.eventstream")
+_SET: Final = {"temperature": float, "top_p": float, "top_k": int, "max_tokens": int, "seed": int}  # neutral params
+
+
+def foreign(origins: Mapping[str, Origin]) -> dict[Endpoint, dict[str, Origin]]:
+    """The upstreams that do not speak the format of an endpoint, by name, for each endpoint that may be translated."""
+    return {
+        endpoint: {name: one for name, one in origins.items() if form not in one.provider.paths}
+        for endpoint, form in FORMATS.items()
+    }
+
+
+class Said(Mapping[str, tuple[str, ...]]):
+    """One call, as far as it can be said elsewhere: upstream -> members that are lost there, worked out when asked for."""
+
+    also: tuple[str, ...] = ()  # what no other format can say of this call, besides its body
+
+    def __init__(self, upstreams: Mapping[str, Origin], way: Way, body: bytes, model: str, *, stream: bool) -> None:
+        self._upstreams = upstreams
+        self._way = way
+        self._form: Format = FORMATS[way.endpoint]
+        self._body, self._model, self._stream = body, model, stream
+        self._request: Request | None = None
+        self._wrong: str | None = None  # why it cannot be read
+        self._lost: dict[tuple[Format, int], tuple[str, ...]] = {}
+
+    def __getitem__(self, upstream: str) -> tuple[str, ...]:
+        origin = self._upstreams[upstream]
+        form = format_at(origin.provider, self._form)
+        key = (form, id(origin.provider))
+        found = self._lost.get(key)
+        if found is None:
+            request = self.request()
+            found = (self._wrong or "the body",) if request is None else losses(request, form, origin.provider)
+            found = self._lost[key] = (*self.also, *found)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._upstreams)
+
+    def __len__(self) -> int:
+        return len(self._upstreams)
+
+    def request(self) -> Request | None:
+        """The call in the neutral form; None when it cannot be read."""
+        if self._request is None and self._wrong is None:
+            try:
+                self._request = read(self._body, self._form, self._model, stream=self._stream)
+            except TranslationError as error:
+                self._wrong = str(error)
+        return self._request
+
+    def put(self, origin: Origin, decision: Decision, model: str, body: bytes) -> "Translated":
+        """The call for this arm. `body` is the client's with what the decision did to its system prompt.
+
+        Raises:
+            TranslationError: it cannot be read.
+        """
+        request = read(body, self._form, self._model, stream=self._stream)
+        made = Translated(request, origin, decision, model, body)
+        made.report.lost += self.also
+        return made
+
+
+class Translated:
+    """One call as one arm gets it."""
+
+    def __init__(self, request: Request, origin: Origin, decision: Decision, model: str, body: bytes = b"") -> None:
+        """`body` is the client's, for the estimate of its size."""
+        self.request = request
+        self.named = Named(model=model)  # the exchange knows more
+        self.report = Report()
+        self.form = format_at(origin.provider, request.format)
+        self._origin = origin
+        self._model = model
+        own, rest = _params(decision)
+        request = replace(request, **own) if own else request
+        if self.form == "messages" and request.max_tokens is None and decision.can is not None:
+            request = _with_limit(request, decision.can, needs_of(body).tokens, self.report)
+        self.asked = (
+            self.form == "chat" and request.stream and origin.ask_usage
+        )  # for usage: there are servers that refuse
+        said = say(request, self.form, origin.provider, model, self.report, ask_usage=origin.ask_usage)
+        self.body = said if not rest else orjson.dumps(orjson.loads(said) | rest)
+
+    def head(self, client: RequestHead, at: float) -> bytes:
+        """The whole head for the upstream; `at` as `Origin.own_head` wants it.
+
+        Raises:
+            ProtocolError: 400, the model's name cannot stand in a path.
+        """
+        provider = self._origin.provider
+        paths = provider.streams if self.request.stream and self.form in provider.streams else provider.paths
+        target = paths[self.form].encode()
+        if b"{model}" in target:
+            target = target.replace(b"{model}", path_segment(self._model))
+        passed = b"".join([b"%b: %b\r\n" % (name, client.fields[name]) for name in _PASSED_UP if name in client.fields])
+        lines = b"content-type: application/json\r\naccept: %b\r\naccept-encoding: identity\r\n%b%b" % (
+            b"text/event-stream" if self.request.stream else b"application/json",
+            provider.headers,
+            passed,
+        )
+        return self._origin.own_head(target, lines, self.body, client, at)
+
+    def reply(
+        self, head: ResponseHead, client: RequestHead, way: Way, limit: int, collector: Collector | None
+    ) -> "TranslatedReply":
+        """The answer, from its head on."""
+        return TranslatedReply(self, head, client, way, limit, collector)
+
+
+def _with_limit(request: Request, can: Capabilities, input_tokens: int, report: Report) -> Request:
+    """Anthropic wants to be told how long an answer may be: where the client did not say, as long as the model can."""
+    if can.max_output_tokens is None:
+        return request
+    room = can.max_output_tokens if can.context_tokens is None else can.context_tokens - input_tokens
+    report.map("max_tokens")
+    return replace(request, max_tokens=min(can.max_output_tokens, max(room, RESERVE)))
+
+
+def _params(decision: Decision) -> tuple[dict[str, float], dict[str, object]]:
+    """The arm's params that every format knows, and those that are members of the arm's own body."""
+    own: dict[str, float] = {}
+    rest: dict[str, object] = {}
+    for name, text in decision.params:
+        value = orjson.loads(text)
+        if name in _SET and isinstance(value, int | float) and not isinstance(value, bool):
+            own[name] = _SET[name](value)
+        else:
+            rest[name] = value
+    return own, rest
+
+
+class TranslatedReply(Reply):
+    """An answer that goes down in the client's format. `opened` is for the exchange: nothing of it is down before."""
+
+    def __init__(
+        self,
+        call: Translated,
+        head: ResponseHead,
+        client: RequestHead,
+        way: Way,
+        limit: int,
+        collector: Collector | None,
+    ) -> None:
+        super().__init__(head, client, way, asked=False, meter_max_bytes=limit, collector=collector)
+        self._seen = SseParser(limit)  # of what is told, for the collector
+        self._events = head.fields.get(b"content-type", b"").startswith(_STREAMS)
+        self._streams = self._events and head.status < 400
+        self._told = ToldMeter(limit)
+        self.meter = None if head.status >= 400 else self._told
+        self._report = call.report
+        self._size = 0  # of a whole answer, in the client's format
+        self._answer: WholeAnswer | StreamedAnswer
+        if self._streams:
+            self._answer = StreamedAnswer(call.request, call.form, call.report, call.named)
+        else:
+            self._answer = WholeAnswer(call.request, call.form, head.status, call.report, call.named)
+        self._odd = call.request.stream != self._events and head.status < 400
+        self._large = not self._streams and head.status < 400 and (head.length or 0) > MAX_WHOLE_BYTES
+        self._ends_plain = self._streams and self._plain
+        encoding = head.fields.get(b"content-encoding", b"identity").decode("latin-1")
+        self._packed = encoding.lower() != "identity"  # nobody asked for that, and there are servers that do it
+        self._decoder = make_decoder(encoding, MAX_WHOLE_BYTES) if self._packed else None
+
+    def head_bytes(self, add: bytes, *, close: bool) -> bytes:
+        """A head of our own: the status, what every client understands, and how the body ends."""
+        fields = self.head.fields
+        lines = [b"HTTP/1.1 %d %b\r\n" % (self.head.status, phrase(self.head.status))]
+        if self._streams:
+            lines.append(b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n")
+            lines.append(b"connection: close\r\n" if self._plain else b"transfer-encoding: chunked\r\n")
+        else:
+            lines.append(b"content-type: application/json\r\ncontent-length: %d\r\n" % self._size)
+        retry = b"x-should-retry" in add
+        lines += [
+            b"%b: %b\r\n" % (name, fields[name])
+            for name in _PASSED_DOWN
+            if name in fields and not (retry and name == b"x-should-retry")
+        ]
+        told = changes(self._report)
+        if told:
+            lines.append(b"x-sidecar-changed: %b\r\n" % told.encode())
+        lines += [add, b"connection: close\r\n" if close and not self._ends_plain else b"", b"\r\n"]
+        return b"".join(lines)
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """The framing is ours, whatever the upstream's."""
+        return self._ends_plain
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """One read of the upstream: (bytes for the client, payload for the meter)."""
+        _, payload = super().feed(data)
+        return self._say(payload), payload
+
+    def end(self) -> bytes:
+        """The upstream closed the connection where that is how its body ends."""
+        super().end()
+        return self._say(b"")
+
+    def _say(self, payload: bytes) -> bytes:
+        try:
+            if self._odd:
+                raise WrongAnswer("it is an event stream" if self._events else "it is no event stream")
+            if self._large:
+                raise WrongAnswer(TOO_LARGE)
+            if self._packed:
+                payload = self._unpacked(payload)
+            out = self._answer.feed(payload) if payload else b""
+            if self.done:
+                out += self._answer.end()
+        except WrongAnswer as error:
+            raise ProtocolError(f"the upstream's answer cannot be translated: {error}", 502) from None
+        if self.collector is not None:
+            self._show(self.collector, out)
+        if not self._streams:
+            self._size = len(out)
+            return out
+        if self._plain:
+            return out
+        return chunk(out) + LAST_CHUNK if self.done and out else LAST_CHUNK if self.done else chunk(out) if out else b""
+
+    def _unpacked(self, payload: bytes) -> bytes:
+        decoder = self._decoder
+        said = b"" if decoder is None else decoder.feed(payload)
+        if (decoder is None or decoder.failed) and self.head.status < 400:
+            raise WrongAnswer("it is compressed in a way that cannot be read")
+        return said
+
+    def _show(self, collector: Collector, out: bytes) -> None:
+        """Checks read the answer in the client's own format."""
+        if not self._streams:
+            if out:
+                collector.body(out)
+            return
+        for event in self._seen.feed(out):
+            collector.event(event.data)
+
+    def measure(self, payload: bytes, t_s: float, on_bug: object) -> None:  # noqa: ARG002 - nothing here can fail
+        """The meter learns what was said; its copy was read already."""
+        self.size += len(payload)
+        if self._error is not None and self.size <= 64 * 1024:
+            self._error.append(payload)
+        pieces, self._answer.pieces = self._answer.pieces, []
+        if pieces and self.meter is not None:
+            self._told.take(pieces, t_s, streamed=self._streams)

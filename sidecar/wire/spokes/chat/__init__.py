@@ -1,0 +1,1 @@
+"""OpenAI chat completions: read into the neutral form and written from it."""

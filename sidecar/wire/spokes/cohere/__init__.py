@@ -1,0 +1,1 @@
+"""Cohere v2 chat: read into the neutral form and written from it."""

@@ -1,0 +1,1 @@
+"""AWS Bedrock Converse: read into the neutral form and written from it."""

@@ -1,0 +1,1 @@
+"""Gemini generateContent: read into the neutral form and written from it."""

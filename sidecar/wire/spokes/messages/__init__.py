@@ -1,0 +1,1 @@
+"""Anthropic Messages: read into the neutral form and written from it."""

@@ -1,0 +1,293 @@
+"""Says a call of one format in another, and the answer back: the hub that joins two spokes.
+
+    client's body -> Request -> arm's body          arm's answer -> Response -> client's answer
+    arm's events  -> Event*  -> client's events, each at once
+
+Nothing is dropped in silence: `losses` tells before an arm is chosen what its format cannot say, and what was changed is in
+the Report. An answer that is not of the arm's format is the arm's fault (WrongAnswer), and nothing of it reaches the client.
+
+What it does not do: talk HTTP (`proxy.translated`), choose an arm, hold prompts longer than a call takes.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import orjson
+from msgspec import Struct
+from msgspec.structs import replace
+
+from sidecar.errors import TranslationError
+from sidecar.wire.eventstream import BadFrame, EventStreamParser
+from sidecar.wire.neutral import Done, Event, Failed, Format, Json, Problem, Report, Request, Response, Start, Stopped
+from sidecar.wire.providers import Provider
+from sidecar.wire.reading import Piece
+from sidecar.wire.spoke import Spoke, says
+from sidecar.wire.spokes.chat import spoke as chat
+from sidecar.wire.spokes.cohere import spoke as cohere
+from sidecar.wire.spokes.converse import spoke as converse
+from sidecar.wire.spokes.generate import spoke as generate
+from sidecar.wire.spokes.messages import spoke as messages
+from sidecar.wire.spokes.responses import spoke as responses
+from sidecar.wire.sse import SseParser
+from sidecar.wire.told import Listener, piece_of_whole
+
+SPOKES: Final[Mapping[Format, Spoke]] = {
+    "chat": chat.SPOKE,
+    "responses": responses.SPOKE,
+    "messages": messages.SPOKE,
+    "generate": generate.SPOKE,
+    "cohere": cohere.SPOKE,
+    "converse": converse.SPOKE,
+}
+MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
+MAX_WHOLE_BYTES: Final = 64 * 1024 * 1024  # of an answer that is held until it is whole; more than any model says
+_MAX_PROBLEM_BYTES: Final = 256 * 1024  # of an error: what is behind is not read
+TOO_LARGE: Final = "it is too large"
+_TOO_DEEP: Final = "the body is nested too deeply"
+_MAX_NAMES: Final = 16  # of changed members that a client is told
+_MAX_NAME_CHARS: Final = 64
+_NEUTRAL: Final = {"n": 1, "frequency_penalty": 0, "presence_penalty": 0}  # values that ask for nothing
+
+
+class WrongAnswer(Exception):
+    """The upstream's answer is not of its format."""
+
+
+class Named(Struct, frozen=True):
+    """What an answer is called where its provider does not say: Cohere's names no model, Bedrock's has no id either."""
+
+    id: str = ""
+    model: str = ""
+    created: int | None = None  # seconds since the epoch
+
+    def name(self, answer: Response | Start) -> None:
+        """Fills in what is missing."""
+        answer.id = answer.id or self.id
+        answer.model = answer.model or self.model
+        answer.created = self.created if answer.created is None else answer.created
+
+
+_UNNAMED: Final = Named()
+
+
+def read(body: bytes, form: Format, model: str, *, stream: bool) -> Request:
+    """The call of a client. `model` and `stream` hold where the format says them elsewhere (in Gemini's path).
+
+    Raises:
+        TranslationError: 400, the body is not JSON, or not of this format; says where.
+    """
+    spoke = SPOKES[form]
+    assert spoke.read_request is not None, "clients speak formats that can be read"
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise TranslationError("the body is not valid JSON") from None
+    try:
+        request = spoke.read_request(value)
+    except RecursionError:
+        raise TranslationError(_TOO_DEEP) from None
+    request.model = model
+    request.stream = stream
+    return request
+
+
+def losses(request: Request, form: Format, provider: Provider) -> tuple[str, ...]:
+    """The members of this call that a format, at this provider, cannot say; "the body" where it cannot be written at all."""
+    report = Report()
+    try:
+        _write(request, form, provider, report)
+    except TranslationError:
+        return ("the body",)
+    return tuple(report.lost)
+
+
+def say(
+    request: Request, form: Format, provider: Provider, model: str, report: Report, *, ask_usage: bool = True
+) -> bytes:
+    """The call as `form` says it, asking for `model`. What was changed or lost is told to `report`. Without `ask_usage` a
+    chat stream is not asked for its usage: there are servers that do not know the question.
+
+    Raises:
+        TranslationError: 400, the call is nested too deeply to be written.
+    """
+    return _write(replace(request, model=model), form, provider, report, ask_usage=ask_usage)
+
+
+def changes(report: Report) -> str:
+    """What a client is told of a translation: the members' paths, bounded, without anything that is not a name."""
+    names = [name for name in (*report.lost, *report.mapped) if name]
+    told = [
+        "".join(c if c.isascii() and (c.isalnum() or c in "_.[]-") else "_" for c in n[:_MAX_NAME_CHARS]) for n in names
+    ]
+    more = len(told) - _MAX_NAMES
+    return ", ".join([*told[:_MAX_NAMES], *([f"and-{more}-more"] if more > 0 else [])])
+
+
+def _write(request: Request, form: Format, provider: Provider, report: Report, *, ask_usage: bool = True) -> bytes:
+    said = _without(request, provider.lacks, report) if provider.lacks and request.format != form else request
+    try:
+        body = SPOKES[form].write_request(said, report)
+    except RecursionError:
+        raise TranslationError(_TOO_DEEP) from None
+    if form == "chat":
+        if provider.limit_key != "max_tokens" and "max_tokens" in body:
+            body[provider.limit_key] = body.pop("max_tokens")
+        if request.stream and ask_usage:
+            body["stream_options"] = {**body.get("stream_options", {}), "include_usage": True}
+            body.update({name: orjson.loads(value) for name, value in provider.asks})
+        elif not ask_usage:
+            body.pop("stream_options", None)
+    return _dumped(body)
+
+
+def _dumped(body: Json) -> bytes:
+    """JSON may be nested more deeply than it can be written."""
+    try:
+        return orjson.dumps(body)
+    except TypeError:
+        raise TranslationError(_TOO_DEEP) from None
+
+
+def _without(request: Request, lacks: frozenset[str], report: Report) -> Request:
+    """The request without what this provider's server refuses."""
+    gone: dict[str, None] = {}
+    for name in sorted(lacks):
+        value = getattr(request, name)
+        if says(value) and value != _NEUTRAL.get(name):
+            report.lose(name)
+            gone[name] = None
+    return replace(request, **gone) if gone else request
+
+
+def problem_body(problem: Problem, client: Format) -> bytes:
+    """An error as the client's own SDK understands it."""
+    spoke = SPOKES[client]
+    assert spoke.write_problem is not None, "clients speak formats that can be written"
+    return orjson.dumps(spoke.write_problem(problem))
+
+
+class WholeAnswer:
+    """One answer that is no stream: fed until it is whole, then said at once."""
+
+    def __init__(self, request: Request, form: Format, status: int, report: Report, named: Named = _UNNAMED) -> None:
+        """`status` is the upstream's: from 400 on the answer is an error."""
+        self._named = named
+        self.pieces: list[Piece] = []
+        self.problem: Problem | None = None
+        self._request = request
+        self._from, self._to = SPOKES[form], SPOKES[request.format]
+        self._status = status
+        self._report = report
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> bytes:
+        """Nothing yet.
+
+        Raises:
+            WrongAnswer: it is larger than MAX_WHOLE_BYTES.
+        """
+        self._size += len(data)
+        if self._status >= 400:
+            data = data[: max(0, _MAX_PROBLEM_BYTES - self._size + len(data))]
+        elif self._size > MAX_WHOLE_BYTES:
+            self._parts = []
+            raise WrongAnswer(TOO_LARGE)
+        self._parts.append(data)
+        return b""
+
+    def end(self) -> bytes:
+        """The answer in the client's format.
+
+        Raises:
+            WrongAnswer: it cannot be read.
+        """
+        body = b"".join(self._parts)
+        if self._status >= 400:
+            self.problem = self._from.read_problem(self._status, body)
+            return problem_body(self.problem, self._request.format)
+        assert self._to.write_response is not None, "clients speak formats that can be written"
+        try:
+            answer = self._from.read_response(orjson.loads(body))
+            self._named.name(answer)
+            self.pieces.append(piece_of_whole(answer))
+            return _dumped(self._to.write_response(answer, self._request, self._report))
+        except orjson.JSONDecodeError:
+            raise WrongAnswer("it is no JSON") from None
+        except TranslationError as error:
+            raise WrongAnswer(str(error)) from None
+        except RecursionError:
+            raise WrongAnswer(_TOO_DEEP) from None
+
+
+class StreamedAnswer:
+    """One streamed answer: each event is said as soon as it is there."""
+
+    def __init__(self, request: Request, form: Format, report: Report, named: Named = _UNNAMED) -> None:
+        self._named = named
+        spoke = SPOKES[request.format]
+        assert spoke.stream_writer is not None, "clients speak formats that can be written"
+        self.pieces: list[Piece] = []  # of what was fed and not taken yet, for the meter
+        self.done = False  # the arm's own end was seen
+        self.begun = False  # something was said
+        self._started = False
+        self._running = request.n or 1  # answers of which it was not told yet why they end
+        arm = SPOKES[form]
+        self._sse = arm.framing == "sse"
+        self._parser = (SseParser if self._sse else EventStreamParser)(MAX_EVENT_BYTES)
+        self._reader = arm.stream_reader()
+        self._writer = spoke.stream_writer(request, report)
+        self._listener = Listener()
+
+    def feed(self, data: bytes) -> bytes:
+        """What these bytes say, in the client's format.
+
+        Raises:
+            WrongAnswer: they are no stream of the arm's kind.
+        """
+        events: list[Event] = []
+        try:
+            for one in self._parser.feed(data):
+                events += self._reader.feed(one)
+        except BadFrame as error:
+            raise WrongAnswer(str(error)) from None
+        except RecursionError:
+            raise WrongAnswer(_TOO_DEEP) from None
+        if not events:
+            return b""
+        if not self._started:
+            for event in events:
+                if isinstance(event, Start):
+                    self._named.name(event)
+                    self._started = True
+        self.pieces += self._listener.pieces(events)
+        out = b"".join([self._writer.feed(event) for event in events])
+        self.begun = self.begun or bool(out)
+        self._count(events)
+        return out
+
+    def _count(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Done | Failed):
+                self.done = True
+            elif isinstance(event, Stopped):
+                self._running -= 1
+
+    def end(self) -> bytes:
+        """The stream is over: what is left to say. An arm that told why it stopped, and nothing behind that, is through.
+
+        Raises:
+            WrongAnswer: it ended without its own end, or nothing in it was of the arm's format.
+        """
+        out = b""
+        if not self.done and self._sse:
+            out = self.feed(b"\n\n")  # servers leave out the last blank line
+        if self.done:
+            return out
+        if self._running <= 0:
+            self.done = True
+            return out + self._writer.feed(Done())
+        raise WrongAnswer("its stream has no end" if self.begun else "its stream is of another format")
+
+
+Answer = WholeAnswer | StreamedAnswer

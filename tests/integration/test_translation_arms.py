@@ -1,0 +1,250 @@
+"""Arms of another format in everything that a policy does with arms: fallbacks, cascades, shadows, variants, params."""
+
+import asyncio
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+import pytest
+
+from sidecar.clock import steady
+from tests.integration.canary import OLD, App, phase, route, rows_of, talking, written
+from tests.integration.conftest import Serve, Upstream
+from tests.integration.raw import SSE_HEAD, WAIT_S, ScriptedUpstream, call, chunked, connected, event, ok, post
+
+HELD = {"NEW_KEY": "held-key-0123456789", "ONE_KEY": "near-key-0123456789"}
+FAILED = ok(b'{"error":{"message":"busy"}}', status=b"503 Service Unavailable")
+
+
+def claude(port: int) -> dict[str, Any]:
+    return {
+        "dialect": "anthropic",
+        "base_url": f"http://127.0.0.1:{port}",
+        "api_key": {"env": "NEW_KEY"},
+        "price": {"input_mtok": 1, "output_mtok": 2},
+    }
+
+
+def message(text: str, stop: str = "end_turn") -> bytes:
+    """A whole answer of Anthropic's."""
+    content = [{"type": "text", "text": text}] if text else []
+    usage = {"input_tokens": 7, "output_tokens": 3}
+    made = {"id": "msg_1", "type": "message", "role": "assistant", "model": "c", "content": content}
+    return orjson.dumps({**made, "stop_reason": stop, "stop_sequence": None, "usage": usage})
+
+
+def completion(text: str) -> bytes:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+    return orjson.dumps(
+        {"id": "c-1", "object": "chat.completion", "created": 1, "model": OLD, "choices": [choice], "usage": usage}
+    )
+
+
+def both(near: ScriptedUpstream, far: ScriptedUpstream, **changes: Any) -> dict[str, Any]:
+    """A policy with an OpenAI upstream, `one`, and an Anthropic one, `far`."""
+    made = route(near.port, **({"rollout": None} | changes))
+    made["upstreams"]["far"] = claude(far.port)
+    made["upstreams"]["one"]["api_key"] = {"env": "ONE_KEY"}
+    return made
+
+
+NATIVE = {"id": "base", "upstream": "one", "model": OLD}
+FOREIGN = {"id": "other", "upstream": "far", "model": "c"}
+
+
+@pytest.mark.parametrize("first", ["native", "foreign"])
+async def test_fallback_to_another_format(upstream: Upstream, serve: Serve, tmp_path: Path, first: str) -> None:
+    """Each arm gets the call in its own words, whole; the client sees one answer in its own."""
+    far_first = first == "foreign"
+    near = await upstream([ok(completion("near"))] if far_first else [FAILED])
+    far = await upstream([FAILED] if far_first else [ok(message("far"))])
+    arms = (FOREIGN, NATIVE) if far_first else (NATIVE, FOREIGN)
+    made = both(near, far, baseline=arms[0], arms=[arms[1]], rollout={"min_requests": 9999},
+                fallback={"arms": [arms[1]["id"]], "on": ["5xx"], "max": 1})  # fmt: skip
+    side = await serve(near, policies=written(tmp_path / "p", made), environ=HELD)
+    rows = rows_of(side)
+    async with talking(side) as app:
+        got = await app.ask("Hi there", model="auto", max_tokens=9)
+        for _ in range(20):  # one in twenty goes to the new arm at once
+            if got.reason != "fallback":
+                for known in (rows, near.requests, far.requests):
+                    known.clear()
+                got = await app.ask("Hi there", model="auto", max_tokens=9)
+    assert orjson.loads(got.raw.body)["choices"][0]["message"]["content"] == ("near" if far_first else "far")
+    assert got.reason == "fallback"
+    asked_near, asked_far = orjson.loads(near.requests[0].body), orjson.loads(far.requests[0].body)
+    assert asked_near["messages"] == [{"role": "user", "content": "Hi there"}]
+    assert (asked_near["model"], asked_far["model"], asked_far["max_tokens"]) == (OLD, "c", 9)
+    assert b"held-key" not in near.requests[0].raw
+    assert far.requests[0].value(b"x-api-key") == b"held-key-0123456789"
+    assert far.requests[0].value(b"authorization") is None
+    assert (rows[0].outcome.kind, rows[0].outcome.served_arm) == ("completed", arms[1]["id"])
+    assert rows[0].outcome.usage is not None
+    assert rows[0].outcome.usage.output_tokens == (10 if far_first else 3)
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked", "late end"])
+async def test_a_cascade_over_formats(upstream: Upstream, serve: Serve, tmp_path: Path, framing: str) -> None:
+    """The held answer of the arm of another format is checked, measured and paid, however its end comes."""
+
+    def framed(body: bytes) -> list[Any]:
+        if framing == "length":
+            return [ok(body)]
+        data = chunked(body)
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+        return [head + data] if framing == "chunked" else [head + data[:-5], 0.02, data[-5:]]
+
+    near = await upstream([ok(completion("near"))])
+    far = await upstream(framed(message("")), framed(message("far")))
+    made: dict[str, Any] = {"cascade": {"arms": ["new", "base"], "on": ["empty"]}}
+    policy = route(near.port, mode="optimize", sticky="request", quality={"validators": ["empty"], "min_samples": 0},
+                   arms=[{"id": "new", "upstream": "two", "model": "c"}], **made)  # fmt: skip
+    policy["upstreams"]["two"] = claude(far.port)
+    side = await serve(near, policies=written(tmp_path / "policies", policy), environ=HELD)
+    while phase(side)[0] != "promoted":
+        side.app.on_events(side.app.engine.promote("chat", steady()))
+    rows = rows_of(side)
+    async with talking(side) as app:
+        first, second = await app.ask(), await app.ask()
+    assert [first.model, second.model] == [OLD, "c"]
+    assert orjson.loads(second.raw.body)["choices"][0]["message"]["content"] == "far"
+    assert [(one.why, one.cost_nusd) for one in rows[0].stages or ()] == [("empty", 13_000)]
+    assert rows[1].outcome.cost_nusd == 13_000
+
+
+async def test_shadows_of_another_format(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """A copy goes only to an arm that understands it as it is: a chat-only server gets no Responses call."""
+    near, new = await upstream(), await upstream()
+    made = route(near.port, new_port=new.port, mode="shadow", shadow={"arm": "new", "sample": 1, "daily_usd": 1})
+    made["routes"][0].pop("rollout")
+    made["upstreams"]["two"] |= {"provider": "mistral", "price": {"input_mtok": 1, "output_mtok": 2}}
+    side = await serve(near, policies=written(tmp_path / "p", made), environ=HELD)
+    async with connected(side.port) as client:
+        client.send(post("/v1/responses", orjson.dumps({"model": OLD, "input": "no copy", "store": False})))
+        await client.response()
+    async with talking(side) as app:
+        await app.ask("copy me")
+        async with asyncio.timeout(WAIT_S):
+            while not new.requests:  # noqa: ASYNC110 - the process has no event for it
+                await asyncio.sleep(0.002)
+    assert [b"copy me" in one.body for one in new.requests] == [True]
+
+
+async def test_a_shadow_of_a_gemini_call(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """The copy asks for the shadow's model, where Gemini says it: in the path."""
+    body = b'{"candidates":[{"content":{"role":"model","parts":[{"text":"a"}]},"finishReason":"STOP"}]}'
+    near = await upstream([ok(body)])
+    made = route(near.port, mode="shadow", shadow={"arm": "new", "sample": 1, "daily_usd": 1})
+    made["routes"][0].pop("rollout")
+    price = {
+        "price": {"input_mtok": 1, "output_mtok": 2},
+        "dialect": "gemini",
+        "base_url": f"http://127.0.0.1:{near.port}",
+    }
+    made["upstreams"] = {"one": price, "two": price | {"api_key": {"env": "NEW_KEY"}}}
+    side = await serve(near, policies=written(tmp_path / "p", made), environ=HELD)
+    call_ = b'{"contents":[{"role":"user","parts":[{"text":"Hi"}]}]}'
+    await call(side.port, post(f"/v1beta/models/{OLD}:generateContent", call_, b"x-goog-api-key: k"))
+    assert await near.until(lambda: len(near.requests) > 1)
+    assert near.requests[1].line == b"POST /v1beta/models/gpt-4o-mini:generateContent HTTP/1.1"
+    assert near.requests[1].body == call_
+
+
+async def test_variants_and_params(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """What an arm sets is said in its own format; a variant's prompt too."""
+    near, far = await upstream(), await upstream([ok(message("far"))])
+    arm = FOREIGN | {"params": {"temperature": 0, "max_tokens": 5, "top_k": 3, "service_tier": "auto"}}
+    side = await serve(
+        near, policies=written(tmp_path / "p", both(near, far, baseline=arm, arms=[], mode="observe")), environ=HELD
+    )
+    async with talking(side) as app:
+        got = await app.ask("Hi", model="auto", temperature=1)
+    assert got.status == 200
+    asked = orjson.loads(far.requests[0].body)
+    assert (asked["temperature"], asked["max_tokens"], asked["top_k"], asked["service_tier"]) == (0, 5, 3, "auto")
+
+
+async def test_a_slow_client(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """A client that does not read stops the arm: what it says waits in its own socket, and then all of it arrives."""
+    text = "x" * 50_000
+    delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}}
+    start = {"type": "message_start", "message": orjson.loads(message(""))}
+    opened = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+    ends = [{"type": "content_block_stop", "index": 0},
+            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 3}},
+            {"type": "message_stop"}]  # fmt: skip
+    said = event(orjson.dumps(delta))
+    many = 600
+    script: list[Any] = [SSE_HEAD, *[event(orjson.dumps(one)) for one in (start, opened)], *[said] * many,
+                         *[event(orjson.dumps(one)) for one in ends], b"0\r\n\r\n"]  # fmt: skip
+    near, far = await upstream(), await upstream(script)
+    made = both(near, far, baseline=FOREIGN, arms=[], mode="observe")
+    side = await serve(near, policies=written(tmp_path / "p", made), environ=HELD, idle_timeout="300ms")
+    rows = rows_of(side)
+    async with connected(side.port) as client:
+        transport = cast("asyncio.Transport", client.writer.transport)
+        transport.pause_reading()
+        body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
+        client.send(post(body=orjson.dumps(body)))
+        await asyncio.sleep(0.8)
+        assert far.peers[0].bytes_written < many * len(said) / 2
+        transport.resume_reading()
+        parts = [b""]
+        async with asyncio.timeout(WAIT_S):
+            while not parts[-1].endswith(b"0\r\n\r\n"):
+                parts.append(await client.reader.read(2**20))
+    assert b"".join(parts).count(b"x" * 40_000) == many
+    side.app.plane.settle()
+    assert (rows[0].outcome.kind, rows[0].outcome.error) == ("completed", None)
+
+
+async def test_a_virtual_model_and_off(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """x-sidecar-off chooses nothing; a name that only the arm of another format has is still served there."""
+    near, far = await upstream([ok(completion("near"))]), await upstream([ok(message("far"))])
+    made = both(near, far, baseline=FOREIGN, arms=[], mode="observe")
+    side = await serve(near, policies=written(tmp_path / "p", made), environ=HELD)
+    async with connected(side.port) as client:
+        app = App(client)
+        got = await app.ask("Hi", b"x-sidecar-off: 1", model="auto")
+        assert (got.status, got.model) == (200, "c")
+    assert len(far.requests) == 1
+
+
+async def test_when_the_engine_fails(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """Its fault costs the choice, not the call: the baseline of another format serves what only it can."""
+    near, far = await upstream([ok(completion("near"))]), await upstream([ok(message("far"))])
+    made = both(near, far, baseline=FOREIGN, arms=[], mode="observe")
+    side = await serve(near, policies=written(tmp_path / "p", made), environ=HELD)
+    engine = side.app.plane.engine
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("broken")
+
+    side.app.plane.engine.decide = broken  # type: ignore[method-assign,assignment]
+    async with talking(side) as app:
+        got = await app.ask("Hi", model="auto")
+    del engine.decide
+    assert (got.status, got.reason, got.model) == (200, "fail-open", "c")
+    side.app.plane.books.bugs = 0  # the one that was made
+
+
+async def test_a_broken_translator(
+    upstream: Upstream, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of ours in a spoke is an answer to the client, never a connection that closes without a word."""
+    near, far = await upstream([ok(completion("near"))]), await upstream([ok(message("far"))])
+    made = both(near, far, baseline=FOREIGN, arms=[], mode="observe")
+    side = await serve(near, policies=written(tmp_path / "p", made), environ=HELD)
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("broken")
+
+    for name in ("losses", "say"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"sidecar.proxy.translated.{name}", broken)
+            async with talking(side) as app:
+                got = await app.ask("Hi", model="auto")
+        assert got.status == (200 if name == "losses" else 500), name  # as the app asked, at its own provider
+        assert not far.requests
+    side.app.plane.books.bugs = 0  # those that were made

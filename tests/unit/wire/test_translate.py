@@ -1,0 +1,421 @@
+"""The hub, with the real spokes: a call goes up in another format, and its answer comes down in the client's own."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from sidecar.core.types import Usage
+from sidecar.errors import TranslationError
+from sidecar.wire.neutral import Format, Message, Problem, Report, Request, Text
+from sidecar.wire.providers import PROVIDERS
+from sidecar.wire.sse import SseParser
+from sidecar.wire.translate import (
+    SPOKES,
+    Answer,
+    Named,
+    StreamedAnswer,
+    WholeAnswer,
+    WrongAnswer,
+    changes,
+    losses,
+    problem_body,
+    read,
+    say,
+)
+from tests.fixtures import grammar_messages, said_converse
+
+Json = dict[str, Any]
+ASKED: Json = {
+    "model": "asked",
+    "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}],
+    "max_tokens": 9,
+    "stop": ["END"],
+}
+
+
+def call(*, stream: bool = False, **members: Any) -> Request:
+    """A client's chat completion."""
+    return read(orjson.dumps(ASKED | members), "chat", "asked", stream=stream)
+
+
+def said(request: Request, form: Format, provider: str) -> tuple[Json, Report]:
+    report = Report()
+    return orjson.loads(say(request, form, PROVIDERS[provider], "arm", report)), report
+
+
+def deep(levels: int) -> Any:
+    value: Any = {}
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+def papers(levels: int) -> Json:
+    """A document in a document in a document: what the Messages API can nest."""
+    block: Json = {"type": "text", "text": "a"}
+    for _ in range(levels):
+        block = {"type": "document", "source": {"type": "content", "content": [block]}}
+    return block
+
+
+# ---- the call
+
+
+def test_the_path_says_model_and_stream() -> None:
+    body = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
+    request = read(orjson.dumps(body), "generate", "gemini-pro", stream=True)
+    assert (request.model, request.stream, request.format) == ("gemini-pro", True, "generate")
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"{", "the body is not valid JSON"),
+        (b'"\xff"', "the body is not valid JSON"),
+        (b"[" * 5000, "the body is not valid JSON"),
+        (b"[]", "the body: expected an object, got a list"),
+        (b'{"model":"m","messages":[{"role":"user","content":[{"type":"text","text":7}]}]}', r"messages\[0\]"),
+        (b'{"model":"m","messages":"hi"}', "messages: expected a list, got a string"),
+    ],
+)
+def test_what_cannot_be_read_says_where(body: bytes, why: str) -> None:
+    with pytest.raises(TranslationError, match=why):
+        read(body, "chat", "m", stream=False)
+
+
+def test_what_is_nested_too_deeply_is_refused() -> None:
+    """To be read; and to be written, where it could be read."""
+    nested = {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": [papers(250)]}]}
+    with pytest.raises(TranslationError, match="nested too deeply"):
+        read(orjson_deep(nested), "messages", "m", stream=False)
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": deep(600)}}
+    request = read(orjson_deep(ASKED | {"response_format": form}), "chat", "m", stream=False)
+    for name, arm in (("anthropic", "messages"), ("google", "generate"), ("openai", "responses")):
+        assert losses(request, arm, PROVIDERS[name]) == ("the body",)  # type: ignore[arg-type]  # they are formats
+        with pytest.raises(TranslationError, match="nested too deeply"):
+            say(request, arm, PROVIDERS[name], "arm", Report())  # type: ignore[arg-type]
+
+
+def orjson_deep(value: Any) -> bytes:
+    """JSON that is nested more deeply than orjson writes."""
+    if isinstance(value, dict) and len(value) == 1 and "a" in value:
+        levels = 0
+        while value:
+            value, levels = value["a"], levels + 1
+        return b'{"a":' * levels + b"{}" + b"}" * levels
+    if isinstance(value, dict) and value.get("type") == "document":
+        before, after = b'{"type":"document","source":{"type":"content","content":[', b"]}}"
+        levels = 0
+        while value["type"] == "document":
+            (value,), levels = value["source"]["content"], levels + 1
+        return before * levels + orjson.dumps(value) + after * levels
+    if isinstance(value, dict):
+        return b"{%b}" % b",".join(b"%b:%b" % (orjson.dumps(name), orjson_deep(one)) for name, one in value.items())
+    if isinstance(value, list):
+        return b"[%b]" % b",".join(orjson_deep(one) for one in value)
+    return orjson.dumps(value)
+
+
+def test_a_call_is_said_in_another_format() -> None:
+    body, report = said(call(), "messages", "anthropic")
+    assert (body["model"], body["system"], body["max_tokens"]) == ("arm", "be brief", 9)
+    assert body["messages"] == [{"role": "user", "content": "hi"}]
+    assert (report.lost, report.mapped) == ([], [])
+    body, _ = said(call(), "converse", "bedrock")
+    assert body == {
+        "messages": [{"role": "user", "content": [{"text": "hi"}]}],
+        "system": [{"text": "be brief"}],
+        "inferenceConfig": {"maxTokens": 9, "stopSequences": ["END"]},
+    }
+
+
+def test_losses_are_told_before_and_leave_the_call_as_it_was() -> None:
+    request = call(seed=7, logit_bias={"5": 1})
+    assert losses(request, "messages", PROVIDERS["anthropic"]) == ("seed", "logit_bias")
+    assert losses(request, "chat", PROVIDERS["openai"]) == ()
+    assert (request.seed, request.model) == (7, "asked")
+
+
+def test_a_providers_name_for_the_limit() -> None:
+    messages = Request(
+        format="messages", model="m", max_tokens=9, messages=[Message(role="user", parts=[Text(text="hi")])]
+    )
+    body, _ = said(messages, "chat", "openai")
+    assert (body.get("max_tokens"), body["max_completion_tokens"]) == (None, 9)
+    assert said(messages, "chat", "vllm")[0]["max_tokens"] == 9
+    messages.max_tokens = None
+    assert "max_completion_tokens" not in said(messages, "chat", "openai")[0]
+
+
+def test_usage_is_asked_for_in_streams_of_chat() -> None:
+    request = Request(format="messages", model="m", messages=[Message(role="user", parts=[Text(text="hi")])])
+    assert "stream_options" not in said(request, "chat", "openai")[0]
+    request.stream = True
+    body, _ = said(request, "chat", "openai")
+    assert (body["stream"], body["stream_options"]) == (True, {"include_usage": True})
+    assert said(request, "chat", "openrouter")[0]["usage"] == {"include": True}
+    assert "stream_options" not in said(request, "responses", "openai")[0]
+
+
+def test_what_a_server_refuses_is_lost() -> None:
+    """Only of other formats' calls, and not where it asks for nothing."""
+    request = Request(
+        format="generate", model="m", messages=[], n=2, seed=0, logprobs=0, frequency_penalty=0, service_tier="flex"
+    )
+    body, report = said(request, "chat", "deepseek")
+    assert report.lost == ["n", "seed", "service_tier"]
+    assert not {"n", "seed", "service_tier"} & set(body)
+    assert body["logprobs"] is True
+    assert (request.n, request.seed) == (2, 0)
+    assert said(request, "chat", "groq")[1].lost == ["logprobs", "n"]
+    request.n = 1
+    assert "n" not in said(request, "chat", "groq")[1].lost
+    assert said(call(n=2), "chat", "groq")[0]["n"] == 2
+    plain = Request(format="generate", model="m", messages=[])
+    assert said(plain, "chat", "groq")[1].lost == []
+
+
+def test_changes_are_names_and_bounded() -> None:
+    report = Report()
+    assert changes(report) == ""
+    report.map("max_tokens")
+    report.lose("messages[0].content[1].cache_control")
+    report.lose("metadata.a b\r\nx: é")
+    report.lose("")
+    assert changes(report) == "messages[0].content[1].cache_control, metadata.a_b__x___, max_tokens"
+    for number in range(20):
+        report.lose("x" * 100 + str(number))
+    told = changes(report).split(", ")
+    assert (len(told), told[-1]) == (17, "and-7-more")
+    assert max(map(len, told)) == 64
+
+
+# ---- whole answers
+
+CHAT: Json = {
+    "id": "c1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "arm",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+}
+
+
+def whole(request: Request, form: Format, body: bytes, status: int = 200) -> tuple[Answer, Json]:
+    answer = WholeAnswer(request, form, status, Report())
+    half = len(body) // 2
+    assert answer.feed(body[:half]) == b""
+    assert answer.feed(body[half:]) == b""
+    return answer, orjson.loads(answer.end())
+
+
+def test_a_whole_answer() -> None:
+    request = Request(format="messages", model="asked", messages=[])
+    answer, body = whole(request, "chat", orjson.dumps(CHAT))
+    assert (body["type"], body["id"], body["stop_reason"]) == ("message", "c1", "end_turn")
+    assert body["content"] == [{"type": "text", "text": "hello"}]
+    assert (body["usage"]["input_tokens"], body["usage"]["output_tokens"]) == (3, 2)
+    (piece,) = answer.pieces
+    assert (piece.completion_id, piece.usage, piece.terminal) == ("c1", Usage(input_tokens=3, output_tokens=2), True)
+
+
+def test_an_error_is_told_in_the_clients_dialect() -> None:
+    request = Request(format="messages", model="asked", messages=[])
+    answer, body = whole(request, "chat", b'{"error":{"message":"slow down","type":"rate","code":"slow"}}', 429)
+    assert body == {"type": "error", "error": {"type": "rate_limit_error", "message": "slow down"}}
+    assert isinstance(answer, WholeAnswer)
+    assert answer.problem is not None
+    assert (answer.problem.status, answer.problem.kind, answer.pieces) == (429, "rate_limit", [])
+
+
+@pytest.mark.parametrize("client", ["chat", "responses", "messages", "generate"])
+def test_an_error_of_ours(client: Format) -> None:
+    problem = Problem(status=400, kind="invalid", message="this arm cannot")
+    assert "this arm cannot" in problem_body(problem, client).decode()
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"<html>", "it is no JSON"),
+        (b"", "it is no JSON"),
+        (b'{"type":"message","content":[]}', "choices"),
+        (b'{"choices":[{"index":0,"message":{"content":7}}]}', r"choices\[0\]"),
+    ],
+)
+def test_an_answer_of_another_format_is_the_arms_fault(body: bytes, why: str) -> None:
+    answer = WholeAnswer(call(), "chat", 200, Report())
+    answer.feed(body)
+    with pytest.raises(WrongAnswer, match=why):
+        answer.end()
+
+
+def test_an_answer_that_is_nested_too_deeply() -> None:
+    """To be read, or to be written."""
+    given = orjson.dumps(orjson_deep(deep(600)).decode())
+    called = b'{"choices":[{"index":0,"message":{"tool_calls":[{"id":"a","type":"function","function":{"name":"f",'
+    answers: list[tuple[Format, Format, bytes]] = [
+        ("chat", "messages", orjson_deep({"type": "message", "content": [papers(250)]})),
+        ("messages", "chat", b'%b"arguments":%b}}]}}]}' % (called, given)),
+    ]
+    for client, form, body in answers:
+        answer = WholeAnswer(Request(format=client, model="m", messages=[]), form, 200, Report())
+        answer.feed(body)
+        with pytest.raises(WrongAnswer, match="nested too deeply"):
+            answer.end()
+
+
+# ---- streams
+
+
+def chunk(choices: list[Json], **members: Any) -> bytes:
+    said = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "arm", "choices": choices, **members}
+    return b"data: %b\n\n" % orjson.dumps(said)
+
+
+def test_a_stream() -> None:
+    answer = StreamedAnswer(Request(format="messages", model="asked", messages=[], stream=True), "chat", Report())
+    first = answer.feed(chunk([{"index": 0, "delta": {"role": "assistant", "content": "he"}}]))
+    assert b'"he"' in first  # at once
+    assert (answer.begun, answer.done) == (True, False)
+    out = first + answer.feed(chunk([{"index": 0, "delta": {"content": "llo"}}])[:20])
+    out += answer.feed(chunk([{"index": 0, "delta": {"content": "llo"}}])[20:])
+    out += answer.feed(chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}]))
+    out += answer.feed(chunk([], usage=CHAT["usage"]) + b"data: [DONE]\n\n")
+    assert answer.done
+    out += answer.end()
+    events = SseParser().feed(out)
+    grammar_messages.check(events)
+    assert sum(piece.text_bytes for piece in answer.pieces) == 5
+    usages = [piece.usage for piece in answer.pieces if piece.usage is not None]
+    assert usages[-1] == Usage(input_tokens=3, output_tokens=2)
+
+
+def test_a_binary_stream() -> None:
+    """Bedrock's frames, cut anywhere."""
+    body = {
+        "output": {"message": {"content": [{"text": "hello"}]}},
+        "stopReason": "end_turn",
+        "usage": {"inputTokens": 3, "outputTokens": 2, "totalTokens": 5},
+        "metrics": {"latencyMs": 1},
+    }
+    data = b"".join(said_converse.frames(body, 2))
+    answer = StreamedAnswer(Request(format="messages", model="asked", messages=[], stream=True), "converse", Report())
+    out = b"".join(answer.feed(data[at : at + 7]) for at in range(0, len(data), 7))
+    assert (answer.end(), answer.done) == (b"", True)
+    grammar_messages.check(SseParser().feed(out))
+    for piece in (b'"he"', b'"ll"', b'"o"'):
+        assert piece in out
+
+
+def test_an_error_ends_a_stream() -> None:
+    answer = StreamedAnswer(call(stream=True), "converse", Report())
+    out = answer.feed(said_converse.exception("throttlingException", {"message": "slow down"}))
+    assert (answer.done, answer.end(), b"slow down" in out) == (True, b"", True)
+    assert [piece.error for piece in answer.pieces] == ["throttlingException"]
+
+
+def test_a_stream_that_is_none() -> None:
+    answer = StreamedAnswer(call(stream=True), "converse", Report())
+    with pytest.raises(WrongAnswer, match="checksum"):
+        answer.feed(b'{"message":"I am no event stream"}')
+
+
+def test_a_stream_of_another_format() -> None:
+    answer = StreamedAnswer(call(stream=True), "messages", Report())
+    assert answer.feed(chunk([{"index": 0, "delta": {"content": "hi"}}])) == b""
+    with pytest.raises(WrongAnswer, match="another format"):
+        answer.end()
+
+
+def test_a_stream_without_its_end() -> None:
+    answer = StreamedAnswer(Request(format="messages", model="m", messages=[]), "chat", Report())
+    answer.feed(chunk([{"index": 0, "delta": {"role": "assistant", "content": "hi"}}]))
+    with pytest.raises(WrongAnswer, match="no end"):
+        answer.end()
+
+
+def test_a_stream_that_is_nested_too_deeply() -> None:
+    start = b'event: message_start\ndata: {"type":"message_start","message":{"id":"a","model":"m"}}\n\n'
+    block = orjson_deep({"type": "content_block_start", "index": 0, "content_block": papers(250)})
+    answer = StreamedAnswer(call(stream=True), "messages", Report())
+    with pytest.raises(WrongAnswer, match="nested too deeply"):
+        answer.feed(start + b"event: content_block_start\ndata: " + block + b"\n\n")
+
+
+def test_every_spoke_reads_an_upstreams_error() -> None:
+    """Whatever its body is."""
+    for form, spoke in SPOKES.items():
+        for body in (b"", b"<html>", b"[1]", b'{"error":1}', b'{"message":"m"}'):
+            problem = spoke.read_problem(503, body)
+            assert (problem.status, problem.kind) == (503, "overloaded"), form
+
+
+def test_what_a_provider_does_not_say_of_its_answer() -> None:
+    """Cohere names no model and no time: they are those of the call; what it says stays."""
+    named = Named(id="ours", model="command", created=7)
+    message = {"role": "assistant", "content": [{"type": "text", "text": "hello"}]}
+    answer = WholeAnswer(call(), "cohere", 200, Report(), named)
+    answer.feed(orjson.dumps({"id": "theirs", "message": message, "finish_reason": "COMPLETE"}))
+    body = orjson.loads(answer.end())
+    assert (body["id"], body["model"], body["created"]) == ("theirs", "command", 7)
+    assert answer.pieces[0].model == "command"
+    stream = StreamedAnswer(call(stream=True), "cohere", Report(), named)
+    start = {"type": "message-start", "delta": {"message": {"role": "assistant"}}}
+    first = SseParser().feed(stream.feed(b"event: message-start\ndata: %b\n\n" % orjson.dumps(start)))
+    said = orjson.loads(first[0].data)
+    assert (said["id"], said["model"], said["created"]) == ("ours", "command", 7)
+
+
+def begun() -> StreamedAnswer:
+    """A stream that said something."""
+    answer = StreamedAnswer(Request(format="messages", model="m", messages=[]), "chat", Report())
+    assert answer.feed(chunk([{"index": 0, "delta": {"role": "assistant", "content": "hi"}}]))
+    return answer
+
+
+def test_a_stream_that_told_why_it_stopped_is_through() -> None:
+    """Also without the provider's last event; the meter is not told of one."""
+    answer = begun()
+    answer.feed(chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}]))
+    answer.pieces.clear()
+    assert b"message_stop" in answer.end()
+    assert answer.done
+    assert not any(piece.terminal for piece in answer.pieces)
+
+
+def test_a_last_event_without_its_blank_line() -> None:
+    answer = begun()
+    assert not answer.feed(b"data: [DONE]")
+    assert b"message_stop" in answer.end()
+    assert answer.pieces[-1].terminal
+
+
+def test_a_binary_stream_has_no_blank_lines() -> None:
+    answer = StreamedAnswer(call(stream=True), "converse", Report())
+    with pytest.raises(WrongAnswer, match="another format"):
+        answer.end()
+
+
+def test_an_answer_of_many_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given up; of an error so much is read as tells what is wrong."""
+    monkeypatch.setattr("sidecar.wire.translate.MAX_WHOLE_BYTES", 100)
+    answer = WholeAnswer(call(), "messages", 200, Report())
+    answer.feed(b" " * 100)
+    with pytest.raises(WrongAnswer, match="too large"):
+        answer.feed(b" ")
+    problem = WholeAnswer(call(), "messages", 500, Report())
+    for _ in range(8):
+        problem.feed(b"<" * 100_000)
+    assert orjson.loads(problem.end())["error"]
+    assert sum(len(part) for part in problem._parts) <= 256 * 1024
+
+
+def test_usage_is_not_asked_of_who_does_not_know_the_question() -> None:
+    """Neither in OpenAI's words nor in those of one provider."""
+    request = Request(format="messages", model="m", messages=[], stream=True, include_usage=True)
+    for name in ("openai", "openrouter"):
+        body = orjson.loads(say(request, "chat", PROVIDERS[name], "m", Report(), ask_usage=False))
+        assert not {"stream_options", "usage"} & body.keys()
