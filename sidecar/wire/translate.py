@@ -44,6 +44,8 @@ MAX_WHOLE_BYTES: Final = 64 * 1024 * 1024  # of an answer that is held until it 
 _MAX_PROBLEM_BYTES: Final = 256 * 1024  # of an error: what is behind is not read
 TOO_LARGE: Final = "it is too large"
 _TOO_DEEP: Final = "the body is nested too deeply"
+_HINTS: Final = frozenset({"eager_input_streaming"})  # of a tool
+_NO_SINGLE: Final = frozenset({"generate", "cohere", "converse"})  # have no word for one call at most
 _MAX_NAMES: Final = 16  # of changed members that a client is told
 _MAX_NAME_CHARS: Final = 64
 _NEUTRAL: Final = {"n": 1, "frequency_penalty": 0, "presence_penalty": 0}  # values that ask for nothing
@@ -124,7 +126,10 @@ def changes(report: Report) -> str:
 
 
 def _write(request: Request, form: Format, provider: Provider, report: Report, *, ask_usage: bool = True) -> bytes:
-    said = _without(request, provider.lacks, report) if provider.lacks and request.format != form else request
+    said = request
+    if request.format != form:
+        said = _without(request, provider.lacks, report) if provider.lacks else request
+        said = _single(_unhinted(said), form, report)
     try:
         body = SPOKES[form].write_request(said, report)
     except RecursionError:
@@ -157,6 +162,28 @@ def _without(request: Request, lacks: frozenset[str], report: Report) -> Request
             report.lose(name)
             gone[name] = None
     return replace(request, **gone) if gone else request
+
+
+def _unhinted(request: Request) -> Request:
+    """The request without what only asks how its answer shall travel: SDKs say it unasked, no answer depends on it."""
+    if not any(_HINTS & tool.extra.keys() for tool in request.tools):
+        return request
+    tools = [
+        replace(tool, extra={name: value for name, value in tool.extra.items() if name not in _HINTS})
+        for tool in request.tools
+    ]
+    return replace(request, tools=tools)
+
+
+def _single(request: Request, form: Format, report: Report) -> Request:
+    """One call at most is what a client asks for that forces one tool for the sake of its arguments (structured output).
+    Formats that cannot forbid a second call are still told which tool it is."""
+    choice = request.tool_choice
+    forced = choice is not None and choice.mode == "required" and (len(choice.tools) == 1 or len(request.tools) == 1)
+    if request.parallel_tools is False and forced and form in _NO_SINGLE:
+        report.map("parallel_tools")
+        return replace(request, parallel_tools=None)
+    return request
 
 
 def problem_body(problem: Problem, client: Format) -> bytes:

@@ -68,6 +68,6 @@ def anthropic_pair(
     return Pair(server.model, server.url, fronts[other] or server.url)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def smollm2(servers: dict[str, ModelServer]) -> ModelServer:
     return servers["smollm2"]

@@ -55,7 +55,8 @@ def stable(value: Any) -> Any:
             if key not in VARYING and not key.startswith("_") and not _empty(member)
         }
     if isinstance(value, list | tuple):
-        return [stable(member) for member in value]
+        members = [stable(member) for member in value]
+        return [member for member in members if not _only_signs(member)]
     return value
 
 
@@ -82,6 +83,11 @@ def _usage(value: Any) -> Any:
         return None
     said = next((members[name] for name in GENERATED if members.get(name) is not None), None)
     return said if said is None else said + (members.get("thoughts_token_count") or 0)  # Google counts these apart
+
+
+def _only_signs(member: Any) -> bool:
+    """A thought without words carries the signature that Google's models put on a text."""
+    return isinstance(member, tuple) and member[1] == {"type": "thinking"}
 
 
 def _empty(value: Any) -> bool:

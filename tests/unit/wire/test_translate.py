@@ -8,7 +8,7 @@ import pytest
 from sidecar.core.types import Usage
 from sidecar.errors import TranslationError
 from sidecar.wire.neutral import Format, Message, Problem, Report, Request, Text
-from sidecar.wire.providers import PROVIDERS
+from sidecar.wire.providers import BY_DIALECT, PROVIDERS
 from sidecar.wire.sse import SseParser
 from sidecar.wire.translate import (
     SPOKES,
@@ -419,3 +419,40 @@ def test_usage_is_not_asked_of_who_does_not_know_the_question() -> None:
     for name in ("openai", "openrouter"):
         body = orjson.loads(say(request, "chat", PROVIDERS[name], "m", Report(), ask_usage=False))
         assert not {"stream_options", "usage"} & body.keys()
+
+
+def test_a_hint_of_how_to_stream_is_no_loss() -> None:
+    """Vercel's SDK sets it on every tool of a stream."""
+    tools = [
+        {"name": "f", "input_schema": {"type": "object"}, "eager_input_streaming": True},
+        {"name": "g", "input_schema": {}},
+    ]
+    body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}], "tools": tools}
+    request = read(orjson.dumps(body), "messages", "m", stream=True)
+    assert losses(request, "chat", BY_DIALECT["openai"]) == ()
+    said = orjson.loads(say(request, "messages", BY_DIALECT["anthropic"], "m", Report()))
+    assert said["tools"] == tools
+
+
+@pytest.mark.parametrize(
+    ("choice", "lost"),
+    [
+        ({"type": "tool", "name": "f"}, ()),
+        ({"type": "any"}, ()),
+        ({"type": "auto"}, ("parallel_tools",)),
+    ],
+)
+def test_one_call_of_a_forced_tool(choice: Json, lost: tuple[str, ...]) -> None:
+    """Structured output by a forced tool: Gemini cannot be told that one call is enough, and need not be."""
+    body = {
+        "model": "m",
+        "max_tokens": 9,
+        "messages": [{"role": "user", "content": "x"}],
+        "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+        "tool_choice": {**choice, "disable_parallel_tool_use": True},
+    }
+    request = read(orjson.dumps(body), "messages", "m", stream=False)
+    report = Report()
+    say(request, "generate", BY_DIALECT["gemini"], "m", report)
+    assert tuple(report.lost) == lost
+    assert ("parallel_tools" in report.mapped) == (not lost)
