@@ -85,9 +85,6 @@ CANNOT = {
     ("no_parallel_tools", "gemini"): "parallel_tools",
     ("no_parallel_tools", "cohere"): "parallel_tools",
     ("no_parallel_tools", "bedrock"): "parallel_tools",
-    ("blocks", "gemini"): r"messages\[0\]\S+cache",
-    ("blocks", "cohere"): r"messages\[0\]\S+cache",
-    ("blocks", "bedrock"): r"messages\[0\]\S+cache",  # Bedrock has no cache for this model's maker
     ("thinks", "bedrock"): "reasoning",
     ("thinks_stream", "bedrock"): "reasoning",
 }  # what an arm has no words for is refused by name, as the policy allows no loss

@@ -116,7 +116,7 @@ class _Turn:
 
     def _part(self, part: AnyPart, where: str) -> None:
         if part.cache is not None:
-            self._report.lose(f"{where}.cache")
+            self._report.map(f"{where}.cache")
         lose_all(self._report, where, part.extra)
         match part:
             case Text():
@@ -169,7 +169,7 @@ class _Turn:
                 texts.append({"type": "text", "text": one.text})
                 lose_all(self._report, inside, one.extra)
                 if one.cache is not None:
-                    self._report.lose(f"{inside}.cache")
+                    self._report.map(f"{inside}.cache")
             else:
                 self._report.lose(inside)
         if part.failed:
@@ -209,7 +209,7 @@ def _tools(request: Request, report: Report) -> Json:
 
 def _tool(tool: Tool, where: str, report: Report) -> Json:
     if tool.cache is not None:
-        report.lose(f"{where}.cache")
+        report.map(f"{where}.cache")
     lose_all(report, where, tool.extra)
     if tool.custom:
         report.map(where)

@@ -120,7 +120,7 @@ class Blocks:
         """The block behind something that is to be cached."""
         if self._cached:
             return [cache_point(cache)]
-        self._report.lose(f"{at}.cache")
+        self._report.map(f"{at}.cache")
         return []
 
     def _said(self, part: AnyPart, at: str) -> Json | None:
@@ -190,7 +190,7 @@ class Blocks:
             at = f"{where}[{number}]"
             lose_all(self._report, at, part.extra)
             if part.cache is not None:
-                self._report.lose(f"{at}.cache")
+                self._report.map(f"{at}.cache")
             if isinstance(part, Text):
                 content.append({"text": part.text})
             elif isinstance(part, Media) and part.kind != "audio":

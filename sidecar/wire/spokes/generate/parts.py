@@ -163,7 +163,7 @@ class PartsWriter:
     def part(self, part: AnyPart, where: str) -> Json | None:
         """One part; None: there is nothing to say."""
         if part.cache is not None:
-            self.report.lose(f"{where}.cache")
+            self.report.map(f"{where}.cache")
         match part:
             case Media():
                 return write_media(part, self.own, where, self.report)

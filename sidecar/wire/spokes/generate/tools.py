@@ -53,7 +53,7 @@ def write_tools(request: Request, report: Report) -> list[Json]:
     for number, tool in enumerate(request.tools):
         where = f"tools[{number}]"
         if tool.cache is not None:
-            report.lose(f"{where}.cache")
+            report.map(f"{where}.cache")
         if tool.opaque is None:
             functions.append(_write_function(tool, own, where, report))
         elif own:

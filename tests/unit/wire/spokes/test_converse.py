@@ -283,16 +283,14 @@ def test_results_hold_texts_and_media() -> None:
         }
     ]
     where = "messages[2].content[0]"
-    assert lost == [f"{where}.content[0].{name}" for name in ("x", "cache")] + [
-        f"{where}.content[{number}]" for number in (2, 3, 4)
-    ]
-    assert mapped == [f"{where}.failed"]
+    assert lost == [f"{where}.content[0].x"] + [f"{where}.content[{number}]" for number in (2, 3, 4)]
+    assert sorted(mapped) == [f"{where}.content[0].cache", f"{where}.failed"]
 
 
 def test_other_makers_have_no_cache() -> None:
     cached = Text(text="a", cache="5m")
     assert content(cached, model=NOVA)[0] == [{"text": "a"}, {"cachePoint": {"type": "default"}}]
-    assert content(cached, model=LLAMA) == ([{"text": "a"}], ["messages[0].content[1].cache"], [])
+    assert content(cached, model=LLAMA) == ([{"text": "a"}], [], ["messages[0].content[1].cache"])
 
 
 def test_what_only_another_format_knows_is_lost() -> None:
