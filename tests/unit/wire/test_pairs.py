@@ -120,6 +120,11 @@ def retold(answer: Response, form: Format) -> tuple[Response, Report]:
     return SPOKES[form].read_response(write(answer, asking(form), report)), report
 
 
+HOLDS = ("chat", "generate")
+"""Formats in which something waits for what a stream that fails never tells: chat's reader for the end of the choice with
+text that came after a call, Gemini's writer for the end of a call's arguments."""
+
+
 @pytest.mark.parametrize(("arm", "client"), ARMS)
 def test_streams_keep_what_the_client_can_be_told(arm: Format, client: Format) -> None:
     """GW-28, GW-29: each written stream has the grammar of its format, and says what the arm said."""
@@ -133,8 +138,8 @@ def test_streams_keep_what_the_client_can_be_told(arm: Format, client: Format) -
         report = Report()
         there = events_of(written(said, client, report), client)
         whole = isinstance(said[-1], Done)
-        if client == "chat" and not whole:
-            return  # text after a call is read when the choice ends, and this one does not
+        if client in HOLDS and not whole:
+            return
         kept_all(kept.missing_of_answer(answer_of(said), answer_of(there), report, whole=whole), report)
         if arm in SPOKEN:
             assume(arm != "messages" or _objects(answer_of(there)))
@@ -142,6 +147,8 @@ def test_streams_keep_what_the_client_can_be_told(arm: Format, client: Format) -
             report = Report()
             back = events_of(written(there, arm, report), arm)
             whole = isinstance(there[-1], Done)
+            if arm in HOLDS and not whole:
+                return
             kept_all(kept.missing_of_answer(answer_of(there), answer_of(back), report, whole=whole), report)
 
     check()
