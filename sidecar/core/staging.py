@@ -169,6 +169,7 @@ class Staging:
         return [] if why is None else self._after(self.rollouts[arm].rollback(now, why, "critical"))
 
     def tick(self, now: float) -> list[Event]:
+        """What time alone causes: brakes that trip, steps, pauses, rests that end. Call it about once a second."""
         events: list[Event] = []
         for arm in [one for one in self._promoted if self._brake.is_pressed(one)]:
             events += self._out_of_order(arm, now)

@@ -49,6 +49,7 @@ class Purse:
         """The `Task.done` of an errand about `settled`: it is booked, `then` says what it showed, and that is told."""
 
         def over(outcome: Outcome, body: bytes) -> None:
+            """Books the call, asks `then` for its score, tells the event."""
             plane = self._plane
             cost_nusd = spent_nusd(outcome, reserved_nusd)
             self.allowance.book(reserved_nusd, cost_nusd, steady())

@@ -6,9 +6,8 @@ body that tells nothing gives the Problem of its status.
 
 from typing import Any, Final
 
-import orjson
-
 from sidecar.wire.neutral import Json, Problem
+from sidecar.wire.openai_problem import error_in, error_object, problem_from, read_body, status_in, text_of
 from sidecar.wire.spoke import Kind, problem_of
 
 _STATUSES: Final = {
@@ -40,13 +39,8 @@ _TYPES: Final[dict[Kind, str]] = {
 
 
 def read_problem(status: int, body: bytes) -> Problem:
-    """An error answer, whatever its body is. Text that is no JSON is the message, a page of HTML is not."""
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        text = body[:8000].decode("utf-8", "replace").strip()
-        return problem_of(status, "" if text.startswith("<") else text)
-    return problem_in(status, value)
+    """An error answer, whatever its body is."""
+    return read_body(status, body, problem_in)
 
 
 def problem_in(status: int | None, value: Any) -> Problem:  # noqa: ANN401 - whatever JSON holds
@@ -55,37 +49,17 @@ def problem_in(status: int | None, value: Any) -> Problem:  # noqa: ANN401 - wha
         value = value[0]
     if not isinstance(value, dict):
         return problem_of(status or 500, value if isinstance(value, str) else "")
-    error = value.get("error")
-    if isinstance(error, str):
-        error = {**value, "message": error}
-    elif not isinstance(error, dict):
-        error = value
-    code, kind, param = error.get("code"), error.get("type"), error.get("param")
+    error = error_in(value)
     if status is None:
-        number = code if isinstance(code, int) else 0
-        known = (_STATUSES[one] for one in (code, kind) if isinstance(one, str) and one in _STATUSES)
-        status = number if 400 <= number <= 599 else next(known, 500)
-    return problem_of(
-        status,
-        _message(error),
-        str(code) if isinstance(code, str | int) and not isinstance(code, bool) and code != status else None,
-        param if isinstance(param, str) else None,
-    )
+        status = status_in(error, _STATUSES, 500)
+    return problem_from(status, error, text_of(_unwrapped(error.get("message")), _unwrapped(error.get("detail"))))
 
 
-def _message(error: Json) -> str:
-    """The text of an error: `message`, or FastAPI's `detail`, a text or a list of what is wrong."""
-    for said in (error.get("message"), error.get("detail")):
-        if isinstance(said, str):
-            return said
-        said = said.get("detail") if isinstance(said, dict) else said
-        if isinstance(said, list):
-            texts = [one.get("msg") for one in said if isinstance(one, dict)]
-            return "; ".join(text for text in texts if isinstance(text, str))
-    return ""
+def _unwrapped(said: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """Mistral's message: an object that has FastAPI's `detail`."""
+    return said.get("detail") if isinstance(said, dict) else said
 
 
 def write_problem(problem: Problem) -> Json:
     """An error as OpenAI's SDKs read it."""
-    kind = _TYPES[problem.kind]
-    return {"error": {"message": problem.message, "type": kind, "param": problem.param, "code": problem.code}}
+    return error_object(problem, _TYPES[problem.kind])
