@@ -103,7 +103,9 @@ class Said(Mapping[str, tuple[str, ...]]):
         Raises:
             TranslationError: it cannot be read.
         """
-        request = read(body, self._form, self._model, stream=self._stream)
+        request = self._request if body is self._body else None  # read before, when its losses were asked for
+        if request is None:
+            request = read(body, self._form, self._model, stream=self._stream)
         made = Translated(request, origin, decision, model, body)
         made.report.lost += self.also
         return made
