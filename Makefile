@@ -5,6 +5,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV ?= .venv
 SDK ?= .venv-sdk
+SUPPLY ?= .venv-supply
 DATA ?= ../shared/data/quality
 ARGS ?=
 
@@ -19,7 +20,7 @@ FAST := not real and not campaign
 install = { [ -x $(BIN)/uv ] && $(BIN)/uv pip install --quiet --python $(PY) $(1); } || $(PY) -m pip install --quiet $(1)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint coverage test-real test-sdk campaign bench lock lock-sdk image clean
+.PHONY: help run test check lint coverage test-real test-sdk supply campaign bench lock lock-sdk image clean
 
 help:
 	@echo "make run        set up, then the demo: a simulated provider, the sidecar, a fault and its rollback"
@@ -27,6 +28,7 @@ help:
 	@echo "make check      format, lint, types, import contracts, tests, coverage floors (what CI runs)"
 	@echo "make test-real  two real small models, real SDKs, the real process (gets 0.45 GB once)"
 	@echo "make test-sdk   every client that docs/clients.md names, before the simulated provider in every dialect"
+	@echo "make supply     the list of what is in the image (CycloneDX), and an audit of it"
 	@echo "make campaign   what is too long for CI: soak, long fuzz, kill rounds"
 	@echo "make bench      proxy and routing benchmarks (DATA=folder of matrices)"
 	@echo "make lock       lock the dependencies again (lock-sdk: those of test-sdk)"
@@ -94,6 +96,15 @@ test-sdk: $(SDK)/.made $(VENV)/.dev
 	LLM_SIDECAR_SDK=newest $(PY) -m pytest -q tests/sdk/test_openai_sdk.py tests/sdk/test_anthropic_sdk.py $(ARGS)
 	LLM_SIDECAR_PYTHON="$(abspath $(PY))" PATH="$(abspath $(SDK))/bin:$$PATH" $(SDK)/bin/python -m pytest -q tests/sdk $(ARGS)
 
+$(SUPPLY)/.made: requirements/supply.txt $(VENV)/.uv
+	@$(PYTHON) -m venv --without-pip --clear $(SUPPLY)
+	@{ [ -x $(BIN)/uv ] && $(BIN)/uv pip install --quiet --python $(SUPPLY)/bin/python --require-hashes -r requirements/supply.txt; } \
+		|| $(PY) -m pip --python $(SUPPLY)/bin/python install --quiet --require-hashes -r requirements/supply.txt
+	@touch $@
+
+supply: $(SUPPLY)/.made
+	$(PY) -m tests.supply --tools $(SUPPLY) --out build
+
 campaign: $(VENV)/.dev
 	$(PY) -m bench.campaign $(ARGS)
 
@@ -105,6 +116,7 @@ bench: $(VENV)/.dev
 lock: $(VENV)/.uv
 	$(LOCK) pyproject.toml --group build --output-file requirements/run.txt
 	$(LOCK) pyproject.toml --group dev --output-file requirements/dev.txt
+	$(LOCK) requirements/supply.in --output-file requirements/supply.txt
 
 lock-sdk: $(SDK)/.made
 	$(LOCK) tests/sdk/requirements.in --output-file tests/sdk/requirements.txt

@@ -22,8 +22,9 @@ from aiohttp import web
 
 from sidecar import __version__
 from sidecar.clock import monotonic, steady, wall
+from sidecar.config.guards import guards
 from sidecar.config.policy import Loaded, default_upstreams
-from sidecar.config.prices import load_prices
+from sidecar.config.prices import PriceSource
 from sidecar.config.secrets import ClientTokens, KeyRing
 from sidecar.config.settings import Settings
 from sidecar.config.watch import PolicySource
@@ -31,6 +32,7 @@ from sidecar.control.admin import Admin, admin_app
 from sidecar.control.archive import Archive
 from sidecar.control.cycling import Cycling
 from sidecar.control.feedback import Answer, FeedbackDesk
+from sidecar.control.guarding import Guarding
 from sidecar.control.health import Readiness, health_app
 from sidecar.control.loop import Consumers, ControlLoop
 from sidecar.core.cost import RateCard, flat_card
@@ -39,11 +41,12 @@ from sidecar.core.policy import Policy, Upstream
 from sidecar.core.record import Row
 from sidecar.core.types import Event
 from sidecar.errors import ConfigError
-from sidecar.gauges import allow, register
+from sidecar.gauges import allow, load, register
 from sidecar.proxy.aside import Beside
 from sidecar.proxy.cascade import Cascades
 from sidecar.proxy.downstream import Downstream
 from sidecar.proxy.listen import bind
+from sidecar.proxy.memory import Memory
 from sidecar.proxy.origins import Origins
 from sidecar.proxy.plane import Plane
 from sidecar.tasks import Tasks
@@ -77,15 +80,17 @@ class Sidecar:
         self._runners: list[web.AppRunner] = []
         self._snapshot_at = self._bindings_at = 0.0
         self.tasks = Tasks(self._task_failed)
-        self.book = load_prices(settings.prices)
+        self.prices = PriceSource(settings.prices)
         self.policies = PolicySource(settings.policies, settings.service, environ, settings)
         if settings.mode != "sidecar" and self.policies.error is not None:
             raise ConfigError(self.policies.error)  # others can reach this port: nothing is guessed
-        self.engine = Engine(self.policies.current.policy, np.random.default_rng(), steady(), self._price_of)
+        policy = self.policies.current.policy
+        self.engine = Engine(policy, np.random.default_rng(), steady(), self._price_of, guards(settings))
         self.keys = KeyRing(environ)
         self.metrics = Metrics(settings.service, __version__, self.started)
         self.request_log = RequestLog(settings.request_log)
-        self.archive = Archive(settings)
+        self.guarding = Guarding(settings, steady())
+        self.archive = Archive(settings, self.guarding.guards)
         self.spans = self._spans()
         self.desk = FeedbackDesk(
             self.engine.feedback, self.archive.feedback, self.archive.look_up, self._spawn, self.on_events
@@ -102,13 +107,20 @@ class Sidecar:
             settings.service,
             of_exchanges,
             [("log", self.request_log.observe), ("store", self.archive.put), ("state", self._keep_state)],
+            frozenset({"spans"}),
         )
-        steps = [("tick", self._tick), ("signals", self._tell_signals), ("policy", self._poll_policy)]
+        steps = [
+            ("tick", self._tick),
+            ("signals", self._tell_signals),
+            ("policy", self._poll_policy),
+            ("prices", self._poll_prices),
+        ]
         self.loop = ControlLoop(consumers, steps, self.on_bug)
         self.plane = Plane(settings, self.engine, self.tasks, self.loop.emit)
         self.beside, self.cascades = Beside(self.plane), Cascades(self.plane)
+        self.memory = Memory(self.plane, self.loop.shed_records)
         self._wire_plane()
-        self.origins = Origins(settings, self.book, self.tasks, self._key_of)
+        self.origins = Origins(settings, self.prices.current, self.tasks, self._key_of)
         self.defaults = default_upstreams(settings)
         self.origins.apply(self.plane, self.policies.current.policy, self.defaults)
         self._listen_by(self.policies.current.policy)
@@ -123,6 +135,7 @@ class Sidecar:
         plane.on_bug = self.on_bug
         plane.on_errand = self._on_errand
         plane.on_label = self._on_label
+        plane.on_sweep = self.memory.look
         if settings.client_tokens_file is not None:
             plane.tokens = ClientTokens(settings.client_tokens_file)
             plane.tokens.check(steady())
@@ -183,8 +196,15 @@ class Sidecar:
             self._servers.append(
                 await loop.create_server(lambda: Downstream(self.plane), sock=sock, ssl=tls, backlog=1024)
             )
-        told = (self.take_feedback, self.archive, self.on_events, self.readiness, self.cycling.run)
-        admin = Admin(self.settings, self.engine, *told)
+        told = (
+            self.take_feedback,
+            self.archive,
+            self.on_events,
+            self.readiness,
+            self.cycling.run,
+            lambda: load(self.plane),
+        )
+        admin = Admin(self.settings, self.engine, *told, self.guarding.access)
         for what, app in (("health", health_app(self.readiness, self.metrics.render)), ("admin", admin_app(admin))):
             runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
             await runner.setup()
@@ -219,7 +239,7 @@ class Sidecar:
     def _price_of(self, upstream: Upstream, model: str) -> RateCard | None:
         if upstream.price is not None:
             return flat_card(upstream.price)
-        return self.book.lookup(upstream.provider, model, int(wall() // 86400))
+        return self.prices.current.lookup(upstream.provider, model, int(wall() // 86400))
 
     def _key_of(self, spec: Upstream) -> Callable[[], bytes | None]:
         def read() -> bytes | None:
@@ -235,9 +255,12 @@ class Sidecar:
         notes = [*self.policies.current.warnings]
         if self.policies.error is not None:
             notes.append(f"policy not in force: {self.policies.error}")
+        if self.prices.error is not None:
+            notes.append(f"prices: {self.prices.error}")
         notes += self.keys.problems(self.policies.current.policy.upstreams, steady())
-        notes += self.archive.notes()
+        notes += [*self.archive.notes(), *self.guarding.notes()]
         notes += [text for route in self.engine.status() for text in route.explanations]
+        notes += [one.text() for one in self.engine.guards.status(steady()) if one.state != "closed"]
         errands = self.beside.status(steady())
         notes += [text for one in errands for text in one.notes]
         detail = {
@@ -281,7 +304,7 @@ class Sidecar:
 
     def _tick(self) -> None:
         self.on_events(self.engine.tick(steady()))
-        self.on_events(self.cycling.tick())
+        self.on_events([*self.cycling.tick(), *self.guarding.poll(steady(), self.archive.audit_head)])
         self._look_around()
         if self.archive.may_take_over:
             self.tasks.spawn(self._take_over(), "store")
@@ -307,6 +330,19 @@ class Sidecar:
             log.error("policy", note=self.policies.error)
         if loaded is not None:
             self.apply(loaded)
+
+    def _poll_prices(self) -> None:
+        if self.prices.changed():
+            self.tasks.spawn(self._reprice(), "prices")
+
+    async def _reprice(self) -> None:
+        """A price list that was mounted has changed: what ends from now on costs what it says."""
+        if await asyncio.to_thread(self.prices.reload):
+            version = self.prices.current.version
+            self.origins.reprice(self.prices.current)
+            self.on_events([Event(kind="prices.applied", message=version)])
+        elif self.prices.error is not None:
+            log.error("prices", note=self.prices.error)
 
     def apply(self, loaded: Loaded) -> None:
         """Puts a policy in force: first what may fail, then the engine; requests under way keep the decision they have."""

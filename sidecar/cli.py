@@ -13,11 +13,12 @@ from typing import Any, Final
 
 import orjson
 
-from sidecar import __version__, reading
-from sidecar.clock import rfc3339, wall
+from sidecar import __version__, auditing, reading
+from sidecar.clock import rfc3339, steady, wall
 from sidecar.config.policy import load_file
 from sidecar.config.settings import Settings
-from sidecar.control.admin import token_file
+from sidecar.control.access import token_file
+from sidecar.control.guards import KeyFiles
 from sidecar.errors import ConfigError, SidecarError, StoreError
 from sidecar.options import FAILED, OK, USAGE, as_json, configured, db_of, from_store, settings_of, usd, verb, within
 from sidecar.output import print_json, print_table
@@ -64,7 +65,12 @@ def build_parser() -> argparse.ArgumentParser:
     _serving(verbs)
     reading.add(verbs)
     _steering(verbs)
+    auditing.add(verbs)
     return parser
+
+
+def _why(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--why", default="", metavar="TEXT", help="the reason, for the audit")
 
 
 def _port(text: str) -> int:
@@ -106,6 +112,7 @@ def _steering(verbs: Any) -> None:
     roll.add_argument("action", choices=("status", "start", "promote", "pause", "resume", "rollback"))
     roll.add_argument("route", nargs="?")
     roll.add_argument("arm", nargs="?")
+    _why(roll)
     score = configured(verb(verbs, "feedback", feedback, "Score one past decision of a running sidecar."))
     score.add_argument("id", metavar="ID", help="decision id, or the provider's completion id")
     given = score.add_mutually_exclusive_group(required=True)
@@ -116,6 +123,7 @@ def _steering(verbs: Any) -> None:
     state.add_argument("action", choices=("export", "import"))
     state.add_argument("file", type=Path)
     state.add_argument("--version", type=int, metavar="N", help="export: the one of a newer program that was set aside")
+    _why(state)
     store = from_store(
         verb(
             verbs,
@@ -127,6 +135,7 @@ def _steering(verbs: Any) -> None:
     store.add_argument("action", choices=("prune", "backup", "forget", "status"))
     store.add_argument("file", nargs="?", type=Path, help="backup: the new file")
     store.add_argument("--key", metavar="HASH", help="forget: the sticky_key of the rows")
+    _why(store)
     prices = verb(verbs, "prices", prices_verb, "Compile the price list anew from the installed genai-prices.")
     prices.add_argument("action", choices=("refresh",))
     prices.add_argument("--fetch", action="store_true", help="fetch newer prices from the network first")
@@ -230,7 +239,7 @@ def rollout(options: argparse.Namespace) -> int:
         raise ConfigError(
             f"rollout {options.action}: name the ROUTE{' and the ARM' if options.action == 'start' else ''}"
         )
-    body = {"action": options.action, "arm": options.arm}
+    body = {"action": options.action, "arm": options.arm, "why": options.why}
     answer = _admin(settings, "POST", f"/api/v1/routes/{options.route}/rollout", body)
     if options.json:
         print_json(answer["events"])
@@ -273,7 +282,7 @@ def state_verb(options: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{options.file}: {error}; give a file of `state export`") from None
     try:
-        queries.save_state(path, state, settings.service)
+        queries.save_state(path, state, settings.service, _by(settings, options))
     except Held as held:
         raise StoreError(f"{held}: stop it first, or it writes its own state over this one") from None
     return OK
@@ -282,10 +291,11 @@ def state_verb(options: argparse.Namespace) -> int:
 def store_verb(options: argparse.Namespace) -> int:
     """`llm-sidecar store {prune,backup,forget,status}`."""
     path, settings = db_of(options), settings_of(options)
+    by = _by(settings, options)
     match options.action:
         case "prune":
             limits = Limits(settings.store_max_bytes, settings.store_raw_s, settings.store_aggregates_s)
-            gone = _erase(path, settings, "prune", lambda: queries.prune(path, limits), {})
+            gone = _erase(path, settings, "prune", lambda: queries.prune(path, limits, by), {"why": by.why})
             sys.stdout.write(f"{gone} rows deleted\n")
         case "backup":
             if options.file is None:
@@ -295,11 +305,16 @@ def store_verb(options: argparse.Namespace) -> int:
             if not options.key:
                 raise ConfigError("store forget: give --key, the sticky_key of the rows")
             key = options.key
-            gone = _erase(path, settings, "forget", lambda: queries.forget(path, key), {"key": key})
+            gone = _erase(path, settings, "forget", lambda: queries.forget(path, key, by), {"key": key, "why": by.why})
             sys.stdout.write(f"{gone} decisions erased\n")
         case _:
             print_json([queries.status(path)])
     return OK
+
+
+def _by(settings: Settings, options: argparse.Namespace) -> queries.By:
+    """Who writes into the database by a verb: the user of this process, with the keys of the settings."""
+    return queries.By(f"cli:{os.getuid()}", options.why, KeyFiles(settings, steady()).guards)
 
 
 def _erase(path: Path, settings: Settings, verb: str, here: Callable[[], int], body: dict[str, str]) -> int:

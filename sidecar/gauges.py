@@ -1,6 +1,7 @@
 """Registers what metrics read at each scrape: the books of the data plane, the store, the policy, routes and rollouts."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Protocol
 
 from sidecar.config.watch import PolicySource
@@ -74,6 +75,25 @@ def _dials(plane: Plane) -> dict[tuple[str, ...], float]:
     return found
 
 
+def load(plane: Plane) -> dict[str, object]:
+    """What the data plane holds and has counted now, for `/api/v1/status`: all of it is 0 at rest but `books`, `connections`
+    (of clients) and what is idle in a pool."""
+    pools: dict[str, dict[str, int]] = {}
+    for origin in {*plane.origins.values(), *plane.defaults.values()}:
+        found = pools.setdefault(origin.name, {"open": 0, "idle": 0, "waiting": 0, "dialling": 0})
+        for name, size in zip(found, (*origin.pool.sizes, origin.pool.dialling), strict=True):
+            found[name] += size
+    return {
+        "connections": len(plane.connections),
+        "exchanges": plane.open,
+        "tasks": len(plane.tasks),
+        "buffered_bytes": plane.buffered,
+        "waiting_bodies": len(plane.room),
+        "pools": pools,
+        "books": asdict(plane.books),
+    }
+
+
 def allow(metrics: Metrics, policy: Policy) -> None:
     """The policy's own names are never cut off, however many names clients invent."""
     arms = [arm for route in policy.routes for arm in route.all_arms]
@@ -89,6 +109,7 @@ def _register_store(metrics: Metrics, archive: Archive) -> None:
         metrics.gauge("store_rows_dropped", "", lambda: writer.rows_dropped)
         metrics.gauge("store_errors", "", lambda: writer.errors)
         metrics.gauge("store_lag_rows", "", lambda: writer.queued)
+        metrics.gauge("audit_links", "", lambda: 0 if writer.chain.head is None else writer.chain.head.seq)
 
 
 def _register_spans(metrics: Metrics, spans: Spans | None) -> None:

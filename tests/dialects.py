@@ -181,6 +181,10 @@ has `allow_loss: true`, is served without it and told so. "-": the client's own 
 dialects nothing is translated: bytes go through as they are.
 
 This page is written by `python -m tests.dialects`: each cell is one example that was translated. Do not edit it.
+
+Ten whole conversations for each pair, with what the arm is asked and the client is told, to the byte, are in
+`tests/golden`: the official SDKs make the same typed objects of them as of their own provider's answers, but for what
+`tests/golden/declared.py` lists with a reason.
 """
 COST: Final = """## What it costs
 

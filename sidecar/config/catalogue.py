@@ -81,13 +81,18 @@ def read_file(file: Path) -> tuple[Catalogue, bool]:
     providers = {
         name.lower(): Provider(
             models={model.lower(): stated(can) for model, can in one.models.items()},
-            also=one.also,
-            like=one.like,
-            strip=one.strip,
+            also=_lowered(one.also),
+            like=_lowered(one.like),
+            strip=_lowered(one.strip),
         )
         for name, one in written.providers.items()
     }
     return Catalogue(providers, written.date), written.replace
+
+
+def _lowered(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names are compared in lower case."""
+    return tuple(name.lower() for name in names)
 
 
 def compile_catalogue(folder: Path) -> bytes:

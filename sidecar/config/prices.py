@@ -1,8 +1,12 @@
-"""Finds the bundled price list: beside the package where it was installed, in `policies/prices` in a checkout."""
+"""Finds the price list: the bundled one, or a file that is mounted and read again when it changes.
+
+The bundled one lies beside the package where it was installed, in `policies/prices` in a checkout.
+"""
 
 from pathlib import Path
 from typing import Final
 
+from sidecar.config.watch import Watch
 from sidecar.core.pricebook import PriceBook
 from sidecar.errors import ConfigError
 
@@ -36,3 +40,31 @@ def load_prices(file: Path | None = None) -> PriceBook:
         return PriceBook(place.read_bytes())
     except OSError as error:
         raise ConfigError(f"{place}: {error.strerror}; give a readable price list") from None
+
+
+class PriceSource:
+    """The price list in force. `error` says why the file's newest content is not in force, None when it is."""
+
+    def __init__(self, file: Path | None) -> None:
+        """
+        Raises:
+            ConfigError: as `load_prices`: at start there is no last good list.
+        """
+        self._file = file
+        self._watch = Watch([] if file is None else [file])  # the bundled one changes with the package
+        self.current = load_prices(file)
+        self.error: str | None = None
+
+    def changed(self) -> bool:
+        """Whether the file is another than at the last call."""
+        return self._watch.changed()
+
+    def reload(self) -> bool:
+        """Reads the file, in some 20 ms: not for the loop. Whether there is a new list; a bad one changes nothing."""
+        try:
+            loaded = load_prices(self._file)
+        except ConfigError as error:
+            self.error = f"{error}; the last good price list stays in force"
+            return False
+        self.current, self.error = loaded, None
+        return True

@@ -22,6 +22,13 @@ KIB, MIB, DAY_S = 2**10, 2**20, 86400.0
 _timeout = scalars.within(units.duration_s, 0.001, DAY_S, units.show_duration)
 _age = scalars.within(units.duration_s, 60.0, 3660 * DAY_S, units.show_duration)
 _count = scalars.within(units.integer, 1, 1_000_000)
+_few = scalars.within(units.integer, 0, 1_000_000)
+_share = scalars.within(units.number, 0.0, 1.0)
+
+
+def _memory(text: str) -> object:
+    """A size, or nothing."""
+    return _bytes(32 * MIB)(text) if text.strip() else None
 
 
 def _bytes(low: int, high: int = 2**40) -> Parse:
@@ -65,6 +72,16 @@ class Settings:
     )
     admin_token_file: Path | None = field(
         default=None, metadata=about(scalars.path, "unset: the admin listener answers 401 to everything")
+    )
+    admin_roles_file: Path | None = field(
+        default=None,
+        metadata=about(scalars.path, "lines `NAME ROLE SHA256`; unset: the one admin token may do everything"),
+    )
+    audit_key_file: Path | None = field(
+        default=None,
+        metadata=about(
+            scalars.path, "lines `ID KEY`; unset: the audit's chain has no key, and who can write the file can forge it"
+        ),
     )
     catalogue: Path | None = field(
         default=None,
@@ -236,6 +253,58 @@ class Settings:
         default=8 * MIB, metadata=about(_bytes(64 * KIB), "of a decoded copy; beyond it usage is unknown and counted")
     )
 
+    memory_limit_bytes: int | None = field(
+        default=None,
+        metadata=about(
+            _memory, "unset: the container's own; near it rows and log lines are given up, then new calls get 503"
+        ),
+    )
+    breaker: bool = field(
+        default=True,
+        metadata=about(
+            units.flag, "a model that fails is not offered where another arm may serve; no call fails by it"
+        ),
+    )
+    breaker_failures: int = field(
+        default=5, metadata=about(_count, "failures in a row that open it; Envoy's consecutive_5xx")
+    )
+    breaker_failure_rate: float = field(
+        default=0.5,
+        metadata=about(_share, "or this share of the calls of `breaker_window`; resilience4j's failureRateThreshold"),
+    )
+    breaker_min_calls: int = field(
+        default=20, metadata=about(_count, "calls of the window before its rate says anything")
+    )
+    breaker_window_s: float = field(
+        default=30.0, metadata=about(_timeout, "longer remembers an outage that is over, shorter has too few calls")
+    )
+    breaker_probes: int = field(
+        default=3, metadata=about(_count, "calls that try a half-open one each 5 s; so many successes close it")
+    )
+    breaker_ejection_s: float = field(
+        default=30.0, metadata=about(_timeout, "open for so long; twice as long each time in a row, as Envoy's grows")
+    )
+    breaker_max_ejection_s: float = field(default=300.0, metadata=about(_timeout, "and never longer; Envoy's default"))
+    breaker_max_ejected: float = field(
+        default=0.75,
+        metadata=about(_share, "of a route's arms; one always may be out, and never the last: the rest must carry all"),
+    )
+    retry_budget: float = field(
+        default=0.2,
+        metadata=about(_share, "fallbacks under way to an upstream, as a share of its calls; Envoy's and Finagle's"),
+    )
+    retry_floor: int = field(
+        default=10, metadata=about(_few, "fallbacks that are allowed besides: a service with few calls needs some")
+    )
+    concurrency_limit: Literal["off", "overload", "gradient"] = field(
+        default="off",
+        metadata=about(
+            scalars.choice("off", "overload", "gradient"),
+            "calls at once per upstream, by its 429/503/529, or by its time to the first byte too; a call that waits "
+            "longer than `pool_queue_timeout` gets 503, so it is never on by itself",
+        ),
+    )
+
     store_max_bytes: int = field(
         default=256 * MIB, metadata=about(_bytes(1 * MIB), "about 300,000 decisions, in an emptyDir of half a GiB")
     )
@@ -282,10 +351,17 @@ def _conflicts(settings: Settings) -> Iterable[tuple[str, str, str]]:
         yield "route_body_max_bytes", "is above max_body_bytes", "make it smaller, or max_body_bytes larger"
     if settings.route_body_max_bytes > settings.max_buffered_bytes:
         yield "route_body_max_bytes", "is above max_buffered_bytes", "make it smaller, or max_buffered_bytes larger"
-    if settings.drain_idle_s > settings.drain_s:
-        yield "drain_idle_s", "is above drain_s", "make it smaller, or drain_s larger"
+    yield from _times(settings)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}", settings.service):
         yield "service", f"{settings.service!r} is not a usable name", "use letters, digits and . _ / - (at most 128)"
+
+
+def _times(settings: Settings) -> Iterable[tuple[str, str, str]]:
+    """Durations of which one bounds the other."""
+    if settings.breaker_max_ejection_s < settings.breaker_ejection_s:
+        yield "breaker_max_ejection_s", "is below breaker_ejection_s", "make it larger, or breaker_ejection_s smaller"
+    if settings.drain_idle_s > settings.drain_s:
+        yield "drain_idle_s", "is above drain_s", "make it smaller, or drain_s larger"
 
 
 def _clashes(settings: Settings) -> Iterable[tuple[str, str, str]]:

@@ -1,4 +1,4 @@
-"""Sees that a policy folder changed, and keeps the last good policy when the new one is bad.
+"""Sees that a policy folder or the catalogue changed, and keeps the last good policy when the new one is bad.
 
 Polling and not inotify: a ConfigMap changes by the swap of one symlink (`..data`), network file systems send no events,
 and a handful of `stat` calls a second costs nothing.
@@ -55,11 +55,13 @@ class PolicySource:
         self.current = Loaded(NO_POLICY)
         self.error: str | None = None
         self._directory, self._service, self._environ, self._settings = directory, service, environ, settings
-        self._watch = Watch([directory] if directory is not None else [])
+        catalogue = settings.catalogue if settings is not None else None
+        self._watch = Watch([path for path in (directory, catalogue if directory else None) if path is not None])
         self.reload()
 
     def poll(self) -> Loaded | None:
-        """Call this every second: reloads when the folder changed. Returns a policy to apply, if there is a new one."""
+        """Call this every second: reloads when the folder or the catalogue changed. Returns a policy to apply, if there is
+        a new one."""
         return self.reload() if self._watch.changed() else None
 
     def reload(self) -> Loaded | None:
@@ -81,6 +83,6 @@ class PolicySource:
                 f"{self.current.file}: is gone, its policy stays in force; write a policy with `routes: []` instead"
             )
             return None
-        is_new = loaded.policy.version != self.current.policy.version
+        is_new = loaded.policy != self.current.policy  # not the version alone: the catalogue is no part of it
         self.current, self.error = loaded, None
         return loaded if is_new else None

@@ -1,18 +1,16 @@
-"""The admin port: `/api/v1/*` and `/openapi.json`, behind a bearer token and a Host allow-list, without CORS.
+"""The admin port: `/api/v1/*` and `/openapi.json`, behind bearer tokens and a Host allow-list, without CORS.
 
-Loopback is no protection by itself (browsers and DNS rebinding reach it), so every request needs the token, the Host must
-be a local name, requests of web pages are refused, and nothing changes by GET. Every change is written to the audit table.
+Loopback is no protection by itself (browsers and DNS rebinding reach it), so every request needs a token, the Host must
+be a local name, requests of web pages are refused, and nothing changes by GET. What a caller may do stands in
+`control.access`. Every change is written to the audit table, with the caller's name and, where it is given, why.
 """
 
 import asyncio
-import hmac
-import os
 import re
-import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 import orjson
@@ -22,14 +20,15 @@ from aiohttp.typedefs import Middleware
 from sidecar import __version__
 from sidecar.clock import steady, wall
 from sidecar.config.settings import Settings
+from sidecar.control.access import ACCESS, Access, Caller
 from sidecar.control.archive import Archive
 from sidecar.control.feedback import Answer
 from sidecar.control.health import Readiness
 from sidecar.core.engine import Engine
 from sidecar.core.types import Event
-from sidecar.errors import ConfigError, RolloutError, StoreError
+from sidecar.errors import RolloutError, StoreError
 from sidecar.store import queries
-from sidecar.store.batch import Audit
+from sidecar.store.audit import Audit
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _LOCAL: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -38,6 +37,8 @@ _NUMBER: Final = re.compile(r"[0-9]{1,9}")  # int() takes other scripts' digits,
 _MAX_BODY: Final = 16 * 1024
 _MAX_ROWS: Final = 1000
 _STORED_WITHIN_S: Final = 2.0  # how long a verb waits for the disk before it answers
+_CALLER: Final = web.RequestKey("caller", Caller)
+_Why = Annotated[str, msgspec.Meta(max_length=500)]  # free text of the caller for the audit
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,54 +52,25 @@ class Admin:
     on_events: Callable[[Sequence[Event]], None]
     readiness: Callable[[], Readiness]
     run_lane: Callable[[str], Sequence[Event]] = lambda _lane: ()  # of the control loop, on demand
-
-
-def token_file(settings: Settings) -> Path | None:
-    """Where the token lies: the configured file, else one beside the database, which the process makes itself."""
-    if settings.admin_token_file is not None:
-        return settings.admin_token_file
-    return None if settings.db is None else settings.db.with_name(settings.db.name + ".admin-token")
-
-
-def ensure_token(settings: Settings) -> str | None:
-    """The token, made (0600) when none was configured and there is a database to put it beside; None: all is refused.
-
-    Raises:
-        ConfigError: the configured file cannot be read.
-    """
-    file = token_file(settings)
-    if file is None:
-        return None
-    try:
-        if settings.admin_token_file is None and not file.exists():
-            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as target:
-                target.write(secrets.token_urlsafe(32) + "\n")
-        token = file.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        if settings.admin_token_file is None:
-            return None  # no place to put one: the admin port refuses everything, traffic goes on
-        raise ConfigError(f"admin_token_file {file}: {error}; give a readable file with one line of ASCII") from None
-    return token or None
+    load: Callable[[], Mapping[str, object]] = dict  # what the data plane holds and has counted
+    access: Access | None = None  # made from the settings when it is not given
 
 
 def admin_app(admin: Admin) -> web.Application:
     """The aiohttp application of the admin port.
 
     Raises:
-        ConfigError: the configured token file cannot be read.
+        ConfigError: the configured file of the token, or of roles, cannot be read.
     """
-    app = web.Application(client_max_size=_MAX_BODY, middlewares=[_guard(ensure_token(admin.settings))])
+    access = admin.access or Access(admin.settings, steady())
+    app = web.Application(client_max_size=_MAX_BODY, middlewares=[_guard(access)])
     api = _Api(admin)
     for method, path, handler in api.routes():
         app.router.add_route(method, path, handler)
     return app
 
 
-def _guard(token: str | None) -> Middleware:
-    expected = b"Bearer " + token.encode() if token else None
-
+def _guard(access: Access) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         """Lets a request through that may come in, answers the others, and turns errors of handlers into answers."""
@@ -108,11 +80,15 @@ def _guard(token: str | None) -> Middleware:
             return _error(421, "host", "The Host header must be a local name.")
         if "Origin" in request.headers or request.headers.get("Sec-Fetch-Site", "none") != "none":
             return _error(403, "origin", "Requests of web pages are refused.")
-        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if expected is None or not hmac.compare_digest(given, expected):
+        caller = access.caller(request.headers.get("Authorization", "").encode("utf-8", "surrogateescape"))
+        if caller is None:
             return _error(
-                401, "token", "Send `Authorization: Bearer <token>`; docs/operations.md says where the token lies."
+                401, "token", "Send `Authorization: Bearer <token>`; docs/security.md says where the token lies."
             )
+        refused = _beyond(request, caller)
+        if refused is not None:
+            return _error(403, "role", refused)
+        request[_CALLER] = caller
         if request.method not in ("GET", "HEAD") and request.content_type != "application/json":
             return _error(415, "content_type", "Send JSON with content type application/json.")
         try:
@@ -127,18 +103,35 @@ def _guard(token: str | None) -> Middleware:
     return guard
 
 
+def _beyond(request: web.Request, caller: Caller) -> str | None:
+    """Why this caller may not do this; None when they may, or when there is no such route anyway."""
+    resource = request.match_info.route.resource
+    if resource is None:
+        return None
+    verb = ("GET" if request.method == "HEAD" else request.method, resource.canonical)
+    needed = ACCESS.get(verb)
+    if needed is None:
+        return "No role may do this."
+    if caller.role >= needed:
+        return None
+    return f"{' '.join(verb)} needs the role {needed.name}; {caller.name} has the role {caller.role.name}."
+
+
 class _Change(msgspec.Struct, forbid_unknown_fields=True):
     action: str
     arm: str | None = None
+    why: _Why = ""
 
 
 class _Pass(msgspec.Struct, forbid_unknown_fields=True):
     lane: Literal["guardrails", "fast", "main", "deep"] = "main"
+    why: _Why = ""
 
 
 class _StoreVerb(msgspec.Struct, forbid_unknown_fields=True):
     writer: str | None = None  # the mark in `<database>.lock`: that the process which holds the file is the one asked
     key: str = ""
+    why: _Why = ""
 
 
 class _Api:
@@ -154,6 +147,7 @@ class _Api:
             ("GET", "/api/v1/decisions", self.decisions),
             ("GET", "/api/v1/decisions/{id}", self.decision),
             ("GET", "/api/v1/events", self.events),
+            ("GET", "/api/v1/audit", self.audit),
             ("POST", "/api/v1/routes/{route}/rollout", self.rollout),
             ("POST", "/api/v1/cycle", self.cycle),
             ("POST", "/api/v1/feedback", self.feedback),
@@ -163,11 +157,17 @@ class _Api:
         ]
 
     async def status(self, _request: web.Request) -> web.Response:
-        """The state of the process, its routes and arms."""
+        """The state of the process, what its data plane holds now, its routes and arms."""
         admin = self._admin
         ready = admin.readiness()
         routes = [asdict(one) for one in admin.engine.status()]
-        return _json({"state": ready.state, "notes": list(ready.notes), **ready.detail, "routes": routes})
+        head = admin.archive.audit_head
+        own = {
+            "load": admin.load(),
+            "audit": None if head is None else {"links": head.seq, "head": str(head)},
+            "routes": routes,
+        }
+        return _json({"state": ready.state, "notes": list(ready.notes), **ready.detail, **own})
 
     async def decisions(self, request: web.Request) -> web.Response:
         """The newest decisions (`?last=N`, at most 1,000)."""
@@ -184,8 +184,12 @@ class _Api:
         """The newest events of the engine."""
         return _json(await self._read(lambda db: queries.events(db, 100)))
 
+    async def audit(self, _request: web.Request) -> web.Response:
+        """The newest lines of the audit: who changed what, when and why."""
+        return _json(await self._read(lambda db: queries.audit(db, 100)))
+
     async def rollout(self, request: web.Request) -> web.Response:
-        """Start, promote, pause, resume or roll back: `{"action": ..., "arm": ... for start}`.
+        """Start, promote, pause, resume or roll back: `{"action": ..., "arm": ... for start, "why": ...}`.
 
         It is in force at once; `stored` says whether it would outlive the process (null: there is no database).
         """
@@ -203,17 +207,16 @@ class _Api:
             return _error(422, "action", f"action must be one of {', '.join(verbs)}")
         events = verb()
         self._admin.on_events(events)
-        detail = orjson.dumps({"arm": change.arm}).decode()
-        self._admin.archive.audit(Audit(wall(), "admin", f"rollout.{change.action}", route, detail))
+        self._note(request, f"rollout.{change.action}", route, {"arm": change.arm}, change.why)
         stored = await self._admin.archive.stored(_STORED_WITHIN_S)
         return _json({"events": [msgspec.to_builtins(event) for event in events], "stored": stored})
 
     async def cycle(self, request: web.Request) -> web.Response:
         """Run a lane of the control loop now: `{"lane": "guardrails" | "fast" | "main" | "deep"}`; what it changed."""
-        lane = msgspec.json.decode(await request.read(), type=_Pass).lane
-        events = self._admin.run_lane(lane)
+        asked = msgspec.json.decode(await request.read(), type=_Pass)
+        events = self._admin.run_lane(asked.lane)
         self._admin.on_events(events)
-        self._admin.archive.audit(Audit(wall(), "admin", "cycle.run", lane))
+        self._note(request, "cycle.run", asked.lane, {}, asked.why)
         return _json({"events": [msgspec.to_builtins(event) for event in events]})
 
     async def feedback(self, request: web.Request) -> web.StreamResponse:
@@ -230,15 +233,26 @@ class _Api:
 
     async def prune(self, request: web.Request) -> web.Response:
         """Delete the rows that the settings say are due, and give the space back: `{}`."""
-        _, wrong = await self._store_verb(request)
-        return wrong or _json({"decisions": await self._admin.archive.prune()})
+        verb, wrong = await self._store_verb(request)
+        if wrong is not None:
+            return wrong
+        gone = {"decisions": await self._admin.archive.prune()}
+        self._note(request, "prune", "", gone, verb.why)
+        return _json(gone)
 
     async def forget(self, request: web.Request) -> web.Response:
         """Erase every row of one sticky key: `{"key": HASH}`."""
         verb, wrong = await self._store_verb(request)
         if wrong is None and not verb.key:
             wrong = _error(422, "key", "Give `key`, the sticky_key of the rows.")
-        return wrong or _json({"decisions": await self._admin.archive.forget(verb.key, "admin")})
+        if wrong is not None:
+            return wrong
+        return _json({"decisions": await self._admin.archive.forget(verb.key, request[_CALLER].name, verb.why)})
+
+    def _note(self, request: web.Request, action: str, target: str, detail: Mapping[str, object], why: str) -> None:
+        """One line of the audit: who did this."""
+        text = orjson.dumps(detail).decode()
+        self._admin.archive.audit(Audit(wall(), request[_CALLER].name, action, target, text, why))
 
     async def _store_verb(self, request: web.Request) -> tuple[_StoreVerb, web.Response | None]:
         verb = msgspec.json.decode(await request.read(), type=_StoreVerb)
@@ -258,6 +272,7 @@ class _Api:
                 ],
                 "responses": {"200": {"description": "JSON"}},
                 "security": [{"token": []}],
+                "x-role": ACCESS[method, path].name,
             }
         schemes = {"token": {"type": "http", "scheme": "bearer"}}
         info = {"title": "llm-sidecar admin API", "version": __version__}

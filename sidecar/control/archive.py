@@ -5,7 +5,9 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
+
+import orjson
 
 from sidecar.clock import steady, wall
 from sidecar.config.settings import Settings
@@ -16,22 +18,37 @@ from sidecar.core.record import Row
 from sidecar.core.types import Event, Feedback
 from sidecar.errors import StoreError
 from sidecar.store import queries
-from sidecar.store.batch import Audit
+from sidecar.store.audit import ITSELF, Audit, Chain, Head
+from sidecar.store.keys import NO_GUARDS, Guards
 from sidecar.store.retention import STEP_ROWS, Forgetting, Limits, forget, prune, vacuum
 from sidecar.store.writer import Writer
 
 Found = TypeVar("Found")
+# Events that change what is done with traffic. Others tell what was seen; they stand in `events` only.
+CHANGES: Final = (
+    "policy.",
+    "rollout.",
+    "arm.",
+    "experiment.",
+    "threshold.",
+    "change.",
+    "tuning.moved",
+    "prices.",
+    "admin.",
+)
 
 
 class Archive:
     """Puts rows, events, feedback and engine state into the database, and finds old decisions in it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, guards: Guards = NO_GUARDS) -> None:
         self._path = settings.db
         self._service = settings.service
         self._priors = settings.priors
         self._limits = limits = Limits(settings.store_max_bytes, settings.store_raw_s, settings.store_aggregates_s)
-        self.writer = Writer(settings.db, service=settings.service, limits=limits) if settings.db is not None else None
+        self.writer: Writer | None = None
+        if settings.db is not None:
+            self.writer = Writer(settings.db, service=settings.service, limits=limits, guards=guards)
         self._state = b""
         self._started = False
         self._held = False  # another process writes: its state is the newer one
@@ -90,13 +107,22 @@ class Archive:
             self.writer.put(rows)
 
     def events(self, events: Sequence[Event]) -> None:
+        """Keeps them; those that changed what is done with traffic stand in the audit too."""
         if self.writer is not None and events:
             now = wall()
             self.writer.put_events([(now, event) for event in events])
+            changes = [_change(now, event) for event in events if event.kind.startswith(CHANGES)]
+            if changes:
+                self.writer.put_audit(changes)
 
     def feedback(self, feedback: Feedback, at: float) -> None:
         if self.writer is not None:
             self.writer.put_feedback([(at, feedback)])
+
+    @property
+    def audit_head(self) -> Head | None:
+        """The newest link of the audit's chain that is known to be committed."""
+        return None if self.writer is None else self.writer.chain.head
 
     def audit(self, line: Audit) -> None:
         if self.writer is not None:
@@ -160,17 +186,23 @@ class Archive:
             pass
         return deleted
 
-    async def forget(self, key_hash: str, actor: str) -> int:
+    async def forget(self, key_hash: str, actor: str, why: str = "") -> int:
         """Erases every row of one sticky key, those that wait included; the number of decisions. Raises StoreError."""
         erased = 0
         while True:
-            audit = Forgetting(wall(), actor, self._service, erased)
-            gone = await self._ask(lambda db, audit=audit: forget(db, key_hash, audit))  # type: ignore[misc] # bound now
+            audit = Forgetting(wall(), actor, self._service, erased, why)
+            gone = await self._ask(lambda db, audit=audit: forget(db, key_hash, audit, self._chain))  # type: ignore[misc] # bound now
             erased += gone
             if gone < STEP_ROWS:
                 break
         await self._ask(queries.checkpoint)
         return erased
+
+    @property
+    def _chain(self) -> Chain:
+        if self.writer is None:
+            raise StoreError("there is no database: set SIDECAR_DB")
+        return self.writer.chain
 
     async def _ask(self, work: Callable[[sqlite3.Connection], Found]) -> Found:
         if self.writer is None:
@@ -181,6 +213,12 @@ class Archive:
         """Writes what waits; blocking, at most `timeout_s`."""
         if self.writer is not None and self._started:
             self.writer.close(timeout_s)
+
+
+def _change(at: float, event: Event) -> Audit:
+    """The audit's line of an event: the sidecar itself did it."""
+    target = "/".join(filter(None, (event.route, event.arm)))
+    return Audit(at, ITSELF, event.kind, target, orjson.dumps(event.detail, default=str).decode(), event.message)
 
 
 def _read_priors(file: Path) -> tuple[bytes | None, list[Event]]:

@@ -30,6 +30,7 @@ class Consumers:
     service: str
     of_exchanges: Sequence[Consumer] = ()
     of_rows: Sequence[RowConsumer] = ()
+    spared: frozenset[str] = frozenset()  # of exchanges: who gets none while records are shed
 
 
 class ControlLoop:
@@ -44,6 +45,8 @@ class ControlLoop:
         self._on_bug = on_bug
         self._batch: list[Settled] = []
         self._handles: list[asyncio.TimerHandle] = []
+        self._shedding = False
+        self.shed = 0  # finished exchanges of which no row was made
         self.lag_s = 0.0  # how late the last tick came: what the loop was held up
 
     def emit(self, settled: Settled) -> None:
@@ -52,6 +55,11 @@ class ControlLoop:
         batch.append(settled)
         if len(batch) >= BATCH:
             self.flush()
+
+    def shed_records(self, shed: bool) -> None:
+        """Memory is short: from now on nobody gets rows, and who is `spared` gets nothing; or that is over."""
+        self.flush()
+        self._shedding = shed
 
     def start(self) -> None:
         """Begins to flush and to tick."""
@@ -73,7 +81,11 @@ class ControlLoop:
         self._batch = []
         consumers = self._consumers
         for name, consume in consumers.of_exchanges:
-            self._fenced(name, consume, batch)
+            if not (self._shedding and name in consumers.spared):
+                self._fenced(name, consume, batch)
+        if self._shedding:
+            self.shed += len(batch)
+            return
         rows: list[Row] = []
         for settled in batch:
             try:

@@ -44,12 +44,14 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Catalogue:
-    """A catalogue as read. Nothing of it changes."""
+    """A catalogue as read. Nothing of it changes. `under` is another one, which is asked what this one does not say."""
 
-    def __init__(self, providers: dict[str, Provider], date: str = "") -> None:
+    def __init__(self, providers: dict[str, Provider], date: str = "", under: "Catalogue | None" = None) -> None:
         self.date = date
         self.providers = providers
-        self._names = {other: name for name, one in providers.items() for other in (*one.also, name)}
+        self._under = under
+        self._names = {other: name for name, one in providers.items() for other in one.also}
+        self._names |= {name: name for name in providers}  # nobody is called by another's own name
         self._starts = {
             name: sorted((model[:-1] for model in one.models if model.endswith("*")), key=len, reverse=True)
             for name, one in providers.items()
@@ -72,7 +74,17 @@ class Catalogue:
             found = found.over(self._find(other, short, depth + 1))
         return found
 
+    def name_of(self, provider: str) -> str:
+        """The name under which the models of this provider are listed; a provider that is not known keeps its own."""
+        return self._names.get(provider, provider)
+
     def _listed(self, provider: str, model: str) -> Capabilities:
+        found = self._own(provider, model)
+        if self._under is None or provider not in self._under.providers:
+            return found
+        return found.over(self._under._listed(provider, model))
+
+    def _own(self, provider: str, model: str) -> Capabilities:
         models = self.providers[provider].models
         found = models.get(model)
         if found is None:
@@ -109,15 +121,18 @@ def read_catalogue(text: bytes) -> Catalogue:
 
 
 def extended(base: Catalogue, more: Catalogue) -> Catalogue:
-    """`base` with the models of `more` in front of its own: what `more` says of a model wins, the rest stays."""
-    providers = dict(base.providers)
-    for name, one in more.providers.items():
-        old = providers.get(name, Provider())
-        models = {model: can.over(old.models.get(model, UNKNOWN)) for model, can in one.models.items()}
+    """`base` with the models of `more` in front of its own: what `more` says of a model wins, the rest stays.
+
+    That holds however the two call the model (a version, the beginning of a name) and its provider.
+    """
+    own = {base.name_of(name): one for name, one in more.providers.items()}
+    providers: dict[str, Provider] = {}
+    for name in dict.fromkeys([*base.providers, *own]):
+        old, one = base.providers.get(name, Provider()), own.get(name, Provider())
         providers[name] = Provider(
-            models={**old.models, **models},
+            models=one.models,
             also=(*old.also, *one.also),
             like=(*one.like, *old.like),
             strip=(*one.strip, *old.strip),
         )
-    return Catalogue(providers, more.date)
+    return Catalogue(providers, more.date, base)

@@ -86,18 +86,29 @@ class Promise:
     ) -> None:
         """Takes one score in [0, 1] in, of the baseline or another arm; `previous` (score, weight) is the one that it
         replaces."""
-        before, counted = previous or (0.0, 0.0)
-        count, total = weight - counted, weight * score - counted * before
-        self.scores, self.total = _moved(self.scores, self.total, count, total)
-        gone = previous is not None and task not in self.tasks and REST in self.tasks
-        row = self._row(REST if gone else task)
-        row[0] = max(0.0, row[0] + count)
-        if baseline:
-            row[1:] = _moved(row[1], row[2], count, total)
+        if previous is None:
+            self.scores += weight
+            self.total += weight * score
+            row = self._row(task)
+            row[0] += weight
+            if baseline:
+                row[1] += weight
+                row[2] += weight * score
+        else:
+            self._replace(score, weight, previous, task, baseline)
         if self.later is not None:
             self.later.add(score, weight, previous, task=task, baseline=baseline)
         if self.scores > MEMORY:
             self._halve()
+
+    def _replace(self, score: float, weight: float, previous: tuple[float, float], task: str, baseline: bool) -> None:
+        before, counted = previous
+        count, total = weight - counted, weight * score - counted * before
+        self.scores, self.total = _moved(self.scores, self.total, count, total)
+        row = self._row(REST if task not in self.tasks and REST in self.tasks else task)
+        row[0] = max(0.0, row[0] + count)
+        if baseline:
+            row[1:] = _moved(row[1], row[2], count, total)
 
     def _row(self, task: str) -> list[float]:
         """The task's row; it becomes the youngest. Beyond MAX_TASKS the oldest goes over to REST."""

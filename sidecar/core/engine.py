@@ -24,7 +24,9 @@ from msgspec.structs import replace
 
 from sidecar.core.budget import Ledger
 from sidecar.core.cost import RateCard, flat_card
+from sidecar.core.ejection import Ejection
 from sidecar.core.governance import Governance
+from sidecar.core.guard import Guards
 from sidecar.core.match import unknown_arm
 from sidecar.core.memory import UNREADABLE, Part, claim, dump, load, pack, part_of
 from sidecar.core.policy import OWN_SOURCES, Policy, Route, Upstream
@@ -54,9 +56,17 @@ def stated_price(upstream: Upstream, _model: str) -> RateCard | None:
 class Engine:
     """The decisions of one service. See the head of this module."""
 
-    def __init__(self, policy: Policy, rng: np.random.Generator, now: float, price_of: PriceOf = stated_price) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        rng: np.random.Generator,
+        now: float,
+        price_of: PriceOf = stated_price,
+        guards: Guards | None = None,
+    ) -> None:
         """`price_of` looks an arm's list price up; it is asked at `apply` and at every `tick`, so it should be
-        cached."""
+        cached. `guards` hears from the shell how calls to each upstream go."""
+        self.guards = Guards() if guards is None else guards
         self._rng = rng
         self._price_of = price_of
         self._sticky = Sticky()
@@ -122,13 +132,18 @@ class Engine:
         The arm that failed is blamed for it; what it reserved goes over to the returned decision.
         """
         state = self._routes.get(decision.route)
-        made = None if state is None else state.serving.fallback(facts, decision, trigger)
+        made = None if state is None else state.serving.fallback(facts, decision, trigger, state.ejection.may_retry)
         if state is not None and made is not None:
             status = int(trigger) if trigger.isdigit() else 0
             failure = Outcome(kind="failed", status=status, error=trigger, clocks=Clocks(), stream=facts.stream)
             verdict = learn(state, facts, replace(decision, reserved_nusd=0), failure, now)
             self._pending += verdict.events[: MAX_PENDING - len(self._pending)]
         return made
+
+    def may_retry(self, route: str, arm: str) -> bool:
+        """Whether a call whose upstream failed may be tried with another arm now: its breaker and the retry budget."""
+        state = self._routes.get(route)
+        return state is None or state.ejection.may_retry(arm)
 
     def fail_open(self, facts: Facts) -> Decision:
         """What the policy's text alone gives: the app's own model, or the baseline's when that name is virtual."""
@@ -183,7 +198,7 @@ class Engine:
     def tick(self, now: float) -> list[Event]:
         """What time alone causes: steps, pauses, recoveries, new prices, a new day. Call it about once a second."""
         self._ledger.roll(now)
-        events, self._pending = [*self._pending, *self._governance.tick()], []
+        events, self._pending = [*self._pending, *self.guards.tick(now), *self._governance.tick()], []
         for state in self._order:
             events += state.tick(now)
             state.refresh(now, self._rng, late=True)
@@ -240,6 +255,7 @@ class Engine:
     def _state(self, policy: Policy, governance: Governance, route: Route, now: float) -> RouteState:
         """A route that knows nothing yet, whose steps the rules of its policy are asked about."""
         state = RouteState(policy, route, self._sticky, self._price_of, now)
+        state.ejection = Ejection(route, policy.upstreams, self.guards)
 
         def ask(kind: str, _route: str, arm: str | None, facts: Mapping[str, Value]) -> str | None:
             return self._denied(governance, state, kind, arm, facts)

@@ -45,6 +45,12 @@ def untranslatable(lost: tuple[str, ...]) -> Refusal:
     return Refusal(400, "translation", text)
 
 
+def lost_at(facts: Facts, upstream: str, model: str) -> tuple[str, ...] | None:
+    """The members of the call that cannot be said to this model of an upstream; None where it is asked as it is."""
+    found = facts.lost.get(f"{upstream}\n{model}")
+    return facts.lost.get(upstream) if found is None else found
+
+
 def unable(limits: Limits, facts: Facts) -> str:
     """Why a model with these limits cannot serve the request: the names of what it lacks, else `context_tokens` or
     `max_output_tokens` where it has no room; "" when it can, as far as is known."""
@@ -63,6 +69,7 @@ class Fitting:
     def __init__(self, route: Route, upstreams: Mapping[str, Upstream]) -> None:
         self._upstreams = upstreams
         self._homes = {arm.id: arm.upstream for arm in route.all_arms}
+        self._models = {arm.id: arm.model for arm in route.all_arms}
         self._limits = {arm.id: arm.capabilities.limits for arm in route.all_arms}
         self.limited = any(limits.any for limits in self._limits.values())  # some request does not fit some arm
         known = self._limits.values()
@@ -97,9 +104,9 @@ class Fitting:
         out = tuple(one for one in why if one[1])
         return replace(decision, left_out=out) if out else decision
 
-    def serves(self, upstream: str, facts: Facts) -> bool:
-        """Whether this upstream can be asked: in the request's own dialect, or in another that can say it."""
-        lost = facts.lost.get(upstream)
+    def serves(self, upstream: str, model: str, facts: Facts) -> bool:
+        """Whether this model of an upstream can be asked: in the request's own dialect, or in another that can say it."""
+        lost = lost_at(facts, upstream, model)
         if lost is None:
             return self._speaks(upstream, facts.dialect)
         return not lost or self._allow_loss
@@ -116,7 +123,7 @@ class Fitting:
     def _speaking(self, facts: Facts) -> tuple[str, ...]:
         if facts.lost.keys().isdisjoint(self._homes.values()):
             return self._native[facts.dialect]
-        return tuple(arm for arm, home in self._homes.items() if self.serves(home, facts))
+        return tuple(arm for arm, home in self._homes.items() if self.serves(home, self._models[arm], facts))
 
     def _roomiest(self, speaking: tuple[str, ...], facts: Facts) -> tuple[str, ...]:
         """Where nobody has room: of those that can do what is needed, the one with the most."""

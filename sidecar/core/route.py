@@ -1,8 +1,8 @@
 """One route's state: the choice of an arm for one request, in the order that DESIGN 4 ("Which arm") gives.
 
-    (1) rules (done by the engine: `allowed`)   (2) dialect, pins   (3) thresholds, budget   (4) the conversation's arm
-    (5) the canary, by hash alone   (6) the selector over the arms already rolled out   (7) the baseline (canary:
-    stable arm)
+    (1) rules (done by the engine: `allowed`)   (2) dialect, pins   (3) breaker, thresholds, budget
+    (4) the conversation's arm   (5) the canary, by hash alone   (6) the selector over the arms already rolled out
+    (7) the baseline (canary: stable arm)
 
 Modes: `canary` and `optimize` choose, `ab` compares: its experiment (`core.trial`) takes the place of (4) to (7).
 `observe` and `shadow` forward what the app asked for to the baseline's upstream. An arm whose upstream speaks another
@@ -14,7 +14,7 @@ key, else the request. A decision carries `rollout_id` only when it belongs to t
 hash, or concurrent control by hash; conversations that were control before a step took their hash in, pins,
 thresholds, budgets and fallbacks do not count.
 
-What it does not know: breakers (the shell's connection state reaches it as outcomes), prompts, other pods.
+What it does not know: connections, prompts, other pods.
 """
 
 from collections.abc import Callable
@@ -27,6 +27,8 @@ from sidecar.core.admission import Admission
 from sidecar.core.budget import Ledger
 from sidecar.core.cost import RateCard
 from sidecar.core.diversion import Diversion
+from sidecar.core.ejection import Ejection
+from sidecar.core.guard import Guards
 from sidecar.core.match import matches, unknown_arm
 from sidecar.core.policy import Arm, Policy, Route, Upstream
 from sidecar.core.recent import Recent
@@ -76,6 +78,7 @@ class RouteState:
         self.staging = Staging(route, self.unbind)
         self.diversion = Diversion(route.name, self.staging)
         self.admission = Admission(self.serving, Ledger(now, route.budget), self.spend, self.diversion.is_out)
+        self.ejection = Ejection(route, policy.upstreams, Guards())  # the engine gives it those of the process
         self.thresholds = ThresholdSet(route)
         self.watch = Watch(route, now)
         self.settled = 0
@@ -126,17 +129,25 @@ class RouteState:
         if not eligible:
             opened = self.admission.admit(replace(self.serving.as_asked(facts), reason="fail-open"), facts, now)
             return fitting.note(opened, facts)
-        decision = self._forced(facts, eligible) or self._assigned(facts, eligible, rng)
+        decision = self._at_its_state(facts, eligible)
+        shut: tuple[str, ...] = ()
+        if decision is None:
+            offered = self.ejection.offered(eligible, self.staging.pool) if self.ejection.guards.unwell else eligible
+            if offered is not eligible:
+                shut = tuple(arm for arm in eligible if arm not in offered)
+            decision = self._diverted(offered) or self._assigned(facts, offered, rng)
         compared = () if self.trial is None else self.trial.experiment.compared
-        admitted = self.admission.admit(decision, facts, now, compared)
-        return self.watch.decide(facts, fitting.note(admitted, facts), now)
+        admitted = fitting.note(self.admission.admit(decision, facts, now, compared), facts)
+        if shut:
+            admitted = replace(admitted, left_out=(*admitted.left_out, *((arm, "breaker") for arm in shut)))
+        return self.watch.decide(facts, admitted, now)
 
     def _may_choose(self, facts: Facts) -> bool:
         """A body whose model is not known cannot be rewritten, so only what was asked for can serve it."""
         return self.chooses and not facts.off and facts.model is not None and facts.endpoint in SELECTABLE
 
-    def _forced(self, facts: Facts, eligible: tuple[str, ...]) -> Decision | None:
-        """Pins and threshold actions: where nothing is drawn and no binding is made."""
+    def _at_its_state(self, facts: Facts, eligible: tuple[str, ...]) -> Decision | None:
+        """Pins: nothing is drawn and no binding is made, and no breaker moves the call."""
         if facts.pinned is not None and facts.pinned in eligible:
             return self._pinned(facts.pinned, eligible)
         if facts.stateful or facts.pinned is not None:
@@ -144,6 +155,10 @@ class RouteState:
             arm = bound.arm if bound is not None and bound.arm in eligible else self._fixed(eligible)
             made = self._pinned(arm, eligible)
             return made if self.trial is None else self.trial.dress(made, bound)
+        return None
+
+    def _diverted(self, eligible: tuple[str, ...]) -> Decision | None:
+        """Threshold actions: as pins."""
         diverted = self.diverted_to(eligible)
         return None if diverted is None else self.serving.serve(Chosen(diverted, "threshold"), eligible)
 

@@ -9,19 +9,23 @@ baseline's upstream; a virtual name means the baseline, and a name that an arm t
 What it does not know: anything learnt. It has no state but a bounded cache.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sidecar.core.fitting import Fitting, untranslatable
+from sidecar.core.fitting import Fitting, lost_at, untranslatable
 from sidecar.core.match import listed
 from sidecar.core.policy import Arm, Policy, Route
 from sidecar.core.types import SELECTABLE, Decision, Drawn, Facts, Reason, Refusal, Unit
 
 MAX_PLAIN: Final = 1_024  # 64..1e5 cached decisions; model names come from requests, so the cache is bounded
 _UNDRAWN: Final[tuple[str | None, int | None]] = (None, None)
+
+
+def _always(_arm: str) -> bool:
+    return True
 
 
 class Chosen(Struct, frozen=True, gc=False):
@@ -93,9 +97,11 @@ class Serving:
         """The decision to send nothing; `refusal` says what the app is told, `reason` what refused."""
         return replace(self._pass(None, None), reason=reason, refusal=refusal)
 
-    def fallback(self, facts: Facts, decision: Decision, trigger: str) -> Decision | None:
+    def fallback(
+        self, facts: Facts, decision: Decision, trigger: str, may_retry: Callable[[str], bool] = _always
+    ) -> Decision | None:
         """The next arm after a failure before the first byte, as the policy's `fallback` lists; None when it lists
-        none.
+        none that `may_retry` allows (it is asked of arms in their order, until one is allowed).
 
         It keeps the reservation of the first decision. It belongs to no rollout: it was not assigned by hash.
         """
@@ -104,6 +110,8 @@ class Serving:
             return None
         fitting = self.fitting.arms(facts)
         left = [arm for arm in decision.fallbacks if arm in fitting]
+        while left and not may_retry(left[0]):
+            left = left[1:]
         if not left:
             return None
         made = self.serve(Chosen(left[0], "fallback", decision.propensity), decision.eligible, decision.unit)
@@ -111,25 +119,27 @@ class Serving:
 
     def _plain(self, facts: Facts) -> Decision:
         base, chooses = self.route.baseline, facts.endpoint in SELECTABLE
-        fits = self.fitting.serves(base.upstream, facts)
+        fits = self.fitting.serves(base.upstream, base.model, facts)
         if chooses and facts.model in self.route.virtual:
             if fits:
                 return self.serve(Chosen(base.id, "baseline"))
-            if base.upstream in facts.lost:
-                return self.refuse(untranslatable(facts.lost[base.upstream]), "policy")
+            lost = lost_at(facts, base.upstream, base.model)
+            if lost is not None:
+                return self.refuse(untranslatable(lost), "policy")
         native = fits and base.upstream not in facts.lost
         named = [arm for arm in self.route.all_arms if chooses and arm.model == facts.model]
         if not native:  # what the app asks for may live where another dialect is spoken
             for arm in named:
-                if arm.upstream in facts.lost:
-                    return self._translated(arm, facts)
+                lost = lost_at(facts, arm.upstream, arm.model)
+                if lost is not None:
+                    return self._translated(arm, lost, facts)
         same = (arm.id for arm in named if native and arm.upstream == base.upstream)
         return self._pass(next(same, None), base.upstream if native else None)
 
-    def _translated(self, arm: Arm, facts: Facts) -> Decision:
+    def _translated(self, arm: Arm, lost: tuple[str, ...], facts: Facts) -> Decision:
         """The arm that the app named, in another dialect than the app's; a refusal where the call cannot be said there."""
-        if not self.fitting.serves(arm.upstream, facts):
-            return self.refuse(untranslatable(facts.lost[arm.upstream]), "policy")
+        if not self.fitting.serves(arm.upstream, arm.model, facts):
+            return self.refuse(untranslatable(lost), "policy")
         return replace(self.serve(Chosen(arm.id, "passthrough")), model=None)
 
     def _pass(self, arm: str | None, upstream: str | None) -> Decision:

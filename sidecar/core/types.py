@@ -69,7 +69,8 @@ class Facts(Struct, frozen=True, gc=False, kw_only=True):
     needs: int = 0  # bits of `core.abilities`; like the next two 0 where no arm of the policy is limited
     context_tokens: int = 0  # of the input, estimated
     output_tokens: int = 0  # that the answer may have at most, as the request asks; 0 where it says nothing
-    lost: Mapping[str, tuple[str, ...]] = {}  # upstream where it must be translated: members that cannot be said there
+    lost: Mapping[str, tuple[str, ...]] = {}  # upstream where it must be translated: members that cannot be said there;
+    # upstream, line feed, model: the same where it depends on the model
 
 
 class Refusal(Struct, frozen=True, gc=False):

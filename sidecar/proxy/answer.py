@@ -7,7 +7,7 @@ from typing import Final
 
 import orjson
 
-from sidecar.core.types import Dialect
+from sidecar.core.types import Spoken
 
 _PHRASES: Final = {
     200: "OK", 202: "Accepted", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
@@ -31,7 +31,7 @@ def phrase(status: int) -> bytes:
     return _PHRASES.get(status, "Status").encode()
 
 
-def error_body(dialect: Dialect, status: int, code: str, message: str) -> bytes:
+def error_body(dialect: Spoken, status: int, code: str, message: str) -> bytes:
     """The error object that an SDK of `dialect` turns into its own exception."""
     if dialect == "anthropic":
         kind = _ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
@@ -39,6 +39,8 @@ def error_body(dialect: Dialect, status: int, code: str, message: str) -> bytes:
     if dialect == "gemini":
         name = _GEMINI_STATUS.get(status, "INTERNAL" if status >= 500 else "FAILED_PRECONDITION")
         return orjson.dumps({"error": {"code": status, "message": f"{message} ({code})", "status": name}})
+    if dialect in ("cohere", "bedrock"):
+        return orjson.dumps({"message": f"{message} ({code})"})
     kind = "sidecar_error" if status >= 500 else "invalid_request_error"
     return orjson.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}})
 

@@ -233,6 +233,8 @@ class Cascade:
         made = None
         while made is None and self.left:
             arm, self.left = self.left[0], self.left[1:]
+            if reason == "fallback" and not plane.engine.may_retry(old.route, arm):
+                continue
             made = self.decide(plane, exchange.facts, arm, steady())
         if made is None:
             return False

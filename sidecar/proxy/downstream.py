@@ -12,6 +12,7 @@ import struct
 from typing import Final, cast
 
 from sidecar.clock import monotonic, to_steady
+from sidecar.core.types import Spoken
 from sidecar.errors import ProtocolError
 from sidecar.proxy.answer import CONTINUE, error_body, response
 from sidecar.proxy.dial import set_keepalive
@@ -331,7 +332,7 @@ class Downstream(asyncio.Protocol):
         whole = not head.chunked and length <= len(data) - at
         keep = whole and head.keep_alive and bool(head.minor)
         body = error_body(
-            "anthropic" if b"anthropic-version" in head.fields else "openai",
+            refused.spoken or ("anthropic" if b"anthropic-version" in head.fields else "openai"),
             refused.status,
             refused.code,
             refused.message,
@@ -368,7 +369,8 @@ class Downstream(asyncio.Protocol):
             self.plane.books.turned_away += 1
         self.exchange = None
         if not self.transport.is_closing():
-            self.write(response(status, error_body("openai", status, code, message), close=True))
+            dialect: Spoken = "openai" if self._way is None else self._way.spoken or self._way.dialect
+            self.write(response(status, error_body(dialect, status, code, message), close=True))
             self._leave(linger=True)
 
     def _leave(self, *, linger: bool) -> None:

@@ -8,7 +8,11 @@ from typing import Final, Protocol
 from msgspec.structs import replace
 
 from sidecar.clock import monotonic, steady
+from sidecar.core.breaker import IGNORED
+from sidecar.core.breaker import Verdict as Said
 from sidecar.core.cost import cost as cost_of
+from sidecar.core.engine import PASS
+from sidecar.core.guard import Guard, verdict
 from sidecar.core.settle import NOTHING, Verdict
 from sidecar.core.types import (
     SELECTABLE,
@@ -23,6 +27,7 @@ from sidecar.core.types import (
     Usage,
     UsageSource,
 )
+from sidecar.proxy.gate import Way
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.plane import Plane, Witness
 from sidecar.proxy.reply import Reply
@@ -58,20 +63,33 @@ class Over(Called, Protocol):
 
     id: str
     head_in: RequestHead
+    way: Way
     last_body: bytes  # the client's body, where checks or signals ask for it; else empty
     stages: tuple[Stage, ...] | None  # arms that a cascade asked before the one that served
     weighed: Outcome | None  # its outcome, where a cascade has looked at the answer already
     witness: Witness | None  # who wants to know more of it than the row tells
+    ticket: int  # of its call to an upstream; 0: there was none
+    guard: Guard
+
+    def end_try(self, said: Said) -> None: ...
 
 
 def settle(exchange: Over, kind: OutcomeKind, error: str | None, duration_s: float, status: int) -> None:
     """Closes the books on one exchange; called exactly once, whatever happened. What it raises, `Plane.settle` counts."""
     if exchange.decision is None:  # it ended before there was anything to decide on
         _count(exchange, kind, error)
+        _record_undecided(exchange, kind, error, duration_s, status)
         return
-    outcome = exchange.weighed if kind == "completed" else None
-    if outcome is None:
-        outcome = checked(exchange, outcome_of(exchange, kind, error, duration_s, status))
+    said: Said = IGNORED
+    try:
+        outcome = exchange.weighed if kind == "completed" else None
+        if outcome is None:
+            outcome = checked(exchange, outcome_of(exchange, kind, error, duration_s, status))
+        said = verdict(outcome)
+        if exchange.ticket and exchange.guard.limit is not None:
+            exchange.guard.learn(outcome, exchange.origin.pool.busy + 1, steady())
+    finally:
+        exchange.end_try(said)
     _count(exchange, outcome.kind, error)
     _record(exchange, outcome)
 
@@ -151,6 +169,26 @@ def _record(exchange: Over, outcome: Outcome) -> None:
         exchange.witness.over(settled)
     if plane.signals.active:
         _signal(exchange, decision, outcome)
+
+
+def _record_undecided(exchange: Over, kind: OutcomeKind, error: str | None, duration_s: float, status: int) -> None:
+    """The row of a call whose body never was whole: too large, badly framed, stalled, or given up."""
+    if error == "shed":  # as in `_record`
+        return
+    way = exchange.way
+    facts = Facts(endpoint=way.endpoint, dialect=way.dialect, path=way.path, model=None, stream=False, key=0)
+    outcome = Outcome(kind=kind, status=status, error=error, clocks=Clocks(duration_s=duration_s))
+    exchange.plane.emit(
+        Settled(
+            id=exchange.id,
+            at=exchange.at,
+            facts=facts,
+            decision=PASS,
+            outcome=outcome,
+            upstream="",
+            sent_model=None,
+        )
+    )
 
 
 def _with_stages(outcome: Outcome, stages: tuple[Stage, ...]) -> Outcome:
@@ -274,9 +312,11 @@ def _usage(exchange: Called, reading: Reading, kind: OutcomeKind) -> tuple[Usage
         if reading.output_bytes and whole:
             exchange.origin.ratio(model).observe(reading.output_bytes, usage.output_tokens)
         return usage, "provider"
-    if not reading.output_bytes:
-        return usage, "provider" if usage is not None else None
     ratio = exchange.origin.ratio(model)
+    if not reading.output_bytes:
+        if usage is None and kind == "aborted" and _had_read(exchange):
+            return Usage(input_tokens=ratio.tokens(exchange.facts.input_bytes)), "estimate"
+        return usage, "provider" if usage is not None else None
     seen = Usage() if usage is None else usage
     estimate = replace(
         seen,
@@ -284,6 +324,12 @@ def _usage(exchange: Called, reading: Reading, kind: OutcomeKind) -> tuple[Usage
         output_tokens=max(ratio.tokens(reading.output_bytes), seen.output_tokens or 0),
     )
     return estimate, "estimate"
+
+
+def _had_read(exchange: Called) -> bool:
+    """Whether a model had begun to answer: then the prompt is paid for, whatever was to be seen of the answer."""
+    reply = exchange.reply
+    return reply is not None and reply.head.status < 300 and exchange.facts.endpoint in SELECTABLE
 
 
 def _cost(

@@ -80,7 +80,7 @@ class Errands:
         """Takes a task in, to be sent when there is time for it; whether it was taken. Refused ones get no `done`."""
         size = len(task.body)
         full = len(self._line) >= _IN_LINE or self._waiting_bytes + size > _LINE_BYTES
-        if full or self._overloaded() or self._rests(task.origin):
+        if full or self._overloaded() or self._rests(task.origin) or _is_shut(task):
             self.dropped += 1
             return False
         self._line.append((monotonic(), task))
@@ -179,10 +179,16 @@ class Errands:
         plane = self._plane
         settings = plane.settings
         busy = len(plane.exchanges) > _BUSY * settings.max_streams
-        return plane.draining or busy or bool(plane.room) or plane.buffered > _BUSY * settings.max_buffered_bytes
+        full = plane.pressed or plane.buffered > _BUSY * settings.max_buffered_bytes
+        return plane.draining or busy or bool(plane.room) or full
 
     def _rests(self, origin: Origin) -> bool:
         return self._resting.get(origin, 0.0) > monotonic()
+
+
+def _is_shut(task: Task) -> bool:
+    """Whether the breaker of the model that it is for is not closed: the few calls that may try are clients'."""
+    return task.origin.guard.of(task.decision.model or task.facts.model).state != "closed"
 
 
 def _busy(pool: Pool) -> bool:

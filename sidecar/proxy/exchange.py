@@ -12,6 +12,8 @@ from typing import Final
 from msgspec.structs import replace
 
 from sidecar.clock import monotonic, steady
+from sidecar.core.breaker import GOOD, IGNORED, Verdict
+from sidecar.core.guard import verdict_of
 from sidecar.core.types import Decision, Facts, Outcome, OutcomeKind
 from sidecar.errors import ProtocolError
 from sidecar.proxy.answer import NO_RETRY
@@ -81,10 +83,10 @@ class Exchange(Outward):
         self.decision = decision
         self.origin = plane.origin(decision.upstream, self.way)
         if decision.refusal is not None:
-            refusal = decision.refusal
+            refusal = decision.refusal if self.said is None else self.said.told(decision.refusal)
             self._answer(refusal.status, refusal.code, refusal.message, "failed", "refused", NO_RETRY)
             return
-        if len(plane.exchanges) > plane.settings.max_streams:
+        if len(plane.exchanges) > plane.most:
             self._shed("the sidecar carries as many exchanges as it may")
             return
         self._send(view)
@@ -194,8 +196,9 @@ class Exchange(Outward):
     def _wrong_answer(self, why: str) -> None:
         """What came is no answer in the arm's format, and nothing of it is with the client."""
         self._drop_upstream()
-        self.pending = None
-        self._answer(502, "bad_response", why, "failed", "bad_response")
+        if not self._fall_back("502"):
+            self.pending = None
+            self._answer(502, "bad_response", why, "failed", "bad_response")
 
     def _collector(self, head: ResponseHead) -> Collector | None:
         """Who keeps what the answer says: for checks, for a witness, for both, or nobody."""
@@ -243,7 +246,7 @@ class Exchange(Outward):
             self.deadline = now + self.plane.settings.idle_timeout_s
         elif cascade.fails(self, held, now - self.zero):
             self._give_back(held)
-            self._retry()
+            self._retry(GOOD)
         else:
             self.client.write(self._open(held) + cascade.take())
             if held.done:
@@ -292,14 +295,14 @@ class Exchange(Outward):
             return False
         self.origin.ask_usage = False
         self.plane.books.upstream_retries += 1
-        self._retry()
+        self._retry(IGNORED)
         return True
 
     def _fall_back(self, trigger: str) -> bool:
         """Takes the policy's next fallback arm, if it lists this trigger."""
         decision = self.decision
         if self.cascade is not None and self.cascade.falls_back(self, trigger, monotonic() - self.zero):
-            self._retry()
+            self._retry(verdict_of(trigger))
             return True
         if decision is None or self.streaming_up or not decision.fallbacks:
             return False
@@ -314,18 +317,17 @@ class Exchange(Outward):
         self.plane.books.upstream_retries += 1
         self.decision = nxt
         self.origin = self.plane.origin(nxt.upstream, self.way)
-        self._retry()
+        self._retry(verdict_of(trigger))
         return True
 
-    def _retry(self) -> None:
+    def _retry(self, said: Verdict) -> None:
         self._drop_upstream()
+        self.end_try(said)
         if self.cascade is not None:
             self.cascade.reply = None
         self.tries += 1
         self._early = b""
-        self._held_head = None
-        self.witness = None
-        self.ttfb_s = None
+        self._held_head = self.pending = self.witness = self.ttfb_s = None
         self._send(self._view)
 
     # ---- 6. the end, exactly once
@@ -389,17 +391,18 @@ class Exchange(Outward):
                 self._drop_upstream()
                 self._stalled()
             case "first_byte":
-                self._drop_upstream()
-                if not self._fall_back("timeout"):
-                    text = "the upstream sent nothing in time"
-                    self._answer(504, "timeout_first_byte", text, "failed", "timeout_first_byte")
+                self._silent("timeout_first_byte", "the upstream sent nothing in time")
             case "streaming" if self.pending is not None:
-                self._drop_upstream()
-                self._answer(504, "timeout_idle", "the upstream fell silent", "failed", "timeout_idle")
+                self._silent("timeout_idle", "the upstream fell silent")
             case "streaming":
                 self._cut("timeout_idle")
             case "over":
                 pass
+
+    def _silent(self, error: str, text: str) -> None:
+        self._drop_upstream()
+        if not self._fall_back("timeout"):
+            self._answer(504, error, text, "failed", error)
 
     def on_client_lost(self) -> None:
         """The client is gone: the upstream learns it at once, whatever phase this is."""
@@ -410,10 +413,10 @@ class Exchange(Outward):
         self._drop_upstream()
         meter = self.reply.meter if self.reply is not None else None
         if meter is not None and meter.ended:
-            self._finish(
-                "completed", None
-            )  # SDKs hang up at the dialect's last event, without waiting for the last chunk
+            self._finish("completed", None)  # SDKs hang up at the dialect's last event, not at the last chunk
         else:
+            if self.reply is None:  # what is held of an answer is paid for, too
+                self.reply = self.pending or (None if self.cascade is None else self.cascade.reply)
             self._finish("aborted", "client_closed")
 
     def on_shutdown(self) -> None:

@@ -42,6 +42,8 @@ def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None
     if way.endpoint == "generate":  # its path says what other bodies say
         named = model_in(head.target)
         model, stream = (None, False) if named is None else (unquote(named.model.decode("latin-1")), named.streams)
+    elif way.beyond:
+        model, stream = way.model or model, stream or way.streams
     elif way.dialect == "gemini":
         path_model = any_model_in(head.target)
         model = model if path_model is None else unquote(path_model.decode("latin-1"))

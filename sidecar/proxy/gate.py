@@ -10,8 +10,10 @@ from typing import Final
 
 from msgspec import Struct
 
-from sidecar.core.types import Dialect, Endpoint
+from sidecar.core.types import Dialect, Endpoint, Spoken
 from sidecar.wire.http1 import RequestHead
+from sidecar.wire.neutral import Format
+from sidecar.wire.places import Place, place_of
 
 FEEDBACK_PATH: Final = "/_sidecar/v1/feedback"
 API_PREFIXES: Final = ("/v1/", "/v1beta/")
@@ -32,6 +34,7 @@ _GEMINI: Final[dict[str, Endpoint]] = {
     "batchEmbedContents": "embeddings",
     "countTokens": "count_tokens",
 }  # what a path of Gemini's ends in, behind a colon
+_AZURE_REALTIME: Final = frozenset({"/openai/realtime", "/openai/v1/realtime"})
 _LOCAL_NAMES: Final = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._\-]+)(?::[0-9]*)?")
 _SAME_SITE: Final = frozenset({b"same-origin", b"none"})  # "none": typed into the address bar
@@ -43,6 +46,7 @@ class Refused(Struct, frozen=True):
     status: int
     code: str
     message: str
+    spoken: Spoken | None = None  # the client's dialect, where its path tells
 
 
 class Way(Struct, frozen=True, gc=False):
@@ -52,8 +56,13 @@ class Way(Struct, frozen=True, gc=False):
     dialect: Dialect
     path: str  # without query, at most 256 characters
     local: bool = False  # ours: /_sidecar/v1/feedback
-    realtime: bool = False  # the one path on which an upgrade is tunnelled
-    beyond: str = ""  # the path prefix, where only an upstream of the policy has it
+    realtime: bool = False  # a path on which an upgrade is tunnelled
+    beyond: str = ""  # the path prefix, where only an upstream of the policy has it; `wire.places` has the rest
+    spoken: Spoken | None = None
+    form: Format | None = None
+    model: str = ""
+    streams: bool = False
+    reads: bool = False
 
 
 class Gate:
@@ -89,10 +98,10 @@ class Gate:
         if path == FEEDBACK_PATH:
             return Way("other", "openai", path, local=True)
         short = path[:256]
+        place = place_of(path)
+        if place is not None:
+            return self._beyond(place, short)
         if not path.startswith(API_PREFIXES):
-            beyond = next((prefix for prefix in self.beyond if path.startswith(prefix)), None)
-            if beyond is not None:
-                return Way("other", "openai", short, beyond=beyond)
             served = ", ".join((*API_PREFIXES, *self.beyond))
             return Refused(404, "unknown_path", f"This path is not forwarded: the sidecar serves {served}.")
         if path.startswith("/v1beta/"):
@@ -100,6 +109,22 @@ class Gate:
         if path.startswith("/v1/messages") or b"anthropic-version" in head.fields:
             return Way("other", "anthropic", short)
         return Way("other", "openai", short, realtime=path == "/v1/realtime")
+
+    def _beyond(self, place: Place, path: str) -> Way | Refused:
+        if place.prefix not in self.beyond:
+            return Refused(404, "unknown_path", place.missing, place.spoken or place.dialect)
+        return Way(
+            endpoint=place.endpoint,
+            dialect=place.dialect,
+            path=path,
+            realtime=path in _AZURE_REALTIME,
+            beyond=place.prefix,
+            spoken=place.spoken,
+            form=place.form,
+            model=place.model,
+            streams=place.streams,
+            reads=place.reads,
+        )
 
 
 def _name(host: bytes) -> bytes:

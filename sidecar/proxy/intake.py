@@ -90,11 +90,11 @@ class Intake(ABC):
             return end
         try:
             self.reader = RequestBody(head, settings.max_body_bytes)
-        except ProtocolError:
-            self._finish("failed", "too_large")
+        except ProtocolError as error:
+            self._finish("failed", "too_large", status=error.answer)
             raise
         self.deadline = monotonic() + settings.body_stall_timeout_s
-        if self.way.endpoint == "other" or length > settings.route_body_max_bytes:
+        if (self.way.endpoint == "other" and not self.way.reads) or length > settings.route_body_max_bytes:
             self._stream_up()
         elif not head.chunked:
             self._await_room()
@@ -111,9 +111,9 @@ class Intake(ABC):
             return at
         try:
             payload, end = reader.feed(data, at)
-        except ProtocolError:
+        except ProtocolError as error:
             self._drop_upstream()
-            self._finish("failed", "bad_request_body")
+            self._finish("failed", "bad_request_body", status=error.answer)
             raise
         if self.streaming_up:
             self._pass_up(payload)
@@ -177,7 +177,11 @@ class Intake(ABC):
     def _read_body(self) -> None:
         """The whole body is here: read the few members that we act on, then decide."""
         body = self.body
-        if self.way.endpoint == "other" or not body or b"content-encoding" in self.head_in.fields:
+        if (
+            (self.way.endpoint == "other" and not self.way.reads)
+            or not body
+            or b"content-encoding" in self.head_in.fields
+        ):
             self._decide(None)
         elif len(body) <= SMALL_BODY_BYTES:
             self._decide(read_request(body))

@@ -6,12 +6,15 @@ from datetime import UTC, datetime
 from typing import Final
 
 from sidecar.core.cost import RateCard, flat_card
+from sidecar.core.guard import Guard
 from sidecar.core.policy import Upstream
 from sidecar.core.pricebook import PriceBook
+from sidecar.errors import ProtocolError
 from sidecar.proxy.gate import Way
 from sidecar.proxy.upstream import Pool
 from sidecar.wire.estimate import Ratio
 from sidecar.wire.http1 import RequestHead, split_at_length
+from sidecar.wire.places import place_under
 from sidecar.wire.providers import FORMATS, STANDARD, provider_of
 from sidecar.wire.sigv4 import Place, credentials, sign
 from sidecar.wire.target import CREDENTIALS as IN_QUERY
@@ -19,6 +22,17 @@ from sidecar.wire.target import join_target, model_in, path_segment, value_in, w
 
 CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 _REGION: Final = re.compile(r"\.([a-z]{2}(?:-[a-z]+)+-\d)\.amazonaws\.com")  # of an AWS host: .eu-west-1.
+_VERSION: Final = frozenset({b"api-version"})  # of Azure's own paths: other places have others, or none
+_HOP: Final = frozenset(
+    {
+        b"host", b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"te", b"upgrade", b"expect",
+        b"proxy-connection", b"proxy-authorization", *CREDENTIALS,
+    }
+)  # fmt: skip
+_UNSIGNED: Final = (
+    "an AWS signature binds the host, and this one names the sidecar: give the upstream an api_key"
+    " (ACCESS_KEY:SECRET_KEY) to sign with, or send a Bedrock API key"
+)
 _VISIBLE: Final = re.compile(rb"[!-~]{1,4096}")  # what may stand in a header line
 _MAX_RATIOS: Final = 256  # models per upstream whose bytes per token are remembered
 _DEFAULT_PORT: Final = {"http": 80, "https": 443}
@@ -27,15 +41,18 @@ _DEFAULT_PORT: Final = {"http": 80, "https": 443}
 class Origin:
     """Runtime side of one `core.policy.Upstream`."""
 
-    def __init__(self, spec: Upstream, pool: Pool, book: PriceBook, key: Callable[[], bytes | None]) -> None:
+    def __init__(
+        self, spec: Upstream, pool: Pool, guard: Guard, book: PriceBook, key: Callable[[], bytes | None]
+    ) -> None:
         """`key()` gives the credential that the sidecar holds for this upstream; None when it has none to give now."""
         self.spec = spec
         self.name = spec.name
         self.pool = pool
+        self.guard = guard
         self.holds_key = spec.key != "client"
         self.ask_usage = spec.usage == "ask"  # turned off when the server refuses the question once
         self._key = key
-        self._book = book
+        self.book = book  # may be set anew at any time
         self._flat = None if spec.price is None else flat_card(spec.price)
         self._ratios: dict[str, Ratio] = {}
         host = f"[{spec.host}]" if ":" in spec.host else spec.host
@@ -68,11 +85,17 @@ class Origin:
                     replace[name] = scheme + key
                 else:
                     add += name + b": " + scheme + key + b"\r\n"
-        target = head.target if target is None else target
+        path = self._path(head.target if target is None else target, way, own=target is None)
+        return split_at_length(head, target=path, replace=replace, add=add)
+
+    def _path(self, target: bytes, way: Way, *, own: bool) -> bytes:
         if self.holds_key and way.dialect == "gemini":
             target = without(target, IN_QUERY)
-        path = join_target(self._prefix, target)
-        return split_at_length(head, target=path, replace=replace, add=add)
+        return (place_under if own and way.beyond else join_target)(self._prefix, target)
+
+    def hosts(self, way: Way, model: str | None, asked: str | None) -> bool:
+        """Whether the call is one of this provider's own clients, for the model that it names: then it goes as it came."""
+        return way.beyond in self.provider.prefixes and (model is None or model == asked)
 
     def target(self, head: RequestHead, way: Way, model: str | None, asked: str | None) -> bytes | None:
         """The target for this upstream where it is not the client's own: it has the endpoint elsewhere, or has the model in
@@ -84,9 +107,11 @@ class Origin:
         """
         form = FORMATS.get(way.endpoint)
         path = None if form is None else self.provider.paths.get(form)
-        if form is None or path is None or (path == STANDARD[form] and (form != "generate" or model is None)):
+        if form is None or path is None or self.hosts(way, model, asked):
             return None
-        _, _, query = head.target.partition(b"?")
+        if path == STANDARD[form] and (form != "generate" or model is None) and not way.beyond:
+            return None
+        _, _, query = (without(head.target, _VERSION) if way.beyond else head.target).partition(b"?")
         found = model_in(head.target) if form == "generate" else None
         if form == "generate" and found is None:
             return None
@@ -101,8 +126,11 @@ class Origin:
         joined = b"&".join(part for part in parts if part)
         return path.encode().replace(b"{model}", named) + (b"?" + joined if joined else b"")
 
-    def own_head(self, target: bytes, lines: bytes, body: bytes, client: RequestHead, at: float) -> bytes:
+    def own_head(
+        self, target: bytes, lines: bytes, body: bytes, client: RequestHead, at: float, *, joined: bool = False
+    ) -> bytes:
         """A whole head of our own for a POST with this body at `at` (seconds since the epoch: signatures hold for minutes).
+        `joined`: the target has this upstream's prefix already.
 
         The client's credential goes on, in this provider's spelling, only where the sidecar holds no key for this upstream.
 
@@ -110,7 +138,7 @@ class Origin:
             ProtocolError: 400, see `wire.target.join_target`.
         """
         credential = self._key() if self.holds_key else _credential(client)
-        path = join_target(self._prefix, target)
+        path = target if joined else join_target(self._prefix, target)
         return b"POST %b HTTP/1.1\r\nhost: %b\r\n%b%bcontent-length: %d\r\n\r\n" % (
             path,
             self._host,
@@ -118,6 +146,25 @@ class Origin:
             b"" if credential is None else self._signed(credential, path, body, at),
             len(body),
         )
+
+    def sealed_head(self, client: RequestHead, way: Way, body: bytes, at: float) -> bytes | None:
+        """A whole head for this body that is signed anew with the key of this upstream, where its provider wants signatures:
+        they bind the host, and the client's names the sidecar. None: the client's own head will do. `at` as above.
+
+        Raises:
+            ProtocolError: 400, the sidecar has no key to sign with.
+        """
+        if not self.provider.signs or not way.beyond:
+            return None
+        if not self.holds_key:
+            if client.fields.get(b"authorization", b"").startswith(b"AWS4-"):
+                raise ProtocolError(_UNSIGNED)
+            return None
+        if client.method != b"POST":  # what is signed here is a POST, and the key itself must not go
+            raise ProtocolError("calls of this upstream's models are POSTs", 405)
+        lines = [line for line in client.raw[client.block : -4].split(b"\r\n") if not _of_client(line)]
+        kept = b"".join([line + b"\r\n" for line in lines])
+        return self.own_head(place_under(self._prefix, client.target), kept, body, client, at, joined=True)
 
     def _signed(self, credential: bytes, path: bytes, body: bytes, at: float) -> bytes:
         """The header lines that show who calls."""
@@ -140,7 +187,7 @@ class Origin:
         """The prices of a model here on a day (days since the epoch, UTC); None when they are unknown."""
         if self._flat is not None:
             return self._flat
-        return None if self.spec.provider is None else self._book.lookup(self.spec.provider, model, day)
+        return None if self.spec.provider is None else self.book.lookup(self.spec.provider, model, day)
 
     def card_of(self, asked: str | None, served: str | None, day: int) -> RateCard | None:
         """The prices of a call: of the model that was asked for, or where these are not known of the one that answered;
@@ -157,7 +204,7 @@ class Origin:
         """Which prices hold here: the policy's own, or the price list's version; None where neither has any."""
         if self._flat is not None:
             return self._flat.version
-        return None if self.spec.provider is None else self._book.version
+        return None if self.spec.provider is None else self.book.version
 
     def ratio(self, model: str) -> Ratio:
         """Bytes per token of a model here, learnt from answers that reported usage."""
@@ -167,6 +214,12 @@ class Origin:
                 self._ratios.pop(next(iter(self._ratios)))
             found = self._ratios[model] = Ratio()
         return found
+
+
+def _of_client(line: bytes) -> bool:
+    """Whether a header line says something between the client and us alone, or is written anew."""
+    name = line.partition(b":")[0].lower()
+    return name in _HOP or name.startswith((b"x-sidecar-", b"x-amz-"))
 
 
 def _credential(client: RequestHead) -> bytes | None:

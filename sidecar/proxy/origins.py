@@ -4,6 +4,7 @@ import ssl
 from collections.abc import Callable, Mapping
 
 from sidecar.config.settings import Settings
+from sidecar.core.guard import Guard
 from sidecar.core.policy import Policy, Upstream
 from sidecar.core.pricebook import PriceBook
 from sidecar.core.types import Dialect
@@ -34,6 +35,12 @@ class Origins:
         self._contexts: dict[str | None, ssl.SSLContext] = {}
         self._kept: dict[Upstream, Origin] = {}
 
+    def reprice(self, book: PriceBook) -> None:
+        """Calls that end from now on cost what this list says."""
+        self._book = book
+        for origin in self._kept.values():
+            origin.book = book
+
     def apply(self, plane: Plane, policy: Policy, defaults: Mapping[Dialect, Upstream]) -> None:
         """Points `plane` at the upstreams of `policy`; exchanges under way keep the ones that they have.
 
@@ -41,11 +48,13 @@ class Origins:
             ConfigError: a CA file cannot be read. Nothing has been changed then.
         """
         wanted = {*policy.upstreams.values(), *defaults.values()}
-        made = {spec: self._kept.get(spec) or self._make(spec) for spec in wanted}
+        guards = plane.engine.guards
+        made = {spec: self._kept.get(spec) or self._make(spec, guards.of(spec)) for spec in wanted}
         for spec, origin in self._kept.items():
             if spec not in made:
                 origin.pool.close()
         self._kept = made
+        guards.keep(wanted)
         plane.origins = {name: made[spec] for name, spec in policy.upstreams.items()}
         plane.foreign = foreign(plane.origins)
         found = {prefix: one for one in reversed(plane.origins.values()) for prefix in one.provider.prefixes}
@@ -53,7 +62,7 @@ class Origins:
         plane.beyond = {**plane.beyond, **found}  # a call under way may still need one that is gone
         plane.defaults = {dialect: made[spec] for dialect, spec in defaults.items()}
 
-    def _make(self, spec: Upstream) -> Origin:
+    def _make(self, spec: Upstream, guard: Guard) -> Origin:
         settings = self._settings
         tls = (
             self._tls(spec.ca_file or (str(settings.ca_file) if settings.ca_file else None))
@@ -67,7 +76,8 @@ class Origins:
             idle_limit_s=settings.upstream_idle_s,
             connect_timeout_s=settings.connect_timeout_s,
         )
-        return Origin(spec, pool, self._book, self._key_of(spec))
+        pool.cap = guard.limit
+        return Origin(spec, pool, guard, self._book, self._key_of(spec))
 
     def _tls(self, ca_file: str | None) -> ssl.SSLContext:
         found = self._contexts.get(ca_file)

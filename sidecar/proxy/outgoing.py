@@ -3,6 +3,8 @@
 A prompt that cannot be put in place makes the exchange no unit of its experiment: it goes to the variant's arm with the
 prompt as it came, the row has no `rollout_id`, and `llm_sidecar_unvaried_total` counts it. Where one variant edits prompts
 the others have an edit that changes nothing, so that the same calls are left out on all sides.
+
+Gemini has the parameters that everybody has in `generationConfig`, and refuses them elsewhere: that is where they are put.
 """
 
 from functools import partial
@@ -10,14 +12,23 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from sidecar.core.types import SELECTABLE, Decision, Facts
+from sidecar.core.types import SELECTABLE, Decision, Endpoint, Facts
 from sidecar.core.variants import rewrite
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.plane import Plane
 from sidecar.wire.json_edit import RequestView, edit_request
+from sidecar.wire.json_scan import MemberScanner
 from sidecar.wire.system_prompt import edit_system
 
 _ASKABLE: Final = frozenset({"chat", "completions"})
+_GENERATION: Final = {
+    "temperature": "temperature", "top_p": "topP", "top_k": "topK", "seed": "seed", "max_tokens": "maxOutputTokens",
+    "max_completion_tokens": "maxOutputTokens", "max_output_tokens": "maxOutputTokens",
+}  # fmt: skip
+_SPELLED: Final = {"topP": "top_p", "topK": "top_k", "maxOutputTokens": "max_output_tokens"}  # Google reads both
+_PLACES: Final = (b"generationConfig", b"generation_config")
+
+Params = tuple[tuple[str, bytes], ...]  # (member, JSON text)
 
 
 def outgoing(
@@ -30,10 +41,42 @@ def outgoing(
     asked = facts.stream and facts.endpoint in _ASKABLE and not view.include_usage and origin.ask_usage
     in_path = facts.endpoint == "generate"
     model = decision.model if decision.model != facts.model and not in_path else None
+    if (
+        model is None
+        and view.model != facts.model
+        and not in_path
+        and not facts.path.startswith(origin.provider.prefixes)
+    ):
+        model = facts.model  # the path said it, and the arm has another path
     if model is not None or asked or decision.params:
         params = (*origin.provider.asks, *decision.params) if asked else decision.params
+        params = placed(facts.endpoint, body, params, seen)
         body = edit_request(body, model=model, params=params, ask_usage=asked, view=seen)
     return body, asked
+
+
+def placed(endpoint: Endpoint, body: bytes, params: Params, view: RequestView | None) -> Params:
+    """The parameters as members of this body's top level. `view` is what is known of the body."""
+    inner = (
+        {_GENERATION[name]: value for name, value in params if name in _GENERATION} if endpoint == "generate" else {}
+    )
+    if not inner:
+        return params
+    rest = {name: value for name, value in params if name not in _GENERATION}
+    scanner = MemberScanner(body).finish() if view is None or view.layout is None else view.layout
+    said = {scanner.key(one): body[one.start : one.end] for one in scanner.members if scanner.key(one) in _PLACES}
+    place = next((name for name in _PLACES if name in said), _PLACES[0])
+    held = rest.get(place.decode(), said.get(place, b""))
+    if held[:1] != b"{":
+        held = b"{}"
+    named = [(_spelled(name, held), value) for name, value in inner.items()]
+    return tuple((rest | {place.decode(): edit_request(held, model=None, params=named)}).items())
+
+
+def _spelled(name: str, held: bytes) -> str:
+    """The member as this configuration spells it: given in both ways it would be refused."""
+    other = _SPELLED.get(name, name)
+    return other if b'"%b"' % other.encode() in held else name
 
 
 def varied(

@@ -2,7 +2,9 @@
 
 from abc import abstractmethod
 
-from sidecar.clock import monotonic
+from sidecar.clock import monotonic, steady
+from sidecar.core.breaker import Breaker, Verdict
+from sidecar.core.guard import Guard
 from sidecar.core.types import Decision, Stage
 from sidecar.errors import ProtocolError, TranslationError
 from sidecar.proxy.answer import NO_RETRY
@@ -26,6 +28,9 @@ class Outward(OwnAnswers):
     translated: Translated | None = None  # this call, where its arm speaks another format
     cascade: Cascade | None = None
     stages: tuple[Stage, ...] | None = None  # arms that its cascade asked before this one
+    guard: Guard  # of the upstream that is asked, from `begin_try` on
+    breaker: Breaker
+    ticket = 0  # of the call that is under way; 0: none
     _view: RequestView | None = None
     _outgoing = b""  # the body as this arm gets it
     _target: bytes | None = None  # where the upstream has the endpoint at a place of its own
@@ -37,7 +42,8 @@ class Outward(OwnAnswers):
         self.decision = decision
         self._view = view
         self.translated = None
-        if self.said is not None and self.origin.name in self.said:
+        hosts = bool(self.way.beyond) and self.origin.hosts(self.way, decision.model, self.facts.model)
+        if self.said is not None and self.origin.name in self.said and not hosts:
             if not self._translate(self.said, decision, body):
                 return
         else:
@@ -48,11 +54,23 @@ class Outward(OwnAnswers):
                 return
             self._outgoing, self.asked = outgoing(self.origin, self.facts, decision, body, view, seen)
         self.phase = "queue"
+        self._begin_try(decision)
         connection = self.origin.pool.take(self)
         if connection is not None:
             self.on_connection(connection)
         elif self.phase == "queue":
             self.deadline = monotonic() + self.plane.settings.pool_queue_timeout_s
+
+    def _begin_try(self, decision: Decision) -> None:
+        guard = self.guard = self.origin.guard
+        breaker = self.breaker = guard.of(decision.model or self.facts.model)
+        self.ticket = guard.begin(breaker, retry=self.tries > 0)
+
+    def end_try(self, said: Verdict) -> None:
+        """The call to the upstream is over, if there was one: what it says of the upstream. Later ones say nothing."""
+        ticket, self.ticket = self.ticket, 0
+        if ticket:
+            self.guard.end(self.breaker, ticket, said, steady(), retry=self.tries > 0)
 
     @property
     def sent_body(self) -> bytes:
@@ -66,7 +84,8 @@ class Outward(OwnAnswers):
             model = decision.model or self.facts.model or ""
             self.translated = said.put(self.origin, decision, model, body)
         except TranslationError as error:
-            self._answer(400, "translation", str(error), "failed", "refused", NO_RETRY)
+            code = "malformed" if said.request() is None else "translation"
+            self._answer(400, code, str(error), "failed", "refused", NO_RETRY)
             return False
         except Exception as bug:  # noqa: BLE001 - a fault of ours is an answer too
             self.plane.on_bug("translate", bug)
@@ -78,13 +97,23 @@ class Outward(OwnAnswers):
         self._outgoing = self.translated.body
         return True
 
+    def _sealed(self) -> bytes | None:
+        if not self.origin.provider.signs:
+            return None
+        if self.streaming_up:
+            raise ProtocolError("the body is too large to be signed", 413)
+        return self.origin.sealed_head(self.head_in, self.way, self._outgoing, self.at)
+
     def on_connection(self, connection: UpstreamConnection) -> None:
         """There is a connection: the request goes out in one write."""
         self.connection = connection
+        sealed: bytes | None = None
         head, translated = self.head_in, self.translated
         try:
             if translated is not None:
                 before, after = translated.head(head, self.at), b""
+            elif self.way.beyond and (sealed := self._sealed()) is not None:
+                before, after = sealed, b""
             else:
                 identity = self.asked or self.cascade is not None
                 before, after = self.client.plan(self.origin, self._target, identity=identity)
@@ -93,7 +122,7 @@ class Outward(OwnAnswers):
             self._answer(error.answer, "target", str(error), "failed", "refused")
             return
         self.phase = "first_byte"
-        if translated is not None:
+        if translated is not None or before is sealed:
             connection.transport.write(before + self._outgoing)
             self._sent()
             return

@@ -41,7 +41,7 @@ class OwnAnswers(Intake):
             add += b"x-sidecar-reason: %b\r\n" % self.decision.reason.encode()  # nobody served: no model is named
         elif self.decision is not None:
             add += self._lines()
-        body = error_body(self.way.dialect, status, code, message)
+        body = error_body(self.way.spoken or self.way.dialect, status, code, message)
         head_only = self.head_in.method == b"HEAD"
         self._drop_upstream()
         self.client.write(response(status, body, headers=add, close=not self.keep_client, head_only=head_only))

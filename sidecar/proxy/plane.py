@@ -21,6 +21,7 @@ from sidecar.tasks import Tasks
 from sidecar.wire.answer import Collector
 from sidecar.wire.http1 import RequestHead
 from sidecar.wire.json_edit import RequestView
+from sidecar.wire.providers import FORMATS
 
 _MAX_KEPT: Final = 20_000  # some 3 MB
 _ENTROPY_BYTES: Final = 4096  # one system call for some 200 requests
@@ -129,6 +130,7 @@ class Plane:
         self.on_bug: Callable[[str, BaseException], None] = lambda _where, _error: None
         self.on_errand: Callable[[Event], None] = lambda _event: None  # a call of our own is over
         self.on_label: Callable[[str, float], None] = lambda _id, _score: None  # a judge graded a decision's answer
+        self.on_sweep: Callable[[], None] = lambda: None
         self.aside: Aside | None = None  # only where a policy has a judge or a shadow
         self.cascades: Climbing | None = None  # only where a policy has a cascade
         self.checks = Checks()
@@ -137,6 +139,8 @@ class Plane:
         self.exchanges: set[Open] = set()
         self.draining = False
         self.last_active = monotonic()
+        self.most = settings.max_streams  # exchanges that are let in; fewer while memory is short
+        self.pressed = False  # memory is short: what the app does not miss is given up
         self.buffered = 0  # bytes of request bodies held in all connections
         self.room: deque[Open] = deque()  # exchanges whose bodies wait for those bytes
         self.text_salt = 0  # 32 bits of the salt, for the words of texts
@@ -227,7 +231,9 @@ class Plane:
         """The named upstream, or the default one of the dialect when there is none of that name; for a path that only
         some upstreams have, one of these whatever the name."""
         found = self.origins.get(name) if name is not None else None
-        if way.beyond and (found is None or way.beyond not in found.provider.prefixes):
+        if way.beyond and (
+            found is None or (way.endpoint not in FORMATS and way.beyond not in found.provider.prefixes)
+        ):
             return self.beyond[way.beyond]
         return found if found is not None else self.defaults[way.dialect]
 
@@ -269,6 +275,7 @@ class Plane:
                 origin.pool.sweep(now)
             if self.aside is not None:
                 self.aside.sweep(now)
+            self.on_sweep()
         except Exception as error:  # noqa: BLE001 - the sweep must go on whatever one connection does
             self.on_bug("sweep", error)
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)

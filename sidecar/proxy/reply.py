@@ -12,6 +12,7 @@ from sidecar.proxy.gate import Way
 from sidecar.wire.answer import Collector
 from sidecar.wire.decode import CopyDecoder, make_decoder
 from sidecar.wire.framing import LAST_CHUNK, Chunked, chunk
+from sidecar.wire.heard import HeardMeter
 from sidecar.wire.http1 import RequestHead, ResponseHead, edit_response
 from sidecar.wire.meter import Meter, make_meter
 from sidecar.wire.usage_ask import UsageStrip
@@ -19,7 +20,12 @@ from sidecar.wire.usage_ask import UsageStrip
 Framing = Literal["none", "length", "chunked", "close"]
 _NO_BODY: Final = frozenset({204, 304})
 _METERED: Final = frozenset({"chat", "completions", "responses", "messages", "generate", "embeddings"})
-_LEGIBLE: Final = (b"application/json", b"text/event-stream")  # of other endpoints: what usage may be recognised in
+_LEGIBLE: Final = (
+    b"application/json",
+    b"text/event-stream",
+    b"application/vnd.amazon.eventstream",
+)  # of other endpoints: what usage may be recognised in
+_STREAMS: Final = _LEGIBLE[1:]
 _MAX_ERROR_BYTES: Final = 64 * 1024
 _REFRAMED: Final = frozenset({b"content-length", b"transfer-encoding"})
 _DECHUNKED: Final = frozenset({b"transfer-encoding"})
@@ -98,7 +104,12 @@ class Reply:
         encoding = self.head.fields.get(b"content-encoding")
         if encoding is not None:
             self._decoder = make_decoder(encoding.decode("latin-1"), limit)
-        if encoding is None or self._decoder is not None:
+        if encoding is not None and self._decoder is None:
+            return
+        if way.form is not None:
+            streamed = self.head.fields[b"content-type"].startswith(_STREAMS)
+            self.meter = HeardMeter(way.form, event_stream=streamed, max_bytes=limit)
+        else:
             self.meter = make_meter(
                 way.endpoint, way.dialect, event_stream=events, max_bytes=limit, collector=self.collector
             )

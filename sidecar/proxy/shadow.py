@@ -19,6 +19,7 @@ from sidecar.core.types import SELECTABLE, Decision, Facts, Outcome, Settled
 from sidecar.proxy.errand import Errands, Task
 from sidecar.proxy.gate import Way
 from sidecar.proxy.origin import Origin
+from sidecar.proxy.outgoing import placed
 from sidecar.proxy.plane import Plane
 from sidecar.proxy.purse import Purse
 from sidecar.proxy.seen import Seen, may_carry, same_place
@@ -115,6 +116,7 @@ class Shadowing:
         if facts.endpoint == "responses":
             params = (*(one for one in params if one[0] != "store"), *_DO_NOT_STORE)
         model = None if facts.endpoint == "generate" else self.arm.model  # there the path says it
+        params = placed(facts.endpoint, seen.body, params, seen.view)
         return edit_request(seen.body, model=model, params=params, ask_usage=asked is not None, view=seen.view)
 
 

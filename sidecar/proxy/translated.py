@@ -14,7 +14,8 @@ from msgspec.structs import replace
 
 from sidecar.core.abilities import Capabilities
 from sidecar.core.fitting import RESERVE
-from sidecar.core.types import Decision, Endpoint
+from sidecar.core.tuning import CEILING, CEILINGS
+from sidecar.core.types import Decision, Endpoint, Refusal
 from sidecar.errors import ProtocolError, TranslationError
 from sidecar.proxy.answer import phrase
 from sidecar.proxy.gate import Way
@@ -23,7 +24,7 @@ from sidecar.proxy.reply import Reply
 from sidecar.wire.answer import Collector
 from sidecar.wire.decode import make_decoder
 from sidecar.wire.framing import LAST_CHUNK, chunk
-from sidecar.wire.http1 import RequestHead, ResponseHead
+from sidecar.wire.http1 import RequestHead, ResponseHead, field_names, fields_of
 from sidecar.wire.needs import needs_of
 from sidecar.wire.neutral import Format, Report, Request
 from sidecar.wire.providers import FORMATS, format_at
@@ -44,8 +45,15 @@ from sidecar.wire.translate import (
 )
 
 _PASSED_UP: Final = (b"user-agent", b"traceparent", b"tracestate", b"baggage", b"x-request-id")
-_PASSED_DOWN: Final = (b"x-request-id", b"request-id", b"retry-after", b"retry-after-ms", b"x-should-retry")
+_PASSED_DOWN: Final = field_names(b"x-request-id", b"request-id", b"retry-after", b"retry-after-ms", b"x-should-retry")
+_MEANT: Final[Mapping[bytes, bytes | None]] = {  # headers that ask for another answer: and the value that asks for none
+    b"anthropic-beta": None,
+    b"openai-beta": None,
+    b"anthropic-version": b"2023-06-01",
+}
+_ASKED: Final = field_names(*_PASSED_UP, *_MEANT)
 _STREAMS: Final = (b"text/event-stream", b"application/vnd.amazon.eventstream")
+_BY_MODEL: Final[frozenset[Format]] = frozenset({"messages", "converse"})  # what can be said depends on the model
 _SET: Final = {"temperature": float, "top_p": float, "top_k": int, "max_tokens": int, "seed": int}  # neutral params
 
 
@@ -58,7 +66,10 @@ def foreign(origins: Mapping[str, Origin]) -> dict[Endpoint, dict[str, Origin]]:
 
 
 class Said(Mapping[str, tuple[str, ...]]):
-    """One call, as far as it can be said elsewhere: upstream -> members that are lost there, worked out when asked for."""
+    """One call, as far as it can be said elsewhere: upstream -> members that are lost there, worked out when asked for.
+
+    A key may name the model too, behind a line feed: what can be said to Anthropic's models depends on which it is.
+    """
 
     also: tuple[str, ...] = ()  # what no other format can say of this call, besides its body
 
@@ -69,16 +80,19 @@ class Said(Mapping[str, tuple[str, ...]]):
         self._body, self._model, self._stream = body, model, stream
         self._request: Request | None = None
         self._wrong: str | None = None  # why it cannot be read
-        self._lost: dict[tuple[Format, int], tuple[str, ...]] = {}
+        self._lost: dict[tuple[Format, int, str], tuple[str, ...]] = {}
 
-    def __getitem__(self, upstream: str) -> tuple[str, ...]:
+    def __getitem__(self, where: str) -> tuple[str, ...]:
+        upstream, _, model = where.partition("\n")
         origin = self._upstreams[upstream]
         form = format_at(origin.provider, self._form)
-        key = (form, id(origin.provider))
+        key = (form, id(origin.provider), model if form in _BY_MODEL else "")
         found = self._lost.get(key)
         if found is None:
             request = self.request()
-            found = (self._wrong or "the body",) if request is None else losses(request, form, origin.provider)
+            found = (self._wrong or "the body",)
+            if request is not None:
+                found = losses(replace(request, model=model) if key[2] else request, form, origin.provider)
             found = self._lost[key] = (*self.also, *found)
         return found
 
@@ -97,6 +111,11 @@ class Said(Mapping[str, tuple[str, ...]]):
                 self._wrong = str(error)
         return self._request
 
+    def told(self, refusal: Refusal) -> Refusal:
+        """A refusal in better words: of a call that cannot be read it is no use to tell what other formats lack."""
+        wrong = self._wrong
+        return refusal if wrong is None or refusal.code != "translation" else Refusal(400, "malformed", wrong)
+
     def put(self, origin: Origin, decision: Decision, model: str, body: bytes) -> "Translated":
         """The call for this arm. `body` is the client's with what the decision did to its system prompt.
 
@@ -113,6 +132,8 @@ class Said(Mapping[str, tuple[str, ...]]):
 
 class Translated:
     """One call as one arm gets it."""
+
+    unheard = b""  # headers that mean something to the client's own provider only, each with ", " behind it
 
     def __init__(self, request: Request, origin: Origin, decision: Decision, model: str, body: bytes = b"") -> None:
         """`body` is the client's, for the estimate of its size."""
@@ -143,7 +164,11 @@ class Translated:
         target = paths[self.form].encode()
         if b"{model}" in target:
             target = target.replace(b"{model}", path_segment(self._model))
-        passed = b"".join([b"%b: %b\r\n" % (name, client.fields[name]) for name in _PASSED_UP if name in client.fields])
+        asked = fields_of(client, _ASKED)
+        self.unheard = b"".join(
+            [b"header %b, " % name for name, no in _MEANT.items() if asked.get(name, no) not in (no, b"")]
+        )
+        passed = b"".join([b"%b: %b\r\n" % (name, asked[name]) for name in _PASSED_UP if name in asked])
         lines = b"content-type: application/json\r\naccept: %b\r\naccept-encoding: identity\r\n%b%b" % (
             b"text/event-stream" if self.request.stream else b"application/json",
             provider.headers,
@@ -173,6 +198,7 @@ def _params(decision: Decision) -> tuple[dict[str, float], dict[str, object]]:
     rest: dict[str, object] = {}
     for name, text in decision.params:
         value = orjson.loads(text)
+        name = CEILING if name in CEILINGS else name  # tuning says it as the app did, the arm may call it otherwise
         if name in _SET and isinstance(value, int | float) and not isinstance(value, bool):
             own[name] = _SET[name](value)
         else:
@@ -198,7 +224,7 @@ class TranslatedReply(Reply):
         self._streams = self._events and head.status < 400
         self._told = ToldMeter(limit)
         self.meter = None if head.status >= 400 else self._told
-        self._report = call.report
+        self._report, self._unheard = call.report, call.unheard
         self._size = 0  # of a whole answer, in the client's format
         self._answer: WholeAnswer | StreamedAnswer
         if self._streams:
@@ -214,8 +240,9 @@ class TranslatedReply(Reply):
 
     def head_bytes(self, add: bytes, *, close: bool) -> bytes:
         """A head of our own: the status, what every client understands, and how the body ends."""
-        fields = self.head.fields
-        lines = [b"HTTP/1.1 %d %b\r\n" % (self.head.status, phrase(self.head.status))]
+        problem = self._answer.problem if isinstance(self._answer, WholeAnswer) else None
+        status = self.head.status if problem is None else problem.status  # a whole answer may say that it failed
+        lines = [b"HTTP/1.1 %d %b\r\n" % (status, phrase(status))]
         if self._streams:
             lines.append(b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n")
             lines.append(b"connection: close\r\n" if self._plain else b"transfer-encoding: chunked\r\n")
@@ -223,13 +250,13 @@ class TranslatedReply(Reply):
             lines.append(b"content-type: application/json\r\ncontent-length: %d\r\n" % self._size)
         retry = b"x-should-retry" in add
         lines += [
-            b"%b: %b\r\n" % (name, fields[name])
-            for name in _PASSED_DOWN
-            if name in fields and not (retry and name == b"x-should-retry")
+            b"%b: %b\r\n" % one
+            for one in fields_of(self.head, _PASSED_DOWN).items()
+            if not (retry and one[0] == b"x-should-retry")
         ]
-        told = changes(self._report)
+        told = self._unheard + changes(self._report).encode()
         if told:
-            lines.append(b"x-sidecar-changed: %b\r\n" % told.encode())
+            lines.append(b"x-sidecar-changed: %b\r\n" % told.removesuffix(b", "))
         lines += [add, b"connection: close\r\n" if close and not self._ends_plain else b"", b"\r\n"]
         return b"".join(lines)
 

@@ -11,6 +11,7 @@ from collections import deque
 from typing import Final, Protocol, cast
 
 from sidecar.clock import monotonic
+from sidecar.core.concurrency import Limit
 from sidecar.proxy.dial import Dialer, DialError
 from sidecar.tasks import Tasks
 
@@ -129,6 +130,7 @@ class Pool:
         self._dialling = 0
         self._waiting: deque[Rider] = deque()
         self._closed = False
+        self.cap: Limit | None = None  # of connections that carry calls at once, where the settings ask for one
         self.dials = 0  # connections opened
         self.dials_failed = 0
 
@@ -136,6 +138,16 @@ class Pool:
     def sizes(self) -> tuple[int, int, int]:
         """(open, idle, waiting exchanges)."""
         return len(self._open), len(self._idle), len(self._waiting)
+
+    @property
+    def dialling(self) -> int:
+        """Connections that are being opened."""
+        return self._dialling
+
+    @property
+    def busy(self) -> int:
+        """Connections that carry calls."""
+        return len(self._open) - len(self._idle)
 
     @property
     def full(self) -> bool:
@@ -150,7 +162,7 @@ class Pool:
     def take(self, rider: Rider) -> UpstreamConnection | None:
         """An idle connection at once, or None: then `rider` is called when there is one, or when there will be none."""
         idle = self._idle
-        if idle:
+        if idle and (self.cap is None or self.busy < self.cap.value):
             now = monotonic()
             while idle:
                 connection = idle.pop()
@@ -173,7 +185,7 @@ class Pool:
         """Takes a clean connection back, or hands it to the next in line."""
         if self._closed or connection.closed or connection.transport.is_closing() or connection.idle_limit_s <= 0:
             connection.close()
-        elif self._waiting:
+        elif self._waiting and (self.cap is None or self.busy <= self.cap.value):
             self._hand(connection)
         else:
             connection.idle_since = monotonic()
@@ -194,6 +206,10 @@ class Pool:
         """Closes what lay idle too long. Called every second or so."""
         for connection in [idle for idle in self._idle if now - idle.idle_since >= idle.idle_limit_s]:
             connection.close()
+        while self._waiting and self._idle and (self.cap is None or self.busy < self.cap.value):
+            self.put(self._idle.pop())  # the cap was raised while they waited
+        if self._waiting:
+            self._dial()
 
     def close(self) -> None:
         """Closes the idle ones; the busy ones close when their exchange is over."""
@@ -202,7 +218,8 @@ class Pool:
             connection.close()
 
     def _dial(self) -> None:
-        if self._dialling < len(self._waiting) and not self.full:
+        room = self.cap is None or self.busy + self._dialling < self.cap.value
+        if room and self._dialling < len(self._waiting) and not self.full:
             self._dialling += 1
             self._tasks.spawn(self._connect(), "dial")
 

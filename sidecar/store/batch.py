@@ -13,6 +13,7 @@ import orjson
 
 from sidecar.core.record import COLUMNS, Scalar, at_text
 from sidecar.core.types import Event, Feedback
+from sidecar.store.audit import Audit, Chain
 from sidecar.store.migrations import DECISION_COLUMNS, OUTCOME_COLUMNS, SPLIT
 
 Row = tuple[Scalar, ...]
@@ -38,7 +39,6 @@ INSERT_OUTCOMES = {rows: _insert("outcomes", OUTCOME_COLUMNS, rows=rows) for row
 INSERT_EVENT = _insert(
     "events", ("at", "service", "kind", "severity", "route", "arm", "message", "detail"), verb="INSERT"
 )
-INSERT_AUDIT = _insert("audit", ("at", "service", "actor", "action", "target", "detail"), verb="INSERT")
 UPSERT_FEEDBACK = _insert(
     "feedback", ("decision_id", "source", "at", "route", "arm", "score", "label"), verb="INSERT OR REPLACE"
 )
@@ -76,17 +76,6 @@ _KINDS = {"completed": 1, "failed": 2, "aborted": 3}
 
 
 @dataclass(slots=True)
-class Audit:
-    """Who changed what: one line of the audit table."""
-
-    at: float  # wall clock, seconds since the epoch
-    actor: str
-    action: str
-    target: str = ""
-    detail: str = "{}"  # JSON
-
-
-@dataclass(slots=True)
 class Batch:
     """What one transaction will write. `state` is the newest engine snapshot, if one was put."""
 
@@ -118,7 +107,7 @@ class Batch:
         self.state = singles[-1].state if singles else None
 
 
-def write(connection: sqlite3.Connection, batch: Batch, service: str) -> None:
+def write(connection: sqlite3.Connection, batch: Batch, service: str, chain: Chain) -> None:
     """Execute the batch inside the transaction that the caller opened."""
     if batch.rows:
         _write_rows(connection, batch.rows)
@@ -133,9 +122,7 @@ def write(connection: sqlite3.Connection, batch: Batch, service: str) -> None:
             [(f.decision_id, f.source, at_text(at), f.route, f.arm, f.score, f.label) for at, f in batch.feedback],
         )
     if batch.audit:
-        connection.executemany(
-            INSERT_AUDIT, [(at_text(a.at), service, a.actor, a.action, a.target, a.detail) for a in batch.audit]
-        )
+        chain.append(connection, service, batch.audit)
     if batch.state is not None:
         at, blob, last_id = batch.state
         connection.execute(UPSERT_STATE, (service, STATE_KEY, STATE_KEY, at_text(at), last_id, blob))

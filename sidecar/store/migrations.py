@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
     from sqlite_utils.migrations import Migrations
 
-VERSION = 1
+VERSION = 2
 SPLIT = COLUMNS.index("completion_id")
 DECISION_COLUMNS = COLUMNS[:SPLIT]
 OUTCOME_COLUMNS = ("id", *COLUMNS[SPLIT:])
@@ -69,6 +69,14 @@ FIRST: tuple[str, ...] = (
     """CREATE TABLE audit (id INTEGER PRIMARY KEY, at TEXT, service TEXT, actor TEXT, action TEXT, target TEXT,
        detail TEXT)""",
 )
+SECOND: tuple[str, ...] = (  # the audit becomes a chain (store.audit); rows of before have nulls here
+    "ALTER TABLE audit ADD COLUMN why TEXT",
+    "ALTER TABLE audit ADD COLUMN seq INTEGER",
+    "ALTER TABLE audit ADD COLUMN prev TEXT",
+    "ALTER TABLE audit ADD COLUMN key TEXT",
+    "ALTER TABLE audit ADD COLUMN hash TEXT",
+    "CREATE UNIQUE INDEX audit_seq ON audit (seq)",
+)
 
 
 def is_current(connection: sqlite3.Connection) -> bool:
@@ -99,6 +107,11 @@ def _steps() -> "Migrations":
     @steps(name="0001_first")
     def first(db: "Database") -> None:
         for statement in FIRST:
+            db.execute(statement)
+
+    @steps(name="0002_audit_chain")
+    def second(db: "Database") -> None:
+        for statement in SECOND:
             db.execute(statement)
 
     return steps

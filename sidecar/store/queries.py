@@ -7,10 +7,11 @@ parameters. What cannot be read raises StoreError with what, where and how to fi
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -18,8 +19,11 @@ from sidecar.clock import wall
 from sidecar.core.record import COLUMNS, at_text
 from sidecar.errors import StoreError
 from sidecar.store import retention
+from sidecar.store.audit import Audit, Chain, Head
+from sidecar.store.audit_check import Verdict, verify
 from sidecar.store.batch import STATE_KEY, UPSERT_STATE
-from sidecar.store.database import is_blank, open_blank, open_reader, open_writer, size_bytes
+from sidecar.store.database import is_blank, open_blank, open_reader, open_writer, size_bytes, transaction
+from sidecar.store.keys import NO_GUARDS, Guards, KeySet
 from sidecar.store.lock import WriteLock, is_held
 from sidecar.store.retention import STEP_ROWS, Forgetting, Limits
 
@@ -28,6 +32,18 @@ Record = dict[str, Any]
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM decisions JOIN outcomes USING (id)"  # noqa: S608 (names of ours)
 _JSON_COLUMNS = ("eligible", "context")
 _PRUNE_CALLS = 100_000  # calls of the prune verb: each deletes up to 1,000 rows
+
+
+@dataclass(frozen=True, slots=True)
+class By:
+    """Who has a verb done that writes, why, and with which keys."""
+
+    actor: str = "cli"
+    why: str = ""
+    guards: Guards = NO_GUARDS
+
+
+BY: Final = By()
 
 
 @contextmanager
@@ -154,6 +170,21 @@ def events(path: Path, last: int = 100, kind: str | None = None) -> list[Record]
         return [dict(row) | {"detail": orjson.loads(row["detail"])} for row in found]
 
 
+def audit(path: Path, last: int = 100) -> list[Record]:
+    """The newest lines of the audit, newest first."""
+    with _reading(path) as connection:
+        found = connection.execute("SELECT * FROM audit ORDER BY id DESC LIMIT ?", (last,))
+        return [dict(row) | {"detail": orjson.loads(row["detail"])} for row in found]
+
+
+def verify_audit(path: Path, keys: KeySet | None, anchors: Sequence[Head], accepted: Collection[int]) -> Verdict:
+    """What the chain of the audit shows. Raises StoreError when the file cannot be read, or has no chain yet."""
+    with _reading(path) as connection:
+        if not connection.execute("SELECT count(*) FROM pragma_table_info('audit') WHERE name = 'seq'").fetchone()[0]:
+            raise StoreError(f"{path}: is of a version without a chain; start this version on it once, then verify")
+        return verify(connection, keys, anchors, frozenset(accepted))
+
+
 def load_state(path: Path, service: str = "default", version: int | None = None) -> bytes | None:
     """The newest engine snapshot of this service, or the one of a newer `version` that was set aside; None when there is
     no file, no table or no snapshot."""
@@ -182,10 +213,11 @@ def _aside_key(version: int) -> str:
     return f"{STATE_KEY}{version}"
 
 
-def save_state(path: Path, state: bytes, service: str = "default") -> None:
+def save_state(path: Path, state: bytes, service: str = "default", by: By = BY) -> None:
     """Put a snapshot in the place of the stored one, for the next start. Raises Held beside a running sidecar, which would
     overwrite it."""
     with _writing(path) as connection:
+        _note(connection, path, service, "state.import", {"bytes": len(state)}, by)
         connection.execute(UPSERT_STATE, (service, STATE_KEY, STATE_KEY, at_text(wall()), None, state))
 
 
@@ -215,7 +247,18 @@ def backup(path: Path, target: Path) -> None:
         raise StoreError(f"{path}: cannot be copied: {error}; is it the sidecar's database, and readable?") from error
 
 
-def prune(path: Path, limits: Limits) -> int:
+def _note(
+    connection: sqlite3.Connection, path: Path, service: str, action: str, detail: Mapping[str, object], by: By
+) -> None:
+    """One line of the audit, committed."""
+    chain = Chain(path, by.guards.audit)
+    text = orjson.dumps(detail).decode()
+    with transaction(connection):
+        chain.append(connection, service, [Audit(wall(), by.actor, action, detail=text, why=by.why)])
+    chain.seal(connection)
+
+
+def prune(path: Path, limits: Limits, by: By = BY) -> int:
     """Delete what the limits say is due, in bounded steps, and give the pages back; the number of raw rows deleted."""
     deleted = 0
     with _writing(path) as connection:
@@ -226,18 +269,20 @@ def prune(path: Path, limits: Limits) -> int:
                 break
         while retention.vacuum(connection):
             pass
+        _note(connection, path, "", "prune", {"decisions": deleted}, by)
     return deleted
 
 
-def forget(path: Path, key_hash: str, actor: str = "cli") -> int:
+def forget(path: Path, key_hash: str, by: By = BY) -> int:
     """Erase every row of one sticky key (a person); the number of decisions. Leaves an audit row without the key.
 
     Hourly sums stay: they hold no key.
     """
-    erased = 0
+    erased, chain = 0, Chain(path, by.guards.audit)
     with _writing(path) as connection:
         while True:
-            gone = retention.forget(connection, key_hash, Forgetting(wall(), actor, before=erased))
+            audit = Forgetting(wall(), by.actor, before=erased, why=by.why)
+            gone = retention.forget(connection, key_hash, audit, chain)
             erased += gone
             if gone < STEP_ROWS:
                 break

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import orjson
 
 from sidecar.core.record import at_text
-from sidecar.store.batch import INSERT_AUDIT
+from sidecar.store.audit import Audit, Chain
 from sidecar.store.database import size_bytes, transaction
 
 STEP_ROWS = 1000  # rows of one transaction
@@ -31,12 +31,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Forgetting:
-    """What the audit says of an erasure: when (wall clock, seconds), who, and what earlier steps have erased."""
+    """What the audit says of an erasure: when (wall clock, seconds), who, why, and what earlier steps have erased."""
 
     at: float
     actor: str
     service: str = ""
     before: int = 0
+    why: str = ""
 
 
 def prune(connection: sqlite3.Connection, limits: Limits, wall_s: float, *, steps: int = STEPS) -> int:
@@ -68,7 +69,7 @@ def vacuum(connection: sqlite3.Connection, pages: int = VACUUM_PAGES) -> bool:
     return 0 < after < before
 
 
-def forget(connection: sqlite3.Connection, key_hash: str, audit: "Forgetting") -> int:
+def forget(connection: sqlite3.Connection, key_hash: str, audit: Forgetting, chain: Chain) -> int:
     """Erase up to STEP_ROWS decisions of one sticky key, with outcomes and feedback; how many. Raises sqlite3.Error.
 
     The step that finds fewer than STEP_ROWS is the last, and leaves an audit row, without the key, in its transaction.
@@ -80,7 +81,9 @@ def forget(connection: sqlite3.Connection, key_hash: str, audit: "Forgetting") -
         _delete(connection, ids)
         if len(ids) < STEP_ROWS:
             detail = orjson.dumps({"decisions": audit.before + len(ids)}).decode()
-            connection.execute(INSERT_AUDIT, (at_text(audit.at), audit.service, audit.actor, "forget", "", detail))
+            line = Audit(audit.at, audit.actor, "forget", detail=detail, why=audit.why)
+            chain.append(connection, audit.service, [line])
+    chain.seal(connection)
     return len(ids)
 
 

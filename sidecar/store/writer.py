@@ -24,8 +24,10 @@ from sidecar.clock import monotonic, wall
 from sidecar.core.record import Row
 from sidecar.core.types import Event, Feedback
 from sidecar.errors import StoreError
-from sidecar.store.batch import Audit, Batch, write
+from sidecar.store.audit import ITSELF, Audit, Chain
+from sidecar.store.batch import Batch, write
 from sidecar.store.database import Identity, identity, is_damaged, move_aside, open_writer, transaction
+from sidecar.store.keys import NO_GUARDS, Guards
 from sidecar.store.lock import Held, WriteLock
 from sidecar.store.retention import Limits, prune
 
@@ -64,6 +66,7 @@ class Writer:
         limits: Limits | None = None,
         queue_rows: int = QUEUE_ROWS,
         commit_s: float = COMMIT_S,
+        guards: Guards = NO_GUARDS,
     ) -> None:
         self.rows_written = 0
         self.rows_dropped = 0
@@ -75,6 +78,7 @@ class Writer:
         self.writable: bool | None = None  # whether the last attempt succeeded; None before the first
         self._path = path
         self._right = WriteLock(path)
+        self.chain = Chain(path, guards.audit)  # used by the thread only, but for its head
         self._service = service
         self._limits = limits or Limits()
         self._queue_rows = queue_rows
@@ -92,6 +96,7 @@ class Writer:
         self._others = Batch()  # events, feedback, audit and state that wait
         self._gap: list[str] = []  # first and last id of dropped rows, and how many
         self._gap_rows = 0
+        self._lost_lines = 0  # of the audit, for want of room
         self._oldest: float | None = None  # monotonic time of the oldest thing not yet committed
         self._last_id: str | None = None  # of the newest row put
         self._held: Batch | None = None  # the batch that failed
@@ -169,8 +174,10 @@ class Writer:
     def put_audit(self, lines: Sequence[Audit]) -> None:
         """Changes that somebody made; never pruned from the file."""
         with self._lock:
-            self._others.audit.extend(lines)
-            del self._others.audit[:-QUEUE_OTHERS]
+            waiting = self._others.audit
+            waiting.extend(lines)
+            self._lost_lines += max(0, len(waiting) - QUEUE_OTHERS)
+            del waiting[:-QUEUE_OTHERS]
         self._notify()
 
     def put_state(self, state: bytes) -> None:
@@ -325,6 +332,9 @@ class Writer:
             batch = Batch()
             if not self._rows:
                 batch, self._others = self._others, Batch()
+                if self._lost_lines:
+                    batch.audit.insert(0, _lost(self._lost_lines))
+                    self._lost_lines = 0
             batch.rows += rows
             if self._gap_rows:
                 batch.events.append((wall(), self._gap_event()))
@@ -363,9 +373,13 @@ class Writer:
         return True
 
     def _commit(self, connection: sqlite3.Connection, batch: Batch) -> None:
+        # A change that somebody made is on the disk before its head is told: no power cut may look like a forgery.
+        connection.execute(f"PRAGMA synchronous={'FULL' if batch.audit else 'NORMAL'}")
         with transaction(connection):
-            write(connection, batch, self._service)
+            write(connection, batch, self._service, self.chain)
         self.commits += 1
+        if batch.audit:
+            self.chain.seal(connection)
 
     def _isolate(self, batch: Batch) -> bool:
         """Something in this batch cannot be stored at all: write its items one by one and drop those that cannot.
@@ -380,6 +394,7 @@ class Writer:
                 self._fail(error)
                 for lost in one.rows:
                     self._drop(str(lost[0]))
+                self._lost_lines += len(one.audit)
             except _REFUSED as error:
                 self._fail(error)
                 self._recover(error)
@@ -415,9 +430,10 @@ class Writer:
         connection = open_writer(self._path)
         self._connection = connection
         self._identity = identity(self._path)
+        self.chain.begin(connection, self._service)
         if self._saved is not None:
             with transaction(connection):
-                write(connection, Batch(state=self._saved), self._service)
+                write(connection, Batch(state=self._saved), self._service, self.chain)
         return connection
 
     def _examine(self) -> None:
@@ -445,3 +461,8 @@ class Writer:
                 connection.close()
             except sqlite3.Error as error:
                 self._fail(error)
+
+
+def _lost(lines: int) -> Audit:
+    why = "lines of the audit were lost while the database could not be written"
+    return Audit(wall(), ITSELF, "audit.lost", "audit", f'{{"lines":{lines}}}', why)

@@ -97,6 +97,18 @@ class ResponseHead(Struct, gc=False):
     nominated: frozenset[bytes] = frozenset()
 
 
+def field_names(*names: bytes) -> re.Pattern[bytes]:
+    """What `fields_of` looks for; lower-case names."""
+    return re.compile(rb"\n(" + b"|".join(re.escape(name) for name in names) + rb"):[\t ]*([^\r]*)\r")
+
+
+def fields_of(head: RequestHead | ResponseHead, names: re.Pattern[bytes]) -> dict[bytes, bytes]:
+    """Fields that the parsers do not look for, by lower-case name, with their values as sent; of a repeated one the last."""
+    raw = head.raw
+    found = names.finditer(raw.lower(), head.block - 1)
+    return {match[1]: raw[match.start(2) : match.end(2)].rstrip(b"\t ") for match in found}
+
+
 def parse_request(data: bytes) -> RequestHead | None:
     """The hot path: the head of an ordinary request at the start of `data`, or None (incomplete, or not ordinary)."""
     match = _HOT_REQUEST.match(data)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from sidecar.wire.json_scan import Member, MemberScanner
 from sidecar.wire.needs import Needs, NeedSearch
@@ -40,8 +40,10 @@ class RequestView(Struct, gc=False, kw_only=True):
     stream: bool = False
     has_stream_options: bool = False  # the member is there, whatever its value
     include_usage: bool | None = None  # stream_options.include_usage, or OpenRouter's usage.include
-    max_tokens: int | None = None  # max_completion_tokens, max_output_tokens or max_tokens
-    limit_key: str = "max_tokens"  # which of them, where there is one
+    max_tokens: int | None = (
+        None  # max_completion_tokens, max_output_tokens or max_tokens; else Gemini's, which is deeper
+    )
+    limit_key: str = "max_tokens"  # which of the first three, where there is one
     tools: bool = False
     stateful: bool = False  # carries an upstream's state, asks it to keep some, or uses the upstream's own tools
     conversation: str | None = None  # conversation id, else previous_response_id, else prompt_cache_key
@@ -73,6 +75,8 @@ class _Body(Struct, gc=False):
     store: bool | None = None
     container: Raw = _ABSENT
     usage: Raw = _ABSENT
+    generationConfig: Raw = _ABSENT  # noqa: N815 - as Gemini's clients spell it; the other spelling is understood too
+    generation_config: Raw = _ABSENT
 
 
 class _Loose(Struct, gc=False):
@@ -92,6 +96,8 @@ class _Loose(Struct, gc=False):
     store: Raw = _ABSENT
     container: Raw = _ABSENT
     usage: Raw = _ABSENT
+    generationConfig: Raw = _ABSENT  # noqa: N815 - see above
+    generation_config: Raw = _ABSENT
 
 
 _FIELDS = frozenset(name.encode() for name in _Loose.__struct_fields__)
@@ -109,6 +115,14 @@ class _Include(Struct, gc=False):
 
 
 _decode_include = msgspec.json.Decoder(_Include).decode
+
+
+class _Generation(Struct, gc=False):
+    max_tokens: int | None = field(default=None, name="maxOutputTokens")
+    max_output_tokens: int | None = None
+
+
+_decode_generation = msgspec.json.Decoder(_Generation).decode
 
 
 class _Id(Struct, gc=False):
@@ -307,11 +321,7 @@ def _plain_key(key: bytes) -> bytes:
 
 def _view(body: _Body) -> RequestView:
     options = body.stream_options
-    limit, limit_key = body.max_completion_tokens, "max_completion_tokens"
-    if limit is None:
-        limit, limit_key = body.max_output_tokens, "max_output_tokens"
-        if limit is None:
-            limit, limit_key = body.max_tokens, "max_tokens"
+    limit, limit_key = _limit(body)
     view = RequestView(model=body.model, stream=body.stream is True, max_tokens=limit, limit_key=limit_key)
     if options is not UNSET:
         view.has_stream_options = True
@@ -329,6 +339,19 @@ def _view(body: _Body) -> RequestView:
     if body.previous_response_id is not None or body.store or _given(body.container):
         view.stateful = True
     return view
+
+
+def _limit(body: _Body) -> tuple[int | None, str]:
+    """How long the answer may be, and the member of the top level that says so."""
+    if body.max_completion_tokens is not None:
+        return body.max_completion_tokens, "max_completion_tokens"
+    if body.max_output_tokens is not None:
+        return body.max_output_tokens, "max_output_tokens"
+    limit = body.max_tokens
+    for raw in (body.generationConfig, body.generation_config):
+        if limit is None and raw is not _ABSENT and (said := _try(_decode_generation, raw)) is not None:
+            limit = said.max_output_tokens if said.max_tokens is None else said.max_tokens
+    return limit, "max_tokens"
 
 
 def _read_tools(view: RequestView, body: _Body) -> None:
@@ -352,6 +375,7 @@ def _tolerate(body: _Loose) -> _Body:
     """The members whose type is right; the others count as absent."""
     strict = _Body(tools=body.tools, functions=body.functions, container=body.container, usage=body.usage)
     strict.conversation = body.conversation
+    strict.generationConfig, strict.generation_config = body.generationConfig, body.generation_config
     strict.model = _try(_decode_str, body.model)
     strict.stream = _try(_decode_bool, body.stream)
     strict.max_tokens = _try(_decode_int, body.max_tokens)

@@ -300,6 +300,7 @@ class _ErrorText(Struct, gc=False):
 
 class _ErrorBody(Struct, gc=False):
     error: _ErrorText | str | None = None
+    message: str | None = None  # Cohere, Bedrock, Mistral: there is no object around it
 
 
 _error_body = msgspec.json.Decoder(_ErrorBody)
@@ -313,7 +314,11 @@ _CALLER_WORDS = re.compile(
     r"|(?:input|prompt) (?:\(\d+ tokens\) )?is too (?:large|long)|exceeds? the (?:available |maximum )?context",
     re.IGNORECASE,
 )
-_MODEL_WORDS = re.compile(r"model .{0,200}(?:not found|not exist|not loaded|not available)", re.IGNORECASE | re.DOTALL)
+_MODEL_WORDS = re.compile(
+    r"model .{0,200}(?:not found|not exist|not loaded|not available|identifier is invalid|throughput isn.t supported)"
+    r"|invalid model\b|access to the model with",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def caller_fault(status: int, body: bytes) -> bool:
@@ -326,7 +331,8 @@ def caller_fault(status: int, body: bytes) -> bool:
         return False
     read = read_as(_error_body, body)
     error = None if read is None else read.error
-    text = error if isinstance(error, str) else (error.message or "") if error is not None else ""
+    text = error if isinstance(error, str) else None if error is None else error.message
+    text = text or (None if read is None else read.message) or ""
     if _MODEL_WORDS.search(text):
         return False
     if status < 500:

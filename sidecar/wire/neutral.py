@@ -45,8 +45,16 @@ EFFORT_TOKENS: Final[Mapping[Effort, int]] = {
 }  # fmt: skip  # what an effort is worth where a format wants a number of tokens
 
 
+HINTS: Final = frozenset(
+    {"user", "safety_identifier", "metadata", "labels", "service_tier", "cache_key", "cache_retention", "prediction"}
+)  # members of a request that no answer depends on: who asks, labels, a wish of price and pace, what to cache or expect
+
+
 class Report:
-    """What a translation had to change. `where` is a member's path, such as `messages[2].content[0].image_url.detail`."""
+    """What a translation had to change. `where` is a member's path, such as `messages[2].content[0].image_url.detail`.
+
+    A hint that cannot be said is no reason to refuse a call: it is left out, and told as what is mapped.
+    """
 
     def __init__(self) -> None:
         self.mapped: list[str] = []  # said in other words: the nearest that the target has
@@ -56,7 +64,8 @@ class Report:
         self.mapped.append(where)
 
     def lose(self, where: str) -> None:
-        self.lost.append(where)
+        hint = where in HINTS or where.startswith("metadata.")
+        (self.mapped if hint else self.lost).append(where)
 
 
 # ---- parts of a message
@@ -261,6 +270,7 @@ class Response(Struct, kw_only=True):
     usage: Usage | None = None
     usage_said: Json | None = None
     service_tier: str | None = None
+    problem: "Problem | None" = None  # what the provider says of its failure
     extra: Json = field(default_factory=dict)
     frame: Json | None = None
 

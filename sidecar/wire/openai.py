@@ -5,32 +5,33 @@ final chunk with choices, some on every chunk); it never ends a stream.
 """
 
 from decimal import ROUND_HALF_EVEN, Decimal
-from typing import TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
 
 from sidecar.core.types import Usage
-from sidecar.wire.reading import Piece, label, read_as, text_bytes, tokens
+from sidecar.wire.reading import Count, Piece, label, read_as, text_bytes
 
 DONE = b"[DONE]"
 _ABSENT = Raw(b"")
 _NANO = Decimal(10**9)
-_Number = TypeVar("_Number", int, float)
+_NOTHING = Decimal(0)
+_MOST = 10**6  # dollars that one call may cost
+_LONGEST_S = 10**7  # seconds of sound in one call
 
 
 class _Media(Struct, gc=False):
-    audio_tokens: int | None = None
-    image_tokens: int | None = None
+    audio_tokens: Count | None = None
+    image_tokens: Count | None = None
 
 
 class _Details(Struct, gc=False):
-    cached_tokens: int | None = None
+    cached_tokens: Count | None = None
     cached_tokens_details: _Media | None = None
-    cache_write_tokens: int | None = None
-    audio_tokens: int | None = None
-    image_tokens: int | None = None
-    reasoning_tokens: int | None = None
+    cache_write_tokens: Count | None = None
+    audio_tokens: Count | None = None
+    image_tokens: Count | None = None
+    reasoning_tokens: Count | None = None
 
 
 class _TotalCost(Struct, gc=False):
@@ -44,21 +45,21 @@ class _CostDetails(Struct, gc=False):
 class OpenAIUsage(Struct, gc=False):
     """Both spellings: chat's prompt/completion and Responses' input/output; and what servers of other makers add."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
     input_tokens_details: _Details | None = None
     output_tokens_details: _Details | None = None
     input_token_details: _Details | None = None  # transcriptions
     output_token_details: _Details | None = None
-    total_tokens: int | None = None
-    cached_tokens: int | None = None  # Moonshot: beside the details
-    reasoning_tokens: int | None = None  # Perplexity: beside the details
-    prompt_cache_hit_tokens: int | None = None  # DeepSeek's name of cached_tokens
-    prompt_cache_miss_tokens: int | None = None
+    total_tokens: Count | None = None
+    cached_tokens: Count | None = None  # Moonshot: beside the details
+    reasoning_tokens: Count | None = None  # Perplexity: beside the details
+    prompt_cache_hit_tokens: Count | None = None  # DeepSeek's name of cached_tokens
+    prompt_cache_miss_tokens: Count | None = None
     prompt_audio_seconds: float | None = None  # Mistral
     seconds: float | None = None  # transcriptions that are paid by the length of the sound
     cost: Decimal | _TotalCost | None = None  # in dollars: OpenRouter; Perplexity has an object
@@ -258,24 +259,34 @@ def to_usage(usage: OpenAIUsage, service_tier: str | None) -> Usage:
     into = usage.prompt_tokens_details or usage.input_tokens_details or usage.input_token_details or _NO_DETAILS
     out = usage.completion_tokens_details or usage.output_tokens_details or usage.output_token_details or _NO_DETAILS
     held = into.cached_tokens_details or _NO_MEDIA
-    cached = tokens(_first(into.cached_tokens, usage.cached_tokens, usage.prompt_cache_hit_tokens))
-    prompt = _prompt(usage)
-    answer = tokens(_first(usage.completion_tokens, usage.output_tokens))
-    thought = tokens(_first(out.reasoning_tokens, usage.reasoning_tokens))
-    hidden = _hidden(usage, prompt, answer, thought, cached)
+    cached = into.cached_tokens
+    if cached is None:
+        cached = usage.prompt_cache_hit_tokens if usage.cached_tokens is None else usage.cached_tokens
+    prompt = usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens
+    answer = usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens
+    if prompt is None:
+        prompt = _untold_prompt(usage, answer)
+    thought = usage.reasoning_tokens if out.reasoning_tokens is None else out.reasoning_tokens
+    total = usage.total_tokens
+    if total is not None and prompt is not None and answer is not None and total > prompt + answer:
+        gap = total - prompt - answer  # reasoning, or sound, or a cache that is counted apart
+        if gap == thought if thought else not (cached or usage.prompt_audio_seconds):
+            answer += gap
+            thought = thought or gap
+    seconds = usage.seconds if usage.prompt_audio_seconds is None else usage.prompt_audio_seconds
     return Usage(
         input_tokens=prompt,
-        output_tokens=answer if answer is None else answer + hidden,
+        output_tokens=answer,
         cached_input_tokens=cached,
-        cache_write_tokens=tokens(into.cache_write_tokens),
-        reasoning_tokens=thought or hidden if hidden else thought,
-        input_audio_tokens=tokens(into.audio_tokens),
-        cached_audio_tokens=tokens(held.audio_tokens),
-        output_audio_tokens=tokens(out.audio_tokens),
-        input_image_tokens=tokens(into.image_tokens),
-        cached_image_tokens=tokens(held.image_tokens),
-        output_image_tokens=tokens(out.image_tokens),
-        input_audio_s=_seconds(_first(usage.prompt_audio_seconds, usage.seconds)),
+        cache_write_tokens=into.cache_write_tokens,
+        reasoning_tokens=thought,
+        input_audio_tokens=into.audio_tokens,
+        cached_audio_tokens=held.audio_tokens,
+        output_audio_tokens=out.audio_tokens,
+        input_image_tokens=into.image_tokens,
+        cached_image_tokens=held.image_tokens,
+        output_image_tokens=out.image_tokens,
+        input_audio_s=seconds if seconds is None or 0 <= seconds < _LONGEST_S else None,
         service_tier=service_tier,
         reported_cost_nusd=_reported(usage),
     )
@@ -285,32 +296,11 @@ _NO_DETAILS = _Details()
 _NO_MEDIA = _Media()
 
 
-def _first(*values: _Number | None) -> _Number | None:
-    """The first that is told."""
-    return next((value for value in values if value is not None), None)
-
-
-def _prompt(usage: OpenAIUsage) -> int | None:
-    told = _first(usage.prompt_tokens, usage.input_tokens)
-    if told is None and usage.prompt_cache_miss_tokens is not None:
-        told = usage.prompt_cache_miss_tokens + (usage.prompt_cache_hit_tokens or 0)
-    if told is None and usage.completion_tokens is None and usage.output_tokens is None:
-        told = usage.total_tokens
-    return tokens(told)
-
-
-def _hidden(usage: OpenAIUsage, prompt: int | None, answer: int | None, thought: int | None, cached: int | None) -> int:
-    """Reasoning that is in the total only. Another gap (sound, a cache that is counted apart) says nothing of it."""
-    total = tokens(usage.total_tokens)
-    if total is None or prompt is None or answer is None:
-        return 0
-    gap = total - prompt - answer
-    reasons = gap == thought if thought else not (cached or usage.prompt_audio_seconds)
-    return gap if gap > 0 and reasons else 0
-
-
-def _seconds(value: float | None) -> float | None:
-    return value if value is None or 0 <= value < 10**7 else None
+def _untold_prompt(usage: OpenAIUsage, answer: int | None) -> int | None:
+    """DeepSeek's two halves; else the total, where no output is told either."""
+    if usage.prompt_cache_miss_tokens is not None:
+        return usage.prompt_cache_miss_tokens + (usage.prompt_cache_hit_tokens or 0)
+    return usage.total_tokens if answer is None else None
 
 
 def _reported(usage: OpenAIUsage) -> int | None:
@@ -320,14 +310,15 @@ def _reported(usage: OpenAIUsage) -> int | None:
         ticks = usage.cost_in_usd_ticks
         return None if ticks is None or not 0 <= ticks < 10**16 else _nano(Decimal(ticks) / 10**10)
     if usage.is_byok and usage.cost_details is not None:
-        cost += usage.cost_details.upstream_inference_cost or 0
+        return _nano(cost, usage.cost_details.upstream_inference_cost or _NOTHING)
     return _nano(cost)
 
 
-def _nano(dollars: Decimal) -> int | None:
-    if not 0 <= dollars < 10**6:
+def _nano(*dollars: Decimal) -> int | None:
+    """Their sum; None where one is no price. A text may spell numbers that cannot even be compared ("NaN")."""
+    if not all(one.is_finite() and 0 <= one < _MOST for one in dollars):
         return None
-    return int((dollars * _NANO).to_integral_value(ROUND_HALF_EVEN))
+    return int((sum(dollars, _NOTHING) * _NANO).to_integral_value(ROUND_HALF_EVEN))
 
 
 def _add_message(piece: Piece, message: _Message) -> None:

@@ -41,13 +41,21 @@ _GEMINI_STREAMS: Final[Mapping[Format, str]] = {"generate": "/v1beta/models/{mod
 
 PROVIDERS: Final[Mapping[str, Provider]] = {
     "openai": Provider(_BOTH, limit_key="max_completion_tokens"),
-    "azure": Provider(_BOTH, key_field=b"api-key", key_scheme=b"", deployments=True, limit_key="max_completion_tokens"),
+    "azure": Provider(
+        _BOTH,
+        key_field=b"api-key",
+        key_scheme=b"",
+        deployments=True,
+        limit_key="max_completion_tokens",
+        prefixes=("/openai/",),
+    ),
     "azure-deployments": Provider(
         {"chat": "/openai/deployments/{model}/chat/completions?api-version=2024-10-21"},
         key_field=b"api-key",
         key_scheme=b"",
         deployments=True,
         limit_key="max_completion_tokens",
+        prefixes=("/openai/",),
     ),
     "mistral": Provider(_CHAT, lacks=frozenset({"logprobs", "logit_bias", "user", "service_tier", "metadata"})),
     "together": Provider(_CHAT, lacks=frozenset({"service_tier", "metadata", "user"})),
@@ -69,11 +77,16 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
     ),
     "google": Provider(_GEMINI, _GEMINI_STREAMS, key_field=b"x-goog-api-key", key_scheme=b""),
     "vertex": Provider(
-        {"generate": "/models/{model}:generateContent"}, {"generate": "/models/{model}:streamGenerateContent?alt=sse"}
+        {"generate": "/models/{model}:generateContent"},
+        {"generate": "/models/{model}:streamGenerateContent?alt=sse"},
+        prefixes=("/v1/projects/", "/v1/publishers/", "/v1beta1/"),
     ),
     "cohere": Provider({"cohere": "/v2/chat"}, prefixes=("/v2/",)),
     "bedrock": Provider(
-        {"converse": "/model/{model}/converse"}, {"converse": "/model/{model}/converse-stream"}, signs="bedrock"
+        {"converse": "/model/{model}/converse"},
+        {"converse": "/model/{model}/converse-stream"},
+        signs="bedrock",
+        prefixes=("/model/",),
     ),
 }
 BY_DIALECT: Final[Mapping[str, Provider]] = {

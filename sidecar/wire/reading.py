@@ -1,14 +1,15 @@
 """What a meter learns of one response: the values that the dialects fill and the meter gathers."""
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from sidecar.core.types import Usage
 
 _T = TypeVar("_T")
-_MAX_REPAIRS = 8  # members of a wrong type dropped from one event before it counts as unreadable
+Count = Annotated[int, Meta(ge=0, lt=1 << 53)]  # of tokens; what is beyond counts as absent where `read_as` decodes
+_MAX_REPAIRS = 32  # members of a wrong type dropped from one event before it counts as unreadable
 
 
 class Piece(Struct, gc=False):

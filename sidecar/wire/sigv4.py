@@ -44,6 +44,12 @@ class Place(NamedTuple):
     host: str
 
 
+def _pairs(query: str) -> list[tuple[str, str]]:
+    """The members of a query; they are signed in the order of their names, which `=` must not disturb."""
+    parts = (part.partition("=") for part in query.split("&") if part)
+    return [(name, value) for name, _, value in parts]
+
+
 def sign(who: Credentials, place: Place, target: str, body: bytes, *, stamp: str) -> tuple[tuple[str, str], ...]:
     """The header fields to add to a POST of `body` to `target` (path and query, encoded as sent).
 
@@ -59,7 +65,7 @@ def sign(who: Credentials, place: Place, target: str, body: bytes, *, stamp: str
         [
             "POST",
             quote(path, safe="/-_.~"),
-            "&".join(sorted(part if "=" in part else f"{part}=" for part in query.split("&") if part)),
+            "&".join(f"{name}={value}" for name, value in sorted(_pairs(query))),
             *(f"{name}:{value}" for name, value in fields.items()),
             "",
             names,

@@ -18,6 +18,9 @@ _KINDS: Final[dict[int, Kind]] = {
     400: "invalid", 401: "authentication", 402: "billing", 403: "permission", 404: "not_found", 408: "timeout",
     413: "invalid", 422: "invalid", 429: "rate_limit", 503: "overloaded", 504: "timeout", 529: "overloaded",
 }  # fmt: skip
+_NEUTRAL: Final = {
+    "n": 1, "frequency_penalty": 0, "presence_penalty": 0, "verbosity": "medium", "cache_retention": "in_memory",
+}  # fmt: skip  # values that ask for what there is anyway
 MAX_MESSAGE_CHARS: Final = 2000  # of an error that is told to a client
 
 
@@ -43,6 +46,19 @@ def lose_all(report: Report, where: str, members: Json) -> None:
     for name, value in members.items():
         if says(value):
             report.lose(f"{where}.{name}" if where else name)
+
+
+def asks(request: Request, name: str) -> bool:
+    """Whether a member of the neutral request asks for anything."""
+    value = getattr(request, name)
+    return says(value) and value != _NEUTRAL.get(name)
+
+
+def lose_asked(report: Report, request: Request, names: Sequence[str]) -> None:
+    """Reports these members of a request as lost, each that asks for something."""
+    for name in names:
+        if asks(request, name):
+            report.lose(name)
 
 
 class StreamReader(Protocol):
@@ -71,3 +87,26 @@ class Spoke:
     write_response: Callable[[Response, Request, Report], Json] | None = None
     stream_writer: Callable[[Request, Report], StreamWriter] | None = None
     write_problem: Callable[[Problem], Json] | None = None
+
+
+class Distinct:
+    """Names that are never given twice: one that is taken gets a number behind it. However many are alike, each is made in
+    about the same time."""
+
+    def __init__(self, joint: str, max_chars: int) -> None:
+        """`joint` stands before the number; longer names are cut."""
+        self._joint, self._max_chars = joint, max_chars
+        self._taken: set[str] = set()
+        self._numbers: dict[str, int] = {}  # the last one behind this name
+
+    def make(self, said: str) -> str:
+        """The name itself where it is free."""
+        base = made = said[: self._max_chars]
+        number = self._numbers.get(base, 1)
+        while made in self._taken:
+            number += 1
+            end = f"{self._joint}{number}"
+            made = base[: self._max_chars - len(end)] + end
+        self._numbers[base] = number
+        self._taken.add(made)
+        return made

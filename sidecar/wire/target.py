@@ -35,7 +35,7 @@ def join_target(prefix: str, target: bytes) -> bytes:
     fence = _without_version(prefix, target)
     if not fence:
         return target
-    if _has_dot_segment(_PATH_END.split(target, 1)[0]):
+    if has_dot_segment(target):
         raise ProtocolError("dot segments are not allowed in the path to this upstream")
     return fence.encode("ascii") + target
 
@@ -49,7 +49,9 @@ def _without_version(prefix: str, target: bytes) -> str:
     return prefix
 
 
-def _has_dot_segment(path: bytes) -> bool:
+def has_dot_segment(target: bytes) -> bool:
+    """Whether a server may take the path of a target for one that climbs."""
+    path = _PATH_END.split(target, 1)[0]
     segments = _SEPARATOR.split(_ENCODED_DOT.sub(b".", path))
     # what follows a semicolon is a parameter to some servers: `..;x` climbs there
     return any(segment.split(b";", 1)[0] in (b".", b"..") for segment in segments)

@@ -12,6 +12,7 @@ from sidecar.wire.neutral import (
     Event,
     Failed,
     Open,
+    Problem,
     Refusal,
     Response,
     Start,
@@ -62,9 +63,11 @@ def _begun(usage: Usage | None) -> Usage | None:
     return None if usage is None else replace(usage, output_tokens=None)
 
 
-def piece_of_whole(answer: Response) -> Piece:
-    """A whole answer as one piece."""
+def piece_of_whole(answer: Response, problem: Problem | None = None) -> Piece:
+    """A whole answer as one piece; `problem`: it failed."""
     piece = Piece(completion_id=answer.id or None, model=answer.model or None, usage=answer.usage, terminal=True)
+    if problem is not None:
+        piece.error = problem.code or problem.kind
     for choice in answer.choices:
         piece.finish = choice.stop or piece.finish
         piece.refused = piece.refused or choice.stop == "refusal"

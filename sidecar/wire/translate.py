@@ -18,10 +18,12 @@ from msgspec.structs import replace
 
 from sidecar.errors import TranslationError
 from sidecar.wire.eventstream import BadFrame, EventStreamParser
+from sidecar.wire.json_body import json_of
 from sidecar.wire.neutral import Done, Event, Failed, Format, Json, Problem, Report, Request, Response, Start, Stopped
+from sidecar.wire.one_call import OneCall
 from sidecar.wire.providers import Provider
 from sidecar.wire.reading import Piece
-from sidecar.wire.spoke import Spoke, says
+from sidecar.wire.spoke import Spoke, asks, problem_of
 from sidecar.wire.spokes.chat import spoke as chat
 from sidecar.wire.spokes.cohere import spoke as cohere
 from sidecar.wire.spokes.converse import spoke as converse
@@ -43,12 +45,12 @@ MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 MAX_WHOLE_BYTES: Final = 64 * 1024 * 1024  # of an answer that is held until it is whole; more than any model says
 _MAX_PROBLEM_BYTES: Final = 256 * 1024  # of an error: what is behind is not read
 TOO_LARGE: Final = "it is too large"
+_FAILED: Final = "the provider says that its answer failed"
 _TOO_DEEP: Final = "the body is nested too deeply"
 _HINTS: Final = frozenset({"eager_input_streaming"})  # of a tool
 _NO_SINGLE: Final = frozenset({"generate", "cohere", "converse"})  # have no word for one call at most
 _MAX_NAMES: Final = 16  # of changed members that a client is told
 _MAX_NAME_CHARS: Final = 64
-_NEUTRAL: Final = {"n": 1, "frequency_penalty": 0, "presence_penalty": 0}  # values that ask for nothing
 
 
 class WrongAnswer(Exception):
@@ -80,10 +82,7 @@ def read(body: bytes, form: Format, model: str, *, stream: bool) -> Request:
     """
     spoke = SPOKES[form]
     assert spoke.read_request is not None, "clients speak formats that can be read"
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise TranslationError("the body is not valid JSON") from None
+    value = json_of(body)
     try:
         request = spoke.read_request(value)
     except RecursionError:
@@ -129,7 +128,7 @@ def _write(request: Request, form: Format, provider: Provider, report: Report, *
     said = request
     if request.format != form:
         said = _without(request, provider.lacks, report) if provider.lacks else request
-        said = _single(_unhinted(said), form, report)
+        said = _unhinted(said)
     try:
         body = SPOKES[form].write_request(said, report)
     except RecursionError:
@@ -157,8 +156,7 @@ def _without(request: Request, lacks: frozenset[str], report: Report) -> Request
     """The request without what this provider's server refuses."""
     gone: dict[str, None] = {}
     for name in sorted(lacks):
-        value = getattr(request, name)
-        if says(value) and value != _NEUTRAL.get(name):
+        if asks(request, name):
             report.lose(name)
             gone[name] = None
     return replace(request, **gone) if gone else request
@@ -175,22 +173,21 @@ def _unhinted(request: Request) -> Request:
     return replace(request, tools=tools)
 
 
-def _single(request: Request, form: Format, report: Report) -> Request:
-    """One call at most is what a client asks for that forces one tool for the sake of its arguments (structured output).
-    Formats that cannot forbid a second call are still told which tool it is."""
-    choice = request.tool_choice
-    forced = choice is not None and choice.mode == "required" and (len(choice.tools) == 1 or len(request.tools) == 1)
-    if request.parallel_tools is False and forced and form in _NO_SINGLE:
-        report.map("parallel_tools")
-        return replace(request, parallel_tools=None)
-    return request
-
-
 def problem_body(problem: Problem, client: Format) -> bytes:
     """An error as the client's own SDK understands it."""
     spoke = SPOKES[client]
     assert spoke.write_problem is not None, "clients speak formats that can be written"
     return orjson.dumps(spoke.write_problem(problem))
+
+
+def _failure(answer: Response) -> Problem | None:
+    """What the provider says of its failure; None: it did not fail. A client is told an error then, and no answer."""
+    failed = any(choice.stop == "error" for choice in answer.choices)
+    return answer.problem or (problem_of(502, _FAILED) if failed else None)
+
+
+def _one_call(request: Request, form: Format) -> OneCall | None:
+    return OneCall() if request.parallel_tools is False and form in _NO_SINGLE else None
 
 
 class WholeAnswer:
@@ -200,8 +197,9 @@ class WholeAnswer:
         """`status` is the upstream's: from 400 on the answer is an error."""
         self._named = named
         self.pieces: list[Piece] = []
-        self.problem: Problem | None = None
+        self.problem: Problem | None = None  # the answer is an error, whatever the upstream's status was
         self._request = request
+        self._one_call = _one_call(request, form)
         self._from, self._to = SPOKES[form], SPOKES[request.format]
         self._status = status
         self._report = report
@@ -237,7 +235,12 @@ class WholeAnswer:
         try:
             answer = self._from.read_response(orjson.loads(body))
             self._named.name(answer)
-            self.pieces.append(piece_of_whole(answer))
+            self.problem = _failure(answer)
+            self.pieces.append(piece_of_whole(answer, self.problem))
+            if self.problem is not None:
+                return problem_body(self.problem, self._request.format)
+            if self._one_call is not None:
+                self._one_call.whole(answer)
             return _dumped(self._to.write_response(answer, self._request, self._report))
         except orjson.JSONDecodeError:
             raise WrongAnswer("it is no JSON") from None
@@ -258,6 +261,8 @@ class StreamedAnswer:
         self.done = False  # the arm's own end was seen
         self.begun = False  # something was said
         self._started = False
+        self._failed = False  # the client was told so, and nothing behind it
+        self._one_call = _one_call(request, form)
         self._running = request.n or 1  # answers of which it was not told yet why they end
         arm = SPOKES[form]
         self._sse = arm.framing == "sse"
@@ -287,18 +292,29 @@ class StreamedAnswer:
                 if isinstance(event, Start):
                     self._named.name(event)
                     self._started = True
+        told = self._told(events)
         self.pieces += self._listener.pieces(events)
-        out = b"".join([self._writer.feed(event) for event in events])
+        if self._one_call is not None:
+            told = self._one_call.events(told)
+        out = b"".join([self._writer.feed(event) for event in told])
         self.begun = self.begun or bool(out)
-        self._count(events)
         return out
 
-    def _count(self, events: list[Event]) -> None:
-        for event in events:
+    def _told(self, events: list[Event]) -> list[Event]:
+        """Those that the client is told: nothing behind a failure. A stop that is one becomes it."""
+        if self._failed:
+            return []
+        for number, event in enumerate(events):
+            if isinstance(event, Stopped):
+                self._running -= 1
+                if event.stop == "error":
+                    event = events[number] = Failed(problem=problem_of(502, _FAILED))
             if isinstance(event, Done | Failed):
                 self.done = True
-            elif isinstance(event, Stopped):
-                self._running -= 1
+                if isinstance(event, Failed):
+                    self._failed = True
+                    return events[: number + 1]
+        return events
 
     def end(self) -> bytes:
         """The stream is over: what is left to say. An arm that told why it stopped, and nothing behind that, is through.

@@ -134,7 +134,7 @@ async def test_other_paths_are_a_json_404(upstream: Upstream, serve: Serve, path
     got = await call(side.port, get(path))
     assert got.status == 404
     assert got.value(b"content-type") == b"application/json"
-    assert b'"error"' in got.body
+    assert b'"message"' in got.body
     assert not up.peers
 
 

@@ -165,6 +165,52 @@ async def test_variants_and_params(upstream: Upstream, serve: Serve, tmp_path: P
     assert (asked["temperature"], asked["max_tokens"], asked["top_k"], asked["service_tier"]) == (0, 5, 3, "auto")
 
 
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "max_output_tokens"])
+async def test_a_limit_by_any_name(upstream: Upstream, serve: Serve, tmp_path: Path, name: str) -> None:
+    """Tuning sets the limit by the name that the app used; the arm is told in its own words, and nothing else."""
+    near, far = await upstream(), await upstream([ok(message("far"))])
+    arm = FOREIGN | {"params": {name: 5}}
+    side = await serve(
+        near, policies=written(tmp_path / "p", both(near, far, baseline=arm, arms=[], mode="observe")), environ=HELD
+    )
+    async with talking(side) as app:
+        await app.ask("Hi", model="auto", max_completion_tokens=9)
+    asked = orjson.loads(far.requests[0].body)
+    assert {key: value for key, value in asked.items() if key.startswith("max")} == {"max_tokens": 5}
+
+
+@pytest.mark.parametrize(("limit", "status"), [(50, 200), (5000, 429), (None, 429)])
+async def test_a_budget_knows_geminis_limit(
+    upstream: Upstream, serve: Serve, tmp_path: Path, limit: int | None, status: int
+) -> None:
+    """It is deeper in the body than others': 50 tokens at 2 dollars a million fit into a tenth of a cent, 5,000 do not, nor
+    do the 1,024 that are reserved for a call that says nothing."""
+    near, far = await upstream(), await upstream([ok(message("far"))])
+    made = both(near, far, baseline=FOREIGN, arms=[], mode="observe", budget={"per_request_usd": 0.001})
+    made["routes"][0]["budget"]["on_exceeded"] = "deny"
+    side = await serve(near, policies=written(tmp_path / "p", made), environ=HELD)
+    config = {} if limit is None else {"generationConfig": {"maxOutputTokens": limit}}
+    body = orjson.dumps({"contents": [{"role": "user", "parts": [{"text": "Hi"}]}]} | config)
+    got = await call(side.port, post("/v1beta/models/auto:generateContent", body, b"x-goog-api-key: k"))
+    assert got.status == status
+
+
+async def test_an_arms_params_in_geminis_own_words(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """Nothing is translated, and what every format has is still put where this one has it."""
+    body = b'{"candidates":[{"content":{"role":"model","parts":[{"text":"a"}]},"finishReason":"STOP"}]}'
+    near = await upstream([ok(body)])
+    made = route(near.port, mode="observe", arms=[], rollout=None)
+    made["routes"][0]["baseline"] |= {"params": {"temperature": 0.3, "max_tokens": 5}}
+    made["upstreams"] = {"one": {"dialect": "gemini", "base_url": f"http://127.0.0.1:{near.port}"}}
+    side = await serve(near, policies=written(tmp_path / "p", made), environ=HELD)
+    asked = b'{"contents":[],"generationConfig":{"topK":3}}'
+    await call(side.port, post("/v1beta/models/auto:generateContent", asked, b"x-goog-api-key: k"))
+    assert orjson.loads(near.requests[0].body) == {
+        "contents": [],
+        "generationConfig": {"topK": 3, "temperature": 0.3, "maxOutputTokens": 5},
+    }
+
+
 async def test_a_slow_client(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
     """A client that does not read stops the arm: what it says waits in its own socket, and then all of it arrives."""
     text = "x" * 50_000

@@ -82,6 +82,13 @@ def test_an_own_file_extends_or_replaces(tmp_path: Path) -> None:
     assert load_catalogue().lookup("openai", "gpt-4o").images is True
 
 
+def test_an_own_file_is_read_in_lower_case(tmp_path: Path) -> None:
+    """As the names that it is compared with."""
+    own = tmp_path / "own.yaml"
+    own.write_text(OWN + '  Gateway: {also: [GW], like: [OpenAI], strip: ["Acme/"]}\n')
+    assert load_catalogue(own).lookup("gw", "ACME/gpt-4o-mini").context_tokens == 128_000
+
+
 def test_the_setting_names_it(tmp_path: Path) -> None:
     """SIDECAR_CATALOGUE; policies are built with it."""
     (tmp_path / "own.yaml").write_text(OWN)

@@ -15,7 +15,7 @@ from sidecar.core.policy import NO_POLICY
 from sidecar.core.types import Event, Feedback
 from sidecar.errors import StoreError
 from sidecar.store import queries
-from sidecar.store.batch import Audit
+from sidecar.store.audit import Audit
 from tests.fixtures.settled import as_rows, settled
 from tests.fixtures.waiting import wait_for
 

@@ -65,6 +65,22 @@ def test_an_extension_stands_in_front() -> None:
     assert (both.date, MADE.lookup("maker", "big")) == ("2027-01-01", BIG)
 
 
+@pytest.mark.parametrize("listed", ["big-2024-08-06", "big*", "b*", "big"])
+@pytest.mark.parametrize("provider", ["maker", "maker2"])
+def test_an_extension_may_call_a_model_by_another_name(listed: str, provider: str) -> None:
+    """By a version of it, or the beginning of its name, at another name of its provider: the rest stays all the same."""
+    more = Catalogue({provider: Provider(models={listed: Capabilities(regions=("EU",))}, also=("mine",))})
+    for name in ("maker", "maker2", "mine"):
+        found = extended(MADE, more).lookup(name, "big-2024-08-06")
+        assert found == Capabilities(tools=True, context_tokens=128_000, regions=("EU",))
+
+
+def test_nobody_is_called_by_anothers_own_name() -> None:
+    """A provider that says so hides nothing."""
+    both = extended(MADE, Catalogue({"thief": Provider(also=("maker",))}))
+    assert both.lookup("maker", "big") == BIG
+
+
 def test_a_file_of_another_kind_is_refused() -> None:
     """With what to do about it; unknown members too, for a newer version may mean something by them."""
     fine = b'{"format":1,"date":"2026-11-21","providers":{"a":{"models":{"m":{"tools":false}}}}}'

@@ -116,6 +116,15 @@ def test_translated_arms_are_compared_too() -> None:
     assert fitting(haiku, allow_loss=True).arms(asking(TOOLS, lost={"claude": ("seed",)})) == ("gpt-4o", "haiku")
 
 
+def test_what_is_lost_may_depend_on_the_model() -> None:
+    """What is known of the arm's model holds before what is known of its upstream."""
+    of_model = {"claude": ("top_k",), f"claude\n{HAIKU.model}": ()}
+    assert fitting(HAIKU).arms(asking(lost=of_model)) == ("gpt-4o", "haiku")
+    assert lost_at(asking(lost=of_model), "claude", HAIKU.model) == ()
+    assert lost_at(asking(lost=of_model), "claude", "other") == ("top_k",)
+    assert lost_at(asking(lost=of_model), "openai", "other") is None
+
+
 def test_a_refusal_names_at_most_eight() -> None:
     """And counts the rest."""
     assert "cannot say: a, b;" in untranslatable(("a", "b")).message

@@ -13,7 +13,8 @@ from sidecar.core.record import COLUMNS, row
 from sidecar.core.types import Clocks, Event, Feedback, Outcome
 from sidecar.errors import StoreError
 from sidecar.store import queries
-from sidecar.store.batch import Audit, Batch
+from sidecar.store.audit import Audit
+from sidecar.store.batch import Batch
 from sidecar.store.lock import Held, is_held
 from sidecar.store.retention import Limits
 from sidecar.store.writer import Writer
@@ -55,7 +56,10 @@ def test_the_file_is_private_and_shrinkable(writer: Writer, path: Path) -> None:
     with sqlite3.connect(path) as connection:
         assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert connection.execute("SELECT name FROM schema_migrations").fetchall() == [("0001_first",)]
+        assert connection.execute("SELECT name FROM schema_migrations").fetchall() == [
+            ("0001_first",),
+            ("0002_audit_chain",),
+        ]
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     connection.close()
     wanted = "decisions outcomes arms rollouts experiments feedback windows events audit schema_migrations"

@@ -89,6 +89,10 @@ def test_media_of_openais_format() -> None:
         ({"cost": 0.1, "cost_details": {"upstream_inference_cost": 0.2}}, 100_000_000),
         ({"cost_in_usd_ticks": 37_756_000}, 3_775_600),
         ({"cost_in_usd_ticks": -1}, None),
+        ({"cost": "NaN"}, None),
+        ({"cost": {"total_cost": "sNaN"}}, None),
+        ({"cost": "-Infinity", "is_byok": True, "cost_details": {"upstream_inference_cost": "Infinity"}}, None),
+        ({"cost": 1, "is_byok": True, "cost_details": {"upstream_inference_cost": "1e999999999999999999"}}, None),
         ({"cost_in_usd_ticks": 10**16}, None),
     ],
 )

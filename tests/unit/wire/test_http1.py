@@ -11,6 +11,8 @@ from sidecar.errors import ProtocolError
 from sidecar.wire.http1 import (
     RequestHead,
     edit_response,
+    field_names,
+    fields_of,
     parse_request,
     parse_request_fully,
     parse_response,
@@ -403,3 +405,14 @@ def test_recorded_response_heads(shared: Path) -> None:
             line for line in head.raw.split(b"\r\n") if not line.lower().startswith((b"keep-alive:", b"connection:"))
         ]
         assert edit_response(head, b"x-a: 1\r\n").split(b"\r\n") == [*kept[:-2], b"x-a: 1", b"", b""]
+
+
+def test_other_fields_are_found_when_asked_for() -> None:
+    """In requests and in responses: the name in any case, the value as sent, the last of several, and no part of a name."""
+    names = field_names(b"x-a", b"retry-after")
+    request = parse_request(b"GET /v1 HTTP/1.1\r\nHost: h\r\nX-A:  One \r\nx-ab: no\r\nno-x-a: no\r\nx-A: Two\r\n\r\n")
+    response = parse_response(b"HTTP/1.1 429 x-a: no\r\nRetry-After: Sat, 21 Nov\r\n\r\nx-a: body\r\n")
+    assert request is not None
+    assert response is not None
+    assert fields_of(request, names) == {b"x-a": b"Two"}
+    assert fields_of(response, names) == {b"retry-after": b"Sat, 21 Nov"}

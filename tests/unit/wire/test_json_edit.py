@@ -83,6 +83,11 @@ def test_wrong_types_count_as_absent() -> None:
     [
         ('"max_completion_tokens":9,"max_tokens":5', {"max_tokens": 9, "limit_key": "max_completion_tokens"}),
         ('"max_output_tokens":8', {"max_tokens": 8, "limit_key": "max_output_tokens"}),
+        ('"generationConfig":{"stopSequences":["x"],"maxOutputTokens":7}', {"max_tokens": 7}),
+        ('"generation_config":{"max_output_tokens":6}', {"max_tokens": 6}),
+        ('"generationConfig":{"maxOutputTokens":null},"generation_config":{"maxOutputTokens":5}', {"max_tokens": 5}),
+        ('"generationConfig":{"maxOutputTokens":"many"}', {}),
+        ('"max_tokens":4,"generationConfig":{"maxOutputTokens":7}', {"max_tokens": 4}),
         ('"stream_options":{"include_usage":true}', {"has_stream_options": True, "include_usage": True}),
         ('"usage":{"include":true}', {"include_usage": True}),
         ('"usage":{"include":false}', {"include_usage": False}),

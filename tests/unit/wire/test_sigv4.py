@@ -9,6 +9,7 @@ _HOST = "bedrock-runtime.eu-west-1.amazonaws.com"
 _COLON = "/model/anthropic.claude-haiku-4-5-20251001-v1%3A0/converse"
 _ARN = "/model/arn%3Aaws%3Abedrock%3Aeu-west-1%3A1%3Ainference-profile%2Fx/converse-stream"
 _QUERY = "/model/m/converse?b=2&a=1&c"
+_ALIKE = "/model/m/converse?a-b=1&a=1&a=0"  # the names in their order, whatever stands behind them
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,7 @@ _QUERY = "/model/m/converse?b=2&a=1&c"
         (_ARN, "", "d6488f8657583618a005b8c249845455087e5cb9dc4e7cb7edcd968e803ceb2b"),
         (_ARN, "TOKEN/+==", "4be1eee183c6182fb0e05d274222c39ba8962240fe27c95d5936222586d3ba6d"),
         (_QUERY, "", "49cad75512507d4c2b15f5f3fcadb1e457be5fbda822b35fcf7ceed9579e79f3"),
+        (_ALIKE, "", "4b7ef8b1f24f5c66166d4a34b441d41e107b9a19cd02c4734dc7c9b286b712a5"),
         (_QUERY, "TOKEN/+==", "d8898ed4550ca7ec460a9c001c886062b930e35bf1bdaf6503ed66b44c409a76"),
     ],
 )

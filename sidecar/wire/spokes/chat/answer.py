@@ -28,9 +28,10 @@ from sidecar.wire.neutral import (
     ToolCall,
 )
 from sidecar.wire.openai import OpenAIUsage, to_usage
+from sidecar.wire.openai_problem import problem_in
 from sidecar.wire.reading import read_as
+from sidecar.wire.saying import Saying
 from sidecar.wire.spokes.chat.messages import MessageReader, write_spoken
-from sidecar.wire.spokes.chat.parts import Saying
 from sidecar.wire.spokes.chat.request import spoken_old
 
 _STOPS: Final[dict[str, Stop]] = {
@@ -65,13 +66,15 @@ _usage = msgspec.json.Decoder(OpenAIUsage)
 
 
 def read_response(body: Json) -> Response:
-    """A server's whole answer.
+    """A server's whole answer. Servers that pass on others' answers may say only why there is none, with status 200.
 
     Raises:
         TranslationError: it has no choices, or one of them is not of this format; says where.
     """
     members = Members(body)
     items = members.items("choices")
+    if items is None and members.has("error"):
+        return Response(format="chat", id="", model="", choices=[], problem=problem_in(None, body))
     if items is None:
         wrong("choices", "a list", None)
     tier = members.text("service_tier")
@@ -88,6 +91,9 @@ def read_response(body: Json) -> Response:
     )
     members.any("object")
     response.extra = members.rest()
+    for choice in response.choices:
+        if choice.stop == "error" and isinstance(choice.extra.get("error"), dict):  # OpenRouter
+            response.problem = problem_in(None, choice.extra)
     return response
 
 
@@ -195,7 +201,7 @@ def read_usage(said: Json, tier: str | None) -> Usage | None:
 
 def write_response(response: Response, request: Request, report: Report) -> Json:
     """The answer as a client of this format wants it. `created` is 0 where nobody said it: the SDKs want a number."""
-    saying = Saying(response.format, report)
+    saying = Saying("chat", response.format, report)
     said: Json = {
         "id": response.id,
         "object": "chat.completion",

@@ -11,7 +11,8 @@ import orjson
 from sidecar.errors import TranslationError
 from sidecar.wire.members import Members, wrong
 from sidecar.wire.neutral import Json, Request, Tool, ToolCall, ToolChoice
-from sidecar.wire.spokes.chat.parts import Saying, take_cache
+from sidecar.wire.saying import Saying
+from sidecar.wire.spokes.chat.parts import take_cache, write_cache
 
 _MODES: Final[dict[str, Literal["auto", "none", "required"]]] = {
     "auto": "auto",
@@ -102,7 +103,9 @@ def _write_tool(tool: Tool, where: str, saying: Saying) -> Json:
         inner["parameters"] = tool.parameters
     if not tool.custom and tool.strict is not None:
         inner["strict"] = tool.strict
-    return put_back({"type": kind, kind: inner, **saying.cache(tool.cache, where)}, kind, tool.extra, where, saying)
+    return put_back(
+        {"type": kind, kind: inner, **write_cache(tool.cache, where, saying)}, kind, tool.extra, where, saying
+    )
 
 
 def put_back(said: Json, kind: str, extra: Json, where: str, saying: Saying) -> Json:
@@ -223,7 +226,7 @@ def write_call(call: ToolCall, where: str, saying: Saying) -> Json:
     said: Json = {"id": call.id, "type": kind, kind: inner}
     if call.signature is not None:
         said["extra_content"] = signature_said(call.signature)
-    said.update(saying.cache(call.cache, where))
+    said.update(write_cache(call.cache, where, saying))
     return put_back(said, kind, call.extra, where, saying)
 
 

@@ -242,7 +242,10 @@ class ChoiceReader:
                 self._block(thought, events, told=told)
 
     def _block(self, thought: Thinking, events: list[Event], *, told: bool) -> None:
-        """A block repeats the thoughts that chunks told, and may sign them."""
+        """A block repeats the thoughts that chunks told, and may sign them: where those wait for a call's end, it does too."""
+        if self._calls and self._amid():
+            self._held.append(partial(self._block, thought, told=told))
+            return
         if thought.redacted is not None:
             self._whole(thought, events)
             return

@@ -30,9 +30,10 @@ from sidecar.wire.neutral import (
     ToolCall,
     ToolResult,
 )
+from sidecar.wire.saying import Saying
 from sidecar.wire.spoke import lose_all
 from sidecar.wire.spokes.chat.calls import arguments_of, read_call, write_call
-from sidecar.wire.spokes.chat.parts import Saying, image_of, image_url, read_content, write_content
+from sidecar.wire.spokes.chat.parts import image_of, image_url, read_content, write_cache, write_content
 
 FORMATS: Final = frozenset(get_args(Format))
 _THOUGHTS: Final = frozenset({"reasoning_content", "reasoning", "thinking_blocks"})
@@ -236,7 +237,7 @@ def _write_result(result: ToolResult, where: str, rest: list[tuple[str, AnyPart]
     said: Json = {"role": "tool", "tool_call_id": result.call_id, "content": write_content(held, saying)}
     if saying.own and result.name is not None:
         said["name"] = result.name
-    said.update(saying.cache(result.cache, where))
+    said.update(write_cache(result.cache, where, saying))
     said.update(saying.kept(result.extra, where))
     return said
 

@@ -6,12 +6,11 @@ travel whole (`Opaque`). `cache_control`, which gateways in front of Anthropic r
 What it does not know: roles, and where a call or its result stands (`messages`).
 """
 
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from sidecar.wire.members import Members, wrong
-from sidecar.wire.neutral import AnyPart, Format, Json, Media, Opaque, Part, Refusal, Report, Text, Thinking
-from sidecar.wire.spoke import lose_all
+from sidecar.wire.neutral import AnyPart, Json, Media, Opaque, Part, Refusal, Text, Thinking
+from sidecar.wire.saying import Saying, split_data_url
 
 Cache = Literal["5m", "1h"] | None
 _TO_TYPE: Final = {"mp3": "audio/mpeg", "wav": "audio/wav"}
@@ -24,34 +23,6 @@ _FROM_TYPE: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Saying:
-    """What every writer of chat asks: whose format the nodes come from, and where to report."""
-
-    source: Format
-    report: Report
-
-    @property
-    def own(self) -> bool:
-        return self.source == "chat"
-
-    def kept(self, extra: Json, where: str) -> Json:
-        """Members to put back; of another format none, and they are reported."""
-        if extra and not self.own:
-            lose_all(self.report, where, extra)
-            return {}
-        return extra
-
-    def cache(self, cache: Cache, where: str) -> Json:
-        """A mark of what to cache. Servers of this format cache on their own, so elsewhere it is mapped, not lost."""
-        if cache is None:
-            return {}
-        if not self.own:
-            self.report.map(f"{where}.cache")
-            return {}
-        return {"cache_control": {"type": "ephemeral"} if cache == "5m" else {"type": "ephemeral", "ttl": cache}}
-
-
 def take_cache(members: Members, item: Json) -> Cache:
     """The member `cache_control`, where it is as Anthropic writes it; any other one stays."""
     said = item.get("cache_control")
@@ -62,6 +33,13 @@ def take_cache(members: Members, item: Json) -> Cache:
         return None
     members.any("cache_control")
     return "1h" if ttl == "1h" else "5m"
+
+
+def write_cache(cache: Cache, where: str, saying: Saying) -> Json:
+    """The member `cache_control` of a mark; none of another format's."""
+    if not saying.marks(cache, where):
+        return {}
+    return {"cache_control": {"type": "ephemeral"} if cache == "5m" else {"type": "ephemeral", "ttl": cache}}
 
 
 def read_content(value: Any, where: str) -> list[AnyPart]:  # noqa: ANN401 - whatever JSON holds
@@ -114,15 +92,6 @@ def _kept(name: str, inner: Members) -> Json:
     """What the inner object says besides."""
     rest = inner.rest()
     return {name: rest} if rest else {}
-
-
-def split_data_url(url: str) -> tuple[str, str] | None:
-    """Media type and base64 text of a data URL; None where it is another one, or has parameters."""
-    head, comma, data = url[:200].partition(";base64,")
-    kind = head.removeprefix("data:")
-    if not comma or kind == head or not kind or "," in kind or ";" in kind:
-        return None
-    return kind, data if len(url) <= 200 else url[len(head) + len(comma) :]
 
 
 def _read_image(members: Members) -> Media:
@@ -194,6 +163,8 @@ def write_part(part: AnyPart, where: str, saying: Saying) -> Json | None:
             said = {"type": "text", "text": part.text}
         case Media():
             said = _write_media(part, where, saying)
+            if said is not None and part.name is not None and part.kind != "document":
+                saying.report.map(f"{where}.name")  # a label: what it names is there
         case Refusal():
             said = {"type": "refusal", "refusal": part.text}
         case Thinking() if saying.own:
@@ -212,7 +183,7 @@ def _finished(said: Json, part: Part, where: str, saying: Saying) -> Json:
     """With the cache mark and the extras, those of the inner object in it."""
     if not part.extra and part.cache is None:
         return said
-    said.update(saying.cache(part.cache, where))
+    said.update(write_cache(part.cache, where, saying))
     for name, value in saying.kept(part.extra, where).items():
         said[name] = {**said[name], **value} if name in said else value
     return said

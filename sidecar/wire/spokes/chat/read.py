@@ -10,7 +10,8 @@ Members that have no place: those of the first chunk are in `Start.extra`, those
 members of a wrong type, and what comes after an end. What is no JSON is skipped.
 
 Waits: a chunk without id, model and choices (Azure's first) is told with the next one; text that comes amid the arguments of
-a call is told when they are whole.
+a call is told when they are whole. Where the stream fails before, it is not told: a call that was cut
+would have to look whole.
 """
 
 from collections.abc import Sequence
@@ -19,10 +20,10 @@ from typing import Any, Final
 import orjson
 
 from sidecar.wire.neutral import Done, Event, Failed, Json, Ping, Start, Told
+from sidecar.wire.openai_problem import problem_in
 from sidecar.wire.spoke import problem_of, says
 from sidecar.wire.spokes.chat.answer import read_usage
 from sidecar.wire.spokes.chat.choice import ChoiceReader
-from sidecar.wire.spokes.chat.problem import problem_in
 from sidecar.wire.sse import SseEvent
 
 _MAX_CHOICES: Final = 1024  # more of them is no answer

@@ -13,12 +13,14 @@ What it does not know: which members a server refuses (`wire.providers`).
 
 from typing import Final, get_args
 
+import orjson
+
 from sidecar.errors import TranslationError
 from sidecar.wire.members import Members, wrong
 from sidecar.wire.neutral import Effort, Json, Output, Reasoning, Report, Request, Tool, ToolChoice, effort_of
+from sidecar.wire.saying import Saying
 from sidecar.wire.spokes.chat.calls import read_choice, read_function, read_tool, write_choice, write_tools
 from sidecar.wire.spokes.chat.messages import MessageReader, write_messages
-from sidecar.wire.spokes.chat.parts import Saying
 
 _NUMBERS: Final = ("temperature", "top_p", "frequency_penalty", "presence_penalty")
 _WHOLE: Final = ("top_k", "seed", "n")
@@ -30,6 +32,7 @@ _TEXTS: Final = {
     "safety_identifier": "safety_identifier",
     "verbosity": "verbosity",
 }
+_HARMLESS: Final = (("modalities", (["text"],)),)  # what no other format needs to be told: it does so
 _EFFORTS: Final = frozenset(get_args(Effort))
 _MAX_TEMPERATURE: Final = 2
 
@@ -66,6 +69,9 @@ def read_request(body: Json) -> Request:
     _read_tools(members, request)
     _read_effort(members, request)
     _read_stream_options(members, request)
+    for name, values in _HARMLESS:
+        if members.peek(name) in values:
+            request.spelling[name] = orjson.dumps(members.any(name)).decode()
     request.extra = members.rest()
     return request
 
@@ -191,7 +197,7 @@ def _read_stream_options(members: Members, request: Request) -> None:
 
 def write_request(request: Request, report: Report) -> Json:
     """The call as a server of this format wants it. What it cannot say is reported, never raised."""
-    saying = Saying(request.format, report)
+    saying = Saying("chat", request.format, report)
     said: Json = {"model": request.model} if request.model else {}  # Azure has it in the path
     said["messages"] = write_messages(request.messages, saying)
     if request.stream:
@@ -212,6 +218,8 @@ def write_request(request: Request, report: Report) -> Json:
     if request.output is not None:
         said["response_format"] = _write_output(request.output, saying)
     _write_reasoning(said, request, report)
+    if saying.own:
+        said.update((name, orjson.loads(request.spelling[name])) for name, _ in _HARMLESS if name in request.spelling)
     for name, value in saying.kept(request.extra, "").items():
         said[name] = {**said[name], **value} if name == "stream_options" and name in said else value
     return said
@@ -273,17 +281,16 @@ def _write_reasoning(said: Json, request: Request, report: Report) -> None:
     reasoning = request.reasoning
     if reasoning is None:
         return
-    if reasoning.effort is not None:
+    if reasoning.effort is not None and reasoning.budget_tokens != 0:  # no thinking at all, whatever the effort
         said["reasoning_effort"] = reasoning.effort
     elif reasoning.budget_tokens is not None:
         said["reasoning_effort"] = effort_of(reasoning.budget_tokens)
         report.map("reasoning")
     elif reasoning.adaptive:
         report.map("reasoning")  # to say nothing leaves it to the model
-    if reasoning.show is False:
-        report.lose("reasoning.show")
-    if reasoning.summary is not None:
-        report.lose("reasoning.summary")
+    for name in ("show", "summary"):
+        if getattr(reasoning, name) is not None:
+            report.map(f"reasoning.{name}")  # servers of this format show thoughts, or do not, as they please
 
 
 def spoken_old(request: Request) -> bool:

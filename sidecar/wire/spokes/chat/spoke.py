@@ -6,9 +6,9 @@ chat_problem                                            < chat_write
 
 from typing import Final
 
+from sidecar.wire.openai_problem import read_problem, write_problem
 from sidecar.wire.spoke import Spoke
 from sidecar.wire.spokes.chat.answer import read_response, write_response
-from sidecar.wire.spokes.chat.problem import read_problem, write_problem
 from sidecar.wire.spokes.chat.read import ChatReader
 from sidecar.wire.spokes.chat.request import read_request, write_request
 from sidecar.wire.spokes.chat.write import ChatWriter

@@ -36,11 +36,12 @@ from sidecar.wire.neutral import (
     Told,
     ToolCall,
 )
+from sidecar.wire.openai_problem import write_problem
+from sidecar.wire.saying import Saying
 from sidecar.wire.spokes.chat.answer import usage_said, write_logprobs, write_stop, write_tier
 from sidecar.wire.spokes.chat.calls import signature_said, write_call
 from sidecar.wire.spokes.chat.messages import write_block
-from sidecar.wire.spokes.chat.parts import Saying, image_url
-from sidecar.wire.spokes.chat.problem import write_problem
+from sidecar.wire.spokes.chat.parts import image_url
 from sidecar.wire.spokes.chat.request import spoken_old
 
 _DONE: Final = b"data: [DONE]\n\n"
@@ -89,7 +90,7 @@ class ChatWriter:
         self._wants_usage = request.include_usage
         self._old = spoken_old(request)
         self._report = report
-        self._saying = Saying("chat", report)
+        self._saying = Saying("chat", "chat", report)
         self._head: Json = {}
         self._prefix = b""
         self._parts: dict[tuple[int, int], _Part] = {}
@@ -134,7 +135,7 @@ class ChatWriter:
                 return b""
 
     def _start(self, event: Start) -> bytes:
-        self._saying = Saying(event.format or "chat", self._report)
+        self._saying = Saying("chat", event.format or "chat", self._report)
         extra = self._saying.kept(event.extra, "")
         self._head = {
             "id": event.id,

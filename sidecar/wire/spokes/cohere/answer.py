@@ -1,7 +1,8 @@
 """Reads Cohere's v2 chat answers: whole, streamed, and errors.
 
 Usage is what is billed (`billed_units`); where that is not told, what was counted (`tokens`). An answer does not name its
-model. A `tool_plan` is the text before the calls.
+model. A `tool_plan` is the text before the calls. Arguments are always JSON: those of a call that takes nothing are told as
+"{}", in a stream when it closes. A call without an id is `call_<n>`, by its place.
 """
 
 from collections.abc import Sequence
@@ -42,6 +43,8 @@ _STOPS: dict[str, Stop] = {
     "ERROR": "error", "TIMEOUT": "error", "ERROR_TOXIC": "content_filter",
 }  # fmt: skip
 _PLAN = ("plan", 0)
+_NO_ARGUMENTS = "{}"  # arguments are always JSON
+_MAX_LOGPROB = 1e6  # what is beyond is none, and could not be added up
 
 
 # ---- whole answers
@@ -85,35 +88,40 @@ def _read_parts(message: Members) -> list[AnyPart]:
             parts.append(Thinking(text=item.text("thinking") or "", extra=item.rest()))
         else:
             parts.append(Opaque(value=one))
-    parts.extend(_read_call(call) for call in message.objects("tool_calls"))
+    for number, one in enumerate(message.objects("tool_calls")):
+        call = _read_call(one, number)
+        call.arguments = call.arguments or _NO_ARGUMENTS
+        parts.append(call)
     return parts
 
 
-def _read_call(call: Members) -> ToolCall:
+def _read_call(call: Members, number: int) -> ToolCall:
     function = call.object("function")
     name = arguments = None
     if function is not None:
         name, arguments = function.text("name"), function.text("arguments")
-    return ToolCall(id=call.text("id") or "", name=name or "", arguments=arguments or "")
+    return ToolCall(id=call.text("id") or f"call_{number}", name=name or "", arguments=arguments or "")
 
 
 def _read_token(item: Members) -> TokenLogprob:
     """One piece of text. Where several tokens make it, it is as likely as all of them together."""
     logprobs, numbers = item.items("logprobs") or [], item.items("token_ids") or []
-    known = [one for one in logprobs if isinstance(one, float) or (isinstance(one, int) and one.bit_length() < 64)]
+    known = [one for one in logprobs if isinstance(one, int | float) and abs(one) < _MAX_LOGPROB]
     number = numbers[0] if len(numbers) == 1 and isinstance(numbers[0], int) else None
     return TokenLogprob(token=item.text("text") or "", logprob=float(sum(known)), number=number)
 
 
 def read_usage(said: Json | None) -> Usage | None:
-    """Inclusive totals; None: nothing was told."""
+    """Inclusive totals; None: nothing was told. The cache also holds what is not billed (the service's own preamble): more
+    than is billed cannot be a part of it, and is unknown."""
     if said is None:
         return None
     billed, counted = said.get("billed_units"), said.get("tokens")
+    asked, cached = _count(billed, "input_tokens", _count(counted, "input_tokens")), _count(said, "cached_tokens")
     return Usage(
-        input_tokens=_count(billed, "input_tokens", _count(counted, "input_tokens")),
+        input_tokens=asked,
         output_tokens=_count(billed, "output_tokens", _count(counted, "output_tokens")),
-        cached_input_tokens=_count(said, "cached_tokens"),
+        cached_input_tokens=None if asked is not None and cached is not None and cached > asked else cached,
     )
 
 
@@ -146,6 +154,7 @@ class CohereReader:
         self._started = False
         self._parts = 0
         self._open: dict[tuple[str, int], int] = {}  # what is open, and which part of the choice it is
+        self._empty: set[tuple[str, int]] = set()  # calls that said nothing of their arguments yet
         self._out: list[Event] = []
 
     def feed(self, event: SseEvent) -> Sequence[Event]:
@@ -162,11 +171,12 @@ class CohereReader:
 
     def _read(self, said: Members) -> None:
         kind = said.text("type")
-        if kind == "message-start":
-            self._started = True
-            self._out.append(Start(id=said.text("id") or "", model="", format="cohere"))
-        elif self._started:
+        if self._started:
             self._piece(kind, said)
+        elif kind == "message-start":
+            self._started = True
+            name = said.any("id")
+            self._out.append(Start(id=name if isinstance(name, str) else "", model="", format="cohere"))
 
     def _piece(self, kind: str | None, said: Members) -> None:
         index = said.integer("index") or 0
@@ -177,9 +187,10 @@ class CohereReader:
             case "tool-plan-delta":
                 self._plan(delta)
             case "tool-call-start" | "tool-call-delta":
-                self._call(index, delta)
+                self._call(index, delta, begins=kind == "tool-call-start")
             case "content-end":
-                self._close(("content", index))
+                self._close(("thinking", index))
+                self._close(("text", index))
             case "tool-call-end":
                 self._close(("call", index))
             case "citation-start":
@@ -199,19 +210,26 @@ class CohereReader:
         token = said.object("logprobs")
         tokens = None if token is None else [_read_token(token)]
         if text or thought or tokens:
-            self._more(("content", index), Thinking() if thought else Text(text=""), text or thought or "", tokens)
+            kind = "thinking" if thought and not text else "text"
+            part = Thinking() if kind == "thinking" else Text(text="")
+            self._more((kind, index), part, text or thought or "", tokens)
 
-    def _call(self, index: int, delta: Members) -> None:
+    def _call(self, index: int, delta: Members, *, begins: bool) -> None:
+        """Pieces of a call that did not begin are none: nobody could answer it."""
         message = delta.object("message") or Members({})
         said = message.object("tool_calls")
         if said is None:
             return
-        call = _read_call(said)
+        call = _read_call(said, index)
         key = ("call", index)
         if key not in self._open:
+            if not begins:
+                return
             self._close(_PLAN)
             self._begin(key, ToolCall(id=call.id, name=call.name))
+            self._empty.add(key)
         if call.arguments:
+            self._empty.discard(key)
             self._out.append(Delta(choice=0, index=self._open[key], text=call.arguments))
 
     def _more(self, key: tuple[str, int], part: AnyPart, text: str, logprobs: list[TokenLogprob] | None = None) -> None:
@@ -228,8 +246,12 @@ class CohereReader:
 
     def _close(self, key: tuple[str, int]) -> None:
         index = self._open.pop(key, None)
-        if index is not None:
-            self._out.append(Close(choice=0, index=index))
+        if index is None:
+            return
+        if key in self._empty:
+            self._empty.discard(key)
+            self._out.append(Delta(choice=0, index=index, text=_NO_ARGUMENTS))
+        self._out.append(Close(choice=0, index=index))
 
     def _cite(self, delta: Members) -> None:
         citation: Any = (delta.object("message") or Members({})).any("citations")
@@ -240,7 +262,7 @@ class CohereReader:
     def _end(self, delta: Members) -> None:
         self._over = True
         error, reason, said = delta.text("error"), delta.text("finish_reason"), delta.mapping("usage")
-        for key in list(self._open):
+        for key in list(self._open) if error is None else ():  # what an error cuts is not whole
             self._close(key)
         usage = read_usage(said)
         if usage is not None:

@@ -6,12 +6,15 @@ called are offered then. It has no signatures, so thoughts that another provider
 
 from typing import Any, Final
 
+import orjson
+
 from sidecar.wire.members import Json
 from sidecar.wire.neutral import (
     EFFORT_TOKENS,
     AnyPart,
     Media,
     Message,
+    Output,
     Reasoning,
     Refusal,
     Report,
@@ -22,7 +25,8 @@ from sidecar.wire.neutral import (
     ToolCall,
     ToolResult,
 )
-from sidecar.wire.spoke import Spoke, lose_all
+from sidecar.wire.saying import arguments_of
+from sidecar.wire.spoke import Spoke, lose_all, lose_asked
 from sidecar.wire.spokes.cohere.answer import CohereReader, read_problem, read_response
 
 _NOTHING: Json = {"type": "object", "properties": {}}  # parameters are required
@@ -36,7 +40,7 @@ _RANGES = (  # neutral name, Cohere's, smallest, largest, the value that says no
     ("presence_penalty", "presence_penalty", 0, 1, 0),
 )
 _UNSAYABLE = (
-    "logit_bias", "user", "metadata", "cache_key", "cache_retention", "safety_identifier", "store", "verbosity",
+    "logit_bias", "user", "metadata", "cache_key", "cache_retention", "safety_identifier", "store", "verbosity", "n",
 )  # fmt: skip
 _PLAIN_TIERS = (None, "auto", "default", "standard", "standard_only")
 
@@ -53,10 +57,7 @@ def write_request(request: Request, report: Report) -> Json:
         body["stream"] = True
     body |= _tools(request, report) | _numbers(request, report)
     if request.output is not None:
-        body["response_format"] = {"type": "json_object"}
-        if request.output.schema is not None:
-            body["response_format"]["json_schema"] = request.output.schema
-        lose_all(report, "output", request.output.extra)
+        body["response_format"] = _output(request.output, report)
     thinking = None if request.reasoning is None else _thinking(request.reasoning, report)
     if thinking is not None:
         body["thinking"] = thinking
@@ -64,17 +65,25 @@ def write_request(request: Request, report: Report) -> Json:
     return body
 
 
+def _output(output: Output, report: Report) -> Json:
+    """The name of a schema is only a label; what describes it stands in the schema."""
+    lose_all(report, "output", output.extra)
+    if output.schema is None:
+        return {"type": "json_object"}
+    schema = output.schema
+    if output.description is not None:
+        report.map("output.description")
+        schema = {"description": output.description, **schema}
+    return {"type": "json_object", "json_schema": schema}
+
+
 def _report_lost(request: Request, report: Report) -> None:
     lose_all(report, "", request.extra)
-    for name in _UNSAYABLE:
-        if getattr(request, name):
-            report.lose(name)
-    if request.n is not None and request.n > 1:
-        report.lose("n")
-    if request.parallel_tools is False:
-        report.lose("parallel_tools")
+    lose_asked(report, request, _UNSAYABLE)
     if request.service_tier not in _PLAIN_TIERS:
         report.lose("service_tier")
+    if request.parallel_tools is False and request.tools:
+        report.map("parallel_tools")  # `wire.one_call` keeps it
 
 
 class _Turn:
@@ -130,7 +139,7 @@ class _Turn:
             case Media():
                 self._media(part, where)
             case ToolCall():
-                self._call(part)
+                self._call(part, where)
             case ToolResult():
                 self._result(part, where)
             case _:
@@ -153,12 +162,19 @@ class _Turn:
         elif part.kind == "image" and url is not None and self._message.role == "user":
             detail = {} if part.detail is None else {"detail": part.detail}
             self._content.append({"type": "image_url", "image_url": {"url": url, **detail}})
+            if part.name is not None:
+                self._report.map(f"{where}.name")  # a label: what it names is there
         else:
             self._report.lose(where)
 
-    def _call(self, part: ToolCall) -> None:
-        function = {"name": part.name, "arguments": part.arguments or "{}"}
-        self._calls.append({"id": part.id, "type": "function", "function": function})
+    def _call(self, part: ToolCall, where: str) -> None:
+        given, mapped = arguments_of(part)
+        if mapped:
+            self._report.map(f"{where}.arguments")
+        if part.signature is not None:
+            self._report.map(f"{where}.signature")  # only its maker wants it
+        arguments = orjson.dumps(given).decode() if mapped else part.arguments or "{}"
+        self._calls.append({"id": part.id, "type": "function", "function": {"name": part.name, "arguments": arguments}})
 
     def _result(self, part: ToolResult, where: str) -> None:
         """A failure has no word of its own: the text says it."""
@@ -233,8 +249,8 @@ def _numbers(request: Request, report: Report) -> Json:
             report.map(name)
     if request.stop:
         said["stop_sequences"] = request.stop[:_MAX_STOPS]
-        if len(request.stop) > _MAX_STOPS:
-            report.lose(f"stop[{_MAX_STOPS}]")
+        for number in range(_MAX_STOPS, len(request.stop)):
+            report.lose(f"stop[{number}]")
     if request.seed is not None and request.seed >= 0:
         said["seed"] = request.seed
     elif request.seed is not None:
@@ -250,10 +266,12 @@ def _thinking(reasoning: Reasoning, report: Report) -> Json | None:
     """`thinking` with a budget; None: nothing was said of how much."""
     if reasoning.summary is not None:
         report.map("reasoning.summary")
+    if reasoning.show is False:
+        report.map("reasoning.show")
     budget = reasoning.budget_tokens
-    if budget is None and reasoning.effort is not None:
+    if reasoning.effort is not None:
         report.map("reasoning.effort")
-        budget = EFFORT_TOKENS[reasoning.effort]
+        budget = EFFORT_TOKENS[reasoning.effort] if budget is None else budget
     if budget is None:
         return {"type": "enabled"} if reasoning.adaptive else None
     return {"type": "enabled", "token_budget": budget} if budget else {"type": "disabled"}

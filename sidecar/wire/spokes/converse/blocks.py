@@ -13,8 +13,6 @@ import re
 from collections.abc import Sequence
 from typing import Final, Literal
 
-import orjson
-
 from sidecar.wire.neutral import (
     AnyPart,
     Json,
@@ -28,7 +26,8 @@ from sidecar.wire.neutral import (
     ToolCall,
     ToolResult,
 )
-from sidecar.wire.spoke import lose_all
+from sidecar.wire.saying import arguments_of
+from sidecar.wire.spoke import Distinct, lose_all
 
 _FORMATS: Final[dict[MediaKind, dict[str, str]]] = {
     "image": {
@@ -78,17 +77,6 @@ def cache_point(cache: Literal["5m", "1h"]) -> Json:
     return {"cachePoint": {"type": "default", "ttl": "1h"} if cache == "1h" else {"type": "default"}}
 
 
-def arguments_of(call: ToolCall) -> tuple[Json, bool]:
-    """A call's arguments as the object that they must be, and whether they are said in other words then."""
-    if not call.arguments and not call.custom:
-        return {}, False
-    try:
-        value = None if call.custom else orjson.loads(call.arguments)
-    except orjson.JSONDecodeError:
-        value = None
-    return (value, False) if isinstance(value, dict) else ({"arguments": call.arguments}, True)
-
-
 class Blocks:
     """Writes the parts of one request. Ids of calls and names of documents are the same, or different, all through it."""
 
@@ -98,7 +86,8 @@ class Blocks:
         self._cached = marks_cache(request.model)
         self._failing = knows_failure(request.model)
         self._ids: dict[str, str] = {}
-        self._names: set[str] = set()
+        self._call_ids = Distinct("_", _MAX_ID_CHARS)
+        self._names = Distinct("-", _MAX_NAME_CHARS)
 
     def of(self, part: AnyPart, at: str, *, media: bool) -> list[Json]:
         """The block of one part, with its mark behind it; nothing where the part cannot be said, or says nothing.
@@ -171,8 +160,7 @@ class Blocks:
         """The id of a call as the service allows it; the same one for the call and for its result."""
         made = self._ids.get(said)
         if made is None:
-            made = _distinct(_NO_ID.sub("_", said) or "_", set(self._ids.values()), "_", _MAX_ID_CHARS)
-            self._ids[said] = made
+            made = self._ids[said] = self._call_ids.make(_NO_ID.sub("_", said) or "_")
         return made
 
     def _result(self, part: ToolResult, at: str) -> Json:
@@ -218,23 +206,14 @@ class Blocks:
         block: Json = {"format": form, "source": {"bytes": data}}
         if part.kind == "document":
             block["name"] = self._name(part, at)
+        elif part.name is not None:
+            self._report.map(f"{at}.name")  # a label: what it names is there
         return {part.kind: block}
 
     def _name(self, part: Media, at: str) -> str:
         """A document's name as the service allows it: each has one, and no two the same."""
         plain = _SPACES.sub(" ", _NO_NAME.sub("-", part.name or "")).strip() or "document"
-        name = _distinct(plain, self._names, "-", _MAX_NAME_CHARS)
-        self._names.add(name)
+        name = self._names.make(plain)
         if part.name and name != part.name:
             self._report.map(f"{at}.name")
         return name
-
-
-def _distinct(said: str, taken: set[str], joint: str, max_chars: int) -> str:
-    """The text, cut, and with a number behind it where it is taken."""
-    made, number = said[:max_chars], 1
-    while made in taken:
-        number += 1
-        end = f"{joint}{number}"
-        made = said[: max_chars - len(end)] + end
-    return made

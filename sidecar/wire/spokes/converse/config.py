@@ -11,12 +11,13 @@ nothing.
 """
 
 import re
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
 from sidecar.wire.neutral import Json, Output, Report, Request, Tool
-from sidecar.wire.spoke import lose_all, says
+from sidecar.wire.saying import closed
+from sidecar.wire.spoke import lose_all, lose_asked
 from sidecar.wire.spokes.converse.blocks import Blocks, makes_claude
 
 _NOTHING: Final[Json] = {"type": "object", "properties": {}}  # the schema of a tool that takes nothing
@@ -24,10 +25,9 @@ _TIERS: Final = ("priority", "flex", "reserved")
 _PLAIN_TIERS: Final = (None, "auto", "default", "standard", "standard_only")
 _MAX_METADATA: Final = 16
 _METADATA: Final = re.compile(r"[a-zA-Z0-9\s:_@$#=/+,.-]{0,256}")
-_NEUTRAL: Final = {"verbosity": "medium", "cache_retention": "in_memory"}  # values that ask for what there is anyway
-_LOST: Final = (
-    "frequency_penalty", "presence_penalty", "seed", "logprobs", "logit_bias", "cache_key", "cache_retention", "store",
-    "verbosity",
+_UNSAYABLE: Final = (
+    "n", "frequency_penalty", "presence_penalty", "seed", "logprobs", "logit_bias", "cache_key", "cache_retention",
+    "store", "verbosity",
 )  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def write_tools(body: Json, request: Request, blocks: Blocks, called: list[str],
     if mode == "required":
         body["toolConfig"]["toolChoice"] = {"tool": {"name": names[0]}} if forced else {"any": {}}
     if request.parallel_tools is False:
-        report.lose("parallel_tools")
+        report.map("parallel_tools")  # `wire.one_call` keeps it
 
 
 def _tools(request: Request, blocks: Blocks, offered: set[str] | None, report: Report) -> list[Json]:
@@ -124,8 +124,9 @@ def _sampling(request: Request, report: Report) -> Json:
 def _stops(body: Json, request: Request, report: Report, *, claude: bool) -> Json:
     """The service refuses an empty one, Anthropic's models one of white space alone."""
     stops = [text for text in request.stop if (text.strip() if claude else text)]
+    kept = set(stops)
     for number, text in enumerate(request.stop):
-        if text not in stops:
+        if text not in kept:
             report.lose(f"stop[{number}]")
     if stops and claude:  # the answer then says which of them it was
         body["additionalModelResponseFieldPaths"] = ["/stop_sequence"]
@@ -143,26 +144,10 @@ def _write_output(body: Json, output: Output, report: Report) -> None:
     if output.schema is None:
         report.lose("output")
         return
-    schema: Json = {"schema": orjson.dumps(_closed(output.schema)).decode()}
+    schema: Json = {"schema": orjson.dumps(closed(output.schema)).decode()}
     schema |= {"name": output.name} if output.name else {}
     schema |= {"description": output.description} if output.description else {}
     body["outputConfig"] = {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": schema}}}
-
-
-def _closed(schema: Any) -> Any:  # noqa: ANN401 - JSON schema: objects, lists and truth values
-    """The schema with every object closed, as the service wants it; one that is said to be open stays, and is refused."""
-    if isinstance(schema, list):
-        return [_closed(one) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    said = {
-        name: value if name in ("enum", "const", "default", "examples") else _closed(value)
-        for name, value in schema.items()
-    }
-    kind = said.get("type")
-    if (kind == "object" or (isinstance(kind, list) and "object" in kind)) and "additionalProperties" not in said:
-        said["additionalProperties"] = False
-    return said
 
 
 def _write_metadata(body: Json, request: Request, report: Report) -> None:
@@ -188,10 +173,5 @@ def _write_metadata(body: Json, request: Request, report: Report) -> None:
 
 
 def _lose_rest(request: Request, report: Report) -> None:
-    if request.n is not None and request.n != 1:
-        report.lose("n")
-    for name in _LOST:
-        value = getattr(request, name)
-        if (value if name.endswith("penalty") else says(value)) and value != _NEUTRAL.get(name):
-            report.lose(name)
+    lose_asked(report, request, _UNSAYABLE)
     lose_all(report, "", request.extra)

@@ -1,26 +1,17 @@
-"""How much to think: what is said of it to Anthropic's models at Bedrock, and what that leaves of the sampling.
+"""How much to think: what is said of it to models at Bedrock, and what that leaves of the sampling.
 
-It is a matter of the model's maker (`additionalModelRequestFields`); other makers' models are told nothing. Models before
-Claude 4.6 are given a number of tokens, which the answer's limit must exceed; later ones decide for themselves and are given
-an effort.
-
-**What the service refuses,** and so is left out and told: thinking where a tool is forced; a number of tokens where the last
-turn called tools without thoughts of this service before it; beside thinking a top_k, any temperature but 1, a top_p below
-0.95. From 4.7 on there is no sampling at all.
+It is a matter of the model's maker (`additionalModelRequestFields`): what Anthropic's models take is in `wire.claude`;
+Amazon's Nova 2 and OpenAI's open models take one of three efforts; other makers' models are told nothing. Nova's highest
+effort is refused beside a limit or sampling: such a call gets the middle one.
 """
 
-import re
 from typing import Final
 
-from sidecar.wire.neutral import EFFORT_TOKENS, Json, Reasoning, Report, Request, effort_of
-from sidecar.wire.spokes.converse.blocks import makes_claude
+from sidecar.wire.claude import ADAPTIVE_FROM, calm, plan, version_of
+from sidecar.wire.neutral import Effort, Json, Reasoning, Report, Request, effort_of
 
-_VERSION: Final = re.compile(r"anthropic\.claude-(?:[a-z]+-)*?v?(\d{1,2})(?:[-.](\d{1,2}))?(?!\d)")
-_ADAPTIVE_FROM: Final = (4, 6)
-_NO_SAMPLING_FROM: Final = (4, 7)
-_MIN_BUDGET: Final = 1024
-_ANSWER_TOKENS: Final = 4096  # left to the answer where a call that thinks names no limit
-_MIN_TOP_P: Final = 0.95
+_EFFORTS: Final[dict[Effort, Effort]] = {"minimal": "low", "xhigh": "high", "max": "high"}  # of those that take three
+_REFUSED_BESIDE_HIGH: Final = frozenset({"maxTokens", "temperature", "topP"})
 
 
 def write_thinking(body: Json, request: Request, report: Report, *, unsigned: bool) -> None:
@@ -28,107 +19,45 @@ def write_thinking(body: Json, request: Request, report: Report, *, unsigned: bo
 
     `unsigned`: the last turn called tools, and does not begin with thoughts that this service signed.
     """
-    reasoning, version = request.reasoning, _claude(request.model)
-    if version is None:
-        if reasoning is not None and reasoning != Reasoning():
-            report.lose("reasoning")
+    version = version_of(request.model)
+    if not version[0]:
+        if request.reasoning is not None and request.reasoning != Reasoning():
+            _write_effort(body, request.model, request.reasoning, report)
         return
-    thinking, exact = None, True
-    if reasoning is not None:
-        if version >= _ADAPTIVE_FROM:
-            thinking, exact = _adaptive(body, reasoning)
-        else:
-            thinking, exact = _budget(body, request, reasoning, report, unsigned=unsigned)
-    thinks = thinking is not None and thinking["type"] != "disabled"
-    if thinking is not None:
-        body.setdefault("additionalModelRequestFields", {})["thinking"] = thinking
-    if not exact:
-        report.map("reasoning")
-    if version >= _NO_SAMPLING_FROM:
-        _lose_sampling(body, report)
-    elif thinks:
-        _calm(body, report)
-
-
-def _claude(model: str) -> tuple[int, int] | None:
-    """The version of a model of Anthropic's; a name without one is a later one. None: another maker's."""
-    if not makes_claude(model):
-        return None
-    found = _VERSION.search(model)
-    return (99, 0) if found is None else (int(found[1]), int(found[2] or 0))
-
-
-def _forced(body: Json) -> bool:
-    return "toolChoice" in body.get("toolConfig", ())
-
-
-def _adaptive(body: Json, reasoning: Reasoning) -> tuple[Json | None, bool]:
-    """For a model that decides for itself. Second: whether it is just what was asked for."""
-    effort = reasoning.effort
-    if effort is None and reasoning.budget_tokens is not None:
-        effort = effort_of(reasoning.budget_tokens)
-    if effort == "none":
-        return {"type": "disabled"}, True
-    if effort is not None:
-        effort = "low" if effort == "minimal" else effort
-        if _forced(body) and effort in ("xhigh", "max"):
-            effort = "high"  # without thinking there is no more
-        body["outputConfig"] = {**body.get("outputConfig", {}), "effort": effort}
-    elif not (reasoning.adaptive or reasoning.show or reasoning.summary):
-        return None, True
-    if _forced(body):
-        return None, False
-    return _shown({"type": "adaptive"}, reasoning), effort == reasoning.effort and reasoning.summary in (None, "auto")
-
-
-def _budget(
-    body: Json, request: Request, reasoning: Reasoning, report: Report, *, unsigned: bool
-) -> tuple[Json | None, bool]:
-    """For a model that is given a number of tokens, and does not think unless it is."""
-    asked = reasoning.budget_tokens
-    if asked is None:
-        effort = reasoning.effort or ("medium" if reasoning.adaptive else None)
-        if effort is None:
-            return None, not (reasoning.show or reasoning.summary)
-        asked = EFFORT_TOKENS[effort]
-    if asked <= 0:
-        return None, True
-    budget, limit = max(asked, _MIN_BUDGET), request.max_tokens
-    if limit is not None and budget >= limit:
-        budget = max(limit // 2, _MIN_BUDGET)
-    if unsigned or _forced(body) or (limit is not None and budget >= limit):
-        return None, False
-    if limit is None:
-        body["inferenceConfig"]["maxTokens"] = budget + _ANSWER_TOKENS
+    forced = "toolChoice" in body.get("toolConfig", ())
+    made = plan(request, version, forced=forced, unsigned=unsigned)
+    if made.effort is not None:
+        capped = forced and made.effort in ("xhigh", "max")  # without thinking there is no more than high
+        body["outputConfig"] = {**body.get("outputConfig", {}), "effort": "high" if capped else made.effort}
+    if made.thinks or (made.thinking is not None and version >= ADAPTIVE_FROM):
+        body.setdefault("additionalModelRequestFields", {})["thinking"] = made.thinking
+    if made.thinks and made.max_tokens is not None:
+        body["inferenceConfig"]["maxTokens"] = made.max_tokens
         report.map("max_tokens")
-    exact = budget == reasoning.budget_tokens and reasoning.summary is None
-    return _shown({"type": "enabled", "budget_tokens": budget}, reasoning), exact
+    if not made.exact:
+        report.map("reasoning")
+    more = body.get("additionalModelRequestFields", {})
+    calm(version, body["inferenceConfig"], more, report, top_p="topP", thinks=made.thinks)
 
 
-def _shown(thinking: Json, reasoning: Reasoning) -> Json:
-    show = True if reasoning.show is None and reasoning.summary else reasoning.show
-    if show is not None:
-        thinking["display"] = "summarized" if show else "omitted"
-    return thinking
-
-
-def _calm(body: Json, report: Report) -> None:
-    """The sampling that is allowed beside thinking."""
-    config = body["inferenceConfig"]
-    if config.pop("temperature", 1) != 1:
-        report.map("temperature")
-    if body["additionalModelRequestFields"].pop("top_k", None) is not None:
-        report.lose("top_k")
-    if config.get("topP", 1) < _MIN_TOP_P:
-        config["topP"] = _MIN_TOP_P
-        report.map("top_p")
-
-
-def _lose_sampling(body: Json, report: Report) -> None:
-    """The sampling of a model that has none; 1 is what it does."""
-    config = body["inferenceConfig"]
-    for name, ours in (("temperature", "temperature"), ("top_p", "topP")):
-        if config.pop(ours, 1) != 1:
-            report.lose(name)
-    if body.get("additionalModelRequestFields", {}).pop("top_k", None) is not None:
-        report.lose("top_k")
+def _write_effort(body: Json, model: str, reasoning: Reasoning, report: Report) -> None:
+    """What other makers' models are told."""
+    nova, open_model = "amazon.nova-2" in model, "openai.gpt-oss" in model
+    if not (nova or open_model):
+        report.lose("reasoning")
+        return
+    budget, said = reasoning.budget_tokens, reasoning.effort or ("medium" if reasoning.adaptive else None)
+    if budget is not None and (said is None or budget <= 0):
+        said = effort_of(budget)
+    if said == "none" and open_model:
+        said = "low"  # it always thinks
+    said = None if said is None else _EFFORTS.get(said, said)
+    if said == "high" and nova and body["inferenceConfig"].keys() & _REFUSED_BESIDE_HIGH:
+        said = "medium"
+    if reasoning != Reasoning(effort=said):
+        report.map("reasoning")
+    if said is not None and open_model:
+        body.setdefault("additionalModelRequestFields", {})["reasoning_effort"] = said
+    elif said not in (None, "none"):  # without a word it does not think
+        config = {"type": "enabled", "maxReasoningEffort": said}
+        body.setdefault("additionalModelRequestFields", {})["reasoningConfig"] = config

@@ -165,6 +165,8 @@ def _write_thinking(reasoning: Reasoning, model: str, report: Report) -> Json:
         said["includeThoughts"] = True
         report.map("reasoning.summary")
     if reasoning.budget_tokens is not None:
+        if reasoning.effort is not None:
+            report.map("reasoning.effort")  # the service takes one of the two
         return {**said, "thinkingBudget": _budget(reasoning.budget_tokens, model, report)}
     effort = reasoning.effort
     if effort is None:

@@ -15,7 +15,7 @@ the standard alphabet.
 
 from sidecar.wire.members import Json, wrong
 from sidecar.wire.neutral import AnyPart, Message, Report, Request, Role, Text, Thinking, ToolCall
-from sidecar.wire.spoke import lose_all
+from sidecar.wire.spoke import lose_all, lose_asked
 from sidecar.wire.spokes.generate.calls import CallIds
 from sidecar.wire.spokes.generate.config import read_config, signs_calls, write_config
 from sidecar.wire.spokes.generate.members import GenerateMembers
@@ -121,11 +121,9 @@ def write_request(request: Request, report: Report) -> Json:
     if own:
         return _with_extra(body, request.extra)
     lose_all(report, "", request.extra)
-    for name in _UNSAYABLE:
-        if getattr(request, name):
-            report.lose(name)
-    if request.parallel_tools is False:
-        report.lose("parallel_tools")
+    lose_asked(report, request, _UNSAYABLE)
+    if request.parallel_tools is False and request.tools:
+        report.map("parallel_tools")  # `wire.one_call` keeps it
     return body
 
 

@@ -129,15 +129,16 @@ class GenerateWriter:
 
     def _tell(self, usage: Usage, said: Json | None) -> None:
         """Field by field, what was told last; the provider's own words are whole each time."""
-        self._fresh = True
         if self._writer.own and said is not None:
             self._said = said
+            self._fresh = bool(said)
             return
         if self._usage is not None:
             news = {name: value for name, value in asdict(usage).items() if value is not None}
             usage = Usage(**{**asdict(self._usage), **news})
         self._usage = usage
         self._said = write_usage(usage)
+        self._fresh = bool(self._said)  # what told nothing is no usage
 
     # ---- parts
 

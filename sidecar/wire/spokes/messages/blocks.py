@@ -12,8 +12,6 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-import orjson
-
 from sidecar.wire.neutral import (
     AnyPart,
     Format,
@@ -26,28 +24,19 @@ from sidecar.wire.neutral import (
     ToolCall,
     ToolResult,
 )
-from sidecar.wire.spoke import lose_all
+from sidecar.wire.saying import arguments_of
+from sidecar.wire.spoke import Distinct, lose_all
 from sidecar.wire.spokes.messages.parts import MADE_BY
 
 _IMAGES: Final = ("image/jpeg", "image/png", "image/gif", "image/webp")
 _PDF: Final = "application/pdf"
 _NO_ID: Final = re.compile(r"[^a-zA-Z0-9_-]")  # what the ids of calls must not have
+_MAX_ID_CHARS: Final = 1 << 20  # there is no limit
 
 
 def cache_control(cache: str) -> Json:
     """What Anthropic calls it; five minutes are its default."""
     return {"type": "ephemeral", "ttl": "1h"} if cache == "1h" else {"type": "ephemeral"}
-
-
-def arguments_of(call: ToolCall) -> tuple[Json, bool]:
-    """A call's arguments as the object that they must be, and whether they are said in other words then."""
-    if not call.arguments and not call.custom:
-        return {}, False
-    try:
-        value = None if call.custom else orjson.loads(call.arguments)
-    except orjson.JSONDecodeError:
-        value = None
-    return (value, False) if isinstance(value, dict) else ({"arguments": call.arguments}, True)
 
 
 class Blocks:
@@ -61,6 +50,7 @@ class Blocks:
         self._report = report
         self._answer = answer
         self._ids: dict[str, str] = {}
+        self._call_ids = Distinct("_", _MAX_ID_CHARS)
 
     def of(self, parts: Sequence[AnyPart], where: str, *, media: bool = True) -> list[Json]:
         """The blocks of one turn, or of one tool's result. `media`: other formats' images may stand here."""
@@ -134,10 +124,7 @@ class Blocks:
             return said
         made = self._ids.get(said)
         if made is None:
-            made = _NO_ID.sub("_", said) or "_"
-            while made in self._ids.values():
-                made += "_"
-            self._ids[said] = made
+            made = self._ids[said] = self._call_ids.make(_NO_ID.sub("_", said) or "_")
         return made
 
     def _thoughts(self, part: Thinking, at: str) -> Json | None:
@@ -178,6 +165,8 @@ class Blocks:
         block: Json = {"type": part.kind, "source": source}
         if part.name is not None and part.kind == "document":
             block["title"] = part.name
+        elif part.name is not None:
+            self._report.map(f"{at}.name")  # a label: what it names is there
         return block
 
     @staticmethod

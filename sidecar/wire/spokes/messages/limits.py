@@ -3,14 +3,18 @@
 What the API does not have is lost where it was asked for: a penalty of 0, one answer, or `store: false` asks for nothing.
 """
 
-from typing import Any, Final
+from typing import Final
 
 from sidecar.wire.neutral import Json, Output, Report, Request
-from sidecar.wire.spoke import lose_all, says
+from sidecar.wire.saying import closed
+from sidecar.wire.spoke import lose_all, lose_asked
 
 MAX_TOKENS: Final = 4096  # of a call that names no limit: the API wants one
 _TIERS: Final = {"auto": "auto", "priority": "auto", "default": "standard_only", "standard_only": "standard_only"}
-_NEUTRAL: Final = {"verbosity": "medium", "cache_retention": "in_memory"}  # values that ask for what there is anyway
+_UNSAYABLE: Final = (
+    "n", "frequency_penalty", "presence_penalty", "seed", "logprobs", "logit_bias", "metadata", "cache_key",
+    "cache_retention", "store", "verbosity",
+)  # fmt: skip
 
 
 def write_limits(body: Json, request: Request, report: Report) -> None:
@@ -74,7 +78,7 @@ def _write_output(body: Json, output: Output, report: Report) -> None:
     if output.schema is None:
         report.lose("output")
         return
-    schema = _closed(output.schema)
+    schema = closed(output.schema)
     if schema != output.schema:
         report.map("output.schema")
     body["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
@@ -83,31 +87,7 @@ def _write_output(body: Json, output: Output, report: Report) -> None:
     lose_all(report, "output", output.extra)
 
 
-def _closed(schema: Any) -> Any:  # noqa: ANN401 - JSON schema: objects, lists and truth values
-    """The schema with every object closed, as the API wants it; one that is said to be open stays and is refused there."""
-    if isinstance(schema, list):
-        return [_closed(one) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    said = {
-        name: value if name in ("enum", "const", "default", "examples") else _closed(value)
-        for name, value in schema.items()
-    }
-    kind = said.get("type")
-    if (kind == "object" or (isinstance(kind, list) and "object" in kind)) and "additionalProperties" not in said:
-        said["additionalProperties"] = False
-    return said
-
-
 def _lose_rest(request: Request, report: Report) -> None:
     """What the API cannot be asked for."""
-    if request.n is not None and request.n != 1:
-        report.lose("n")
-    for name in ("frequency_penalty", "presence_penalty"):
-        if getattr(request, name):
-            report.lose(name)
-    for name in ("seed", "logprobs", "logit_bias", "metadata", "cache_key", "cache_retention", "store", "verbosity"):
-        value = getattr(request, name)
-        if says(value) and value != _NEUTRAL.get(name):
-            report.lose(name)
+    lose_asked(report, request, _UNSAYABLE)
     lose_all(report, "", request.extra)

@@ -22,6 +22,7 @@ from sidecar.wire.neutral import (
     AnyPart,
     Choice,
     Json,
+    Problem,
     Report,
     Request,
     Response,
@@ -31,10 +32,12 @@ from sidecar.wire.neutral import (
     ToolCall,
 )
 from sidecar.wire.openai import OpenAIUsage, to_usage
+from sidecar.wire.openai_problem import problem_in
 from sidecar.wire.reading import read_as
+from sidecar.wire.saying import Saying
+from sidecar.wire.spoke import problem_of
 from sidecar.wire.spokes.responses.items import Ids, ItemWriter, has_refusal, paths, read_item
 from sidecar.wire.spokes.responses.logprobs import read_logprobs
-from sidecar.wire.spokes.responses.parts import Saying
 from sidecar.wire.spokes.responses.request import settings
 from sidecar.wire.spokes.responses.tools import write_choice, write_tools
 
@@ -56,6 +59,7 @@ REASONS: Final[dict[Stop, str]] = {
 _EXACT: Final = frozenset({"stop", "length", "tool_calls", "content_filter", "error"})
 _TIERS: Final = frozenset({"auto", "default", "flex", "scale", "priority"})
 _USUAL: Final = frozenset({"standard", "on_demand"})
+FAILED: Final = "the provider's answer failed or was cancelled"
 _FAILED: Final[Json] = {"code": "server_error", "message": "the provider's answer failed"}
 _usage = msgspec.json.Decoder(OpenAIUsage)
 
@@ -80,6 +84,7 @@ def read_response(body: Json) -> Response:
             wrong(where, "an object", item)
         parts += read_item(item, where)
     tier, said = members.text("service_tier"), members.mapping("usage")
+    problem = _read_failure(members)
     choice = Choice(index=0, parts=parts, logprobs=_take_logprobs(parts))
     choice.stop, choice.extra = take_stop(members, called=called_of(parts), refused=has_refusal(parts))
     members.any("object")
@@ -92,9 +97,18 @@ def read_response(body: Json) -> Response:
         usage=None if said is None else read_usage(said, tier),
         usage_said=said,
         service_tier=tier,
+        problem=problem,
         frame=take_echo(members),
         extra=members.rest(),
     )
+
+
+def _read_failure(members: Members) -> Problem | None:
+    """What the provider says of an answer that failed; it is not taken by this."""
+    if members.peek("status") not in ("failed", "cancelled"):
+        return None
+    error = members.peek("error")
+    return problem_in(None, {"error": error}) if isinstance(error, dict) else problem_of(502, FAILED)
 
 
 def take_echo(members: Members) -> Json | None:
@@ -160,7 +174,7 @@ def read_usage(said: Json, tier: str | None) -> Usage | None:
 
 def write_response(response: Response, request: Request, report: Report) -> Json:
     """The answer as a client of this format wants it."""
-    saying = Saying(response.format, report)
+    saying = Saying("responses", response.format, report)
     for choice in response.choices[1:]:
         report.lose(f"choices[{choice.index}]")
     said = head(response.id, response.model or request.model, response.created, request, saying)
@@ -197,7 +211,7 @@ def head(answer_id: str, model: str, created: int | None, request: Request, sayi
     }
     if saying.own:
         return said
-    unheard = Saying(request.format, Report())  # what the request could not say was told when it was sent
+    unheard = Saying("responses", request.format, Report())  # what the request could not say was told when it was sent
     said["tools"] = write_tools(request, unheard)
     if request.tool_choice is not None:
         said["tool_choice"] = write_choice(request.tool_choice, request)

@@ -12,8 +12,9 @@ from typing import Any, Final
 from sidecar.errors import TranslationError
 from sidecar.wire.members import Members, wrong
 from sidecar.wire.neutral import AnyPart, Json, Message, Opaque, Text, Thinking, ToolCall, ToolResult
+from sidecar.wire.saying import Saying
 from sidecar.wire.spokes.responses.items import ItemWriter, paths, read_item, take_frame, whole
-from sidecar.wire.spokes.responses.parts import Saying, read_content, write_content
+from sidecar.wire.spokes.responses.parts import read_content, write_content
 
 _OUTPUTS: Final = {"function_call_output": False, "custom_tool_call_output": True}  # whether of a custom tool
 
@@ -161,6 +162,6 @@ def _write_output(result: ToolResult, where: str, custom: set[str], saying: Sayi
         said["name"] = result.name
     if result.failed:
         saying.report.map(f"{where}.failed")  # its text says it
-    saying.cache(result, where)
+    saying.marks(result.cache, where)
     said.update(saying.kept(result.extra, where))
     return said

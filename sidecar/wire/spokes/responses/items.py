@@ -26,8 +26,9 @@ from sidecar.wire.neutral import (
     TokenLogprob,
     ToolCall,
 )
+from sidecar.wire.saying import Saying
 from sidecar.wire.spokes.responses.logprobs import write_logprobs
-from sidecar.wire.spokes.responses.parts import Saying, read_content, write_part
+from sidecar.wire.spokes.responses.parts import read_content, write_part
 
 MADE_BY: Final = "sidecar:"  # begins the encrypted content of another maker
 REDACTED: Final = "redacted:"  # and then what is no text at all
@@ -220,7 +221,7 @@ class ItemWriter:
     def _call(self, call: ToolCall, where: str) -> Json:
         if call.signature is not None:
             self._saying.report.map(f"{where}.signature")  # only its maker wants it
-        self._saying.cache(call, where)
+        self._saying.marks(call.cache, where)
         item = call_item(call)
         self._begin(item, "ctc" if call.custom else "fc", call.frame or {})
         item.update(self._saying.kept(call.extra, where))

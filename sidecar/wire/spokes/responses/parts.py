@@ -6,40 +6,15 @@ A content that is one plain text is written as a string, and an empty one as "".
 What it does not know: items, and where a part stands in them (`items`).
 """
 
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from sidecar.wire.members import Members, wrong
-from sidecar.wire.neutral import AnyPart, Format, Json, Media, Opaque, Refusal, Report, Text
-from sidecar.wire.spoke import lose_all
+from sidecar.wire.neutral import AnyPart, Json, Media, Opaque, Refusal, Text
+from sidecar.wire.saying import Saying, split_data_url
 
 TextType = Literal["input_text", "output_text"]
 _SOUNDS: Final = {"mp3": "audio/mpeg", "wav": "audio/wav"}
 _EMPTY: Final = ("annotations", "logprobs")  # say nothing when they are empty
-
-
-@dataclass(frozen=True, slots=True)
-class Saying:
-    """What every writer of Responses asks: whose format the nodes come from, and where to report."""
-
-    source: Format
-    report: Report
-
-    @property
-    def own(self) -> bool:
-        return self.source == "responses"
-
-    def kept(self, extra: Json, where: str) -> Json:
-        """Members to put back; of another format none, and they are reported."""
-        if extra and not self.own:
-            lose_all(self.report, where, extra)
-            return {}
-        return extra
-
-    def cache(self, part: AnyPart, where: str) -> None:
-        """Servers of this format cache on their own: a mark of what to cache is mapped, not lost."""
-        if part.cache is not None:
-            self.report.map(f"{where}.cache")
 
 
 # ---- reading
@@ -79,15 +54,6 @@ def _read_part(item: Any, where: str) -> AnyPart:  # noqa: ANN401 - whatever JSO
         return Opaque(value=item)
     part.extra.update(members.rest())
     return part
-
-
-def split_data_url(url: str) -> tuple[str, str] | None:
-    """Media type and base64 text of a data URL; None where it is another one, or has parameters."""
-    head, comma, data = url[:200].partition(";base64,")
-    kind = head.removeprefix("data:")
-    if not comma or kind == head or not kind or "," in kind or ";" in kind:
-        return None
-    return kind, data if len(url) <= 200 else url[len(head) + len(comma) :]
 
 
 def _read_image(members: Members) -> Media | None:
@@ -151,6 +117,8 @@ def write_part(part: AnyPart, where: str, kind: TextType, saying: Saying) -> Jso
             said = {"type": kind, "text": part.text}
         case Media() if kind == "input_text" or saying.own:
             said = _write_media(part, where, saying)
+            if said is not None and part.name is not None and part.kind != "document":
+                saying.report.map(f"{where}.name")  # a label: what it names is there
         case Opaque() if saying.own:
             return part.value
         case _:
@@ -158,7 +126,7 @@ def write_part(part: AnyPart, where: str, kind: TextType, saying: Saying) -> Jso
     if said is None:
         saying.report.lose(where)
         return None
-    saying.cache(part, where)
+    saying.marks(part.cache, where)
     if part.extra:
         _put_back(said, saying.kept(part.extra, where))
     return said

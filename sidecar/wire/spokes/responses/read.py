@@ -19,10 +19,10 @@ import orjson
 from sidecar.errors import TranslationError
 from sidecar.wire.members import Members
 from sidecar.wire.neutral import Done, Event, Failed, Json, Ping, Start, Stopped, Told
+from sidecar.wire.openai_problem import problem_in
 from sidecar.wire.spoke import problem_of, says
-from sidecar.wire.spokes.responses.answer import read_usage, take_echo, take_stop
+from sidecar.wire.spokes.responses.answer import FAILED, read_usage, take_echo, take_stop
 from sidecar.wire.spokes.responses.output import CALL_TEXTS, TEXTS, OutputReader
-from sidecar.wire.spokes.responses.problem import problem_in
 from sidecar.wire.sse import SseEvent
 
 _MAX_DEPTH: Final = 200  # what is nested deeper cannot be written again
@@ -145,7 +145,7 @@ class ResponsesReader:
         said = body.get("response")
         problem = problem_in(None, said if isinstance(said, dict) else body)
         if problem.message == problem_of(500).message and isinstance(said, dict):
-            problem = problem_of(502, "the provider's answer failed or was cancelled")
+            problem = problem_of(502, FAILED)
         whole = said if isinstance(said, dict) else {}
         counts, tier = whole.get("usage"), whole.get("service_tier")
         usage = read_usage(counts, tier if isinstance(tier, str) else None) if isinstance(counts, dict) else None

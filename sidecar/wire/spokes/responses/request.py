@@ -16,8 +16,9 @@ import orjson
 
 from sidecar.wire.members import Members, wrong
 from sidecar.wire.neutral import Effort, Json, Message, Output, Reasoning, Report, Request, Text, effort_of
+from sidecar.wire.saying import Saying
+from sidecar.wire.spoke import lose_asked
 from sidecar.wire.spokes.responses.input import read_input, write_input
-from sidecar.wire.spokes.responses.parts import Saying
 from sidecar.wire.spokes.responses.tools import read_choice, read_tool, write_choice, write_tools
 
 LOGPROBS: Final = "message.output_text.logprobs"
@@ -35,6 +36,7 @@ _HARMLESS: Final = (
     ("truncation", ("disabled",)),
     ("stream_options", ({"include_obfuscation": True}, {"include_obfuscation": False})),
 )  # what no other format needs to be told: it does so
+_UNSAYABLE: Final = ("top_k", "seed", "stop", "frequency_penalty", "presence_penalty", "logit_bias", "n")
 _MAX_TEMPERATURE: Final = 2
 _MIN_TOKENS: Final = 16  # OpenAI refuses a smaller limit
 
@@ -148,7 +150,7 @@ def _read_reasoning(members: Members, request: Request) -> None:
 
 def write_request(request: Request, report: Report) -> Json:
     """The call as a server of this format wants it. What it cannot say is reported, never raised."""
-    saying = Saying(request.format, report)
+    saying = Saying("responses", request.format, report)
     said: Json = {"model": request.model}
     first = _write_instructions(said, request, saying)
     said["input"] = write_input(request.messages, first, saying)
@@ -158,7 +160,7 @@ def write_request(request: Request, report: Report) -> Json:
     said.update(settings(request, report))
     if not saying.own:
         _say_unasked(said, request)
-        _lose_rest(request, report)
+        lose_asked(report, request, _UNSAYABLE)
     _put_back(said, saying.kept(request.extra, ""))
     if saying.own:
         _put_back_spelled(said, request)
@@ -175,7 +177,7 @@ def _write_instructions(said: Json, request: Request, saying: Saying) -> int:
         return 0
     if not saying.own and (first.name is not None or first.extra or part.extra or not part.text):
         return 0
-    saying.cache(part, "messages[0].content[0]")
+    saying.marks(part.cache, "messages[0].content[0]")
     said["instructions"] = part.text
     return 1
 
@@ -193,7 +195,7 @@ def _write_tools(said: Json, request: Request, saying: Saying) -> None:
 
 def settings(request: Request, report: Report) -> Json:
     """The members about the answer, its form and its service; an answer repeats them."""
-    saying = Saying(request.format, report)
+    saying = Saying("responses", request.format, report)
     said: Json = {}
     if request.max_tokens is not None:
         said["max_output_tokens"] = _bounded(request.max_tokens, "max_tokens", saying)
@@ -248,7 +250,7 @@ def _write_reasoning(request: Request, report: Report) -> Json:
     said: Json = {}
     if reasoning is None:
         return said
-    if reasoning.effort is not None:
+    if reasoning.effort is not None and reasoning.budget_tokens != 0:  # no thinking at all, whatever the effort
         said["effort"] = reasoning.effort
     elif reasoning.budget_tokens is not None:
         said["effort"] = effort_of(reasoning.budget_tokens)
@@ -270,15 +272,6 @@ def _say_unasked(said: Json, request: Request) -> None:
         said["include"] = [_SEALED]
     if request.logprobs is not None:
         said["include"] = [*said.get("include", ()), LOGPROBS]
-
-
-def _lose_rest(request: Request, report: Report) -> None:
-    """What this format does not have; a penalty of 0 and one answer ask for nothing."""
-    for name in ("top_k", "seed", "stop", "frequency_penalty", "presence_penalty", "logit_bias"):
-        if getattr(request, name) or (name in ("seed", "top_k") and getattr(request, name) is not None):
-            report.lose(name)
-    if request.n is not None and request.n > 1:
-        report.lose("n")
 
 
 def _put_back(said: Json, extra: Json) -> None:

@@ -18,10 +18,10 @@ from sidecar.wire.neutral import (
     TokenLogprob,
     ToolCall,
 )
+from sidecar.wire.saying import Saying
 from sidecar.wire.spoke import lose_all
 from sidecar.wire.spokes.responses.items import Ids, call_item, sealed
 from sidecar.wire.spokes.responses.logprobs import write_logprobs
-from sidecar.wire.spokes.responses.parts import Saying
 
 Events = list[tuple[str, Json]]
 _NAMES: Final = {

@@ -6,9 +6,10 @@ responses_logprobs                                  < responses_tools           
 
 from typing import Final
 
+from sidecar.wire.openai_problem import read_problem
 from sidecar.wire.spoke import Spoke
 from sidecar.wire.spokes.responses.answer import read_response, write_response
-from sidecar.wire.spokes.responses.problem import read_problem, write_problem
+from sidecar.wire.spokes.responses.problem import write_problem
 from sidecar.wire.spokes.responses.read import ResponsesReader
 from sidecar.wire.spokes.responses.request import read_request, write_request
 from sidecar.wire.spokes.responses.write import ResponsesWriter

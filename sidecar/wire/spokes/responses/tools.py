@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from sidecar.errors import TranslationError
 from sidecar.wire.members import Members, wrong
 from sidecar.wire.neutral import Json, Request, Tool, ToolChoice
-from sidecar.wire.spokes.responses.parts import Saying
+from sidecar.wire.saying import Saying
 
 _MODES: Final[dict[str, Literal["auto", "none", "required"]]] = {
     "auto": "auto",

@@ -37,8 +37,8 @@ from sidecar.wire.neutral import (
     TokenLogprob,
     Told,
 )
-from sidecar.wire.spokes.responses.answer import head, write_stop, write_tier, write_usage
-from sidecar.wire.spokes.responses.parts import Saying
+from sidecar.wire.saying import Saying
+from sidecar.wire.spokes.responses.answer import REASONS, head, write_stop, write_tier, write_usage
 from sidecar.wire.spokes.responses.problem import write_error, write_event
 from sidecar.wire.spokes.responses.said import Said, SaidPart
 
@@ -51,7 +51,7 @@ class ResponsesWriter:
     def __init__(self, request: Request, report: Report) -> None:
         self._request = request
         self._report = report
-        self._saying = Saying("responses", report)
+        self._saying = Saying("responses", "responses", report)
         self._sequence = 0
         self._head: Json = {}
         self._said = Said(self._saying, "")
@@ -106,7 +106,7 @@ class ResponsesWriter:
         return b"".join([self._event(kind, members) for kind, members in events])
 
     def _start(self, event: Start) -> bytes:
-        self._saying = Saying(event.format or "responses", self._report)
+        self._saying = Saying("responses", event.format or "responses", self._report)
         self._said = Said(self._saying, event.id)
         self._head = head(event.id, event.model or self._request.model, event.created, self._request, self._saying)
         self._head.update(write_tier(event.service_tier, self._saying))
@@ -141,7 +141,8 @@ class ResponsesWriter:
 
     def _stop(self, event: Stopped) -> bytes:
         self._stopped = event
-        cut = event.stop in ("length", "context", "content_filter", "error")
+        refused = event.stop == "refusal" and self._said.refused  # in a part of its own, which is whole
+        cut = event.stop == "error" or (event.stop in REASONS and not refused)
         return self._events(self._said.end("incomplete" if cut else "completed"))
 
     def _tell(self, usage: Usage, said: Json | None) -> None:

@@ -20,8 +20,8 @@ from sidecar.wire.neutral import (
     TokenLogprob,
     ToolCall,
 )
+from sidecar.wire.openai_problem import problem_in, read_problem, write_problem
 from sidecar.wire.spokes.chat.answer import read_response, write_response
-from sidecar.wire.spokes.chat.problem import problem_in, read_problem, write_problem
 
 ASKED = Request(format="chat", model="m", messages=[])
 OLD = Request(format="chat", model="m", messages=[], spelling={"calls": "functions"})
@@ -63,7 +63,7 @@ def test_a_stop_text_of_vllm_is_known() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"error": {"message": "secret"}}, "choices: expected a list, got null"),
+        ({"model": "secret"}, "choices: expected a list, got null"),
         ({"choices": [{}]}, "choices[0].message: expected an object, got null"),
         (
             {"choices": [{"message": {}, "finish_reason": 3}]},

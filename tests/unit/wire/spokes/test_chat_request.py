@@ -417,6 +417,7 @@ def test_what_chat_says_in_other_words_is_mapped() -> None:
     [
         (Reasoning(effort="high"), "high", []),
         (Reasoning(budget_tokens=0), "none", ["reasoning"]),
+        (Reasoning(budget_tokens=0, effort="low"), "none", ["reasoning"]),
         (Reasoning(budget_tokens=100), "minimal", ["reasoning"]),
         (Reasoning(budget_tokens=1024), "low", ["reasoning"]),
         (Reasoning(budget_tokens=60000), "xhigh", ["reasoning"]),

@@ -261,6 +261,19 @@ def test_thoughts_as_servers_write_them() -> None:
         ]
 
 
+def test_thoughts_amid_a_call_are_told_once() -> None:
+    """Their signed block waits with them."""
+    call = {"index": 0, "id": "c", "type": "custom", "custom": {"name": "shell", "input": "ls"}}
+    block = {"type": "thinking", "thinking": "hm", "signature": "s"}
+    deltas = ({"tool_calls": [call]}, {"reasoning_content": "hm"}, {"thinking_blocks": [block]})
+    assert read(*(chunk(delta) for delta in deltas), chunk({}, "stop"))[3:-1] == [
+        Open(choice=0, index=1, part=Thinking()),
+        Delta(choice=0, index=1, text="hm"),
+        Mark(choice=0, index=1, signature="s", origin="messages"),
+        Close(choice=0, index=1),
+    ]
+
+
 def test_thoughts_without_text_and_strange_ones() -> None:
     unsigned = {"thinking_blocks": [{"type": "thinking", "thinking": "", "signature": "s"}]}
     assert read(chunk(unsigned))[:2] == [

@@ -117,6 +117,19 @@ def test_media() -> None:
     assert mapped == ["messages[0].parts[2]", "messages[0].parts[3]"]
 
 
+def test_arguments_of_calls_are_objects() -> None:
+    calls: list[AnyPart] = [
+        ToolCall(id="a", name="f", arguments='{"b": 1}', signature="s"), ToolCall(id="b", name="f"),
+        ToolCall(id="c", name="shell", arguments="ls", custom=True),
+    ]  # fmt: skip
+    body, lost, mapped = written(messages=[Message(role="assistant", parts=calls)])
+    assert [call["function"]["arguments"] for call in body["messages"][0]["tool_calls"]] == [
+        '{"b": 1}', "{}", '{"arguments":"ls"}',
+    ]  # fmt: skip
+    where = "messages[0].parts"
+    assert (lost, mapped) == ([], [f"{where}[0].signature", f"{where}[2].arguments"])
+
+
 def test_results_hold_texts_only() -> None:
     parts: list[AnyPart] = [Media(kind="image", url="https://e.com"), Text(text="a", cache="5m", extra={"x": 1})]
     body, lost, mapped = written(
@@ -158,13 +171,13 @@ def test_only_named_tools_are_offered() -> None:
 def test_numbers() -> None:
     body, lost, mapped = written(
         max_tokens=9, temperature=1.5, top_p=1.0, top_k=40, frequency_penalty=-1, presence_penalty=0, n=1, seed=7,
-        stop=list("abcdef"), logprobs=3, stream=True,
+        stop=list("abcdefg"), logprobs=3, stream=True,
     )  # fmt: skip
     assert body == {
         "messages": [HI], "stream": True, "max_tokens": 9, "temperature": 1, "k": 40, "frequency_penalty": 0,
         "stop_sequences": list("abcde"), "seed": 7, "logprobs": True,
     }  # fmt: skip
-    assert lost == ["stop[5]", "logprobs"]
+    assert lost == ["stop[5]", "stop[6]", "logprobs"]
     assert mapped == ["temperature", "frequency_penalty"]
     assert written(logprobs=0, stop=["a"])[1:] == ([], [])
 
@@ -189,6 +202,7 @@ def test_members_that_cohere_has_no_word_for() -> None:
         (Reasoning(effort="high"), {"type": "enabled", "token_budget": 16384}, ["reasoning.effort"]),
         (Reasoning(effort="none"), {"type": "disabled"}, ["reasoning.effort"]),
         (Reasoning(budget_tokens=9), {"type": "enabled", "token_budget": 9}, []),
+        (Reasoning(budget_tokens=0, effort="low"), {"type": "disabled"}, ["reasoning.effort"]),
         (Reasoning(adaptive=True), {"type": "enabled"}, []),
         (Reasoning(summary="auto"), None, ["reasoning.summary"]),
     ],
@@ -204,6 +218,9 @@ def test_the_form_of_the_answer() -> None:
     assert body["response_format"] == {"type": "json_object", "json_schema": schema}
     assert lost == ["output.x"]
     assert written(output=Output())[0]["response_format"] == {"type": "json_object"}
+    body, lost, mapped = written(output=Output(schema=schema, description="a city"))
+    assert body["response_format"]["json_schema"]["description"] == "a city"
+    assert (lost, mapped) == ([], ["output.description"])
 
 
 # ---- answers
@@ -222,7 +239,7 @@ def test_an_answer() -> None:
     }  # fmt: skip
     tokens = [
         {"text": "a", "token_ids": [7], "logprobs": [-1]},
-        {"text": "bc", "token_ids": [8, 9], "logprobs": [-1, -2.5, "x"]},
+        {"text": "bc", "token_ids": [8, 9], "logprobs": [-1, -2.5, "x", 1e308, 2**63]},
         {},
     ]
     body = {"id": "r", "finish_reason": "TOOL_CALL", "message": message, "usage": USED, "logprobs": tokens, "more": 1}
@@ -233,7 +250,7 @@ def test_an_answer() -> None:
             index=0, stop="tool_calls", extra={"citations": [{"start": 0}]},
             parts=[
                 Text(text="I look"), Thinking(text="hm"), Text(text="a", extra={"x": 1}), Opaque(value={"type": "new"}),
-                ToolCall(id="c", name="f", arguments="{}"), ToolCall(id="d", name=""),
+                ToolCall(id="c", name="f", arguments="{}"), ToolCall(id="d", name="", arguments="{}"),
             ],
             logprobs=[
                 TokenLogprob(token="a", number=7, logprob=-1.0), TokenLogprob(token="bc", logprob=-3.5),
@@ -250,6 +267,8 @@ def test_an_answer() -> None:
         ({}, Usage()),
         ({"tokens": {"input_tokens": 7, "output_tokens": -1}}, Usage(input_tokens=7)),
         ({"billed_units": {"input_tokens": True}, "cached_tokens": 3.0}, Usage(cached_input_tokens=3)),
+        ({**USED, "cached_tokens": 5}, Usage(input_tokens=5, output_tokens=3, cached_input_tokens=5)),
+        ({**USED, "cached_tokens": 64}, Usage(input_tokens=5, output_tokens=3)),
     ],
 )
 def test_usage(usage: Json | None, read: Usage | None) -> None:
@@ -342,7 +361,8 @@ def test_a_plan_and_calls() -> None:
         Open(choice=0, index=0, part=Text(text="")), Delta(choice=0, index=0, text="I look"), Close(choice=0, index=0),
         Open(choice=0, index=1, part=ToolCall(id="c", name="f")), Delta(choice=0, index=1, text='{"a"'),
         Delta(choice=0, index=1, text=":1}"), Close(choice=0, index=1),
-        Open(choice=0, index=2, part=ToolCall(id="d", name="g")), Close(choice=0, index=2),
+        Open(choice=0, index=2, part=ToolCall(id="d", name="g")), Delta(choice=0, index=2, text="{}"),
+        Close(choice=0, index=2),
         Open(choice=0, index=3, part=Text(text="")), Delta(choice=0, index=3, text="x"), Close(choice=0, index=3),
         Stopped(choice=0, stop="stop", extra={"finish_reason": "NEW"}), Done(),
     ]  # fmt: skip
@@ -355,6 +375,12 @@ def test_an_error_at_the_end(reason: str, status: int, kind: str) -> None:
     assert (failed.problem.status, failed.problem.kind, failed.problem.message) == (status, kind, "broken")
 
 
+def test_what_an_error_cuts_is_not_whole() -> None:
+    """A text that was open is not closed: the error is all that follows."""
+    events = read(content("content-start", 0, text=""), content("content-delta", 0, text="Hi"), end(error="broken"))
+    assert [type(one) for one in events] == [Open, Delta, Failed]
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -365,6 +391,32 @@ def test_what_cannot_be_read_is_no_event(said: Any) -> None:
     assert read(said) == []
     assert list(SPOKE.stream_reader().feed(SseEvent(b"", b"[DONE]"))) == []
     assert list(SPOKE.stream_reader().feed(SseEvent(b"", orjson.dumps(end())))) == []
+
+
+def test_a_stream_begins_once() -> None:
+    """A second beginning is none, and an id of a wrong type does not keep the answer from beginning."""
+    again = {"type": "message-start", "id": "again"}
+    assert read(again, again) == []
+    assert list(SPOKE.stream_reader().feed(SseEvent(b"", orjson.dumps({"type": "message-start", "id": 3})))) == [
+        Start(id="", model="", format="cohere")
+    ]
+
+
+def test_a_call_that_did_not_begin_is_none() -> None:
+    """Nobody could answer a call without an id or a name; one that began without an id is named by its place."""
+    assert read(call("tool-call-delta", 0, function={"arguments": "{}"})) == []
+    assert read(call("tool-call-start", 2, function={"name": "f"})) == [
+        Open(choice=0, index=0, part=ToolCall(id="call_2", name="f"))
+    ]
+
+
+def test_thoughts_and_text_are_kept_apart() -> None:
+    """Also where a server counts both as the same piece of content, and does not say where one ends."""
+    events = read(content("content-delta", 0, thinking="hm"), content("content-delta", 0, text="a"))
+    assert events == [
+        Open(choice=0, index=0, part=Thinking()), Delta(choice=0, index=0, text="hm"), Close(choice=0, index=0),
+        Open(choice=0, index=1, part=Text(text="")), Delta(choice=0, index=1, text="a"),
+    ]  # fmt: skip
 
 
 VALUES = st.sampled_from(

@@ -190,7 +190,7 @@ def test_reasons_of_others(stop: Stop, sequence: str | None, reason: str, mapped
 def test_little_is_known_of_an_answer() -> None:
     body, report = written(Choice(index=0, parts=[]), id="", model="", created=10**30, service_tier="scale")
     assert body == {"candidates": [{"content": {"role": "model"}, "index": 0}]}
-    assert report.lost == ["service_tier"]
+    assert (report.lost, report.mapped) == ([], ["service_tier"])
     assert written(usage=Usage(output_tokens=3, reasoning_tokens=5))[0]["usageMetadata"] == {
         "candidatesTokenCount": 0,
         "thoughtsTokenCount": 5,

@@ -450,10 +450,16 @@ def test_members_that_gemini_has_no_word_for() -> None:
     assert body == {"contents": [HI], "generationConfig": {"stopSequences": list("abcde")}}
     assert lost == [
         "messages[0].parts[0].a", "messages[0].name", "messages[0].b", "seed", "stop[5]",
-        "service_tier", "c", "logit_bias", "user", "metadata", "cache_key", "cache_retention", "safety_identifier", "store",
-        "verbosity", "parallel_tools",
+        "c", "logit_bias", "store", "verbosity",
     ]  # fmt: skip
-    assert mapped == ["messages[0].parts[0].cache"]
+    assert mapped == [
+        "messages[0].parts[0].cache", "service_tier", "user", "metadata", "cache_key", "cache_retention", "safety_identifier",
+    ]  # fmt: skip
+
+
+def test_one_call_at_a_time_is_kept_elsewhere() -> None:
+    assert written(asked(messages=[], parallel_tools=False))[1:] == ([], [])
+    assert written(asked(messages=[], parallel_tools=False, tools=[Tool(name="f")]))[1:] == ([], ["parallel_tools"])
 
 
 def test_neutral_values_are_no_loss() -> None:
@@ -540,6 +546,7 @@ def test_a_strict_tool_that_may_be_called() -> None:
             [],
         ),
         ("gemini-2.5-pro", Reasoning(budget_tokens=0), {"thinkingBudget": 0}, []),
+        ("gemini-2.5-pro", Reasoning(budget_tokens=0, effort="low"), {"thinkingBudget": 0}, ["reasoning.effort"]),
         ("gemini-3-pro", Reasoning(effort="high"), {"thinkingLevel": "HIGH"}, []),
         ("gemini-3-pro", Reasoning(effort="none"), {"thinkingLevel": "MINIMAL"}, ["reasoning.effort"]),
         ("gemini-3-pro", Reasoning(adaptive=True, show=True), {"includeThoughts": True, "thinkingBudget": -1}, []),

@@ -301,6 +301,14 @@ def test_usage_that_nothing_follows_is_said_before_the_next() -> None:
     assert [chunk["usageMetadata"]["promptTokenCount"] for chunk in chunks] == [1, 2]
 
 
+def test_usage_that_tells_nothing_is_none() -> None:
+    chunks, _ = written(
+        Told(usage=Usage()), Open(choice=0, index=0, part=Text(text="")), Delta(choice=0, index=0, text="a"),
+        Close(choice=0, index=0), Stopped(choice=0, stop="stop"), Done(),
+    )  # fmt: skip
+    assert ["usageMetadata" in chunk for chunk in chunks] == [False, False]
+
+
 def test_an_end_without_a_reason_or_a_name() -> None:
     writer = GenerateWriter(ASKED, Report())
     writer.feed(Start(id="", model="", usage=Usage(input_tokens=3)))

@@ -42,14 +42,26 @@ def test_members_that_are_the_same() -> None:
     "members",
     [
         {"n": 2}, {"frequency_penalty": 0.5}, {"presence_penalty": -1}, {"seed": 0}, {"logprobs": 0},
-        {"logit_bias": {"1": 2}}, {"metadata": {"a": "b"}}, {"cache_key": "k"}, {"cache_retention": "24h"},
-        {"store": True}, {"verbosity": "low"}, {"output": Output()}, {"service_tier": "flex"}, {"x": 1},
+        {"logit_bias": {"1": 2}}, {"store": True}, {"verbosity": "low"}, {"output": Output()}, {"x": 1},
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked_for_is_lost(members: dict[str, Any]) -> None:
     name = next(iter(members))
     said, lost, mapped = say(**({"extra": members} if name == "x" else members))
     assert (said, lost, mapped) == ({}, [name], [])
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"metadata": {"a": "b"}}, {"cache_key": "k"}, {"cache_retention": "24h"}, {"service_tier": "flex"}, {"labels": 1},
+        {"prediction": {"type": "content"}},
+    ],
+)  # fmt: skip
+def test_hints_are_no_reason_to_refuse(members: dict[str, Any]) -> None:
+    name = next(iter(members))
+    said, lost, mapped = say(**({"extra": members} if name in ("labels", "prediction") else members))
+    assert (said, lost, mapped) == ({}, [], [name])
 
 
 @pytest.mark.parametrize(
@@ -68,7 +80,7 @@ def test_values_that_are_cut_or_renamed() -> None:
     assert say(service_tier="default") == ({"service_tier": "standard_only"}, [], ["service_tier"])
     assert say(stop=["\n", "a"]) == ({"stop_sequences": ["a"]}, ["stop[0]"], [])
     assert say(safety_identifier="s") == ({"metadata": {"user_id": "s"}}, [], ["safety_identifier"])
-    assert say(safety_identifier="s", user="u") == ({"metadata": {"user_id": "u"}}, ["safety_identifier"], [])
+    assert say(safety_identifier="s", user="u") == ({"metadata": {"user_id": "u"}}, [], ["safety_identifier"])
 
 
 def test_a_schema_is_closed() -> None:
@@ -144,6 +156,8 @@ def test_a_choice_among_some_offers_only_those() -> None:
     [
         (OLD, Reasoning(effort="none"), {"type": "disabled"}, None, False),
         (NEW, Reasoning(budget_tokens=0), {"type": "disabled"}, None, False),
+        (NEW, Reasoning(budget_tokens=0, effort="low"), {"type": "disabled"}, None, True),
+        (OLD, Reasoning(budget_tokens=2000, effort="low"), {"type": "enabled", "budget_tokens": 2000}, None, True),
         (OLD, Reasoning(effort="medium"), {"type": "enabled", "budget_tokens": 4096}, None, True),
         (OLD, Reasoning(effort="high"), {"type": "enabled", "budget_tokens": 4500}, None, True),
         (OLD, Reasoning(effort="minimal"), {"type": "enabled", "budget_tokens": 1024}, None, True),

@@ -244,14 +244,14 @@ def test_results_of_tools_are_one_turn() -> None:
     assert (lost, mapped) == ([], [])
     assert said["messages"][1]["content"] == [
         {"type": "tool_use", "id": "a_1", "name": "f", "input": {"x": 1}},
-        {"type": "tool_use", "id": "a_1_", "name": "g", "input": {}},
+        {"type": "tool_use", "id": "a_1_2", "name": "g", "input": {}},
         {"type": "tool_use", "id": "_", "name": "h", "input": {}},
     ]
     assert said["messages"][2] == {
         "role": "user",
         "content": [
             {"type": "tool_result", "tool_use_id": "a_1", "content": "1"},
-            {"type": "tool_result", "tool_use_id": "a_1_", "is_error": True},
+            {"type": "tool_result", "tool_use_id": "a_1_2", "is_error": True},
             {
                 "type": "tool_result",
                 "tool_use_id": "_",

@@ -19,8 +19,9 @@ from sidecar.wire.neutral import (
     TokenLogprob,
     ToolCall,
 )
+from sidecar.wire.openai_problem import problem_in
 from sidecar.wire.spoke import problem_of
-from sidecar.wire.spokes.responses.problem import problem_in, write_error, write_event
+from sidecar.wire.spokes.responses.problem import write_error, write_event
 from sidecar.wire.spokes.responses.spoke import SPOKE
 
 read_response, write_response, write_problem = SPOKE.read_response, SPOKE.write_response, SPOKE.write_problem

@@ -382,6 +382,7 @@ def test_numbers_out_of_range_are_brought_into_it() -> None:
     [
         (Reasoning(effort="high"), {"effort": "high"}, []),
         (Reasoning(budget_tokens=5000), {"effort": "medium"}, ["reasoning"]),
+        (Reasoning(budget_tokens=0, effort="low"), {"effort": "none"}, ["reasoning"]),
         (Reasoning(adaptive=True, show=True), {"summary": "auto"}, ["reasoning"]),
         (Reasoning(effort="none"), {"effort": "none"}, []),
         (Reasoning(show=False), None, []),

@@ -385,6 +385,16 @@ def test_a_message_goes_on_until_another_part_begins() -> None:
     assert last[2]["encrypted_content"] == "sidecar:messages:redacted:data"
 
 
+@pytest.mark.parametrize(("part", "status"), [(Text(text=""), "incomplete"), (Refusal(text=""), "completed")])
+def test_a_refusal_without_a_part_of_its_own_cuts_its_message(part: Text | Refusal, status: str) -> None:
+    """The item says the same as the answer: incomplete where a filter spoke, completed where the model did."""
+    events = [Open(choice=0, index=0, part=part), Delta(choice=0, index=0, text="No."), Close(choice=0, index=0)]
+    said = say(*events, Stopped(choice=0, stop="refusal"), Done(), source="messages")
+    check(said)
+    last = told(said, f"response.{status}")[0]["response"]
+    assert [last["status"], *(item["status"] for item in last["output"])] == [status, status]
+
+
 def test_what_a_stream_cannot_say_is_told_once() -> None:
     report = Report()
     logprobs = [TokenLogprob(token="x", logprob=-1.0)]

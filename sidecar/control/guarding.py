@@ -1,0 +1,41 @@
+"""What guards the audit, the admin port and the stored fields in one process: keys, roles, and the head that is told.
+
+The process asks `poll` every second and hands on the events. One of them, `audit.head`, tells the newest link of the
+audit's chain: it goes to the log, so that a copy of it lies where who changes the database cannot reach.
+"""
+
+from collections.abc import Sequence
+
+from sidecar.config.settings import Settings
+from sidecar.control.access import Access
+from sidecar.control.guards import KeyFiles
+from sidecar.core.types import Event
+from sidecar.store.audit import Head
+
+
+class Guarding:
+    """The guards of one process."""
+
+    def __init__(self, settings: Settings, now: float) -> None:
+        """Reads the files of keys and roles.
+
+        Raises:
+            ConfigError: one that is set cannot be used.
+        """
+        self._files = KeyFiles(settings, now)
+        self.guards = self._files.guards
+        self.access = Access(settings, now)
+        self._head: Head | None = None
+
+    def poll(self, now: float, head: Head | None) -> Sequence[Event]:
+        """Looks at the files; `head` is the newest link of the audit that is committed."""
+        events = [*self._files.poll(now), *self.access.poll(now)]
+        if head is not None and head != self._head:
+            self._head = head
+            detail: dict[str, object] = {"links": head.seq, "head": head.hash}
+            events.append(Event(kind="audit.head", message=str(head), detail=detail))
+        return events
+
+    def notes(self) -> list[str]:
+        """What people should know, for `/ready`."""
+        return [*self._files.notes(), *self.access.notes()]

@@ -1,0 +1,296 @@
+"""A campaign of faults: a real sidecar, a real simulated provider, a relay on each side, and exchanges by plan.
+
+`run` gives a `Told`: what each exchange came to, every broken promise, and the books. They balance when the metrics, the
+status of the admin port and the rows of the database say the same, and say of every exchange what its client saw; and when
+nothing is left open afterwards: descriptors, tasks, pool slots, bytes.
+"""
+
+import asyncio
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sidecar.clock import monotonic
+from tests.e2e.fault_client import Caller
+from tests.e2e.fault_judge import Seen, judge, judge_row
+from tests.e2e.fault_plan import MAX_BODY, ROUTE_BODY_MAX, TIMEOUT_S, Plan, chains, plan
+from tests.e2e.process import Provider, Sidecar, free_port
+from tests.fixtures.answers import read_answer
+from tests.fixtures.relay import Passage, Relay, Toxic
+
+TOLD_S = 3.0  # for an upstream to learn that its client left: 0.1 s is promised, the rest is for a busy machine
+REST_S = 15.0  # for everything to close after the last exchange
+CONCURRENCY = 24
+_TIMERS = ("connect_timeout", "first_byte_timeout", "idle_timeout", "body_stall_timeout", "head_timeout")
+_SETTINGS = {
+    **{name: f"{TIMEOUT_S}s" for name in _TIMERS},
+    "upstream_idle": "1s",
+    "keepalive_idle": "5s",
+    "route_body_max_bytes": ROUTE_BODY_MAX,
+    "max_body_bytes": MAX_BODY,
+    "log_level": "error",
+}
+_FAULTS: tuple[dict[str, object], ...] = (
+    {"kind": "status", "status": 429, "retry_after_s": 1, "models": ["m-s429"]},
+    {"kind": "status", "status": 500, "models": ["m-s500", "m-fall"]},
+    {"kind": "reset_before", "models": ["m-reset"]},
+    {"kind": "truncate", "after_tokens": 6, "models": ["m-dies"]},
+    {"kind": "no_done", "after_tokens": 6, "models": ["m-nodone"]},
+    {"kind": "error_event", "after_tokens": 6, "models": ["m-errs"]},
+)
+_POLICY = """
+version: 1
+service: bot
+upstreams:
+  chat: {{dialect: openai, base_url: "{url}/v1", api_key: {{env: CAMPAIGN_KEY}}, price: &p {{input_mtok: 1.0, output_mtok: 4.0}}}}
+  claude: {{dialect: anthropic, base_url: "{url}", api_key: {{env: CAMPAIGN_KEY}}, price: *p}}
+  nobody: {{dialect: openai, base_url: "{nobody}/v1", api_key: {{env: CAMPAIGN_KEY}}, price: *p}}
+routes:
+{routes}
+  - name: dead
+    match: {{models: ["dead-*"]}}
+    mode: optimize
+    baseline: {{id: gone, upstream: nobody, model: m-gone}}
+    arms: [{{id: there, upstream: chat, model: m-there}}]
+    fallback: {{arms: [there], on: [connect]}}
+  - name: fall
+    match: {{models: ["fall-*"]}}
+    mode: optimize
+    baseline: {{id: sick, upstream: chat, model: m-fall}}
+    arms: [{{id: well, upstream: chat, model: m-well}}]
+    fallback: {{arms: [well], on: [connect, timeout, 5xx]}}
+  - name: cross
+    match: {{models: ["cross-*"]}}
+    mode: optimize
+    baseline: {{id: sick, upstream: chat, model: m-fall}}
+    arms: [{{id: other, upstream: claude, model: m-other}}]
+    fallback: {{arms: [other], on: [connect, timeout, 5xx]}}
+  - name: climb
+    match: {{models: ["climb-*"]}}
+    mode: optimize
+    baseline: {{id: strong, upstream: chat, model: m-strong}}
+    arms: [{{id: weak, upstream: chat, model: m-weak}}]
+    rollout: {{strategy: canary, steps: [5, 100], min_requests: 10, interval: 1s, max_wait: 1h}}
+    cascade: {{arms: [weak, strong], on: [refusal_text, empty]}}
+  - name: poor
+    match: {{models: ["poor-*"]}}
+    mode: optimize
+    baseline: {{id: dear, upstream: chat, model: m-dear}}
+    budget: {{per_request_usd: 0.0000001, on_exceeded: deny}}
+"""
+_ROUTE = """
+  - name: {name}
+    match: {{models: ["{name}-*"]}}
+    mode: optimize
+    baseline: {{id: only, upstream: {upstream}, model: m-{name}}}
+"""
+_PLAIN_ROUTES = {
+    "far": "claude", "near": "chat", "s429": "chat", "s500": "chat", "reset": "chat", "dies": "chat", "nodone": "chat",
+    "errs": "chat",
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Books:
+    """What was counted, three times."""
+
+    metrics: Counter[str]
+    status: Counter[str]
+    rows: Counter[str]
+    accepted: int
+    rest: dict[str, float]  # what is open afterwards, and may not be
+
+
+@dataclass(slots=True)
+class Told:
+    """What a campaign came to."""
+
+    seed: int
+    ends: dict[str, Counter[str]] = field(default_factory=dict)  # by toxic: how its exchanges ended
+    broken: list[str] = field(default_factory=list)
+    books: Books | None = None
+    exchanges: int = 0
+    took_s: float = 0.0
+
+
+class Campaign:
+    """One run of some plans against one sidecar."""
+
+    def __init__(self, seed: int, *, progress: bool = False) -> None:
+        self.told = Told(seed)
+        self._progress = progress
+        self._seen: list[Seen] = []
+
+    async def run(self, folder: Path, numbers: Sequence[int], concurrency: int = CONCURRENCY) -> Told:
+        """Runs these exchanges; the sidecar has to end with status 0."""
+        begun = monotonic()
+        with Provider(folder, "default:ttft=0.003", "default:itl=0.001", *_MODELS, faults=_FAULTS) as provider:
+            async with Relay(provider.port, self._upstream_toxics) as upstream:
+                with _sidecar(folder, upstream.port) as sidecar:
+                    async with Relay(sidecar.port, self._client_toxics) as near:
+                        await self._all(sidecar, near, upstream, numbers, concurrency)
+                    if await asyncio.to_thread(sidecar.stop):
+                        self.told.broken.append(f"the sidecar did not end well:\n{sidecar.output()[-2000:]}")
+                    if "Traceback" in sidecar.output() or '"level":"error"' in sidecar.output():
+                        self.told.broken.append(f"the sidecar's log has an error:\n{sidecar.output()[:3000]}")
+        self.told.took_s = monotonic() - begun
+        return self.told
+
+    def _client_toxics(self, number: int, sighting: int) -> Sequence[Toxic]:
+        return plan(self.told.seed, number).client if not sighting else ()
+
+    def _upstream_toxics(self, number: int, sighting: int) -> Sequence[Toxic]:
+        found = plan(self.told.seed, number)
+        return found.upstream if sighting == found.spoiled else ()
+
+    async def _all(
+        self, sidecar: Sidecar, near: Relay, upstream: Relay, numbers: Sequence[int], concurrency: int
+    ) -> None:
+        await asyncio.to_thread(_establish, sidecar)
+        rest = await asyncio.to_thread(_open, sidecar)
+        rows = chains(self.told.seed, numbers)
+        rows.reverse()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(concurrency, len(rows))):
+                group.create_task(self._work(rows, near, upstream))
+        self.told.exchanges = len(self._seen)
+        await self._settled(sidecar, rest)
+
+    async def _work(self, rows: list[list[Plan]], near: Relay, upstream: Relay) -> None:
+        while rows:
+            caller = Caller(near.port, lambda one: one.number in near.passages)
+            for one in rows.pop():
+                view = await caller.call(one)
+                calls = upstream.passages
+                await _quiet(lambda: _is_over(near.passages.get(one.number, []), calls.get(one.number, [])))  # noqa: B023
+                client = near.passages.pop(one.number, [None])[0]
+                seen = judge(one, client, calls.get(one.number, []), view)
+                if client is not None and not _is_over([client], calls.pop(one.number, [])):
+                    seen.broken.append(f"an upstream is still open {TOLD_S} s after the end")
+                self._seen.append(seen)
+                self._fault(seen, seen.broken)
+                if self._progress and len(self._seen) % 500 == 0:
+                    sys.stderr.write(f"{len(self._seen)} exchanges, {len(self.told.broken)} broken promises\n")
+            await caller.close()
+
+    def _fault(self, seen: Seen, broken: Sequence[str]) -> None:
+        self.told.broken += [f"{what}\n    {seen.plan.told}" for what in broken]
+
+    async def _settled(self, sidecar: Sidecar, rest: dict[str, float]) -> None:
+        """Waits until all is closed, then opens the books."""
+        end = monotonic() + REST_S
+        while (left := _more(await asyncio.to_thread(_open, sidecar), rest)) and monotonic() < end:
+            await asyncio.sleep(0.2)
+        status = await asyncio.to_thread(sidecar.admin, "GET", "/api/v1/status")
+        metrics = await asyncio.to_thread(sidecar.metrics)
+        rows = await asyncio.to_thread(sidecar.decisions)
+        books = self.told.books = _books(metrics, status["load"]["books"], rows, left)
+        self.told.broken += _unbalanced(books)
+        self._rows(rows)
+
+    def _rows(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Holds each exchange against its row."""
+        by_id = {row["id"]: row for row in rows}
+        by_model = {row["requested_model"]: row for row in rows}
+        for seen in self._seen:
+            row = by_id.get(seen.decision) or by_model.get(seen.plan.model)
+            if row is not None and not seen.plan.shape.twice:
+                self._fault(seen, judge_row(seen, row))
+            elif seen.decision and row is None and seen.own != "shed":
+                self._fault(seen, ["it has no row"])
+            end = "turned away" if row is None else row["outcome"]
+            end += f" {row['error']}" if row is not None and row["outcome"] == "failed" else ""
+            self.told.ends.setdefault(seen.plan.what, Counter())[end] += 1
+
+
+_MODELS = ("m-weak:refusal=1.0",)
+
+
+def _sidecar(folder: Path, port: int) -> Sidecar:
+    url = f"http://127.0.0.1:{port}"
+    routes = "".join(_ROUTE.format(name=name, upstream=upstream) for name, upstream in _PLAIN_ROUTES.items())
+    policies = folder / "policies"
+    policies.mkdir()
+    nobody = f"http://127.0.0.1:{free_port()}"
+    (policies / "bot.yaml").write_text(_POLICY.format(url=url, nobody=nobody, routes=routes))
+    return Sidecar(folder, url, policies=policies, environ={"CAMPAIGN_KEY": "sk-campaign-0123456789"}, **_SETTINGS)
+
+
+def _establish(sidecar: Sidecar) -> None:
+    """The cascade's weak arm serves everybody: only arms that are established take part."""
+    notes = [note for note in sidecar.ready()[1]["notes"] if note.startswith("policy not in force")]
+    assert not notes, notes
+    for _ in range(3):
+        route = next(one for one in sidecar.admin("GET", "/api/v1/status")["routes"] if one["route"] == "climb")
+        if all(one["phase"] == "promoted" for one in route["rollouts"]):
+            return
+        sidecar.admin("POST", "/api/v1/routes/climb/rollout", {"action": "promote"})
+
+
+def _open(sidecar: Sidecar) -> dict[str, float]:
+    """What the process holds now, each of which goes back to where it was."""
+    load = sidecar.admin("GET", "/api/v1/status")["load"]
+    pools = load["pools"].values()
+    return {
+        **{name: load[name] for name in ("exchanges", "tasks", "buffered_bytes", "waiting_bodies", "connections")},
+        **{f"pool {name}": sum(pool[name] for pool in pools) for name in ("open", "idle", "waiting", "dialling")},
+        "descriptors": len(list(Path(f"/proc/{sidecar.process.pid}/fd").iterdir())),
+        "bugs": load["books"]["bugs"],
+    }
+
+
+def _more(now: dict[str, float], before: dict[str, float]) -> dict[str, float]:
+    return {name: count - before[name] for name, count in now.items() if count > before[name]}
+
+
+async def _quiet(over: Any) -> None:
+    end = monotonic() + TOLD_S
+    while not over() and monotonic() < end:
+        await asyncio.sleep(0.005)
+
+
+def _is_over(near: Sequence[Passage], calls: Sequence[Passage]) -> bool:
+    """Whether nothing more can happen to an exchange: its answer is whole, or all its connections have ended."""
+    for one in calls:
+        whole = read_answer(bytes(one.went["down"])).state == "whole"
+        if not (whole or one.left["up"] or one.told["down"] == "reset" or (one.told["down"] and one.told["up"])):
+            return False
+    return all(one.left["down"] or one.told["up"] or read_answer(bytes(one.came["down"])).state == "whole" for one in near)
+
+
+def _books(metrics: str, books: dict[str, int], rows: Sequence[dict[str, Any]], rest: dict[str, float]) -> Books:
+    counted: Counter[str] = Counter()
+    for line in re.findall(r"^llm_sidecar_requests_total\{.*$", metrics, re.MULTILINE):
+        labels, _, value = line.rpartition("} ")
+        found = re.search(r'outcome="([a-z]+)"', labels)
+        assert found is not None
+        counted[found[1]] += int(float(value))
+    for line in re.findall(r"^llm_sidecar_(?:accepted_total|shed_total\{cause=\"overload\"\}) .*$", metrics, re.MULTILINE):
+        counted["accepted" if "accepted" in line else "shed"] += int(float(line.rpartition(" ")[2]))
+    accepted = counted.pop("accepted")
+    ends = ("completed", "failed", "aborted", "shed")
+    return Books(
+        metrics=+counted,
+        status=+Counter({name: books[name] for name in ends}),
+        rows=Counter(row["outcome"] for row in rows),
+        accepted=accepted,
+        rest=rest,
+    )
+
+
+def _unbalanced(books: Books) -> list[str]:
+    broken = []
+    if sum(books.metrics.values()) != books.accepted:
+        broken.append(f"{books.accepted} were accepted, but {dict(books.metrics)} ended")
+    if books.metrics != books.status:
+        broken.append(f"metrics say {dict(books.metrics)}, the status {dict(books.status)}")
+    unshed = Counter({name: count for name, count in books.metrics.items() if name != "shed"})
+    if unshed != books.rows:
+        broken.append(f"metrics say {dict(unshed)}, the rows {dict(books.rows)}")
+    if books.rest:
+        broken.append(f"left open, more than at the start: {books.rest}")
+    return broken

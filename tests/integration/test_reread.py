@@ -1,0 +1,122 @@
+"""Mounted price lists and catalogues are read again when they change, as policies are; a bad one changes nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sidecar.core.types import Settled
+from tests.integration.canary import rows_of, written
+from tests.integration.conftest import Running, Serve, Upstream
+from tests.integration.raw import ScriptedUpstream, call, ok, post
+
+ANSWER = b'{"id":"c","model":"m","choices":[],"usage":{"prompt_tokens":10,"completion_tokens":0,"total_tokens":10}}'
+WITHIN_S = 10.0  # 2 s is promised; the rest is for a busy machine
+
+
+def prices(version: str, micros: int) -> str:
+    """A list with one model, of so many millionths of a dollar for each token."""
+    models = [["m", ["equals", "m"], [[None, {"in": micros * 10**9, "out": 0}]]]]
+    return json.dumps(
+        {
+            "format": 1,
+            "source": "s",
+            "version": version,
+            "date": "2026-11-21",
+            "providers": {"openai": {"models": models}},
+        }
+    )
+
+
+async def asked(side: Running) -> tuple[int | None, str | None]:
+    """Cost and price version of one call."""
+    rows: list[Settled] = rows_of(side)
+    assert (await call(side.port, post(body=b'{"model":"m","messages":[]}'))).status == 200
+    return rows[0].outcome.cost_nusd, rows[0].outcome.price_version
+
+
+def notes(side: Running) -> str:
+    return " ".join(side.app.readiness().notes)
+
+
+def swapped(link: Path, text: str) -> None:
+    """A new file behind the name, at once, as a ConfigMap does it."""
+    fresh = link.parent / f"data-{len(list(link.parent.iterdir()))}"
+    fresh.write_text(text)
+    (link.parent / "new").symlink_to(fresh)
+    (link.parent / "new").replace(link)
+
+
+async def test_a_price_list_that_changes(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """Calls cost what the list says when they end; while it is bad, what it said last, and that is told."""
+    up = await upstream(*[[ok(ANSWER)]] * 4)
+    mounted = tmp_path / "prices.json"
+    swapped(mounted, prices("one", 1))
+    side = await serve(up, prices=mounted)
+    assert await asked(side) == (10_000, "one")
+
+    swapped(mounted, prices("two", 3))
+    assert await up.until(lambda: side.app.plane.defaults["openai"].price_version == "two", WITHIN_S)
+    assert await asked(side) == (30_000, "two")
+    assert "prices" not in notes(side)
+
+    swapped(mounted, '{"format": 1, "providers"')
+    assert await up.until(lambda: "last good price list" in notes(side), WITHIN_S)
+    assert await asked(side) == (30_000, "two")
+
+    swapped(mounted, prices("three", 5))
+    assert await up.until(lambda: side.app.plane.defaults["openai"].price_version == "three", WITHIN_S)
+    assert await asked(side) == (50_000, "three")
+    assert "prices" not in notes(side)
+
+
+CATALOGUE = """version: 1
+date: 2026-11-21
+replace: true
+providers:
+  openai:
+    models:
+      m: {{tools: {tools}, context_tokens: 1000}}
+"""
+
+
+def policy(up: ScriptedUpstream) -> dict[str, Any]:
+    one = {"dialect": "openai", "provider": "openai", "base_url": f"http://127.0.0.1:{up.port}"}
+    baseline = {"id": "base", "upstream": "one", "model": "m"}
+    return {"version": 1, "upstreams": {"one": one}, "routes": [{"name": "r", "baseline": baseline}]}
+
+
+async def test_a_catalogue_that_changes(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """The same policy with what is known of its models now; a bad one is like a bad policy."""
+    up = await upstream()
+    mounted = tmp_path / "catalogue.yaml"
+    mounted.write_text(CATALOGUE.format(tools="true"))
+    side = await serve(up, catalogue=mounted, policies=written(tmp_path / "policies", policy(up)))
+    assert side.app.policies.error is None
+
+    def tools() -> bool | None:
+        return side.app.engine.policy.routes[0].baseline.capabilities.tools
+
+    assert tools() is True
+    version = side.app.engine.policy.version
+    mounted.write_text(CATALOGUE.format(tools="false"))
+    assert await up.until(lambda: tools() is False, WITHIN_S)
+    assert side.app.engine.policy.version == version, "the policy's text is the same"
+
+    mounted.write_text("version: 1\ndate: 5\n")
+    assert await up.until(lambda: "not in force" in notes(side), WITHIN_S)
+    assert tools() is False
+
+    mounted.write_text(CATALOGUE.format(tools="true"))
+    assert await up.until(lambda: tools() is True, WITHIN_S)
+    assert "not in force" not in notes(side)
+
+
+async def test_a_touched_file_changes_nothing(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """What is read again and says the same is not put in force again."""
+    up = await upstream()
+    mounted = tmp_path / "catalogue.yaml"
+    mounted.write_text(CATALOGUE.format(tools="true"))
+    side = await serve(up, catalogue=mounted, policies=written(tmp_path / "policies", policy(up)))
+    mounted.write_text(CATALOGUE.format(tools="true") + "# touched\n")
+    assert side.app.policies.reload() is None
+    assert side.app.policies.error is None
