@@ -14,8 +14,6 @@ from pathlib import Path
 
 from tests.e2e.fault_campaign import CONCURRENCY, Campaign, Told
 
-_COLUMNS = ("completed", "failed", "aborted", "turned away")
-
 
 def run(numbers: Sequence[int], seed: int, concurrency: int = CONCURRENCY) -> Told:
     """Runs these exchanges of the seed against a sidecar of their own."""
@@ -26,12 +24,12 @@ def run(numbers: Sequence[int], seed: int, concurrency: int = CONCURRENCY) -> To
 def show(told: Told) -> None:
     """The table by toxic, in Markdown, and the books."""
     print(f"{told.exchanges} exchanges of seed {told.seed} in {told.took_s:.0f} s\n")
-    print("| toxic | sent | completed | failed, by kind | aborted | turned away |")
-    print("| --- | ---: | ---: | --- | ---: | ---: |")
+    print("| toxic | sent | completed | failed, by kind | aborted | shed | no row |")
+    print("| --- | ---: | ---: | --- | ---: | ---: | ---: |")
     for what, ends in [*sorted(told.ends.items()), ("all", sum(told.ends.values(), Counter()))]:
         kinds = {name[7:]: count for name, count in sorted(ends.items()) if name.startswith("failed ")}
         failed = ", ".join(f"{name} {count}" for name, count in kinds.items()) or "-"
-        row = (what, ends.total(), ends["completed"], failed, ends["aborted"], ends["turned away"])
+        row = (what, ends.total(), ends["completed"], failed, ends["aborted"], ends["shed"], ends["turned away"])
         print(f"| {' | '.join(map(str, row))} |")
     if told.books is not None:
         books = told.books

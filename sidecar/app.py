@@ -260,7 +260,8 @@ class Sidecar:
         notes += self.keys.problems(self.policies.current.policy.upstreams, steady())
         notes += [*self.archive.notes(), *self.guarding.notes()]
         notes += [text for route in self.engine.status() for text in route.explanations]
-        notes += [one.text() for one in self.engine.guards.status(steady()) if one.state != "closed"]
+        breakers = self.engine.guards.status(steady())
+        notes += [one.text() for one in breakers if one.state != "closed"]
         errands = self.beside.status(steady())
         notes += [text for one in errands for text in one.notes]
         detail = {
@@ -269,6 +270,7 @@ class Sidecar:
             "policy_version": self.engine.policy.version,
             "exchanges": len(self.plane.exchanges),
             "errands": errands,
+            "breakers": breakers,
         }
         return Readiness(self.state == "serving", self.state, notes, detail)
 

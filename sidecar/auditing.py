@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from sidecar.clock import steady
@@ -62,7 +62,8 @@ def audit_verb(options: argparse.Namespace) -> int:
         else:
             print_table(lines, _COLUMNS)
         return OK
-    keys = KeyFiles(settings_of(options), steady()).guards.audit()
+    settings = replace(settings_of(options), encryption_key_file=None)  # not needed here
+    keys = KeyFiles(settings, steady()).guards.audit()
     beside = read_anchor(path)  # before the rows: the chain may grow meanwhile, and only that
     anchors = [*options.head, *([] if beside is None else [beside])]
     verdict = queries.verify_audit(path, keys, anchors, options.accept)

@@ -20,13 +20,28 @@ from sidecar.config.settings import Settings
 from sidecar.control.access import token_file
 from sidecar.control.guards import KeyFiles
 from sidecar.errors import ConfigError, SidecarError, StoreError
-from sidecar.options import FAILED, OK, USAGE, as_json, configured, db_of, from_store, settings_of, usd, verb, within
+from sidecar.options import (
+    FAILED,
+    OK,
+    USAGE,
+    as_json,
+    configured,
+    db_of,
+    from_store,
+    settings_of,
+    usd,
+    vault_of,
+    verb,
+    within,
+)
 from sidecar.output import print_json, print_table
 from sidecar.store import queries
 from sidecar.store.lock import Held
 from sidecar.store.retention import Limits
 
-_STATUS_COLUMNS: Final = ("route", "mode", "arm", "role", "share", "exchanges", "labels", "label_mean", "expected_usd")
+_STATUS_COLUMNS: Final = (
+    "route", "mode", "arm", "role", "breaker", "share", "exchanges", "labels", "label_mean", "expected_usd",
+)  # fmt: skip
 _ADMIN_TIMEOUT_S: Final = 5.0
 _ERASING_TIMEOUT_S: Final = 600.0  # a running sidecar deletes in short steps between its own commits
 
@@ -129,10 +144,10 @@ def _steering(verbs: Any) -> None:
             verbs,
             "store",
             store_verb,
-            "Prune, back up, forget a person, or show the size; a running sidecar does the erasing itself.",
+            "Prune, back up, forget a person, encrypt, or show the size; a running sidecar does what writes itself.",
         )
     )
-    store.add_argument("action", choices=("prune", "backup", "forget", "status"))
+    store.add_argument("action", choices=("prune", "backup", "forget", "encrypt", "status"))
     store.add_argument("file", nargs="?", type=Path, help="backup: the new file")
     store.add_argument("--key", metavar="HASH", help="forget: the sticky_key of the rows")
     _why(store)
@@ -270,7 +285,7 @@ def state_verb(options: argparse.Namespace) -> int:
     settings = settings_of(options)
     path = db_of(options)
     if options.action == "export":
-        state = queries.load_state(path, settings.service, options.version)
+        state = queries.load_state(path, settings.service, options.version, vault_of(options))
         if state is None:
             kind = "" if options.version is None else f" of version {options.version} that was set aside"
             raise StoreError(f"{path}: holds no learnt state{kind} of service {settings.service!r}")
@@ -295,8 +310,10 @@ def store_verb(options: argparse.Namespace) -> int:
     match options.action:
         case "prune":
             limits = Limits(settings.store_max_bytes, settings.store_raw_s, settings.store_aggregates_s)
-            gone = _erase(path, settings, "prune", lambda: queries.prune(path, limits, by), {"why": by.why})
-            sys.stdout.write(f"{gone} rows deleted\n")
+            gone = _change(
+                path, settings, "prune", lambda: {"decisions": queries.prune(path, limits, by)}, {"why": by.why}
+            )
+            sys.stdout.write(f"{gone['decisions']} rows deleted\n")
         case "backup":
             if options.file is None:
                 raise ConfigError("store backup: name the new FILE")
@@ -305,8 +322,11 @@ def store_verb(options: argparse.Namespace) -> int:
             if not options.key:
                 raise ConfigError("store forget: give --key, the sticky_key of the rows")
             key = options.key
-            gone = _erase(path, settings, "forget", lambda: queries.forget(path, key, by), {"key": key, "why": by.why})
-            sys.stdout.write(f"{gone} decisions erased\n")
+            told = {"key": key, "why": by.why}
+            gone = _change(path, settings, "forget", lambda: {"decisions": queries.forget(path, key, by)}, told)
+            sys.stdout.write(f"{gone['decisions']} decisions erased\n")
+        case "encrypt":
+            return _encrypt(path, settings, by)
         case _:
             print_json([queries.status(path)])
     return OK
@@ -317,7 +337,23 @@ def _by(settings: Settings, options: argparse.Namespace) -> queries.By:
     return queries.By(f"cli:{os.getuid()}", options.why, KeyFiles(settings, steady()).guards)
 
 
-def _erase(path: Path, settings: Settings, verb: str, here: Callable[[], int], body: dict[str, str]) -> int:
+def _encrypt(path: Path, settings: Settings, by: queries.By) -> int:
+    def here() -> dict[str, int]:
+        done = queries.encrypt(path, by)
+        return {"values": done.sealed, "unreadable": done.unreadable}
+
+    told = _change(path, settings, "encrypt", here, {"why": by.why})
+    sys.stdout.write(f"{told['values']} values encrypted with the newest key\n")
+    if told["unreadable"]:
+        sys.stderr.write(
+            f"{told['unreadable']} values cannot be read: their key is not in the file, or they were changed\n"
+        )
+    return FAILED if told["unreadable"] else OK
+
+
+def _change(
+    path: Path, settings: Settings, verb: str, here: Callable[[], dict[str, int]], body: dict[str, str]
+) -> dict[str, int]:
     """Does it here when nothing else writes the file, else has the sidecar do it that does: never two writers at once."""
     try:
         return here()
@@ -325,7 +361,8 @@ def _erase(path: Path, settings: Settings, verb: str, here: Callable[[], int], b
         asked = dataclasses.replace(settings, db=path)  # its token lies beside the file
         try:
             url = f"/api/v1/store/{verb}"
-            return int(_admin(asked, "POST", url, body | {"writer": held.mark}, _ERASING_TIMEOUT_S)["decisions"])
+            answer: dict[str, int] = _admin(asked, "POST", url, body | {"writer": held.mark}, _ERASING_TIMEOUT_S)
+            return answer
         except SidecarError as error:
             raise StoreError(
                 f"{held}. It was asked to do it and did not: {error}\n"

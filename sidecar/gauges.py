@@ -8,9 +8,11 @@ from sidecar.config.watch import PolicySource
 from sidecar.control.archive import Archive
 from sidecar.control.loop import ControlLoop
 from sidecar.core.engine import Engine
+from sidecar.core.guard import Guards
 from sidecar.core.policy import Policy
 from sidecar.core.status import RouteStatus
 from sidecar.proxy.aside import Beside
+from sidecar.proxy.memory import Memory
 from sidecar.proxy.plane import Plane
 from sidecar.telemetry.log import RequestLog
 from sidecar.telemetry.metrics import Metrics
@@ -28,6 +30,7 @@ class Parts(Protocol):
     request_log: RequestLog
     spans: Spans | None
     beside: Beside
+    memory: Memory
 
 
 def register(metrics: Metrics, parts: Parts) -> None:
@@ -44,6 +47,10 @@ def register(metrics: Metrics, parts: Parts) -> None:
         "unvaried": lambda: books.unvaried,
         "errands_dropped": lambda: parts.beside.errands.dropped,
         "log_lines_dropped": lambda: parts.request_log.dropped,
+        "records_shed": lambda: loop.shed,
+        "memory_used_bytes": lambda: parts.memory.pressure.used_bytes,
+        "memory_limit_bytes": lambda: parts.memory.pressure.limit_bytes or 0,
+        "memory_level": lambda: parts.memory.pressure.level,
     }
     for name, read in readers.items():
         metrics.gauge(name, "", read)
@@ -56,6 +63,7 @@ def register(metrics: Metrics, parts: Parts) -> None:
     _register_store(metrics, parts.archive)
     _register_spans(metrics, parts.spans)
     _register_routes(metrics, parts.engine)
+    _register_guards(metrics, parts.engine.guards)
 
 
 def _pools(plane: Plane) -> dict[tuple[str, ...], float]:
@@ -124,6 +132,26 @@ def _register_routes(metrics: Metrics, engine: Engine) -> None:
     metrics.gauge("arm_share", "", lambda: {(r.route, arm.id): arm.share for r in engine.status() for arm in r.arms})
     metrics.gauge("threshold_breached", "", lambda: _breached(engine.status()))
     metrics.gauge("budget_spent_usd", "", lambda: _spent(engine.status()))
+
+
+def _register_guards(metrics: Metrics, guards: Guards) -> None:
+    metrics.gauge("breaker_state", "", lambda: _breakers(guards))
+    metrics.gauge("breaker_opened", "", lambda: {(g.name, b.model): b.opened for g in guards.all for b in g.breakers})
+    metrics.gauge("upstream_active", "", lambda: {(one.name,): one.budget.active for one in guards.all})
+    metrics.gauge("upstream_retries", "", lambda: _retries(guards))
+    metrics.gauge("concurrency_limit", "", lambda: {(one.name,): one.limit.value for one in guards.all if one.limit})
+
+
+def _breakers(guards: Guards) -> dict[tuple[str, ...], float]:
+    return {(guard.name, one.model, one.state): 1.0 for guard in guards.all for one in guard.breakers}
+
+
+def _retries(guards: Guards) -> dict[tuple[str, ...], float]:
+    found: dict[tuple[str, ...], float] = {}
+    for one in guards.all:
+        found[(one.name, "made")] = one.budget.made
+        found[(one.name, "denied")] = one.budget.denied
+    return found
 
 
 def _steps(routes: Sequence[RouteStatus]) -> dict[tuple[str, ...], float]:

@@ -1,13 +1,17 @@
 """What the verbs of the command line share: options, settings, the database, exit codes."""
 
 import argparse
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from sidecar.clock import steady
 from sidecar.config.settings import Settings
+from sidecar.control.guards import KeyFiles
 from sidecar.errors import ConfigError
+from sidecar.store.vault import Vault
 
 OK: Final = 0
 FAILED: Final = 1
@@ -64,6 +68,12 @@ def db_of(options: argparse.Namespace) -> Path:
     if path is None:
         raise ConfigError("which database? give --db FILE or set SIDECAR_DB")
     return path
+
+
+def vault_of(options: argparse.Namespace) -> Vault:
+    """What opens encrypted fields, as far as the settings name keys. Raises ConfigError when their file cannot be used."""
+    settings = dataclasses.replace(settings_of(options), audit_key_file=None)  # reading needs no other key
+    return Vault(KeyFiles(settings, steady()).guards.fields)
 
 
 def usd(nusd: int | None) -> float | None:

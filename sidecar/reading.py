@@ -19,7 +19,7 @@ from sidecar.core.evaluation import Answer, Estimate
 from sidecar.core.policy import Upstream
 from sidecar.core.record import COLUMNS
 from sidecar.errors import StoreError
-from sidecar.options import FAILED, OK, as_json, count, db_of, from_store, usd, verb, within
+from sidecar.options import FAILED, OK, as_json, count, db_of, from_store, usd, vault_of, verb, within
 from sidecar.output import print_csv, print_json, print_table
 from sidecar.store import queries
 from sidecar.store.explain import explain
@@ -70,7 +70,7 @@ def _percent(text: str) -> int:
 
 def decisions(options: argparse.Namespace) -> int:
     """`llm-sidecar decisions`."""
-    found = queries.decisions(db_of(options), options.service, options.last)
+    found = queries.decisions(db_of(options), options.service, options.last, vault_of(options))
     if options.json:
         print_json(found)
     elif found:
@@ -82,15 +82,15 @@ def decisions(options: argparse.Namespace) -> int:
 
 def explain_verb(options: argparse.Namespace) -> int:
     """`llm-sidecar explain ID`."""
-    path = db_of(options)
-    found = queries.find(path, options.id)
+    path, vault = db_of(options), vault_of(options)
+    found = queries.find(path, options.id, vault)
     if found is None:
         raise StoreError(f"no decision has the id {options.id!r}; `llm-sidecar decisions` lists them")
     if isinstance(found, list):
         raise StoreError(
             f"{len(found)} decisions have this completion id; name one: {', '.join(row['id'] for row in found[:5])}"
         )
-    scores, known = queries.feedback_of(path, found["id"]), queries.knowledge(path, found)
+    scores, known = queries.feedback_of(path, found["id"], vault), queries.knowledge(path, found, vault)
     if options.json:
         print_json([found | {"feedback": scores, "known": known}])
     else:
@@ -100,7 +100,7 @@ def explain_verb(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> int:
     """`llm-sidecar export`."""
-    rows = queries.export(db_of(options), options.service, options.since, options.until)
+    rows = queries.export(db_of(options), options.service, options.since, options.until, vault_of(options))
     if options.format == "jsonl":
         print_json(rows)
     else:
@@ -113,17 +113,17 @@ def export(options: argparse.Namespace) -> int:
 
 def replay_verb(options: argparse.Namespace) -> int:
     """`llm-sidecar replay --policy NEW.yaml`."""
-    path = db_of(options)
+    path, vault = db_of(options), vault_of(options)
     loaded = load_file(options.policy, os.environ)
     service = None if loaded.policy.service == "*" else loaded.policy.service
     since = "" if options.since is None else rfc3339(wall() - options.since)
-    state = queries.load_state(path, service or "default") if options.learner == "frozen" else None
+    state = queries.load_state(path, service or "default", vault=vault) if options.learner == "frozen" else None
     if options.learner == "frozen" and state is None:
         raise StoreError(f"{path}: holds no learnt state of service {service or 'default'!r}; use --learner log")
-    calls = calls_of(queries.export(path, service, since), options.route)
+    calls = calls_of(_open(queries.export(path, service, since, vault=vault), path), options.route)
     if service is not None and not (since or options.route or calls.kept or calls.left_out):
         raise StoreError(f"{path}: no row is of service {service!r}; write `service` as the log has it, or '*' for all")
-    scores = [score_of(record) for record in queries.scores(path)]
+    scores = [score_of(record) for record in queries.scores(path, vault)]
     target = Target(loaded.policy, _prices(), options.step, options.learner, state, options.seed)
     report = replay(calls, scores, target, lambda text: _say(text, options.json))
     if options.json:
@@ -131,6 +131,17 @@ def replay_verb(options: argparse.Namespace) -> int:
     else:
         _show(report, f"{options.policy} (service {loaded.policy.service}, version {loaded.policy.version})")
     return OK if any(isinstance(answer, Answer) for answer in report.answers.values()) else FAILED
+
+
+def _open(rows: Iterator[queries.Record], path: Path) -> Iterator[queries.Record]:
+    """The rows, which a replay must know whole. Raises StoreError at the first whose tags cannot be read."""
+    for row in rows:
+        sealed = (row["context"] or {}).get("sealed")
+        if sealed:
+            raise StoreError(
+                f"{path}: tags of {row['id']} are {sealed}; set encryption_key_file to the file of its key"
+            )
+        yield row
 
 
 def _say(text: str, quiet: bool) -> None:

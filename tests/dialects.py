@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from bench import translation
 from sidecar.wire.neutral import (
+    HINTS,
     Choice,
     Format,
     Media,
@@ -180,6 +181,14 @@ arm is told the same. **mapped**: in other words, the nearest that the dialect h
 has `allow_loss: true`, is served without it and told so. "-": the client's own dialect has no word for it. Between equal
 dialects nothing is translated: bytes go through as they are.
 
+**Hints** are never refused: no answer depends on who asks, on labels, on a wish of price and pace, on what to cache or to
+expect. An arm whose dialect has no word for one is asked without it, and it counts as mapped: {hints}.
+`store: false` and a tier that is the usual one ask for nothing, and are not told.
+
+**One tool at a time** (`parallel_tool_calls: false`) is kept where the dialect has no word for it: of an answer with several
+calls the client gets the first. The client gives back its result, and the model, asked again, goes on from there; the calls
+that were left out are billed by the provider all the same. That the promise is kept in this way is told as mapped.
+
 This page is written by `python -m tests.dialects`: each cell is one example that was translated. Do not edit it.
 
 Ten whole conversations for each pair, with what the arm is asked and the client is told, to the byte, are in
@@ -246,8 +255,12 @@ def answer_rows() -> Iterable[tuple[str, list[str]]]:
         for client in CLIENTS:
             report, write = Report(), SPOKES[client].write_response
             assert write is not None, "clients speak formats that can be written"
-            write(make("chat" if client == "messages" else "messages"), base(client), report)
-            cells.append("left out" if report.lost else "mapped" if report.mapped else "exact")
+            answer = make("chat" if client == "messages" else "messages")
+            write(answer, base(client), report)
+            failed = answer.choices[0].stop == "error"  # the hub makes an error of it
+            cells.append(
+                "an error" if failed else "left out" if report.lost else "mapped" if report.mapped else "exact"
+            )
         yield feature, cells
 
 
@@ -285,7 +298,7 @@ def costs() -> str:
 
 def page() -> str:
     """The text of docs/dialects.md."""
-    lines = [HEAD]
+    lines = [HEAD.format(hints=", ".join(f"`{name}`" for name in sorted(HINTS)))]
     for client in CLIENTS:
         arms = [NAMES[arm] for arm in NAMES if arm != client]
         lines += [f"## A client of {NAMES[client]}", "", "What it asks, for an arm of:", ""]
@@ -293,7 +306,8 @@ def page() -> str:
     lines += [
         "## Answers",
         "",
-        'What a client is told by an arm of another dialect ("left out": there is no place for it):',
+        'What a client is told by an arm of another dialect ("left out": there is no place for it; "an error": an answer',
+        "whose provider says that it failed is told as one, with the provider's status or 502, in a stream as its end):",
         "",
     ]
     lines += [*_table(["answer", *(NAMES[client] for client in CLIENTS)], answer_rows()), ""]
@@ -305,7 +319,7 @@ def page() -> str:
         "",
         "## What servers lack",
         "",
-        "Members that a server of the dialect refuses, and so are refused for it:",
+        "Members that a server of the dialect refuses, and so are refused for it (hints are left out and told):",
         "",
     ]
     lines += [f"- {name}: {', '.join(sorted(one.lacks))}" for name, one in PROVIDERS.items() if one.lacks]

@@ -83,6 +83,13 @@ class Settings:
             scalars.path, "lines `ID KEY`; unset: the audit's chain has no key, and who can write the file can forge it"
         ),
     )
+    encryption_key_file: Path | None = field(
+        default=None,
+        metadata=about(
+            scalars.path,
+            "lines `ID KEY`; unset: the database is private by its mode only; needs llm-sidecar[encryption]",
+        ),
+    )
     catalogue: Path | None = field(
         default=None,
         metadata=about(
@@ -345,6 +352,9 @@ def _conflicts(settings: Settings) -> Iterable[tuple[str, str, str]]:
     if not settings.listen:
         yield "listen", "names no address", "write one, like localhost:9090"
     yield from _clashes(settings)
+    if settings.encryption_key_file is not None and settings.salt_file is None:
+        what = "hides little while sticky keys can be guessed: they are hashes, keyed by the service's name"
+        yield "encryption_key_file", what, "give salt_file too"
     if (settings.tls_cert is None) != (settings.tls_key is None):
         yield "tls_cert" if settings.tls_cert else "tls_key", "stands alone", "give both tls_cert and tls_key"
     if settings.route_body_max_bytes > settings.max_body_bytes:

@@ -61,6 +61,7 @@ ACCESS: Final[Mapping[Verb, Role]] = {
     ("POST", "/api/v1/feedback"): Role.operator,
     ("POST", "/api/v1/store/prune"): Role.admin,
     ("POST", "/api/v1/store/forget"): Role.admin,
+    ("POST", "/api/v1/store/encrypt"): Role.admin,
 }
 
 

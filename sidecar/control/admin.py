@@ -29,6 +29,7 @@ from sidecar.core.types import Event
 from sidecar.errors import RolloutError, StoreError
 from sidecar.store import queries
 from sidecar.store.audit import Audit
+from sidecar.store.vault import Vault
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _LOCAL: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -153,6 +154,7 @@ class _Api:
             ("POST", "/api/v1/feedback", self.feedback),
             ("POST", "/api/v1/store/prune", self.prune),
             ("POST", "/api/v1/store/forget", self.forget),
+            ("POST", "/api/v1/store/encrypt", self.encrypt),
             ("GET", "/openapi.json", self.openapi),
         ]
 
@@ -173,20 +175,20 @@ class _Api:
         """The newest decisions (`?last=N`, at most 1,000)."""
         asked = request.query.get("last", "20")
         last = min(int(asked), _MAX_ROWS) if _NUMBER.fullmatch(asked) else 20
-        return _json(await self._read(lambda db: queries.decisions(db, None, last)))
+        return _json(await self._read(lambda db, vault: queries.decisions(db, None, last, vault)))
 
     async def decision(self, request: web.Request) -> web.Response:
         """One decision by its id or by the provider's completion id."""
-        found = await self._read(lambda db: queries.find(db, request.match_info["id"]))
+        found = await self._read(lambda db, vault: queries.find(db, request.match_info["id"], vault))
         return _json(found) if found is not None else _error(404, "unknown", "No decision has this id.")
 
     async def events(self, _request: web.Request) -> web.Response:
         """The newest events of the engine."""
-        return _json(await self._read(lambda db: queries.events(db, 100)))
+        return _json(await self._read(lambda db, _vault: queries.events(db, 100)))
 
     async def audit(self, _request: web.Request) -> web.Response:
         """The newest lines of the audit: who changed what, when and why."""
-        return _json(await self._read(lambda db: queries.audit(db, 100)))
+        return _json(await self._read(lambda db, _vault: queries.audit(db, 100)))
 
     async def rollout(self, request: web.Request) -> web.Response:
         """Start, promote, pause, resume or roll back: `{"action": ..., "arm": ... for start, "why": ...}`.
@@ -249,6 +251,17 @@ class _Api:
             return wrong
         return _json({"decisions": await self._admin.archive.forget(verb.key, request[_CALLER].name, verb.why)})
 
+    async def encrypt(self, request: web.Request) -> web.Response:
+        """Encrypt with the newest key what is not yet, or with an older one: `{}`."""
+        verb, wrong = await self._store_verb(request)
+        if wrong is not None:
+            return wrong
+        archive = self._admin.archive
+        done = await archive.encrypt()
+        found = {"values": done.sealed, "unreadable": done.unreadable}
+        self._note(request, "encrypt", "", {"key": archive.key_id, **found}, verb.why)
+        return _json(found)
+
     def _note(self, request: web.Request, action: str, target: str, detail: Mapping[str, object], why: str) -> None:
         """One line of the audit: who did this."""
         text = orjson.dumps(detail).decode()
@@ -278,11 +291,11 @@ class _Api:
         info = {"title": "llm-sidecar admin API", "version": __version__}
         return _json({"openapi": "3.1.0", "info": info, "paths": paths, "components": {"securitySchemes": schemes}})
 
-    async def _read(self, query: Callable[[Path], object]) -> object:
+    async def _read(self, query: Callable[[Path, Vault], object]) -> object:
         path = self._admin.settings.db
         if path is None:
             raise StoreError("there is no database: set SIDECAR_DB")
-        return await self._admin.archive.read(lambda: query(path))
+        return await self._admin.archive.read(lambda vault: query(path, vault))
 
 
 def _json(value: object, status: int = 200) -> web.Response:

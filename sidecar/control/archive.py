@@ -18,9 +18,11 @@ from sidecar.core.record import Row
 from sidecar.core.types import Event, Feedback
 from sidecar.errors import StoreError
 from sidecar.store import queries
-from sidecar.store.audit import ITSELF, Audit, Chain, Head
+from sidecar.store.audit import ITSELF, Audit, Head
 from sidecar.store.keys import NO_GUARDS, Guards
 from sidecar.store.retention import STEP_ROWS, Forgetting, Limits, forget, prune, vacuum
+from sidecar.store.sealing import Progress, step
+from sidecar.store.vault import Sealed, Spoilt, Vault
 from sidecar.store.writer import Writer
 
 Found = TypeVar("Found")
@@ -44,6 +46,7 @@ class Archive:
     def __init__(self, settings: Settings, guards: Guards = NO_GUARDS) -> None:
         self._path = settings.db
         self._service = settings.service
+        self._guards = guards
         self._priors = settings.priors
         self._limits = limits = Limits(settings.store_max_bytes, settings.store_raw_s, settings.store_aggregates_s)
         self.writer: Writer | None = None
@@ -60,7 +63,8 @@ class Archive:
         events: list[Event] = []
         if self._path is not None and self.writer is not None:
             other = await asyncio.to_thread(self.writer.claim)
-            state = await asyncio.to_thread(queries.load_state, self._path, self._service)
+            state, sealed = await self._load()
+            events += sealed
             self._held = other is not None
             if other is not None:
                 message = f"{other}: rows wait in memory until it ends; give each sidecar its own SIDECAR_DB"
@@ -83,9 +87,20 @@ class Archive:
         if not self.may_take_over or self._path is None:
             return []
         self._held = False
-        state = await asyncio.to_thread(queries.load_state, self._path, self._service)
-        events = await self._keep_newer(state)
+        state, events = await self._load()
+        events += await self._keep_newer(state)
         return [*events, *engine.restore(state, steady())] if state else []
+
+    async def _load(self) -> tuple[bytes | None, list[Event]]:
+        """What is stored. When it is encrypted and cannot be opened it stays as it is, and nothing is written over it."""
+        if self._path is None:
+            return None, []
+        try:
+            return await asyncio.to_thread(queries.load_state, self._path, self._service, vault=self._reader), []
+        except (Sealed, Spoilt) as error:
+            self._barred = True
+            text = f"the stored state cannot be opened ({error}); it stays, and nothing that is learnt now is stored"
+            return None, [Event(kind="state.sealed", severity="high", message=text)]
 
     async def _keep_newer(self, state: bytes | None) -> list[Event]:
         """Sets a snapshot of a newer program aside before ours is written in its place; without that ours is not stored."""
@@ -94,7 +109,8 @@ class Archive:
             return []
         said = f"the stored state is of version {version}, this program writes version {VERSION}"
         try:
-            await self._ask(lambda db: queries.set_aside(db, self._service, version))
+            vault = self._writing.vault
+            await self._ask(lambda db: queries.set_aside(db, self._service, version, vault))
         except StoreError as error:
             self._barred = True
             text = f"{said}; it cannot be set aside ({error}), so nothing that is learnt now is stored"
@@ -156,18 +172,18 @@ class Archive:
         if self._path is None:
             return []
         try:
-            found = await asyncio.to_thread(queries.find, self._path, key)
+            found = await asyncio.to_thread(queries.find, self._path, key, self._reader)
             records = found if isinstance(found, list) else [] if found is None else [found]
             if len(records) != 1:
                 return [_known(record, []) for record in records]
-            given = await asyncio.to_thread(queries.feedback_of, self._path, records[0]["id"])
+            given = await asyncio.to_thread(queries.feedback_of, self._path, records[0]["id"], self._reader)
         except StoreError:
             return []
         return [_known(records[0], given)]
 
-    async def read(self, query: Callable[[], Found]) -> Found:
-        """Runs a reading query in a thread."""
-        return await asyncio.to_thread(query)
+    async def read(self, query: Callable[[Vault], Found]) -> Found:
+        """Runs a reading query in a thread, with what opens encrypted fields."""
+        return await asyncio.to_thread(query, self._reader)
 
     @property
     def mark(self) -> str | None:
@@ -191,23 +207,39 @@ class Archive:
         erased = 0
         while True:
             audit = Forgetting(wall(), actor, self._service, erased, why)
-            gone = await self._ask(lambda db, audit=audit: forget(db, key_hash, audit, self._chain))  # type: ignore[misc] # bound now
+            gone = await self._ask(lambda db, audit=audit: forget(db, key_hash, audit, self._writing.chain))  # type: ignore[misc] # bound now
             erased += gone
             if gone < STEP_ROWS:
                 break
         await self._ask(queries.checkpoint)
         return erased
 
+    async def encrypt(self) -> Progress:
+        """Encrypts what is not yet with the first key, between commits, in short steps. Raises StoreError."""
+        progress, vault = Progress(), self._writing.vault
+        while not progress.over:
+            await self._ask(lambda db: step(db, vault, progress))
+        await self._ask(queries.checkpoint)
+        return progress
+
     @property
-    def _chain(self) -> Chain:
+    def key_id(self) -> str:
+        """The id of the key that fields are encrypted with now; "" when they are not."""
+        return self._reader.key_id
+
+    @property
+    def _reader(self) -> Vault:
+        """A vault for one reading, in whichever thread."""
+        return Vault(self._guards.fields)
+
+    @property
+    def _writing(self) -> Writer:
         if self.writer is None:
             raise StoreError("there is no database: set SIDECAR_DB")
-        return self.writer.chain
+        return self.writer
 
     async def _ask(self, work: Callable[[sqlite3.Connection], Found]) -> Found:
-        if self.writer is None:
-            raise StoreError("there is no database: set SIDECAR_DB")
-        return await asyncio.wrap_future(self.writer.ask(work))
+        return await asyncio.wrap_future(self._writing.ask(work))
 
     def close(self, timeout_s: float) -> None:
         """Writes what waits; blocking, at most `timeout_s`."""

@@ -13,6 +13,7 @@ from sidecar.config.settings import Settings
 from sidecar.core.types import Event
 from sidecar.errors import ConfigError
 from sidecar.store.keys import Guards, KeySet, no_keys, parse_keys
+from sidecar.store.vault import require
 
 T = TypeVar("T")
 
@@ -58,9 +59,14 @@ class KeyFiles:
     """The key files of one process."""
 
     def __init__(self, settings: Settings, now: float) -> None:
-        """Raises ConfigError when one that is set cannot be used."""
+        """Raises ConfigError when one that is set cannot be used, or the package that it needs is not there."""
         self._files: list[Watched[KeySet]] = []
-        self.guards = Guards(self._keys("audit_key_file", settings.audit_key_file, now))
+        if settings.encryption_key_file is not None:
+            require()
+        self.guards = Guards(
+            self._keys("audit_key_file", settings.audit_key_file, now),
+            self._keys("encryption_key_file", settings.encryption_key_file, now),
+        )
 
     def _keys(self, setting: str, path: Path | None, now: float) -> Callable[[], KeySet | None]:
         if path is None:

@@ -18,7 +18,7 @@ What it does not know: why a breaker is open. It has no state of its own.
 
 from collections.abc import Collection, Mapping
 
-from sidecar.core.breaker import Breaker
+from sidecar.core.breaker import Breaker, State
 from sidecar.core.guard import Guard, Guards
 from sidecar.core.policy import Route, Upstream
 
@@ -38,8 +38,6 @@ class Ejection:
 
     def offered(self, eligible: tuple[str, ...], established: Collection[str]) -> tuple[str, ...]:
         """The eligible arms without those that are out; at least one of the `established` that are eligible stays."""
-        if not self.guards.unwell:
-            return eligible
         shut = [arm for arm in eligible if not self._offers(arm)]
         if not shut:
             return eligible
@@ -48,6 +46,11 @@ class Ejection:
         if standing <= out:
             out -= standing
         return tuple(arm for arm in eligible if arm not in out) if standing else eligible
+
+    def state_of(self, arm: str) -> State:
+        """The state of the breaker behind an arm."""
+        behind = self._behind.get(arm)
+        return "closed" if behind is None else behind[1].state
 
     def may_retry(self, arm: str) -> bool:
         """Whether a call that failed elsewhere may be tried with this arm now; one that may not is counted."""

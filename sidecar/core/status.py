@@ -31,6 +31,7 @@ class ArmStatus:
     expected_nusd: float | None
     cannot: tuple[str, ...] = ()  # needs of requests that it is known not to meet
     context_tokens: int | None = None  # None: not known
+    breaker: str = "closed"  # open | half_open: it is not offered, or to few calls, where another arm may serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,7 @@ def _arm(state: RouteState, arm: str, share: float, judged: tuple[float, float, 
         expected_nusd=state.spend.expected_nusd(arm),
         cannot=tuple(named(can.limits.lacks)),
         context_tokens=can.context_tokens,
+        breaker=state.ejection.state_of(arm),
     )
 
 

@@ -111,6 +111,8 @@ class Books:
 class Plane:
     """The data plane's shared state. One per process; everything in it is touched by the loop's thread only."""
 
+    pressed = False  # memory is short: what the app does not miss is given up
+
     def __init__(self, settings: Settings, engine: Engine, tasks: Tasks, emit: Callable[[Settled], None]) -> None:
         """`emit` takes each finished exchange; it must be quick and must not raise."""
         self.wall = wall
@@ -140,7 +142,6 @@ class Plane:
         self.draining = False
         self.last_active = monotonic()
         self.most = settings.max_streams  # exchanges that are let in; fewer while memory is short
-        self.pressed = False  # memory is short: what the app does not miss is given up
         self.buffered = 0  # bytes of request bodies held in all connections
         self.room: deque[Open] = deque()  # exchanges whose bodies wait for those bytes
         self.text_salt = 0  # 32 bits of the salt, for the words of texts

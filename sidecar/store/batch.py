@@ -15,6 +15,7 @@ from sidecar.core.record import COLUMNS, Scalar, at_text
 from sidecar.core.types import Event, Feedback
 from sidecar.store.audit import Audit, Chain
 from sidecar.store.migrations import DECISION_COLUMNS, OUTCOME_COLUMNS, SPLIT
+from sidecar.store.vault import CLOSED, Vault, label_place, seal_context, state_place
 
 Row = tuple[Scalar, ...]
 
@@ -72,6 +73,7 @@ STATE_KEY = "*"  # the engine's own row in `arms`: its snapshot holds every arm'
         "outcome", "duration_s", "ttft_s", "input_tokens", "output_tokens", "cost_nusd", "quality", "reward",
     )
 )  # fmt: skip
+_CONTEXT = COLUMNS.index("context")
 _KINDS = {"completed": 1, "failed": 2, "aborted": 3}
 
 
@@ -107,10 +109,10 @@ class Batch:
         self.state = singles[-1].state if singles else None
 
 
-def write(connection: sqlite3.Connection, batch: Batch, service: str, chain: Chain) -> None:
-    """Execute the batch inside the transaction that the caller opened."""
+def write(connection: sqlite3.Connection, batch: Batch, service: str, chain: Chain, vault: Vault = CLOSED) -> None:
+    """Execute the batch inside the transaction that the caller opened. What is sealed is so from here on."""
     if batch.rows:
-        _write_rows(connection, batch.rows)
+        _write_rows(connection, [_sealed(row, vault) for row in batch.rows] if vault.key_id else batch.rows)
         connection.executemany(UPSERT_WINDOW, window_rows(batch.rows))
     if batch.events:
         connection.executemany(INSERT_EVENT, [_event_row(at, event, service) for at, event in batch.events])
@@ -119,13 +121,29 @@ def write(connection: sqlite3.Connection, batch: Batch, service: str, chain: Cha
     if batch.feedback:
         connection.executemany(
             UPSERT_FEEDBACK,
-            [(f.decision_id, f.source, at_text(at), f.route, f.arm, f.score, f.label) for at, f in batch.feedback],
+            [
+                (f.decision_id, f.source, at_text(at), f.route, f.arm, f.score, _sealed_label(f, vault))
+                for at, f in batch.feedback
+            ],
         )
     if batch.audit:
         chain.append(connection, service, batch.audit)
     if batch.state is not None:
         at, blob, last_id = batch.state
+        if vault.key_id:
+            blob = vault.seal_blob(blob, state_place(service, STATE_KEY, STATE_KEY))
         connection.execute(UPSERT_STATE, (service, STATE_KEY, STATE_KEY, at_text(at), last_id, blob))
+
+
+def _sealed(row: Row, vault: Vault) -> Row:
+    context = seal_context(vault, str(row[_CONTEXT]), str(row[0]))
+    return (*row[:_CONTEXT], context, *row[_CONTEXT + 1 :])
+
+
+def _sealed_label(score: Feedback, vault: Vault) -> str | None:
+    if score.label is None or not vault.key_id:
+        return score.label
+    return vault.seal_text(score.label, label_place(score.decision_id, score.source))
 
 
 def _write_rows(connection: sqlite3.Connection, rows: list[Row]) -> None:

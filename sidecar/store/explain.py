@@ -65,11 +65,13 @@ def _lines(
         return [
             f"Decision {record['id']} at {record['at']}",
             _asked(record, context),
+            *_hidden(context),
             f"Nothing was sent: {why} refused the call with status {record['status']}, on route {record['route']}.",
         ]
     return [
         f"Decision {record['id']} at {record['at']}",
         _asked(record, context),
+        *_hidden(context),
         _served(record),
         _WHY.get(_reason(record, context), "Reason: {reason}.").format(
             reason=record["reason"],
@@ -120,6 +122,11 @@ def _asked(record: Mapping[str, Any], context: Mapping[str, Any]) -> str:
     return f"Asked: {record['dialect']} {endpoint} for {model}, {how}{size}{tools} (service {record['service']})."
 
 
+def _hidden(context: Mapping[str, Any]) -> list[str]:
+    """Why tags and task are not known."""
+    return [f"Tags and task: {context['sealed']}."] if context.get("sealed") else []
+
+
 def _served(record: Mapping[str, Any]) -> str:
     what = f"{record['upstream']}/{record['model'] or 'the model as asked'}"
     arm = "no arm of the policy" if record["arm"] is None else f"arm {record['arm']}"
@@ -154,10 +161,15 @@ def _chance(record: Mapping[str, Any], context: Mapping[str, Any]) -> list[str]:
 def _left_out(record: Mapping[str, Any], context: Mapping[str, Any]) -> list[str]:
     """Arms that could not serve the call, as far as the catalogue and the policy know."""
     left_out = context.get("left_out")
-    if not isinstance(left_out, Mapping) or not left_out:
+    if not isinstance(left_out, Mapping):
         return []
+    shut = [str(arm) for arm, why in left_out.items() if why == "breaker"]
+    lines = [f"Not offered, breaker: {', '.join(shut)} (too many calls there had failed)."] if shut else []
+    left_out = {arm: why for arm, why in left_out.items() if why != "breaker"}
+    if not left_out:
+        return lines
     size = f"about {context['needs'][1]} tokens" if "needs" in context else "its size unknown"
-    lines = [
+    lines += [
         f"Left out because they cannot serve this call ({size}): "
         + "; ".join(f"{arm} ({_LACKED.get(str(why), f'no {why}')})" for arm, why in left_out.items())
         + "."
@@ -278,6 +290,8 @@ def _known(record: Mapping[str, Any], context: Mapping[str, Any], known: Mapping
     if rollout is not None:
         step = "" if rollout["step"] is None else f" at {rollout['step']} %"
         lines.append(f"That rollout now: {rollout['phase']}{step} since {rollout['at']}: {rollout['message']}")
+    if known.get("sealed"):
+        lines.append(f"What is known now: {known['sealed']}.")
     route = known.get("route")
     if not isinstance(route, Mapping):
         return lines

@@ -18,7 +18,7 @@ import orjson
 from sidecar.clock import wall
 from sidecar.core.record import COLUMNS, at_text
 from sidecar.errors import StoreError
-from sidecar.store import retention
+from sidecar.store import retention, sealing
 from sidecar.store.audit import Audit, Chain, Head
 from sidecar.store.audit_check import Verdict, verify
 from sidecar.store.batch import STATE_KEY, UPSERT_STATE
@@ -26,6 +26,17 @@ from sidecar.store.database import is_blank, open_blank, open_reader, open_write
 from sidecar.store.keys import NO_GUARDS, Guards, KeySet
 from sidecar.store.lock import WriteLock, is_held
 from sidecar.store.retention import STEP_ROWS, Forgetting, Limits
+from sidecar.store.vault import (
+    CLOSED,
+    ENCRYPTED,
+    UNREADABLE,
+    Sealed,
+    Spoilt,
+    Vault,
+    open_context,
+    open_label,
+    state_place,
+)
 
 Record = dict[str, Any]
 
@@ -86,25 +97,28 @@ def _require(path: Path) -> None:
         raise StoreError(f"{path}: no database here; set SIDECAR_DB or --db to the file that the sidecar writes")
 
 
-def _record(row: sqlite3.Row) -> Record:
-    """One joined row as `decisions --json` prints it: JSON columns parsed, `stream` a truth value."""
+def _record(row: sqlite3.Row, vault: Vault) -> Record:
+    """One joined row as `decisions --json` prints it: JSON columns parsed, `stream` a truth value, the context opened."""
     record = dict(row)
     for name in _JSON_COLUMNS:
         if record[name] is not None:
             record[name] = orjson.loads(record[name])
+    if record["context"] is not None:
+        record["context"] = open_context(vault, record["context"], record["id"])
     record["stream"] = bool(record["stream"])
     return record
 
 
-def decisions(path: Path, service: str | None = None, last: int = 20) -> list[Record]:
+def decisions(path: Path, service: str | None = None, last: int = 20, vault: Vault = CLOSED) -> list[Record]:
     """The newest `last` decisions joined with their outcomes, newest first, keys in the order of COLUMNS."""
     where = "" if service is None else " WHERE service = ?"
     values = (last,) if service is None else (service, last)
     with _reading(path) as connection:
-        return [_record(row) for row in connection.execute(f"{_SELECT}{where} ORDER BY id DESC LIMIT ?", values)]
+        found = connection.execute(f"{_SELECT}{where} ORDER BY id DESC LIMIT ?", values)
+        return [_record(row, vault) for row in found]
 
 
-def find(path: Path, key: str) -> Record | list[Record] | None:
+def find(path: Path, key: str, vault: Vault = CLOSED) -> Record | list[Record] | None:
     """The decision with this id, or else with this completion id: a list when several have it, None when none."""
     with _reading(path) as connection:
         rows = connection.execute(f"{_SELECT} WHERE id = ?", (key,)).fetchall()
@@ -113,51 +127,65 @@ def find(path: Path, key: str) -> Record | list[Record] | None:
                 f"{_SELECT} WHERE completion_id = ? ORDER BY id DESC LIMIT 100", (key,)
             ).fetchall()
     if len(rows) > 1:
-        return [_record(row) for row in rows]
-    return _record(rows[0]) if rows else None
+        return [_record(row, vault) for row in rows]
+    return _record(rows[0], vault) if rows else None
 
 
-def feedback_of(path: Path, key: str) -> list[Record]:
+def feedback_of(path: Path, key: str, vault: Vault = CLOSED) -> list[Record]:
     """The scores that one decision has received, one per source."""
     with _reading(path) as connection:
-        return [
-            dict(row) for row in connection.execute("SELECT * FROM feedback WHERE decision_id = ? ORDER BY at", (key,))
-        ]
+        found = connection.execute("SELECT * FROM feedback WHERE decision_id = ? ORDER BY at", (key,))
+        return [_score(row, vault) for row in found]
 
 
-def knowledge(path: Path, record: Record) -> Record:
+def _score(row: sqlite3.Row, vault: Vault) -> Record:
+    record = dict(row)
+    return record | {"label": open_label(vault, record["label"], record["decision_id"], record["source"])}
+
+
+def knowledge(path: Path, record: Record, vault: Vault = CLOSED) -> Record:
     """What the store knows besides one decision: `rollout`, the row of the rollout that it belonged to, and of the newest
-    snapshot of its service `at` and the part of its `route`; None where there is none."""
+    snapshot of its service `at` and the part of its `route`; None where there is none. `sealed` says why it cannot be read,
+    when it is encrypted."""
     with _reading(path) as connection:
         rollout = connection.execute("SELECT * FROM rollouts WHERE id = ?", (record["rollout_id"],)).fetchone()
         values = (record["service"], STATE_KEY, STATE_KEY)
         newest = "SELECT at, state FROM arms WHERE service = ? AND route = ? AND arm = ?"
         state = connection.execute(newest, values).fetchone()
+    routes, sealed = {}, None
     try:
-        routes = {} if state is None else orjson.loads(state["state"]).get("routes", {})
+        if state is not None:
+            routes = orjson.loads(vault.open_blob(bytes(state["state"]), state_place(*values))).get("routes", {})
+    except Sealed:
+        sealed = ENCRYPTED
+    except Spoilt:
+        sealed = UNREADABLE
     except (ValueError, AttributeError):
         routes = {}
     return {
         "rollout": None if rollout is None else dict(rollout),
         "at": None if state is None else state["at"],
         "route": routes.get(record["route"]),
+        **({} if sealed is None else {"sealed": sealed}),
     }
 
 
-def scores(path: Path) -> Iterator[Record]:
+def scores(path: Path, vault: Vault = CLOSED) -> Iterator[Record]:
     """Every kept score, in the order of time, one at a time."""
     with _reading(path) as connection:
         for row in connection.execute("SELECT * FROM feedback ORDER BY at"):
-            yield dict(row)
+            yield _score(row, vault)
 
 
-def export(path: Path, service: str | None = None, since: str = "", until: str = "~") -> Iterator[Record]:
+def export(
+    path: Path, service: str | None = None, since: str = "", until: str = "~", vault: Vault = CLOSED
+) -> Iterator[Record]:
     """Every kept row, oldest first, one at a time: `since` <= at < `until` (RFC 3339 text, or any beginning of it)."""
     where = " WHERE at >= ? AND at < ?" + ("" if service is None else " AND service = ?")
     values = (since, until) if service is None else (since, until, service)
     with _reading(path) as connection:
         for row in connection.execute(f"{_SELECT}{where} ORDER BY id", values):
-            yield _record(row)
+            yield _record(row, vault)
 
 
 def events(path: Path, last: int = 100, kind: str | None = None) -> list[Record]:
@@ -185,9 +213,9 @@ def verify_audit(path: Path, keys: KeySet | None, anchors: Sequence[Head], accep
         return verify(connection, keys, anchors, frozenset(accepted))
 
 
-def load_state(path: Path, service: str = "default", version: int | None = None) -> bytes | None:
+def load_state(path: Path, service: str = "default", version: int | None = None, vault: Vault = CLOSED) -> bytes | None:
     """The newest engine snapshot of this service, or the one of a newer `version` that was set aside; None when there is
-    no file, no table or no snapshot."""
+    no file, no table or no snapshot. Raises Sealed or Spoilt when it is encrypted and cannot be opened."""
     if not path.is_file():
         return None
     values = (service, STATE_KEY, STATE_KEY if version is None else _aside_key(version))
@@ -198,15 +226,20 @@ def load_state(path: Path, service: str = "default", version: int | None = None)
             ).fetchone()
     except sqlite3.Error:
         return None  # a store that cannot be read must not keep the process from starting (GW-37)
-    return None if row is None else bytes(row[0])
+    return None if row is None else vault.open_blob(bytes(row[0]), state_place(*values))
 
 
-def set_aside(connection: sqlite3.Connection, service: str, version: int) -> None:
+def set_aside(connection: sqlite3.Connection, service: str, version: int, vault: Vault = CLOSED) -> None:
     """Keeps the stored snapshot, which is of a newer program, under its version: the next one is written in its place."""
-    text = "INSERT OR REPLACE INTO arms SELECT service, route, ?, at, last_id, state FROM arms WHERE "
-    values = (_aside_key(version), service, STATE_KEY, STATE_KEY)
+    old, new = (service, STATE_KEY, STATE_KEY), (service, STATE_KEY, _aside_key(version))
+    where = "WHERE service = ? AND route = ? AND arm = ?"
     with connection:
-        connection.execute(f"{text} service = ? AND route = ? AND arm = ?", values)
+        row = connection.execute(f"SELECT at, last_id, state FROM arms {where}", old).fetchone()  # noqa: S608 (ours)
+        if row is not None:
+            state = bytes(row[2])
+            if vault.key_id:
+                state = vault.seal_blob(vault.open_blob(state, state_place(*old)), state_place(*new))
+            connection.execute(UPSERT_STATE, (*new, row[0], row[1], state))
 
 
 def _aside_key(version: int) -> str:
@@ -218,7 +251,9 @@ def save_state(path: Path, state: bytes, service: str = "default", by: By = BY) 
     overwrite it."""
     with _writing(path) as connection:
         _note(connection, path, service, "state.import", {"bytes": len(state)}, by)
-        connection.execute(UPSERT_STATE, (service, STATE_KEY, STATE_KEY, at_text(wall()), None, state))
+        key, vault = (service, STATE_KEY, STATE_KEY), Vault(by.guards.fields)
+        stored = vault.seal_blob(state, state_place(*key)) if vault.key_id else state
+        connection.execute(UPSERT_STATE, (*key, at_text(wall()), None, stored))
 
 
 def spending(path: Path, since_s: float, service: str | None = None) -> dict[str, int]:
@@ -271,6 +306,18 @@ def prune(path: Path, limits: Limits, by: By = BY) -> int:
             pass
         _note(connection, path, "", "prune", {"decisions": deleted}, by)
     return deleted
+
+
+def encrypt(path: Path, by: By = BY) -> sealing.Progress:
+    """Encrypt with the first key whatever is not yet; how much, and what could not be read. Raises Held and StoreError."""
+    progress, vault = sealing.Progress(), Vault(by.guards.fields)
+    with _writing(path) as connection:
+        while not progress.over:
+            sealing.step(connection, vault, progress)
+        detail = {"key": vault.key_id, "values": progress.sealed, "unreadable": progress.unreadable}
+        _note(connection, path, "", "encrypt", detail, by)
+        checkpoint(connection)
+    return progress
 
 
 def forget(path: Path, key_hash: str, by: By = BY) -> int:

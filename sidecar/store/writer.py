@@ -30,6 +30,7 @@ from sidecar.store.database import Identity, identity, is_damaged, move_aside, o
 from sidecar.store.keys import NO_GUARDS, Guards
 from sidecar.store.lock import Held, WriteLock
 from sidecar.store.retention import Limits, prune
+from sidecar.store.vault import Vault
 
 COMMIT_S: Final = 0.1  # with the app's flush every 100 ms, a kill loses at most the last 250 ms
 QUEUE_ROWS: Final = 10_000  # about 20 MiB of records; minutes of an ordinary service's traffic
@@ -79,6 +80,7 @@ class Writer:
         self._path = path
         self._right = WriteLock(path)
         self.chain = Chain(path, guards.audit)  # used by the thread only, but for its head
+        self.vault = Vault(guards.fields)  # used by the thread only
         self._service = service
         self._limits = limits or Limits()
         self._queue_rows = queue_rows
@@ -376,7 +378,7 @@ class Writer:
         # A change that somebody made is on the disk before its head is told: no power cut may look like a forgery.
         connection.execute(f"PRAGMA synchronous={'FULL' if batch.audit else 'NORMAL'}")
         with transaction(connection):
-            write(connection, batch, self._service, self.chain)
+            write(connection, batch, self._service, self.chain, self.vault)
         self.commits += 1
         if batch.audit:
             self.chain.seal(connection)
@@ -433,7 +435,7 @@ class Writer:
         self.chain.begin(connection, self._service)
         if self._saved is not None:
             with transaction(connection):
-                write(connection, Batch(state=self._saved), self._service, self.chain)
+                write(connection, Batch(state=self._saved), self._service, self.chain, self.vault)
         return connection
 
     def _examine(self) -> None:

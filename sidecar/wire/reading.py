@@ -9,7 +9,7 @@ from sidecar.core.types import Usage
 
 _T = TypeVar("_T")
 Count = Annotated[int, Meta(ge=0, lt=1 << 53)]  # of tokens; what is beyond counts as absent where `read_as` decodes
-_MAX_REPAIRS = 32  # members of a wrong type dropped from one event before it counts as unreadable
+_MAX_REPAIRS = 8  # members of a wrong type dropped from one event before it counts as unreadable
 
 
 class Piece(Struct, gc=False):

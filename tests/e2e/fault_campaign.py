@@ -17,9 +17,9 @@ from typing import Any
 from sidecar.clock import monotonic
 from tests.e2e.fault_client import Caller
 from tests.e2e.fault_judge import Seen, judge, judge_row
-from tests.e2e.fault_plan import MAX_BODY, ROUTE_BODY_MAX, TIMEOUT_S, Plan, chains, plan
+from tests.e2e.fault_plan import MAX_BODY, MAX_STREAMS, ROUTE_BODY_MAX, TIMEOUT_S, Plan, chains, flood, plan
 from tests.e2e.process import Provider, Sidecar, free_port
-from tests.fixtures.answers import read_answer
+from tests.fixtures.answers import is_whole
 from tests.fixtures.relay import Passage, Relay, Toxic
 
 TOLD_S = 3.0  # for an upstream to learn that its client left: 0.1 s is promised, the rest is for a busy machine
@@ -32,6 +32,7 @@ _SETTINGS = {
     "keepalive_idle": "5s",
     "route_body_max_bytes": ROUTE_BODY_MAX,
     "max_body_bytes": MAX_BODY,
+    "max_streams": MAX_STREAMS,
     "log_level": "error",
 }
 _FAULTS: tuple[dict[str, object], ...] = (
@@ -48,6 +49,8 @@ service: bot
 upstreams:
   chat: {{dialect: openai, base_url: "{url}/v1", api_key: {{env: CAMPAIGN_KEY}}, price: &p {{input_mtok: 1.0, output_mtok: 4.0}}}}
   claude: {{dialect: anthropic, base_url: "{url}", api_key: {{env: CAMPAIGN_KEY}}, price: *p}}
+  command: {{dialect: cohere, base_url: "{url}", api_key: {{env: CAMPAIGN_KEY}}, price: *p}}
+  converse: {{dialect: bedrock, base_url: "{url}", api_key: {{env: CAMPAIGN_KEY}}, price: *p}}
   nobody: {{dialect: openai, base_url: "{nobody}/v1", api_key: {{env: CAMPAIGN_KEY}}, price: *p}}
 routes:
 {routes}
@@ -90,7 +93,7 @@ _ROUTE = """
 """
 _PLAIN_ROUTES = {
     "far": "claude", "near": "chat", "s429": "chat", "s500": "chat", "reset": "chat", "dies": "chat", "nodone": "chat",
-    "errs": "chat",
+    "errs": "chat", "slow": "chat", "long": "chat", "hear": "command", "rock": "converse",
 }  # fmt: skip
 
 
@@ -157,6 +160,12 @@ class Campaign:
         async with asyncio.TaskGroup() as group:
             for _ in range(min(concurrency, len(rows))):
                 group.create_task(self._work(rows, near, upstream))
+        if len(numbers) > 1:
+            async with asyncio.TaskGroup() as group:
+                for one in flood(self.told.seed):
+                    group.create_task(self._work([[one]], near, upstream))
+            if not any(seen.own == "overloaded" for seen in self._seen):
+                self.told.broken.append("more calls than there is room for, and none was shed")
         self.told.exchanges = len(self._seen)
         await self._settled(sidecar, rest)
 
@@ -200,14 +209,14 @@ class Campaign:
             row = by_id.get(seen.decision) or by_model.get(seen.plan.model)
             if row is not None and not seen.plan.shape.twice:
                 self._fault(seen, judge_row(seen, row))
-            elif seen.decision and row is None and seen.own != "shed":
+            elif seen.decision and row is None and seen.own != "overloaded":
                 self._fault(seen, ["it has no row"])
-            end = "turned away" if row is None else row["outcome"]
+            end = ("shed" if seen.own == "overloaded" else "turned away") if row is None else row["outcome"]
             end += f" {row['error']}" if row is not None and row["outcome"] == "failed" else ""
             self.told.ends.setdefault(seen.plan.what, Counter())[end] += 1
 
 
-_MODELS = ("m-weak:refusal=1.0",)
+_MODELS = ("m-weak:refusal=1.0", "m-slow:ttft=1.0", "m-long:output_tokens=6000", "m-long:itl=0.0")
 
 
 def _sidecar(folder: Path, port: int) -> Sidecar:
@@ -256,10 +265,9 @@ async def _quiet(over: Any) -> None:
 def _is_over(near: Sequence[Passage], calls: Sequence[Passage]) -> bool:
     """Whether nothing more can happen to an exchange: its answer is whole, or all its connections have ended."""
     for one in calls:
-        whole = read_answer(bytes(one.went["down"])).state == "whole"
-        if not (whole or one.left["up"] or one.told["down"] == "reset" or (one.told["down"] and one.told["up"])):
+        if not (is_whole(one.went["down"]) or one.left["up"] or one.told["down"] == "reset" or (one.told["down"] and one.told["up"])):
             return False
-    return all(one.left["down"] or one.told["up"] or read_answer(bytes(one.came["down"])).state == "whole" for one in near)
+    return all(one.left["down"] or one.told["up"] or is_whole(one.came["down"]) for one in near)
 
 
 def _books(metrics: str, books: dict[str, int], rows: Sequence[dict[str, Any]], rest: dict[str, float]) -> Books:

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.e2e.fault_plan import GENERATE, MAX_BODY, MESSAGES, RESPONSES, TIMEOUT_S, Plan
+from tests.e2e.fault_plan import GENERATE, MAX_BODY, MESSAGES, MODELS, RESPONSES, TIMEOUT_S, Plan
 from tests.integration.raw import response_end
 
 PATIENCE_S = 4 * TIMEOUT_S  # longer than any timer of the sidecar and any stall
@@ -37,7 +37,7 @@ def _request(plan: Plan, letter: str) -> bytes:
     mark = f"mark-{plan.number:06d}{letter}"
     body = _body(plan, mark)
     lines = [
-        f"POST {_target(plan)} HTTP/1.1",
+        f"{'POST' if body else 'GET'} {_target(plan)} HTTP/1.{shape.minor}",
         "Host: localhost",
         f"X-Mark: {mark}",
         "Content-Type: application/json",
@@ -48,9 +48,11 @@ def _request(plan: Plan, letter: str) -> bytes:
     framed = shape.upload == "chunked" or shape.broken in ("chunk", "both")
     if framed:
         lines.append("Transfer-Encoding: chunked")
+    if shape.expects:
+        lines.append("Expect: 100-continue")
     if shape.broken == "large":
         lines.append(f"Content-Length: {MAX_BODY + 1}")
-    elif not framed or shape.broken == "both":
+    elif body and (not framed or shape.broken == "both"):
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + (_chunks(body, shape.broken == "chunk") if framed else body)
 
@@ -58,13 +60,15 @@ def _request(plan: Plan, letter: str) -> bytes:
 def _target(plan: Plan) -> str:
     if plan.shape.path != GENERATE:
         return plan.shape.path
-    verb = "streamGenerateContent?alt=sse" if plan.shape.stream else "generateContent"
+    verb = f"streamGenerateContent{'' if plan.shape.array else '?alt=sse'}" if plan.shape.stream else "generateContent"
     return f"{GENERATE}/{plan.model}:{verb}"
 
 
 def _body(plan: Plan, mark: str) -> bytes:
     text = f"{mark} what is 2 + 2?" + " word" * (plan.size // 5)
     shape = plan.shape
+    if shape.path == MODELS:
+        return b""
     if shape.path == GENERATE:
         return json.dumps({"contents": [{"role": "user", "parts": [{"text": text}]}]}).encode()
     body: dict[str, object] = {"model": plan.model}
@@ -114,7 +118,8 @@ class Caller:
             view.end = "silent"
         except OSError:
             view.end = "reset"
-        if view.end != "whole" or b"\r\nconnection: close" in view.raw.lower():
+        astray = any(one.kind == "garbage" for one in plan.client)  # what it pushed out is the next request's beginning
+        if astray or view.end != "whole" or b"\r\nconnection: close" in view.raw.lower():
             await self.close()
         return view
 

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.e2e.fault_client import View, requests
-from tests.e2e.fault_plan import TIMEOUT_S, Plan
+from tests.e2e.fault_plan import FLOOD, TIMEOUT_S, Plan
 from tests.fixtures.answers import Answer, ended, read_answer, said, without_usage
 from tests.fixtures.relay import Passage
 
 _CODE = re.compile(rb'"code":"([a-z_]+)"|\(([a-z_]+)\)"')
-_PROTOCOL = frozenset({"protocol", "head_timeout", "timeout_body", "body_stall", "too_large", "body_timeout"})
 _SILENCE_S = 0.85 * TIMEOUT_S  # the relay's clock begins a little later than the sidecar's
 _ERRORS = {"upstream_closed": {"truncated"}, "bad_response": {"bad_response", "bad_framing"}, "budget": {"refused"}}
 
@@ -31,6 +30,7 @@ class Seen:
     gone: bool  # the client had left, as the sidecar sees it
     whole_request: bool
     given: Answer  # by the upstream that was asked last
+    died: bool  # an upstream's connection ended on it
     broken: list[str]
     end: str = ""  # how it is counted in the report, from its row
 
@@ -42,13 +42,13 @@ class Seen:
 def judge(plan: Plan, client: Passage | None, calls: Sequence[Passage], view: View) -> Seen:
     """Looks at the bytes of one exchange. `calls` are its calls to upstreams, in order."""
     raw = bytes(client.came["down"]) if client is not None else b""
-    sent = read_answer(raw)
+    sent = read_answer(raw, client.left["down"] if client is not None else "")
     asked = requests(plan)
     arrived = bytes(client.went["up"]) if client is not None else b""
     gone = client is not None and bool(client.told["up"])
     firsts = [one for one in calls if one.mark.endswith("a")]
     given = read_answer(bytes(firsts[-1].went["down"])) if firsts else Answer("none")
-    seen = Seen(plan, sent, _own(sent), gone, arrived == asked, given, [])
+    seen = Seen(plan, sent, _own(sent), gone, arrived == asked, given, any(one.told["down"] for one in calls), [])
     if sent.state == "malformed":
         seen.broken.append(f"the sidecar sent what is no HTTP: {raw[:80]!r}")
         return seen
@@ -130,6 +130,9 @@ def _own_wrong(seen: Seen, calls: Sequence[Passage]) -> str | None:
         case "timeout_first_byte" | "timeout_idle":
             silent_s = last.silent_s if last is not None else 0.0
             return None if silent_s >= _SILENCE_S else f"the upstream was silent for {silent_s:.2f} s only"
+        case "overloaded":
+            told = seen.sent.status == 503 and seen.sent.value("retry-after")
+            return None if told and seen.plan.shape is FLOOD and not calls else "there was room"
         case _:
             return "there is no reason for it"
 
@@ -180,7 +183,7 @@ def _judge_second(seen: Seen, calls: Sequence[Passage]) -> None:
     whole = {one.payload for one in given if one.state == "whole"}
     if second.state == "whole" and not _own(second) and second.payload not in whole:
         seen.broken.append("the second of two answers is no answer of the upstream")
-    if seen.gone or seen.sent.value("connection") == "close":
+    if seen.gone or seen.plan.leave or seen.plan.client or seen.sent.value("connection") == "close":
         return
     if second.state != "whole" and not seen.plan.upstream:
         seen.broken.append(f"the second of two requests got {second.state}")
@@ -207,6 +210,8 @@ def judge_row(seen: Seen, row: Mapping[str, Any]) -> list[str]:
     finished = sent.state == "whole" or (seen.gone and (seen.given.state == "whole" or ended(seen.given.payload)))
     if outcome == "completed" and not finished:
         broken.append(f"{said_so}, but the client got {sent.state}")
+    if error == "truncated" and not seen.died:
+        broken.append(f"{said_so}, but no upstream's connection had ended")
     if outcome == "failed" and error == "truncated" and sent.state == "whole" and not seen.own:
         broken.append(f"{said_so}, but the answer was complete")
     if outcome == "failed" and sent.state == "whole" and not seen.own and sent.status < 400:

@@ -20,6 +20,7 @@ LONG_S = 4.0  # a stall that no timer waits for
 CHAIN = 4  # exchanges in a row on one client connection, while it lives
 UPLOAD_BYTES = (30_000, 180_000)
 STREAMED_UPLOAD_BYTES = (300_000, 600_000)  # above the campaign's route_body_max
+LONG_BYTES = 1_600_000  # of the longest answers
 ROUTE_BODY_MAX = 256 * 1024
 MAX_BODY = 1024 * 1024
 
@@ -39,9 +40,12 @@ class Shape:
     refused: int = 0  # the status with which the sidecar itself has to answer
     broken: Literal["", "chunk", "both", "large"] = ""  # how the request is malformed
     asks_usage: bool = False
+    array: bool = False  # Gemini's stream as one JSON array
+    minor: int = 1  # of the client's HTTP
+    expects: bool = False  # Expect: 100-continue, and does not wait for it
 
 
-MESSAGES, RESPONSES, GENERATE = "/v1/messages", "/v1/responses", "/v1beta/models"
+MESSAGES, RESPONSES, GENERATE, MODELS = "/v1/messages", "/v1/responses", "/v1beta/models", "/v1/models"
 SHAPES: tuple[Shape, ...] = (
     Shape("chat", 8),
     Shape("chat stream", 10, stream=True, kin="usage"),
@@ -61,6 +65,18 @@ SHAPES: tuple[Shape, ...] = (
     Shape("messages to chat stream", 6, path=MESSAGES, route="near", stream=True, kin="text"),
     Shape("responses to messages stream", 3, path=RESPONSES, route="far", stream=True, kin="text"),
     Shape("generate to chat stream", 3, path=GENERATE, route="near", stream=True, kin="text"),
+    Shape("responses", 2, path=RESPONSES),
+    Shape("generate stream, one array", 2, path=GENERATE, stream=True, array=True),
+    Shape("long stream", 4, route="long", stream=True, kin="usage"),
+    Shape("long stream, translated", 3, path=MESSAGES, route="long", stream=True, kin="text"),
+    Shape("chat to cohere", 2, route="hear", kin="text"),
+    Shape("chat to cohere stream", 3, route="hear", stream=True, kin="text"),
+    Shape("chat to converse", 2, route="rock", kin="text"),
+    Shape("messages to converse stream", 4, path=MESSAGES, route="rock", stream=True, kin="text"),
+    Shape("HTTP/1.0", 2, minor=0),
+    Shape("HTTP/1.0 stream", 2, minor=0, stream=True, kin="usage"),
+    Shape("list of models", 2, path=MODELS),
+    Shape("upload that waits for 100", 2, upload="length", expects=True),
     Shape("fallback from a dead upstream", 3, route="dead"),
     Shape("fallback from 5xx", 3, route="fall", stream=True, kin="usage"),
     Shape("fallback into messages", 3, route="cross", kin="text"),
@@ -79,6 +95,10 @@ SHAPES: tuple[Shape, ...] = (
     Shape("two framings", 1, refused=400, broken="both", kin="none"),
     Shape("too large", 1, refused=413, broken="large", kin="none"),
 )
+
+FLOOD = Shape("more than there is room for", 0, route="slow")
+MAX_STREAMS = 64  # more than the campaign's clients, less than the flood at its end
+_FLOOD_FROM = 900_000  # numbers of the flood
 
 KINDS: tuple[Kind, ...] = (
     "latency", "rate", "slice", "reset", "black_hole", "stall", "half_close", "truncate", "garbage",
@@ -103,6 +123,10 @@ class Plan:
     @property
     def what(self) -> str:
         """What it is reported under: where its toxic is and of which kind."""
+        if self.shape is FLOOD:
+            return "none, but too many at once"
+        if self.client and self.upstream:
+            return "one on each leg"
         if self.client:
             return f"client {self.client[0].direction}: {self.client[0].kind}"
         if self.upstream:
@@ -123,8 +147,15 @@ class Plan:
         return f"exchange {self.number}: {self.shape.name}; {toxics or 'no toxic'}{leaves}; again: {again}"
 
 
+def flood(seed: int) -> list[Plan]:
+    """Calls that come all at once, a third more than the sidecar may carry, to a model that is slow."""
+    return [plan(seed, _FLOOD_FROM + at) for at in range(MAX_STREAMS * 4 // 3)]
+
+
 def plan(seed: int, number: int) -> Plan:
     """Exchange `number` (0..999,999) of this seed."""
+    if number >= _FLOOD_FROM:
+        return Plan(seed, number, FLOOD)
     chance = random.Random(f"{seed}/{number}")
     shape = chance.choices(SHAPES, [one.weight for one in SHAPES])[0]
     low, high = STREAMED_UPLOAD_BYTES if shape.upload == "streamed" else UPLOAD_BYTES
@@ -136,31 +167,33 @@ def plan(seed: int, number: int) -> Plan:
         leave: Leave = chance.choice(("fin", "reset", "half"))
         after = chance.choice((0, 0, chance.randrange(1, 400), chance.randrange(400, 4000)))
         return Plan(seed, number, shape, leave=leave, leave_after=after, size=size)
-    toxic = _toxic(chance, size)
+    toxic = _toxic(chance, shape, size)
+    if drawn > 0.92:
+        return Plan(seed, number, shape, client=(_toxic(chance, shape, size),), upstream=(toxic,), size=size)
     if drawn < 0.65:
         return Plan(seed, number, shape, client=(toxic,), size=size)
     return Plan(seed, number, shape, upstream=(toxic,), spoiled=int(chance.random() < 0.25), size=size)
 
 
-def _toxic(chance: random.Random, size: int) -> Toxic:
+def _toxic(chance: random.Random, shape: Shape, size: int) -> Toxic:
     kind = chance.choice(KINDS)
     if kind in ("black_hole", "stall") and chance.random() < 0.5:
         kind = chance.choice(KINDS)  # silence takes its time
     direction = chance.choice(("up", "down", "down"))
-    upload = size if direction == "up" else 0
-    reach = (1, 30, 250, 2500, max(upload, 3000))
+    bulk = size if direction == "up" else LONG_BYTES if shape.route == "long" else 0
+    reach = (1, 30, 250, 2500, max(bulk, 3000))
     after = chance.choice((0, *(chance.randrange(low, high) for low, high in zip(reach, reach[1:], strict=False))))
-    return Toxic(kind, direction, after, _amount(chance, kind, upload))
+    return Toxic(kind, direction, after, _amount(chance, kind, bulk))
 
 
-def _amount(chance: random.Random, kind: Kind, upload: int) -> float:
+def _amount(chance: random.Random, kind: Kind, bulk: int) -> float:
     match kind:
         case "latency":
-            return round(chance.uniform(0.005, 0.06), 3)
+            return round(chance.uniform(0.005, 0.06) / (10 if bulk else 1), 4)
         case "rate":
-            return float(chance.randrange(5_000, 50_000) + 2 * upload)
+            return float(chance.randrange(5_000, 50_000) + bulk)
         case "slice":
-            return float(chance.randrange(1, 60) + upload // 200)
+            return float(chance.randrange(1, 60) + bulk // 200)
         case "stall":
             return chance.choice((0.2, 0.2, LONG_S))
         case "garbage":

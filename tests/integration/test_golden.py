@@ -144,7 +144,7 @@ async def test_the_wire_is_as_expected(
 async def test_what_can_be_said_depends_on_the_arms_model(
     upstream: Upstream, serve: Serve, tmp_path: Path, arm: Format, model: str, scenario: str, lost: str
 ) -> None:
-    """And not on the name that the app asks for: Nova does not think, and later models of Anthropic's take no temperature."""
+    """And not on the name that the app asks for: Nova does not think, later models of Anthropic's take no temperature."""
     far = await upstream()
     side = await serve(far, policies=policy(tmp_path, far.port, "chat", arm, model))
     far.scripts[:] = [script(conversation(scenario, arm), streamed=False)]

@@ -187,7 +187,7 @@ async def test_decisions(plane: Plane) -> None:
     assert plane.archive.writer is not None
     end = monotonic() + 5
     while plane.archive.writer.rows_written < 30 and monotonic() < end:
-        await plane.archive.read(lambda: None)
+        await plane.archive.read(lambda _vault: None)
     odd = [(f"?last={text}", 20) for text in ("-1", "x", "²", "٣", "+3", "9" * 5000)]
     for query, count in (("", 20), ("?last=3", 3), ("?last=9999999", 30), *odd):
         rows = await (await plane.get(f"/api/v1/decisions{query}")).json()
@@ -270,7 +270,9 @@ async def test_prune_and_forget(plane: Plane) -> None:
     assert plane.settings.db is not None
     with closing(open_reader(plane.settings.db)) as connection:
         assert connection.execute("SELECT count(*) FROM decisions").fetchone()[0] == 1250
-        lines = connection.execute("SELECT service, actor, action, detail FROM audit WHERE action != 'prune'").fetchall()
+        lines = connection.execute(
+            "SELECT service, actor, action, detail FROM audit WHERE action != 'prune'"
+        ).fetchall()
     assert [tuple(line) for line in lines] == [
         ("bot", "admin", "forget", '{"decisions":1250}'),
         ("bot", "admin", "forget", '{"decisions":0}'),

@@ -10,7 +10,7 @@ from msgspec.structs import replace as change
 
 from sidecar.control.logged import calls_of
 from sidecar.core.abilities import IMAGES, NEEDS, TOOLS, UNKNOWN, Capabilities, Limits
-from sidecar.core.fitting import RESERVE, Fitting, unable, untranslatable
+from sidecar.core.fitting import RESERVE, Fitting, lost_at, unable, untranslatable
 from sidecar.core.policy import Arm, Fallback, Route
 from sidecar.core.record import COLUMNS, row
 from sidecar.core.types import Decision, Facts

@@ -9,6 +9,7 @@ from sidecar.clock import wall
 from sidecar.core.types import Event, Feedback
 from sidecar.errors import StoreError
 from sidecar.store import queries
+from sidecar.store.audit import Chain
 from sidecar.store.database import move_aside, open_writer
 from sidecar.store.lock import Held, WriteLock, is_held
 from sidecar.store.retention import Forgetting, Limits, forget, prune
@@ -70,7 +71,7 @@ def test_a_backup_is_a_database_and_never_overwrites(path: Path, tmp_path: Path)
 def test_forget_erases_a_person(path: Path) -> None:
     """Rows, outcomes and feedback of the key go; an audit row stays without the key; sums stay."""
     key = f"{1:016x}"
-    assert queries.forget(path, key, actor="admin") == 10
+    assert queries.forget(path, key, queries.By("admin")) == 10
     assert all(row["sticky_key"] != key for row in queries.export(path))
     assert len(list(queries.export(path))) == 20
     with sqlite3.connect(path) as connection:
@@ -229,7 +230,7 @@ def test_forgetting_is_whole_or_not_at_all(path: Path) -> None:
     connection = open_writer(path)
     connection.execute("DROP TABLE feedback")
     with pytest.raises(sqlite3.OperationalError):
-        forget(connection, f"{1:016x}", Forgetting(START, "cli"))
+        forget(connection, f"{1:016x}", Forgetting(START, "cli"), Chain(path))
     assert connection.execute("SELECT count(*) FROM decisions").fetchone() == (30,)
     assert connection.execute("SELECT count(*) FROM audit").fetchone() == (0,)
     assert not connection.in_transaction

@@ -7,7 +7,7 @@ import pytest
 
 from sidecar.core.types import Usage
 from sidecar.errors import TranslationError
-from sidecar.wire.neutral import Format, Message, Problem, Report, Request, Text
+from sidecar.wire.neutral import Format, Media, Message, Problem, Report, Request, Text
 from sidecar.wire.providers import BY_DIALECT, PROVIDERS
 from sidecar.wire.sse import SseParser
 from sidecar.wire.translate import (
@@ -511,3 +511,28 @@ def test_a_stream_that_stops_by_a_failure_ends_with_an_error() -> None:
     assert (events[-1], b"message_stop" in events, behind) == (b"error", False, b"")
     assert any(piece.error for piece in answer.pieces)
     assert any(piece.usage is not None and piece.usage.output_tokens == 4 for piece in answer.pieces)
+
+
+@pytest.mark.parametrize("arm", ["openai", "anthropic", "cohere", "bedrock"])
+def test_the_name_of_a_picture_is_told_to_be_missing(arm: str) -> None:
+    """Only Gemini's clients give one; the picture itself is there."""
+    picture = Media(kind="image", media_type="image/png", data="AA==", name="cat")
+    request = Request(format="generate", model="m", messages=[Message(role="user", parts=[picture, Text(text="?")])])
+    for form in PROVIDERS[arm].paths:
+        report = said(request, form, arm)[1]
+        assert report.lost == []
+        assert [name for name in report.mapped if name.endswith(".name")] != []
+
+
+@pytest.mark.parametrize("arm", ["anthropic", "google", "cohere", "bedrock"])
+def test_an_app_that_names_its_users_is_served(arm: str) -> None:
+    """Who asks, labels, tiers and caches are hints: no answer depends on them."""
+    hints = {
+        "user": "u",
+        "safety_identifier": "s",
+        "metadata": {"a": "b"},
+        "prompt_cache_key": "k",
+        "service_tier": "flex",
+    }
+    request = read(orjson.dumps({"model": "m", "messages": [], **hints, "store": False}), "chat", "m", stream=False)
+    assert losses(request, next(iter(PROVIDERS[arm].paths)), PROVIDERS[arm]) == ()

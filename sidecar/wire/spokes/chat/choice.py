@@ -242,7 +242,7 @@ class ChoiceReader:
                 self._block(thought, events, told=told)
 
     def _block(self, thought: Thinking, events: list[Event], *, told: bool) -> None:
-        """A block repeats the thoughts that chunks told, and may sign them: where those wait for a call's end, it does too."""
+        """A block repeats the thoughts that chunks told, and may sign them: where they wait for a call's end, so does it."""
         if self._calls and self._amid():
             self._held.append(partial(self._block, thought, told=told))
             return

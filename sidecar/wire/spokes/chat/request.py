@@ -288,9 +288,10 @@ def _write_reasoning(said: Json, request: Request, report: Report) -> None:
         report.map("reasoning")
     elif reasoning.adaptive:
         report.map("reasoning")  # to say nothing leaves it to the model
-    for name in ("show", "summary"):
-        if getattr(reasoning, name) is not None:
-            report.map(f"reasoning.{name}")  # servers of this format show thoughts, or do not, as they please
+    if reasoning.show is False:
+        report.map("reasoning.show")  # servers of this format show thoughts, or do not, as they please
+    if reasoning.summary is not None:
+        report.map("reasoning.summary")
 
 
 def spoken_old(request: Request) -> bool:

@@ -116,10 +116,12 @@ class Writer:
     def _start(self, event: Start) -> bytes:
         self._blocks = Blocks(event.format, self._report, answer=True)
         self._usage = event.usage
+        counts = write_counts(event.usage or Usage())
         if self._blocks.own and event.said is not None:
-            usage = event.said
+            wrong = [name for name in ("input_tokens", "output_tokens") if type(event.said.get(name)) is not int]
+            usage = event.said | {name: counts[name] for name in wrong}  # clients add them up
         else:
-            usage = write_counts(event.usage or Usage()) | write_tier(event.service_tier)
+            usage = counts | write_tier(event.service_tier)
         message: Json = {
             "id": event.id,
             "type": "message",

@@ -389,11 +389,16 @@ def test_what_chat_cannot_say_is_lost_with_its_place() -> None:
         "tool_choice.c",
         "top_k",
         "output.o",
-        "reasoning.show",
-        "reasoning.summary",
         "container",
     ]
-    assert mapped == []
+    assert mapped == ["reasoning.show", "reasoning.summary"]
+
+
+def test_a_call_for_text_is_no_news_to_other_formats() -> None:
+    """Answers are text there anyway; sound is another matter."""
+    request = read_request({"model": "m", "messages": HI, "modalities": ["text"]})
+    assert (request.extra, said(request)[0]["modalities"]) == ({}, ["text"])
+    assert read_request({"model": "m", "messages": HI, "modalities": ["text", "audio"]}).extra
 
 
 def test_what_chat_says_in_other_words_is_mapped() -> None:

@@ -190,10 +190,10 @@ def test_members_that_cohere_has_no_word_for() -> None:
     )  # fmt: skip
     assert body == {"messages": [HI]}
     assert lost == [
-        "messages[0].b", "messages[0].name", "messages[0].parts[0].a", "seed", "c",
-        "logit_bias", "user", "metadata", "n", "parallel_tools", "service_tier",
+        "messages[0].b", "messages[0].name", "messages[0].parts[0].a", "seed", "c", "logit_bias", "n",
     ]  # fmt: skip
-    assert mapped == ["messages[0].parts[0].cache"]
+    assert mapped == ["messages[0].parts[0].cache", "user", "metadata", "service_tier"]
+    assert written(tools=[Tool(name="f")], parallel_tools=False)[1:] == ([], ["parallel_tools"])
 
 
 @pytest.mark.parametrize(
@@ -205,6 +205,7 @@ def test_members_that_cohere_has_no_word_for() -> None:
         (Reasoning(budget_tokens=0, effort="low"), {"type": "disabled"}, ["reasoning.effort"]),
         (Reasoning(adaptive=True), {"type": "enabled"}, []),
         (Reasoning(summary="auto"), None, ["reasoning.summary"]),
+        (Reasoning(show=False), None, ["reasoning.show"]),
     ],
 )
 def test_how_much_to_think(reasoning: Reasoning, thinking: Json | None, mapped: list[str]) -> None:

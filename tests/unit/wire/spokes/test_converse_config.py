@@ -135,6 +135,37 @@ def test_limits_of_other_makers() -> None:
     assert written(model=LLAMA, reasoning=Reasoning(effort="low"))[1] == ["reasoning"]
 
 
+NOVA_2, OPEN = "us.amazon.nova-2-lite-v1:0", "openai.gpt-oss-120b-1:0"
+
+
+@pytest.mark.parametrize(
+    ("model", "reasoning", "limits", "said", "mapped"),
+    [
+        (NOVA_2, Reasoning(effort="low"), {}, {"reasoningConfig": {"type": "enabled", "maxReasoningEffort": "low"}}, []),
+        (NOVA_2, Reasoning(effort="high"), {}, {"reasoningConfig": {"type": "enabled", "maxReasoningEffort": "high"}}, []),
+        (
+            NOVA_2, Reasoning(effort="max"), {"max_tokens": 9},
+            {"reasoningConfig": {"type": "enabled", "maxReasoningEffort": "medium"}}, ["reasoning"],
+        ),
+        (NOVA_2, Reasoning(effort="none"), {}, None, []),
+        (NOVA_2, Reasoning(budget_tokens=0), {}, None, ["reasoning"]),
+        (NOVA_2, Reasoning(show=True), {}, None, ["reasoning"]),
+        (
+            NOVA_2, Reasoning(adaptive=True), {},
+            {"reasoningConfig": {"type": "enabled", "maxReasoningEffort": "medium"}}, ["reasoning"],
+        ),
+        (OPEN, Reasoning(effort="high"), {"max_tokens": 9}, {"reasoning_effort": "high"}, []),
+        (OPEN, Reasoning(budget_tokens=5000), {}, {"reasoning_effort": "medium"}, ["reasoning"]),
+        (OPEN, Reasoning(effort="none"), {}, {"reasoning_effort": "low"}, ["reasoning"]),
+    ],
+)  # fmt: skip
+def test_efforts_of_other_makers(
+    model: str, reasoning: Reasoning, limits: Json, said: Json | None, mapped: list[str]
+) -> None:
+    body, lost, told = written(model=model, reasoning=reasoning, **limits)
+    assert (body.get("additionalModelRequestFields"), lost, told) == (said, [], mapped)
+
+
 def test_what_the_service_does_not_have_is_lost() -> None:
     members: Json = {
         "n": 2, "frequency_penalty": 0.5, "presence_penalty": -1, "seed": 0, "logprobs": 0, "logit_bias": {"1": 1.0},

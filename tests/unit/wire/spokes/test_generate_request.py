@@ -453,7 +453,8 @@ def test_members_that_gemini_has_no_word_for() -> None:
         "c", "logit_bias", "store", "verbosity",
     ]  # fmt: skip
     assert mapped == [
-        "messages[0].parts[0].cache", "service_tier", "user", "metadata", "cache_key", "cache_retention", "safety_identifier",
+        "messages[0].parts[0].cache", "service_tier", "user", "metadata", "cache_key", "cache_retention",
+        "safety_identifier",
     ]  # fmt: skip
 
 

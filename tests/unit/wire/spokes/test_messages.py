@@ -134,6 +134,17 @@ def test_a_wrong_stream_stays_in_the_grammar(chunks: list[bytes], data: st.DataO
     check([one for one in SseParser().feed(out) if b"input_json" not in one.data], whole=False)
 
 
+def test_counts_that_are_none_are_written_as_numbers() -> None:
+    usage = {"input_tokens": None, "output_tokens": 0, "cache_read_input_tokens": 2}
+    start = {"id": "msg_01", "type": "message", "role": "assistant", "model": "m", "content": [], "usage": usage}
+    out = b"".join(
+        Writer(ASKED, Report()).feed(event) for event in events_of([said.event("message_start", message=start)])
+    )
+    [one] = SseParser().feed(out)
+    assert orjson.loads(one.data)["message"]["usage"] == {**usage, "input_tokens": 0}
+    check([one], whole=False)
+
+
 @pytest.mark.parametrize("depth", [100, 400])
 def test_deep_nesting_is_read_or_refused(depth: int) -> None:
     deep: Any = {}
