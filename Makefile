@@ -115,6 +115,7 @@ bench: $(VENV)/.dev
 
 lock: $(VENV)/.uv
 	$(LOCK) pyproject.toml --group build --output-file requirements/run.txt
+	$(LOCK) pyproject.toml --group build --extra encryption --output-file requirements/encryption.txt
 	$(LOCK) pyproject.toml --group dev --output-file requirements/dev.txt
 	$(LOCK) requirements/supply.in --output-file requirements/supply.txt
 

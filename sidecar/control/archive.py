@@ -219,6 +219,8 @@ class Archive:
         progress, vault = Progress(), self._writing.vault
         while not progress.over:
             await self._ask(lambda db: step(db, vault, progress))
+        while await self._ask(vacuum):
+            pass
         await self._ask(queries.checkpoint)
         return progress
 

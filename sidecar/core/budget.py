@@ -15,7 +15,8 @@ is met before its time: what a day or window has left, over the calls that are t
 Money is integer nano-dollars. Days and months are UTC, taken from `now`, and move forward only: a clock that was set
 back between two processes does not open a spent day again. A reservation belongs to no day: it counts until it is
 settled. The cost is booked on the day on which the call ends. The ledger of one pod knows this pod's spending only;
-the policy's ceilings are already divided by `replicas`.
+the policy's ceilings are already divided by `replicas`. Where several processes of one pod spend from it, each has a
+`core.lease` in the place of the ceilings of day, month and window.
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from math import inf
 from typing import Any, Final
 
 from sidecar.core.constraint import Savings
+from sidecar.core.lease import Lease
 from sidecar.core.policy import Budget
 from sidecar.core.window import Window
 
@@ -43,6 +45,7 @@ class Ledger:
 
     def __init__(self, now: float, budget: Budget | None = None) -> None:
         self.budget = budget
+        self.lease: Lease | None = None  # where others spend from the same budget
         self.day = int(now // DAY_S)
         self.month = month_of(self.day)
         self.spent_day_nusd = 0
@@ -81,11 +84,25 @@ class Ledger:
         if budget.per_request_nusd is not None and estimate_nusd > budget.per_request_nusd:
             return False
         asked = self.reserved_nusd + estimate_nusd
+        if self.lease is not None:
+            return _within(self.lease.spent_nusd, asked, self.lease.total_nusd)
         if budget.daily_nusd is not None and not _within(self.spent_day_nusd, asked, budget.daily_nusd):
             return False
         if budget.window_nusd is not None and not _within(int(self.window.total(now)), asked, budget.window_nusd):
             return False
         return budget.monthly_nusd is None or _within(self.spent_month_nusd, asked, budget.monthly_nusd)
+
+    def left(self, now: float) -> int | None:
+        """What may be spent before the first ceiling of day, month or window is met, below 0 beyond it; None without one."""
+        self.roll(now)
+        budget, found = self.budget, list[int]()
+        if budget is not None and budget.daily_nusd is not None:
+            found.append(budget.daily_nusd - self.spent_day_nusd)
+        if budget is not None and budget.monthly_nusd is not None:
+            found.append(budget.monthly_nusd - self.spent_month_nusd)
+        if budget is not None and budget.window_nusd is not None:
+            found.append(budget.window_nusd - int(self.window.total(now)))
+        return min(found, default=None)
 
     def reserve(self, estimate_nusd: int, now: float) -> None:
         self.reserved_nusd += estimate_nusd
@@ -105,6 +122,8 @@ class Ledger:
         budget, found = self.budget, inf
         if budget is None:
             return found
+        if self.lease is not None:
+            return self.lease.pace_nusd
         if budget.mean_request_nusd is not None:
             found = self.savings.allowance(budget.mean_request_nusd)
         calls = self.calls.count(now)
@@ -130,6 +149,8 @@ class Ledger:
         if day > self.day:
             self.roll(now)
         budget = self.budget
+        if self.lease is not None:
+            self.lease.spent_nusd += cost_nusd
         if budget is not None and budget.mean_request_nusd is not None:
             self.savings.add(cost_nusd, budget.mean_request_nusd, calls=int(call))
         if budget is not None and budget.window_nusd is not None:

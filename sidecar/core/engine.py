@@ -56,6 +56,8 @@ def stated_price(upstream: Upstream, _model: str) -> RateCard | None:
 class Engine:
     """The decisions of one service. See the head of this module."""
 
+    _table: type[Sticky] = Sticky
+
     def __init__(
         self,
         policy: Policy,
@@ -69,7 +71,7 @@ class Engine:
         self.guards = Guards() if guards is None else guards
         self._rng = rng
         self._price_of = price_of
-        self._sticky = Sticky()
+        self._sticky = self._table()
         self._ledger = Ledger(now)
         self._routes: dict[str, RouteState] = {}
         self._order: tuple[RouteState, ...] = ()
@@ -136,9 +138,12 @@ class Engine:
         if state is not None and made is not None:
             status = int(trigger) if trigger.isdigit() else 0
             failure = Outcome(kind="failed", status=status, error=trigger, clocks=Clocks(), stream=facts.stream)
-            verdict = learn(state, facts, replace(decision, reserved_nusd=0), failure, now)
-            self._pending += verdict.events[: MAX_PENDING - len(self._pending)]
+            self._blame(state, facts, replace(decision, reserved_nusd=0), failure, now)
         return made
+
+    def _blame(self, state: RouteState, facts: Facts, decision: Decision, failure: Outcome, now: float, /) -> None:
+        verdict = learn(state, facts, decision, failure, now)
+        self._pending += verdict.events[: MAX_PENDING - len(self._pending)]
 
     def may_retry(self, route: str, arm: str) -> bool:
         """Whether a call whose upstream failed may be tried with another arm now: its breaker and the retry budget."""

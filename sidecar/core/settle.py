@@ -35,16 +35,21 @@ def billed_nusd(decision: Decision, outcome: Outcome) -> int:
     return 0 if unanswered else decision.reserved_nusd
 
 
-def learn(
-    state: RouteState, facts: Facts, decision: Decision, outcome: Outcome, now: float, *, call: bool = True
-) -> Verdict:
-    """Updates the route with one exchange; the verdict's events are those of thresholds and rollout. `call` is as in
-    `Engine.settle`."""
+def pay(state: RouteState, decision: Decision, outcome: Outcome, now: float, *, call: bool = True) -> None:
+    """Books one exchange on the route's budget; `call` is as in `Engine.settle`."""
     state.ledger.release(decision.reserved_nusd)  # also where an edit of the policy took the budget away meanwhile
     if state.route.budget is not None:
         billed = billed_nusd(decision, outcome)
         if billed or outcome.kind != "failed":  # a failure that cost nothing is no call that a mean may count
             state.ledger.charge(billed, now, call=call)
+
+
+def learn(
+    state: RouteState, facts: Facts, decision: Decision, outcome: Outcome, now: float, *, call: bool = True
+) -> Verdict:
+    """Updates the route with one exchange; the verdict's events are those of thresholds and rollout. `call` is as in
+    `Engine.settle`."""
+    pay(state, decision, outcome, now, call=call)
     arm = outcome.served_arm or decision.arm
     signal = SILENT
     events: list[Event] = []

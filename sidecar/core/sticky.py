@@ -64,6 +64,11 @@ class Sticky:
     def __len__(self) -> int:
         return len(self._bindings)
 
+    @property
+    def generations(self) -> dict[str, int]:
+        """How often each owner was unbound, those who ever were."""
+        return dict(self._generations)
+
     def generation(self, owner: str) -> int:
         return self._generations.get(owner, 0)
 

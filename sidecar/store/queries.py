@@ -316,6 +316,7 @@ def encrypt(path: Path, by: By = BY) -> sealing.Progress:
             sealing.step(connection, vault, progress)
         detail = {"key": vault.key_id, "values": progress.sealed, "unreadable": progress.unreadable}
         _note(connection, path, "", "encrypt", detail, by)
+        connection.execute("VACUUM")  # free space may hold rows that were deleted when nothing was encrypted yet
         checkpoint(connection)
     return progress
 

@@ -432,6 +432,8 @@ class Writer:
         connection = open_writer(self._path)
         self._connection = connection
         self._identity = identity(self._path)
+        if self.vault.key_id:
+            connection.execute("PRAGMA secure_delete=ON")  # what is replaced or pruned may be from before the key
         self.chain.begin(connection, self._service)
         if self._saved is not None:
             with transaction(connection):

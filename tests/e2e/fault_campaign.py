@@ -264,10 +264,15 @@ async def _quiet(over: Any) -> None:
 
 def _is_over(near: Sequence[Passage], calls: Sequence[Passage]) -> bool:
     """Whether nothing more can happen to an exchange: its answer is whole, or all its connections have ended."""
-    for one in calls:
-        if not (is_whole(one.went["down"]) or one.left["up"] or one.told["down"] == "reset" or (one.told["down"] and one.told["up"])):
-            return False
-    return all(one.left["down"] or one.told["up"] or is_whole(one.came["down"]) for one in near)
+    if not near:
+        return False
+    called = all(is_whole(one.went["down"]) or one.left["up"] or _is_cut(one) for one in calls)
+    return called and all(is_whole(one.came["down"]) or one.left["down"] or _is_cut(one) for one in near)
+
+
+def _is_cut(one: Passage) -> bool:
+    """The relay ended both sides, or one was reset."""
+    return bool(one.told["down"] and one.told["up"]) or "reset" in (one.told["down"], one.told["up"])
 
 
 def _books(metrics: str, books: dict[str, int], rows: Sequence[dict[str, Any]], rest: dict[str, float]) -> Books:

@@ -14,7 +14,7 @@ from sidecar import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCKS = ("run.txt", "dev.txt", "uv.txt", "supply.txt")
+LOCKS = ("run.txt", "dev.txt", "encryption.txt", "uv.txt", "supply.txt")
 
 
 def _make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -446,3 +446,21 @@ async def test_a_refusal_repeats_little(upstream: Upstream, begin: Callable[...,
     got, _ = await asked(side, stream=False, **{"x" * 100_000: 1})
     assert got.status == 400
     assert len(got.body) < 1_000
+
+
+async def test_an_answer_that_failed_is_an_error(upstream: Upstream, begin: Callable[..., Any]) -> None:
+    """The provider says so with status 200, whole and streamed: an error, that counts as failed and is paid."""
+    failed = ANSWER | {"choices": [{"index": 0, "finish_reason": "error", "message": {"content": "Hel"}}]}
+    side = await begin(await upstream([ok(orjson.dumps(failed))]))
+    got, row = await asked(side)
+    assert (got.status, complaint(got)) == (502, "the provider says that its answer failed")
+    assert (row.outcome.kind, row.outcome.error, row.outcome.cost_nusd) == ("failed", "error_event", 13_000)
+
+
+async def test_a_stream_that_failed_ends_with_an_error(upstream: Upstream, begin: Callable[..., Any]) -> None:
+    """No end that looks well stands behind it."""
+    data = BEGIN + TEXT + piece({}, "error") + USAGE + DONE
+    side = await begin(await upstream([SSE_HEAD[:-2] + b"\r\n" + data + END]))
+    got, row = await asked(side, stream=True)
+    assert (got.status, b"event: error" in got.body, b"message_stop" in got.body) == (200, True, False)
+    assert (row.outcome.kind, row.outcome.error, row.outcome.cost_nusd) == ("failed", "error_event", 13_000)

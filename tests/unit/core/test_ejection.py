@@ -13,7 +13,20 @@ from sidecar.core.engine import Engine
 from sidecar.core.guard import Guards, GuardSpec
 from sidecar.core.policy import Arm, ExperimentSpec, Fallback, Route, Threshold, Variant
 from sidecar.core.retry_budget import RetrySpec
-from tests.unit.core.engines import BASE, HAIKU, MINI, NANO, NOW, ROUTE, UPSTREAMS, engine, facts, kinds, policy, promoted
+from tests.unit.core.engines import (
+    BASE,
+    HAIKU,
+    MINI,
+    NANO,
+    NOW,
+    ROUTE,
+    UPSTREAMS,
+    engine,
+    facts,
+    kinds,
+    policy,
+    promoted,
+)
 
 ARMS = replace(ROUTE, mode="optimize", arms=(MINI, NANO))
 IDS = ("gpt-4o", "mini", "nano")

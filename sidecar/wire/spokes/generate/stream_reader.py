@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import orjson
 
+from sidecar.core.types import Usage
 from sidecar.errors import TranslationError
 from sidecar.wire.members import Json
 from sidecar.wire.neutral import (
@@ -109,7 +110,9 @@ class GenerateReader:
             return
         said = body.get("usageMetadata")
         if said is not None and said != self._said:
-            self._tell(said)
+            usage, counts = self._counted(said)
+            if usage is not None:
+                self._out.append(Told(usage=usage, said=counts))
         if late and not _HEAD.issuperset(body):
             self._pass(body)
         candidates = body.get("candidates")
@@ -130,7 +133,9 @@ class GenerateReader:
             del extra["promptFeedback"]  # told with the choice that it stops
         self._ids = CallIds(ids_base(head))
         self._started = True
-        self._out.append(Start(id=head, model=model, created=created, extra=extra, format="generate"))
+        start = Start(id=head, model=model, created=created, extra=extra, format="generate")
+        start.usage, start.said = self._counted(body.get("usageMetadata"))
+        self._out.append(start)
         return True
 
     def _pass(self, body: Json) -> None:
@@ -141,12 +146,12 @@ class GenerateReader:
         if rest:
             self._out.append(Ping(extra=rest))
 
-    def _tell(self, said: object) -> None:
+    def _counted(self, said: object) -> tuple[Usage | None, Json | None]:
+        """The usage, and how the provider wrote it; nothing where it says nothing."""
         self._said = said
         counts = read_said(said) if isinstance(said, dict) else None
         usage = read_usage(counts)
-        if usage is not None:
-            self._out.append(Told(usage=usage, said=counts))
+        return usage, None if usage is None else counts
 
     def _is_quick(self, value: object) -> bool:
         """Takes the usual piece, one text of a candidate that goes on; False: it is no such piece."""
