@@ -1,9 +1,10 @@
-"""What is too long for CI: `python -m bench.campaign [--kill-rounds N] [--soak SECONDS] [--out FILE.json]`.
+"""What is too long for CI: `python -m bench.campaign [--kill-rounds N] [--soak SECONDS] [--faults N] [--out FILE.json]`.
 
 Kill rounds: SIGKILL of a real sidecar under load at random moments, on a database that lives through five of them; what
 was lost is measured in rows, in learning and in steps of a rollout. Soak: arrivals of a recorded trace, scaled to the
 rate asked for, with aborts and faults; memory, descriptors, threads, open exchanges and the database are sampled each
-second. Each part is bounded in time, prints a table, and the exit status is 1 when a promise was broken.
+second. Faults: exchanges through relays that spoil them by a seeded plan (`bench.faults`). Each part is bounded in time,
+prints a table, and the exit status is 1 when a promise was broken.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import psutil
 
+from bench import faults
 from sidecar.clock import monotonic
 from tests.e2e.process import Provider, Sidecar
 from tests.e2e.rounds import LOSABLE_S, Round, kill_round, write_policy
@@ -276,12 +278,18 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.campaign", description=__doc__)
     parser.add_argument("--kill-rounds", type=int, default=None, metavar="N", help="default 50; 0: none")
     parser.add_argument("--soak", type=float, default=None, metavar="SECONDS", help="default 1200; 0: none")
+    parser.add_argument("--faults", type=int, default=None, metavar="N", help="default 5,000 exchanges; 0: none")
+    parser.add_argument(
+        "--only", type=int, default=None, metavar="K", help="of the faults, exchange K of the seed alone"
+    )
     parser.add_argument("--rate", type=float, default=30.0, help="calls a second in the soak, on average")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     options = parser.parse_args(arguments)
-    if options.kill_rounds is None and options.soak is None:
-        options.kill_rounds, options.soak = 50, 1200.0
+    if options.only is not None:
+        options.faults = 1
+    if options.kill_rounds is None and options.soak is None and options.faults is None:
+        options.kill_rounds, options.soak, options.faults = 50, 1200.0, 5000
     return options
 
 
@@ -303,6 +311,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             show_soak(seen)
             broken += judge_soak(seen)
             told["soak"] = {"ends": seen.ends, "samples": [asdict(one) for one in seen.samples]}
+    if options.faults:
+        numbers = range(options.faults) if options.only is None else [options.only]
+        faulted = faults.run(numbers, options.seed)
+        faults.show(faulted)
+        broken += faulted.broken
+        told["faults"] = {what: dict(ends) for what, ends in faulted.ends.items()}
     for line in broken:
         print(f"BROKEN {line}")
     told["broken"] = broken

@@ -1,12 +1,11 @@
-"""A campaign of faults: `python -m bench.campaign --faults N --seed S`, or `python -m bench.faults` with the same.
+"""The campaign of faults: runs it in a folder of its own and prints its table.
 
-`--only K` runs exchange K of the seed alone (with those before it on its client connection). What is promised is judged in
-`tests/e2e/fault_judge.py`; this prints the table by toxic and gives 1 when a promise was broken.
+`python -m bench.campaign --faults N --seed S` starts it; with `--only K` exchange K of the seed runs alone (with those
+before it on its client connection). What happens to an exchange is `tests/e2e/fault_plan.py`, what is promised is
+`tests/e2e/fault_judge.py`.
 """
 
-import argparse
 import asyncio
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ def run(numbers: Sequence[int], seed: int, concurrency: int = CONCURRENCY) -> To
 def show(told: Told) -> None:
     """The table by toxic, in Markdown, and the books."""
     print(f"{told.exchanges} exchanges of seed {told.seed} in {told.took_s:.0f} s\n")
-    print("| toxic | sent | completed | failed, by kind | aborted | shed | no row |")
+    print("| toxic | sent | completed | failed, by kind | aborted | shed | no whole request |")
     print("| --- | ---: | ---: | --- | ---: | ---: | ---: |")
     for what, ends in [*sorted(told.ends.items()), ("all", sum(told.ends.values(), Counter()))]:
         kinds = {name[7:]: count for name, count in sorted(ends.items()) if name.startswith("failed ")}
@@ -35,24 +34,3 @@ def show(told: Told) -> None:
         books = told.books
         print(f"\naccepted {books.accepted}; metrics {dict(books.metrics)}")
         print(f"status {dict(books.status)}; rows {dict(books.rows)}; left open {books.rest or 'nothing'}\n")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs what was asked for; 1 when a promise was broken."""
-    parser = argparse.ArgumentParser(prog="python -m bench.faults", description=__doc__)
-    parser.add_argument("--faults", type=int, default=5000, metavar="N", help="exchanges")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--first", type=int, default=0, metavar="K", help="begin with exchange K")
-    parser.add_argument("--only", type=int, default=None, metavar="K", help="exchange K alone")
-    parser.add_argument("--concurrency", type=int, default=CONCURRENCY)
-    options = parser.parse_args(arguments)
-    numbers = range(options.first, options.first + options.faults) if options.only is None else [options.only]
-    told = run(numbers, options.seed, options.concurrency)
-    show(told)
-    for line in told.broken:
-        print(f"BROKEN {line}")
-    return 1 if told.broken else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,13 +7,10 @@ fail at any time without a request noticing: what fails is told in `/ready`, in 
 import asyncio
 import contextlib
 import gc
-import hashlib
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -22,6 +19,7 @@ from aiohttp import web
 
 from sidecar import __version__
 from sidecar.clock import monotonic, steady, wall
+from sidecar.config.address import Address
 from sidecar.config.guards import guards
 from sidecar.config.policy import Loaded, default_upstreams
 from sidecar.config.prices import PriceSource
@@ -42,6 +40,7 @@ from sidecar.core.record import Row
 from sidecar.core.types import Event
 from sidecar.errors import ConfigError
 from sidecar.gauges import allow, load, register
+from sidecar.process import loop_factory, place, salt_of, server_tls
 from sidecar.proxy.aside import Beside
 from sidecar.proxy.cascade import Cascades
 from sidecar.proxy.downstream import Downstream
@@ -65,6 +64,8 @@ _CLOSE_S: Final = 5.0
 class Sidecar:
     """One process. `run` serves until a signal ends it."""
 
+    _engine: type[Engine] = Engine
+
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         """Makes and wires the parts; nothing is opened yet.
 
@@ -85,7 +86,7 @@ class Sidecar:
         if settings.mode != "sidecar" and self.policies.error is not None:
             raise ConfigError(self.policies.error)  # others can reach this port: nothing is guessed
         policy = self.policies.current.policy
-        self.engine = Engine(policy, np.random.default_rng(), steady(), self._price_of, guards(settings))
+        self.engine = self._engine(policy, np.random.default_rng(), steady(), self._price_of, guards(settings))
         self.keys = KeyRing(environ)
         self.metrics = Metrics(settings.service, __version__, self.started)
         self.request_log = RequestLog(settings.request_log)
@@ -129,7 +130,7 @@ class Sidecar:
     def _wire_plane(self) -> None:
         """What the data plane tells the rest of the process."""
         plane, settings = self.plane, self.settings
-        plane.salt = _salt(settings)
+        plane.salt = salt_of(settings)
         plane.on_feedback = self.take_feedback
         plane.on_events = self.on_events
         plane.on_bug = self.on_bug
@@ -182,27 +183,33 @@ class Sidecar:
         wanted = {"traffic": settings.listen, "health": settings.health_listen, "admin": settings.admin_listen}
         bound: dict[str, list[socket.socket]] = {}
         for what, addresses in wanted.items():
-            bound[what] = bind(what, addresses, lambda note: log.warning("listener", note=note))
+            bound[what] = self._listen(what, addresses)
             for sock in bound[what]:
                 undo.callback(sock.close)
         self._ports = {what: [int(sock.getsockname()[1]) for sock in socks] for what, socks in bound.items()}
         return bound
 
-    async def _serve(self, sockets: Mapping[str, Sequence[socket.socket]]) -> None:
+    def _listen(self, what: str, addresses: Sequence[Address]) -> list[socket.socket]:
+        return bind(what, addresses, lambda note: log.warning("listener", note=note))
+
+    async def _serve_traffic(self, sockets: Sequence[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
-        tls = _server_tls(self.settings)
+        tls = server_tls(self.settings)
         self.plane.start()
-        for sock in sockets["traffic"]:
+        for sock in sockets:
             self._servers.append(
                 await loop.create_server(lambda: Downstream(self.plane), sock=sock, ssl=tls, backlog=1024)
             )
+
+    async def _serve(self, sockets: Mapping[str, Sequence[socket.socket]]) -> None:
+        await self._serve_traffic(sockets["traffic"])
         told = (
             self.take_feedback,
             self.archive,
             self.on_events,
             self.readiness,
             self.cycling.run,
-            lambda: load(self.plane),
+            self.load,
         )
         admin = Admin(self.settings, self.engine, *told, self.guarding.access)
         for what, app in (("health", health_app(self.readiness, self.metrics.render)), ("admin", admin_app(admin))):
@@ -274,6 +281,10 @@ class Sidecar:
         }
         return Readiness(self.state == "serving", self.state, notes, detail)
 
+    def load(self) -> dict[str, object]:
+        """What the data plane holds and has counted now."""
+        return load(self.plane)
+
     def take_feedback(self, body: bytes, answer: Answer) -> None:
         """Feedback may come right behind its answer: what waits to be recorded is handed on first."""
         self.plane.settle()
@@ -296,7 +307,7 @@ class Sidecar:
     def on_bug(self, where: str, error: BaseException) -> None:
         """An exception that the process survived. Its text may hold a request's words: only kind and place are told."""
         self.plane.books.bugs += 1
-        log.error("bug", where=where, kind=type(error).__name__, at=_place(error))
+        log.error("bug", where=where, kind=type(error).__name__, at=place(error))
 
     def _task_failed(self, name: str, error: BaseException) -> None:
         self.on_bug(f"task {name}", error)
@@ -438,60 +449,18 @@ class Sidecar:
             self.on_bug(where, error)
 
 
-def _server_tls(settings: Settings) -> ssl.SSLContext | None:
-    if settings.tls_cert is None or settings.tls_key is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"tls_cert {settings.tls_cert}: {error}; give a readable PEM certificate and its key"
-        ) from None
-    return context
-
-
-def _salt(settings: Settings) -> bytes:
-    """The key of all keyed hashes: from the file, else from the service's name (equal in all pods, but no secret).
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
-    secret = settings.service.encode()
-    if settings.salt_file is not None:
-        try:
-            secret = settings.salt_file.read_bytes()
-        except OSError as error:
-            raise ConfigError(f"salt_file {settings.salt_file}: {error.strerror}; give a readable file") from None
-    return hashlib.blake2b(secret, digest_size=32).digest()
-
-
-def _place(error: BaseException) -> str:
-    """File and line of the innermost frame."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return "?"
-    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
-
-
-def serve(settings: Settings, environ: Mapping[str, str], announce: Callable[[Sidecar], None] | None = None) -> int:
+def serve(
+    settings: Settings,
+    environ: Mapping[str, str],
+    announce: Callable[[Sidecar], None] | None = None,
+    of: type[Sidecar] = Sidecar,
+) -> int:
     """Runs one sidecar on uvloop where there is one, on asyncio's own loop elsewhere; the exit code."""
     gc.set_threshold(50_000, 20, 100)  # a request leaves no cycles: collect rarely
     sys.setswitchinterval(0.0005)  # the store's thread gives the interpreter back in half a millisecond, not in five
 
     async def main() -> int:
-        return await Sidecar(settings, environ).run(announce)
+        return await of(settings, environ).run(announce)
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(main())
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop

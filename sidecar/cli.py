@@ -26,6 +26,7 @@ from sidecar.options import (
     USAGE,
     as_json,
     configured,
+    count,
     db_of,
     from_store,
     settings_of,
@@ -107,7 +108,8 @@ def _value(text: str) -> float | bool | str:
 
 
 def _serving(verbs: Any) -> None:
-    configured(verb(verbs, "run", run, "Serve until SIGTERM."))
+    run_verb = configured(verb(verbs, "run", run, "Serve until SIGTERM."))
+    run_verb.add_argument("--workers", type=count, metavar="N", help="processes that carry traffic (setting `workers`)")
     demo_verb = verb(verbs, "demo", demo, "Show the product working on a simulated provider, without any key.")
     demo_verb.add_argument(
         "--seconds", type=float, default=0.0, help="stop after this long (default: when the story is told)"
@@ -172,10 +174,16 @@ def run(options: argparse.Namespace) -> int:
     from sidecar.app import serve
     from sidecar.telemetry.log import configure
 
+    if options.workers is not None:
+        options.set.append(f"workers={options.workers}")
     settings = settings_of(options)
     sink = configure(settings.log_level)
     try:
-        return serve(settings, os.environ)
+        if settings.workers == 1:
+            return serve(settings, os.environ)
+        from sidecar.workers.leader import LeadingSidecar
+
+        return serve(settings, os.environ, of=LeadingSidecar)
     finally:
         sink.close()
 

@@ -2,7 +2,8 @@
 
 Two readings exist. `steady()` never goes back and never jumps: durations, windows, timers and the engine's `now` use it.
 It counts seconds since the Unix epoch as the wall clock had it when the process began, so that states written by one
-process mean something to the next. `wall()` is the machine's wall clock and serves only for the time written on a row.
+process mean something to the next. `wall()` is the machine's wall clock and serves only for the time written on a row
+and for the day of a price.
 """
 
 import time
@@ -22,6 +23,12 @@ def steady() -> float:
 def to_steady(monotonic_s: float) -> float:
     """The steady time of a reading of `monotonic()`."""
     return _OFFSET_S + monotonic_s
+
+
+def earlier() -> float:
+    """The earlier of wall clock and steady time, seconds since the epoch: what is too old to keep must be so by both,
+    so that a wall clock which is set forward by mistake deletes nothing."""
+    return min(wall(), steady())
 
 
 def rfc3339(wall_s: float) -> str:

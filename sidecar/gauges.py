@@ -15,7 +15,7 @@ from sidecar.proxy.aside import Beside
 from sidecar.proxy.memory import Memory
 from sidecar.proxy.plane import Plane
 from sidecar.telemetry.log import RequestLog
-from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.metrics import Metrics, Reading
 from sidecar.telemetry.spans import Spans
 
 
@@ -39,13 +39,10 @@ def register(metrics: Metrics, parts: Parts) -> None:
     books = plane.books
     readers: Mapping[str, Callable[[], float]] = {
         "accepted": lambda: books.accepted,
-        "buffered_bytes": lambda: plane.buffered,
-        "open_streams": lambda: plane.open,
         "loop_lag_seconds": lambda: loop.lag_s,
         "policy_error": lambda: float(parts.policies.error is not None),
         "escalations": lambda: books.escalated,
         "unvaried": lambda: books.unvaried,
-        "errands_dropped": lambda: parts.beside.errands.dropped,
         "log_lines_dropped": lambda: parts.request_log.dropped,
         "records_shed": lambda: loop.shed,
         "memory_used_bytes": lambda: parts.memory.pressure.used_bytes,
@@ -57,13 +54,26 @@ def register(metrics: Metrics, parts: Parts) -> None:
     metrics.gauge("shed", "", lambda: {("overload",): books.shed, ("head",): books.turned_away})
     metrics.gauge("fail_open", "", lambda: {("engine",): books.fail_open})
     metrics.gauge("policy_loaded", "", lambda: {(parts.policies.current.policy.version,): 1.0})
-    metrics.gauge("pool_connections", "", lambda: _pools(plane))
-    metrics.gauge("pool_dials", "", lambda: _dials(plane))
     metrics.gauge("stripped_usage", "", lambda: books.stripped_usage)
     _register_store(metrics, parts.archive)
     _register_spans(metrics, parts.spans)
     _register_routes(metrics, parts.engine)
-    _register_guards(metrics, parts.engine.guards)
+    of_traffic(lambda name, read: metrics.gauge(name, "", read), plane, parts.beside)
+
+
+def of_traffic(gauge: Callable[[str, Callable[[], Reading]], None], plane: Plane, beside: Beside) -> None:
+    """Gives `gauge` what only the process knows that carries the traffic; of several processes it can be added up."""
+    guards = plane.engine.guards
+    gauge("buffered_bytes", lambda: plane.buffered)
+    gauge("open_streams", lambda: plane.open)
+    gauge("errands_dropped", lambda: beside.errands.dropped)
+    gauge("pool_connections", lambda: _pools(plane))
+    gauge("pool_dials", lambda: _dials(plane))
+    gauge("breaker_state", lambda: _breakers(guards))
+    gauge("breaker_opened", lambda: {(g.name, b.model): b.opened for g in guards.all for b in g.breakers})
+    gauge("upstream_active", lambda: {(one.name,): one.budget.active for one in guards.all})
+    gauge("upstream_retries", lambda: _retries(guards))
+    gauge("concurrency_limit", lambda: {(one.name,): one.limit.value for one in guards.all if one.limit})
 
 
 def _pools(plane: Plane) -> dict[tuple[str, ...], float]:
@@ -132,14 +142,6 @@ def _register_routes(metrics: Metrics, engine: Engine) -> None:
     metrics.gauge("arm_share", "", lambda: {(r.route, arm.id): arm.share for r in engine.status() for arm in r.arms})
     metrics.gauge("threshold_breached", "", lambda: _breached(engine.status()))
     metrics.gauge("budget_spent_usd", "", lambda: _spent(engine.status()))
-
-
-def _register_guards(metrics: Metrics, guards: Guards) -> None:
-    metrics.gauge("breaker_state", "", lambda: _breakers(guards))
-    metrics.gauge("breaker_opened", "", lambda: {(g.name, b.model): b.opened for g in guards.all for b in g.breakers})
-    metrics.gauge("upstream_active", "", lambda: {(one.name,): one.budget.active for one in guards.all})
-    metrics.gauge("upstream_retries", "", lambda: _retries(guards))
-    metrics.gauge("concurrency_limit", "", lambda: {(one.name,): one.limit.value for one in guards.all if one.limit})
 
 
 def _breakers(guards: Guards) -> dict[tuple[str, ...], float]:

@@ -52,6 +52,13 @@ class Settings:
         default="sidecar",
         metadata=about(scalars.choice("sidecar", "standalone", "daemon"), "beside one service, in its pod", "MODE"),
     )
+    workers: int = field(
+        default=1,
+        metadata=about(
+            scalars.within(units.integer, 1, 64),
+            "processes that carry traffic; one is enough beside one service. With more, another one leads them",
+        ),
+    )
     listen: tuple[Address, ...] = field(
         default=tuple((host, 9090) for host in LOOPBACK),
         metadata=about(

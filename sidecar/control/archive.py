@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 import orjson
 
-from sidecar.clock import steady, wall
+from sidecar.clock import earlier, steady, wall
 from sidecar.config.settings import Settings
 from sidecar.control.feedback import Known
 from sidecar.core.engine import Engine
@@ -194,7 +194,7 @@ class Archive:
         """Deletes what the limits say is due, between commits, in short steps; the number of rows. Raises StoreError."""
         deleted = 0
         while True:
-            gone = await self._ask(lambda db: prune(db, self._limits, wall(), steps=1))
+            gone = await self._ask(lambda db: prune(db, self._limits, earlier(), steps=1))
             deleted += gone
             if gone < STEP_ROWS:
                 break

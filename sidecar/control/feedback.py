@@ -15,7 +15,7 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from sidecar.clock import steady, wall
+from sidecar.clock import earlier, steady, wall
 from sidecar.core.policy import OTHER, OWN_SOURCES, SOURCES, Source
 from sidecar.core.reward import label, scaled
 from sidecar.core.types import Event, Features, Feedback, Settled
@@ -167,7 +167,7 @@ class FeedbackDesk:
             self._take(written, found[0], answer)
 
     def _take(self, written: _Written, known: Known, answer: Answer) -> None:
-        if wall() - known.at > MAX_AGE_S:
+        if earlier() - known.at > MAX_AGE_S:
             self._refuse(answer, 404, "the decision is older than seven days")
             return
         score = written.score

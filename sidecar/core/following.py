@@ -93,7 +93,7 @@ class Follower(Engine):
         guards: Guards | None = None,
     ) -> None:
         self.lessons: list[Lesson] = []
-        self.charges: list[tuple[str, int, float]] = []  # (route, nano-dollars, when)
+        self.charges: dict[str, tuple[int, float]] = {}  # by route: nano-dollars without a lesson, and when the last came
         super().__init__(policy, rng, now, price_of, guards)
 
     def apply(self, policy: Policy, now: float) -> list[Event]:
@@ -125,13 +125,15 @@ class Follower(Engine):
     def charge(self, route: str, cost_nusd: int, at: float) -> None:
         """Books a call of the sidecar's own here, and keeps it for the leader."""
         super().charge(route, cost_nusd, at)
-        self.charges.append((route, cost_nusd, at))
+        self._owe(route, cost_nusd, at)
 
     def forgo(self, lesson: Lesson, at: float) -> None:
         """The leader will not hear this lesson: what it cost is kept all the same."""
-        cost_nusd = billed_nusd(lesson.decision, lesson.outcome)
+        self._owe(lesson.decision.route, billed_nusd(lesson.decision, lesson.outcome), at)
+
+    def _owe(self, route: str, cost_nusd: int, at: float) -> None:
         if cost_nusd:
-            self.charges.append((lesson.decision.route, cost_nusd, at))
+            self.charges[route] = (self.charges.get(route, (0, at))[0] + cost_nusd, at)
 
     def tick(self, now: float) -> list[Event]:
         """What time changes here: a new day, breakers, prices, draws; and the hits of rules, which were ours."""

@@ -107,12 +107,16 @@ class Guard:
 
     def begin(self, breaker: Breaker, *, retry: bool) -> int:
         """A call is sent; what it gives, never 0, is for `end`."""
-        self.budget.begin(retry=retry)
+        if retry:
+            self.budget.begin_retry()
+        self.budget.active += 1
         return breaker.begin()
 
     def end(self, breaker: Breaker, ticket: int, said: Verdict, now: float, *, retry: bool) -> None:
         """The call has ended. Call it once for each `begin`, with the same breaker and `retry`."""
-        self.budget.end(retry=retry)
+        if retry:
+            self.budget.retries -= 1
+        self.budget.active -= 1
         if breaker.end(ticket, said, now):
             self._owner.changed(self, breaker, now)
 

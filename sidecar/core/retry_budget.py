@@ -25,7 +25,7 @@ class RetrySpec:
 
 
 class RetryBudget:
-    """The calls to one upstream that are under way. Each `begin` is followed by exactly one `end` with the same value."""
+    """The calls to one upstream that are under way; `core.guard` counts them up and down, once each."""
 
     __slots__ = ("_spec", "active", "denied", "made", "retries")
 
@@ -41,15 +41,7 @@ class RetryBudget:
         """Whether one more retry may begin."""
         return self.retries < self._spec.floor + self._spec.share * self.active
 
-    def begin(self, *, retry: bool) -> None:
-        """A call goes to the upstream."""
-        self.active += 1
-        if retry:
-            self.retries += 1
-            self.made += 1
-
-    def end(self, *, retry: bool) -> None:
-        """It has ended."""
-        self.active -= 1
-        if retry:
-            self.retries -= 1
+    def begin_retry(self) -> None:
+        """A retry goes to the upstream; it is an active call besides."""
+        self.retries += 1
+        self.made += 1

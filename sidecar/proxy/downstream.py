@@ -44,6 +44,9 @@ class Downstream(asyncio.Protocol):
         self.deadline = NEVER
         self.full = False  # the client reads slowly
         self._pending = b""
+        self._searched = (
+            0  # bytes of it in which no head ends: a head that comes byte by byte is not read for each byte
+        )
         self._pumping = False
         self._scheduled = False  # what waits is served in the loop's next turn
         self.paused = False  # the client's bytes wait in its socket
@@ -81,8 +84,14 @@ class Downstream(asyncio.Protocol):
             self._pump(self._pending + data if self._pending else data)
 
     def eof_received(self) -> None:
-        if self.exchange is not None:
-            self.exchange.on_client_lost()
+        """The client is done, which counts as leaving. Should it still read, it must not take a part for the whole."""
+        exchange = self.exchange
+        if exchange is None:
+            return
+        unmarked = isinstance(exchange, Exchange) and exchange.ends_unmarked
+        exchange.on_client_lost()
+        if unmarked:
+            self.cut(reset=True)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self.plane.connections.discard(self)
@@ -205,15 +214,18 @@ class Downstream(asyncio.Protocol):
         """Serves what lies in `data` until an exchange is under way or a head is incomplete."""
         self._pumping = True
         self._pending = b""
+        searched, self._searched = self._searched, 0
         try:
             while data and self.exchange is None and not (self._discard or self.full or self.transport.is_closing()):
                 if data[0] in _CR_LF:
                     data = data.lstrip(b"\r\n")  # RFC 9112 section 2.2: empty lines before a request line
                     continue
-                head = self._recall(data) or self._parse(data)
+                head = self._recall(data) or self._parse(data, max(0, searched - 3))
                 if head is None:
                     self._wait_for_head(data)
+                    self._searched = len(data)
                     return
+                searched = 0
                 data = self._serve(head, data)
             if data and (self.exchange is not None or self.full):
                 self._hold(data)  # a client that does not read its answers gets no further ones
@@ -236,19 +248,15 @@ class Downstream(asyncio.Protocol):
         self._memo_size = end + len(self._memo_end)
         return memo
 
-    def _parse(self, data: bytes) -> RequestHead | None:
-        head = parse_request(data)
-        if head is None:
-            end = data.find(b"\r\n\r\n")
-            limit = self.plane.settings.max_head_bytes
-            if end < 0:
-                if len(data) > limit:
-                    raise ProtocolError("the request head is larger than max_head_bytes", 431)
-                _looks_like_http(data)
-                return None
-            head = parse_request_fully(data[: end + 4])
-        if len(head.raw) > self.plane.settings.max_head_bytes:
+    def _parse(self, data: bytes, start: int) -> RequestHead | None:
+        """The head at the start of `data`, of which the end lies behind `start`; None while it is incomplete."""
+        end = data.find(b"\r\n\r\n", start)
+        if (len(data) if end < 0 else end + 4) > self.plane.settings.max_head_bytes:
             raise ProtocolError("the request head is larger than max_head_bytes", 431)
+        if end < 0:
+            _looks_like_http(data, start)
+            return None
+        head = parse_request(data) or parse_request_fully(data[: end + 4])
         self._memo_size = len(head.raw)
         self._remember(head)
         return head
@@ -424,8 +432,9 @@ def _has_left(transport: asyncio.Transport) -> bool:
     return bool(poller.poll(0))
 
 
-def _looks_like_http(data: bytes) -> None:
-    """Tells what can never become a request at once, instead of after the head timeout (TLS hellos, bare LF heads)."""
-    line, newline, _ = data.partition(b"\n")
-    if (newline and not line.endswith(b"\r")) or not data[:1].isalpha() or b"\n\n" in data:
+def _looks_like_http(data: bytes, start: int) -> None:
+    """Tells what can never become a request at once, instead of after the head timeout (TLS hellos, bare LF heads). What
+    lies before `start` was looked at before."""
+    feed = data.find(b"\n", start)
+    if (feed >= 0 and data[feed - 1 : feed] != b"\r") or not data[:1].isalpha() or data.find(b"\n\n", start) >= 0:
         raise ProtocolError("this is not an HTTP/1.1 request head")

@@ -450,9 +450,9 @@ class Exchange(Outward):
         """The response cannot be finished and the client must see that: no last chunk, no clean end."""
         self._drop_upstream()
         self.keep_client = False
-        hard = self.reply is not None and self.reply.ends_with_connection
+        unmarked = self.ends_unmarked
         self._finish("failed", error, detach=True)
-        self.client.cut(reset=hard or not self.head_in.minor)
+        self.client.cut(reset=unmarked)
 
     def _drop_upstream(self) -> None:
         connection, self.connection = self.connection, None

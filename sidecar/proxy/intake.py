@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from asyncio import AbstractEventLoop
 from typing import Final, Literal, Protocol
 
-from sidecar.clock import monotonic
+from sidecar.clock import monotonic, to_steady
 from sidecar.core.types import OutcomeKind
 from sidecar.errors import ProtocolError
 from sidecar.proxy.body import RequestBody
@@ -23,6 +23,8 @@ from sidecar.wire.json_edit import SMALL_BODY_BYTES, RequestView, SlicedReader, 
 
 Phase = Literal["body", "queue", "first_byte", "streaming", "over"]
 NEVER: Final = float("inf")
+_SLOW_AFTER_S: Final = 1.0  # a body that takes room which others wait for
+_SLOW_BYTES_S: Final = 65_536  # has to come faster than this: a client in the same pod sends a thousand times as fast
 
 
 class Client(Protocol):
@@ -53,6 +55,7 @@ class Intake(ABC):
     connection: UpstreamConnection | None = None
     waiting = False  # for room among the bodies that are held
     _held = 0  # bytes of the process's budget
+    _held_at = 0.0  # since when, where it was asked for ahead of the bytes
     _early_up: tuple[bytes, ...] = ()  # pieces read before there was a connection
 
     def __init__(self, plane: Plane, client: Client, head: RequestHead, way: Way, zero: float) -> None:
@@ -63,7 +66,7 @@ class Intake(ABC):
         self.way = way
         self.zero = zero
         self.at = plane.wall()
-        self.id = plane.new_id(self.at)
+        self.id = plane.new_id(to_steady(zero))  # rows lie in the order of time, whatever the wall clock does
         self.keep_client = head.keep_alive
         plane.exchanges.add(self)
         plane.books.accepted += 1
@@ -129,9 +132,20 @@ class Intake(ABC):
                 return False
             self._hold(want)
             self.waiting = False
-            self.deadline = monotonic() + plane.settings.body_stall_timeout_s
+            self._held_at = monotonic()
+            self.deadline = self._held_at + plane.settings.body_stall_timeout_s
             self.client.set_reading(True)
         return True
+
+    def on_want(self, now: float) -> None:
+        """Others wait for the room that this body takes. One that was promised and hardly comes must not keep it: a few
+        connections could stop every other large body for as long as they send a byte now and then."""
+        reader = self.reader
+        if reader is None or self.phase != "body" or self.waiting or not self._held:
+            return
+        took = now - max(self.zero, self._held_at)
+        if took > _SLOW_AFTER_S and reader.size < _SLOW_BYTES_S * took:
+            self.on_deadline()
 
     def on_upstream_full(self, full: bool) -> None:
         """The upstream reads slowly: the client's body waits in the client's socket, and its timer waits with it."""
@@ -150,6 +164,7 @@ class Intake(ABC):
         plane, want = self.plane, self.head_in.length or 0
         if plane.buffered + want <= plane.settings.max_buffered_bytes:
             self._hold(want)
+            self._held_at = monotonic()
             return
         self.waiting = True
         self.deadline = monotonic() + plane.settings.pool_queue_timeout_s

@@ -11,17 +11,39 @@ _BACKLOG: Final = 1024
 _NO_FAMILY: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 
 
-def bind(what: str, addresses: Iterable[tuple[str, int]], on_skip: Callable[[str], None]) -> list[socket.socket]:
-    """One listening socket per address. `on_skip` is told of addresses that this machine does not have.
+def bind(
+    what: str, addresses: Iterable[tuple[str, int]], on_skip: Callable[[str], None], *, shared: bool = False
+) -> list[socket.socket]:
+    """One listening socket per address. `on_skip` is told of addresses that this machine does not have. With `shared` the
+    kernel spreads connections over all sockets of the address that are shared too.
 
     Raises:
         ConfigError: a port is busy or not allowed, or no address could be bound at all.
     """
+    return _each(what, addresses, on_skip, lambda host, port: _listening(host, port, shared))
+
+
+def hold(what: str, addresses: Iterable[tuple[str, int]], on_skip: Callable[[str], None]) -> list[socket.socket]:
+    """One socket per address that has the port and does not listen, so that only sockets that share it can. The kernel would
+    let any process of this user share it: that nobody listens there now is asked first.
+
+    Raises:
+        ConfigError: as `bind`.
+    """
+    return _each(what, addresses, on_skip, _held)
+
+
+def _each(
+    what: str,
+    addresses: Iterable[tuple[str, int]],
+    on_skip: Callable[[str], None],
+    make: Callable[[str, int], socket.socket],
+) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for host, port in addresses:
             try:
-                sockets.append(_listening(host, port))
+                sockets.append(make(host, port))
             except OSError as error:
                 where = f"{what} listener {host}:{port}"
                 if error.errno not in _NO_FAMILY:
@@ -41,16 +63,34 @@ def bind(what: str, addresses: Iterable[tuple[str, int]], on_skip: Callable[[str
     return sockets
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _listening(host: str, port: int, shared: bool = False) -> socket.socket:
+    sock = _bound(host, port, shared)
+    try:
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _held(host: str, port: int) -> socket.socket:
+    probe = _listening(host, port)
+    port = int(probe.getsockname()[1])
+    probe.close()
+    return _bound(host, port, shared=True)
+
+
+def _bound(host: str, port: int, shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((host, port))
-        sock.listen(_BACKLOG)
-        sock.setblocking(False)
     except OSError:
         sock.close()
         raise

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from typing import Final
 
@@ -17,8 +18,8 @@ from sidecar.wire.http1 import RequestHead, split_at_length
 from sidecar.wire.places import place_under
 from sidecar.wire.providers import FORMATS, STANDARD, provider_of
 from sidecar.wire.sigv4 import Place, credentials, sign
+from sidecar.wire.target import ALL_CREDENTIALS, has_dot_segment, join_target, model_in, path_segment, value_in, without
 from sidecar.wire.target import CREDENTIALS as IN_QUERY
-from sidecar.wire.target import join_target, model_in, path_segment, value_in, without
 
 CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 _REGION: Final = re.compile(r"\.([a-z]{2}(?:-[a-z]+)+-\d)\.amazonaws\.com")  # of an AWS host: .eu-west-1.
@@ -89,13 +90,13 @@ class Origin:
         return split_at_length(head, target=path, replace=replace, add=add)
 
     def _path(self, target: bytes, way: Way, *, own: bool) -> bytes:
-        if self.holds_key and way.dialect == "gemini":
-            target = without(target, IN_QUERY)
+        if self.holds_key and (way.beyond or way.dialect == "gemini"):
+            target = without(target, ALL_CREDENTIALS if way.beyond else IN_QUERY)
         return (place_under if own and way.beyond else join_target)(self._prefix, target)
 
     def hosts(self, way: Way, model: str | None, asked: str | None) -> bool:
         """Whether the call is one of this provider's own clients, for the model that it names: then it goes as it came."""
-        return way.beyond in self.provider.prefixes and (model is None or model == asked)
+        return way.beyond in self.provider.prefixes and (model is None or model == (way.model or asked))
 
     def target(self, head: RequestHead, way: Way, model: str | None, asked: str | None) -> bytes | None:
         """The target for this upstream where it is not the client's own: it has the endpoint elsewhere, or has the model in
@@ -119,12 +120,18 @@ class Origin:
             path = self.provider.streams.get(form, path)
         named = path_segment(model or asked or "") if found is None or model is not None else found.model
         path, _, own = path.partition("?")
+        if self._dates(way, own) and value_in(head.target, _VERSION) is not None:
+            own, query = "", head.target.partition(b"?")[2]
         parts = (
             b"" if found is not None else own.encode(),
             query,
         )  # Gemini's clients say themselves how they want a stream
         joined = b"&".join(part for part in parts if part)
         return path.encode().replace(b"{model}", named) + (b"?" + joined if joined else b"")
+
+    def _dates(self, way: Way, own: str) -> bool:
+        """Whether a version of the API that the client's path names holds here too: both name deployments in their paths."""
+        return way.beyond in self.provider.prefixes and bool(way.model) and own.startswith("api-version=")
 
     def own_head(
         self, target: bytes, lines: bytes, body: bytes, client: RequestHead, at: float, *, joined: bool = False
@@ -162,9 +169,12 @@ class Origin:
             return None
         if client.method != b"POST":  # what is signed here is a POST, and the key itself must not go
             raise ProtocolError("calls of this upstream's models are POSTs", 405)
-        lines = [line for line in client.raw[client.block : -4].split(b"\r\n") if not _of_client(line)]
-        kept = b"".join([line + b"\r\n" for line in lines])
-        return self.own_head(place_under(self._prefix, client.target), kept, body, client, at, joined=True)
+        if has_dot_segment(client.target):  # AWS signs the path that it makes of them: it may be no model's
+            raise ProtocolError("dot segments are not allowed in a path that is signed")
+        lines = client.raw[client.block : -4].split(b"\r\n")
+        kept = b"".join([line + b"\r\n" for line in lines if not _of_client(line, client.nominated)])
+        target = place_under(self._prefix, without(client.target, ALL_CREDENTIALS))
+        return self.own_head(target, kept, body, client, at, joined=True)
 
     def _signed(self, credential: bytes, path: bytes, body: bytes, at: float) -> bytes:
         """The header lines that show who calls."""
@@ -216,10 +226,10 @@ class Origin:
         return found
 
 
-def _of_client(line: bytes) -> bool:
+def _of_client(line: bytes, nominated: AbstractSet[bytes]) -> bool:
     """Whether a header line says something between the client and us alone, or is written anew."""
     name = line.partition(b":")[0].lower()
-    return name in _HOP or name.startswith((b"x-sidecar-", b"x-amz-"))
+    return name in _HOP or name in nominated or name.startswith((b"x-sidecar-", b"x-amz-"))
 
 
 def _credential(client: RequestHead) -> bytes | None:

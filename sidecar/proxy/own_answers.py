@@ -16,6 +16,12 @@ class OwnAnswers(Intake):
     reply: Reply | None = None
     tries = 0  # fallbacks and repeats so far
 
+    @property
+    def ends_unmarked(self) -> bool:
+        """Whether an answer is with the client of which only the end of its connection tells that it is whole."""
+        reply = self.reply
+        return reply is not None and (reply.ends_with_connection or not self.head_in.minor)
+
     def _lines(self) -> bytes:
         decision = self.decision
         assert decision is not None

@@ -41,6 +41,7 @@ class Open(Protocol):
 
     def on_deadline(self) -> None: ...
     def on_room(self) -> bool: ...
+    def on_want(self, now: float) -> None: ...
     def on_shutdown(self) -> None: ...
 
 
@@ -270,6 +271,9 @@ class Plane:
         try:
             for exchange in [late for late in self.exchanges if late.deadline < now]:
                 exchange.on_deadline()
+            for exchange in list(self.exchanges) if self.room else ():
+                if self.room:  # no more of them than there has to be
+                    exchange.on_want(now)
             for connection in [late for late in self.connections if late.deadline < now or late.paused]:
                 connection.on_sweep(now)
             for origin in {*self.origins.values(), *self.defaults.values()}:

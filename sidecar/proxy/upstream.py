@@ -185,7 +185,7 @@ class Pool:
         """Takes a clean connection back, or hands it to the next in line."""
         if self._closed or connection.closed or connection.transport.is_closing() or connection.idle_limit_s <= 0:
             connection.close()
-        elif self._waiting and (self.cap is None or self.busy <= self.cap.value):
+        elif self._waiting and (self.cap is None or self.busy - 1 < self.cap.value):  # this one is among the busy
             self._hand(connection)
         else:
             connection.idle_since = monotonic()

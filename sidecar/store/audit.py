@@ -209,7 +209,7 @@ class Chain:
         if head is not None and head != self.head:
             self.head = head
             with contextlib.suppress(OSError):  # the head is told elsewhere too, and measuring must go on
-                _keep(anchor_file(self._database), head)
+                _keep(anchor_file(self._database), head, self._database)
 
     def _markers(self, connection: sqlite3.Connection) -> list[Audit]:
         """What must be said about the chain before its next link."""
@@ -241,10 +241,13 @@ def _holds(connection: sqlite3.Connection, head: Head) -> bool:
     return row is not None and row[0] == head.hash
 
 
-def _keep(file: Path, head: Head) -> None:
-    """Replaces the file in one step, private to its owner."""
+def _keep(file: Path, head: Head, database: Path) -> None:
+    """Replaces the file in one step, private to whom the database belongs: root's verbs must not lock others out."""
     new = file.with_name(f"{file.name}.new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w") as target:
+        if os.geteuid() == 0:
+            found = database.stat()
+            os.fchown(descriptor, found.st_uid, found.st_gid)
         target.write(f"{head}\n")
     new.replace(file)

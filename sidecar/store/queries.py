@@ -202,7 +202,15 @@ def audit(path: Path, last: int = 100) -> list[Record]:
     """The newest lines of the audit, newest first."""
     with _reading(path) as connection:
         found = connection.execute("SELECT * FROM audit ORDER BY id DESC LIMIT ?", (last,))
-        return [dict(row) | {"detail": orjson.loads(row["detail"])} for row in found]
+        return [{"seq": None, "why": None} | dict(row) | {"detail": _parsed(row["detail"])} for row in found]
+
+
+def _parsed(detail: object) -> object:
+    """JSON as its value; what somebody has put in its place as it is."""
+    try:
+        return orjson.loads(detail)  # type: ignore[arg-type] # that is what is found out
+    except ValueError:
+        return str(detail)
 
 
 def verify_audit(path: Path, keys: KeySet | None, anchors: Sequence[Head], accepted: Collection[int]) -> Verdict:

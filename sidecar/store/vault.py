@@ -145,7 +145,7 @@ def require() -> "Callable[[bytes], AESGCM]":
         ConfigError: it is not installed.
     """
     try:
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # 3 MiB, only for who encrypts
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # 6 MiB, only for who encrypts
     except ImportError:
         raise ConfigError(
             "encryption_key_file needs the package cryptography: install llm-sidecar[encryption], "

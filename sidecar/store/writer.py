@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sidecar.clock import monotonic, wall
+from sidecar.clock import earlier, monotonic, wall
 from sidecar.core.record import Row
 from sidecar.core.types import Event, Feedback
 from sidecar.errors import StoreError
@@ -407,7 +407,7 @@ class Writer:
 
     def _tidy(self) -> None:
         connection = self._connected()
-        self.rows_pruned += prune(connection, self._limits, wall())
+        self.rows_pruned += prune(connection, self._limits, earlier())
 
     def _fail(self, error: Exception) -> None:
         self.errors += 1

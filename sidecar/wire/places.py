@@ -19,7 +19,7 @@ from sidecar.errors import ProtocolError
 from sidecar.wire.neutral import Format
 from sidecar.wire.target import has_dot_segment, join_target
 
-_PLACE: Final = r"/v1(?:beta1)?/projects/[^/]+/locations/[^/]+"
+_PLACE: Final = r"/v1(?:beta1)?/projects/[^/?#]+/locations/[^/?#]+"  # a query is no part of it, whatever it looks like
 _AZURE: Final = re.compile(r"/openai/(?:deployments/([^/]{1,512})/|v1/)?([a-z/]{1,64})")
 _VERTEX: Final = re.compile(
     r"/v1(?:beta1)?/(?:projects/[^/]+/locations/[^/]+/)?publishers/([^/]{1,64})/models/([^/:]{1,512}):([A-Za-z]{1,64})"
@@ -27,6 +27,7 @@ _VERTEX: Final = re.compile(
 _BEDROCK: Final = re.compile(r"/model/([^/]{1,512})/([a-z-]{1,64})")
 _VERTEX_BASE: Final = re.compile(rf"(.*{_PLACE})(?:/.*)?")
 _VERTEX_REST: Final = re.compile(rf"{_PLACE}(/.*)".encode(), re.DOTALL)
+_AZURE_BASE: Final = re.compile(r"(.*?)/openai(?:/.*)?")
 
 _AZURE_ENDPOINTS: Final[dict[str, Endpoint]] = {
     "chat/completions": "chat",
@@ -127,6 +128,9 @@ def place_under(prefix: str, target: bytes) -> bytes:
         if has_dot_segment(target):
             raise ProtocolError("dot segments are not allowed in the path to this upstream")
         return base[1].encode("ascii") + (rest[1] if rest is not None else b"/" + target.split(b"/", 2)[2])
-    if target.startswith(b"/openai/"):
-        prefix = prefix.partition("/openai")[0]
-    return join_target(prefix, target)
+    azure = _AZURE_BASE.fullmatch(prefix) if target.startswith(b"/openai/") else None
+    if azure is None:
+        return join_target(prefix, target)
+    if has_dot_segment(target):  # said once, it is a fence all the same
+        raise ProtocolError("dot segments are not allowed in the path to this upstream")
+    return join_target(azure[1], target)

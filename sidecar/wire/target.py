@@ -14,6 +14,10 @@ from urllib.parse import quote, unquote_to_bytes
 from sidecar.errors import ProtocolError
 
 CREDENTIALS = frozenset({b"key", b"access_token"})  # members of a query: Google's ways to say who calls
+ALL_CREDENTIALS = CREDENTIALS | {
+    b"api-key", b"subscription-key", b"x-amz-algorithm", b"x-amz-credential", b"x-amz-date", b"x-amz-expires",
+    b"x-amz-security-token", b"x-amz-signature", b"x-amz-signedheaders",
+}  # Azure's and AWS's too: only paths of providers that have them are cleared of them  # fmt: skip
 _ALT = frozenset({b"alt", b"$alt"})
 VERSIONS = ("/v1", "/v1beta", "/v2")  # first segments that the known APIs use
 _SEPARATOR = re.compile(rb"/|\\|%2f|%5c", re.IGNORECASE)
@@ -96,9 +100,10 @@ def asks_array(target: bytes) -> bool:
 
 
 def without(target: bytes, names: AbstractSet[bytes]) -> bytes:
-    """The target without the members of its query that have these names, however written; the rest is as it came."""
+    """The target without the members of its query that have these names (given in lower case), however written; the rest is
+    as it came."""
     path, mark, query = target.partition(b"?")
-    kept = b"&".join(part for part in query.split(b"&") if _name(part) not in names)
+    kept = b"&".join(part for part in query.split(b"&") if _name(part).lower() not in names)
     return path + mark + kept if kept else path
 
 

@@ -9,7 +9,7 @@ import asyncio
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,24 @@ from typing import Any
 from sidecar.clock import monotonic
 from tests.e2e.fault_client import Caller
 from tests.e2e.fault_judge import Seen, judge, judge_row
-from tests.e2e.fault_plan import MAX_BODY, MAX_STREAMS, ROUTE_BODY_MAX, TIMEOUT_S, Plan, chains, flood, plan
+from tests.e2e.fault_plan import LONG_S, MAX_BODY, MAX_STREAMS, ROUTE_BODY_MAX, TIMEOUT_S, Plan, chains, flood, plan
 from tests.e2e.process import Provider, Sidecar, free_port
 from tests.fixtures.answers import is_whole
 from tests.fixtures.relay import Passage, Relay, Toxic
 
-TOLD_S = 3.0  # for an upstream to learn that its client left: 0.1 s is promised, the rest is for a busy machine
-REST_S = 15.0  # for everything to close after the last exchange
+TOLD_S = LONG_S + 1.0  # for every leg to end when one has: 0.1 s is promised; a stalled relay needs the rest
+REST_S = 15.0  # for everything to close and to be written after the last exchange
+_PAUSE_S = 0.5
+_GLANCE_S = 0.005
+_COUNTED = re.compile(
+    r"^llm_sidecar_(accepted|requests|shed)_total"
+    r"(?:\{.*?(?:outcome|cause)=\"(completed|failed|aborted|overload)\".*\})? (\S+)$",
+    re.MULTILINE,
+)
 CONCURRENCY = 24
 _TIMERS = ("connect_timeout", "first_byte_timeout", "idle_timeout", "body_stall_timeout", "head_timeout")
 _SETTINGS = {
-    **{name: f"{TIMEOUT_S}s" for name in _TIMERS},
+    **dict.fromkeys(_TIMERS, f"{TIMEOUT_S}s"),
     "upstream_idle": "1s",
     "keepalive_idle": "5s",
     "route_body_max_bytes": ROUTE_BODY_MAX,
@@ -47,11 +54,12 @@ _POLICY = """
 version: 1
 service: bot
 upstreams:
-  chat: {{dialect: openai, base_url: "{url}/v1", api_key: {{env: CAMPAIGN_KEY}}, price: &p {{input_mtok: 1.0, output_mtok: 4.0}}}}
-  claude: {{dialect: anthropic, base_url: "{url}", api_key: {{env: CAMPAIGN_KEY}}, price: *p}}
-  command: {{dialect: cohere, base_url: "{url}", api_key: {{env: CAMPAIGN_KEY}}, price: *p}}
-  converse: {{dialect: bedrock, base_url: "{url}", api_key: {{env: CAMPAIGN_KEY}}, price: *p}}
-  nobody: {{dialect: openai, base_url: "{nobody}/v1", api_key: {{env: CAMPAIGN_KEY}}, price: *p}}
+  chat:
+    {{dialect: openai, base_url: "{url}/v1", api_key: &k {{env: CAMPAIGN_KEY}}, price: &p {{input_mtok: 1, output_mtok: 4}}}}
+  claude: {{dialect: anthropic, base_url: "{url}", api_key: *k, price: *p}}
+  command: {{dialect: cohere, base_url: "{url}", api_key: *k, price: *p}}
+  converse: {{dialect: bedrock, base_url: "{url}", api_key: *k, price: *p}}
+  nobody: {{dialect: openai, base_url: "{nobody}/v1", api_key: *k, price: *p}}
 routes:
 {routes}
   - name: dead
@@ -167,7 +175,7 @@ class Campaign:
             if not any(seen.own == "overloaded" for seen in self._seen):
                 self.told.broken.append("more calls than there is room for, and none was shed")
         self.told.exchanges = len(self._seen)
-        await self._settled(sidecar, rest)
+        await self._settled(sidecar, upstream, rest)
 
     async def _work(self, rows: list[list[Plan]], near: Relay, upstream: Relay) -> None:
         while rows:
@@ -179,7 +187,7 @@ class Campaign:
                 client = near.passages.pop(one.number, [None])[0]
                 seen = judge(one, client, calls.get(one.number, []), view)
                 if client is not None and not _is_over([client], calls.pop(one.number, [])):
-                    seen.broken.append(f"an upstream is still open {TOLD_S} s after the end")
+                    seen.broken.append(f"a connection is still open {TOLD_S} s after the end")
                 self._seen.append(seen)
                 self._fault(seen, seen.broken)
                 if self._progress and len(self._seen) % 500 == 0:
@@ -189,16 +197,18 @@ class Campaign:
     def _fault(self, seen: Seen, broken: Sequence[str]) -> None:
         self.told.broken += [f"{what}\n    {seen.plan.told}" for what in broken]
 
-    async def _settled(self, sidecar: Sidecar, rest: dict[str, float]) -> None:
+    async def _settled(self, sidecar: Sidecar, upstream: Relay, rest: dict[str, float]) -> None:
         """Waits until all is closed, then opens the books."""
-        end = monotonic() + REST_S
-        while (left := _more(await asyncio.to_thread(_open, sidecar), rest)) and monotonic() < end:
-            await asyncio.sleep(0.2)
-        status = await asyncio.to_thread(sidecar.admin, "GET", "/api/v1/status")
-        metrics = await asyncio.to_thread(sidecar.metrics)
-        rows = await asyncio.to_thread(sidecar.decisions)
-        books = self.told.books = _books(metrics, status["load"]["books"], rows, left)
-        self.told.broken += _unbalanced(books)
+        broken: list[str] = []
+        for _ in range(int(REST_S / _PAUSE_S)):
+            self.told.books, rows = await asyncio.to_thread(_books, sidecar, rest)
+            broken = _unbalanced(self.told.books)
+            if not broken:
+                break
+            await asyncio.sleep(_PAUSE_S)
+        self.told.broken += broken
+        for seen in self._seen:
+            seen.heard(upstream.passages.get(seen.plan.number, ()))
         self._rows(rows)
 
     def _rows(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -252,14 +262,11 @@ def _open(sidecar: Sidecar) -> dict[str, float]:
     }
 
 
-def _more(now: dict[str, float], before: dict[str, float]) -> dict[str, float]:
-    return {name: count - before[name] for name, count in now.items() if count > before[name]}
-
-
-async def _quiet(over: Any) -> None:
-    end = monotonic() + TOLD_S
-    while not over() and monotonic() < end:
-        await asyncio.sleep(0.005)
+async def _quiet(over: Callable[[], bool]) -> None:
+    for _ in range(int(TOLD_S / _GLANCE_S)):
+        if over():
+            return
+        await asyncio.sleep(_GLANCE_S)
 
 
 def _is_over(near: Sequence[Passage], calls: Sequence[Passage]) -> bool:
@@ -275,24 +282,20 @@ def _is_cut(one: Passage) -> bool:
     return bool(one.told["down"] and one.told["up"]) or "reset" in (one.told["down"], one.told["up"])
 
 
-def _books(metrics: str, books: dict[str, int], rows: Sequence[dict[str, Any]], rest: dict[str, float]) -> Books:
+def _books(sidecar: Sidecar, rest: dict[str, float]) -> tuple[Books, list[dict[str, Any]]]:
+    """All books as they are now, and the rows. `rest` is what was open before."""
+    now = _open(sidecar)
+    left = {name: count - rest[name] for name, count in now.items() if count > rest[name]}
+    status = sidecar.admin("GET", "/api/v1/status")["load"]["books"]
+    rows = sidecar.decisions()
     counted: Counter[str] = Counter()
-    for line in re.findall(r"^llm_sidecar_requests_total\{.*$", metrics, re.MULTILINE):
-        labels, _, value = line.rpartition("} ")
-        found = re.search(r'outcome="([a-z]+)"', labels)
-        assert found is not None
-        counted[found[1]] += int(float(value))
-    for line in re.findall(r"^llm_sidecar_(?:accepted_total|shed_total\{cause=\"overload\"\}) .*$", metrics, re.MULTILINE):
-        counted["accepted" if "accepted" in line else "shed"] += int(float(line.rpartition(" ")[2]))
+    for name, label, value in _COUNTED.findall(sidecar.metrics()):
+        counted[label or name] += int(float(value))
     accepted = counted.pop("accepted")
+    counted["shed"] = counted.pop("overload")
     ends = ("completed", "failed", "aborted", "shed")
-    return Books(
-        metrics=+counted,
-        status=+Counter({name: books[name] for name in ends}),
-        rows=Counter(row["outcome"] for row in rows),
-        accepted=accepted,
-        rest=rest,
-    )
+    told = Counter(row["outcome"] for row in rows)
+    return Books(+counted, +Counter({name: status[name] for name in ends}), told, accepted, left), rows
 
 
 def _unbalanced(books: Books) -> list[str]:

@@ -115,7 +115,7 @@ class Caller:
             async with asyncio.timeout(BLIND_S if lost else PATIENCE_S):
                 await self._read(plan, view, self._reader, writer)
         except TimeoutError:
-            view.end = "silent"
+            view.end = "left" if lost else "silent"
         except OSError:
             view.end = "reset"
         astray = any(one.kind == "garbage" for one in plan.client)  # what it pushed out is the next request's beginning
@@ -128,8 +128,7 @@ class Caller:
         while True:
             if plan.leave and not left and len(view.raw) >= plan.leave_after:
                 left = True
-                while not self._arrived(plan):
-                    await asyncio.sleep(0.002)
+                await self._has_arrived(plan)
                 if plan.leave != "half":
                     view.end = "left"
                     _leave(writer, plan.leave)
@@ -146,6 +145,12 @@ class Caller:
             if not awaited and not left:
                 view.end = "whole"
                 return
+
+    async def _has_arrived(self, plan: Plan) -> None:
+        for _ in range(1000):
+            if self._arrived(plan):
+                return
+            await asyncio.sleep(0.002)
 
     async def close(self) -> None:
         """Ends the connection; the next call opens a new one."""

@@ -8,6 +8,7 @@ client connection in chains, so that a fault can spoil what comes behind it.
 import random  # noqa: TID251 - a campaign of faults is chance by its nature, and every draw comes from a seed
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from tests.fixtures.relay import Kind, Toxic
@@ -143,7 +144,7 @@ class Plan:
         """For a report: what runs, and how to run it again."""
         toxics = "; ".join(f"{where} {one}" for where in ("client", "upstream") for one in getattr(self, where))
         leaves = f"; leaves by {self.leave} after {self.leave_after} bytes" if self.leave else ""
-        again = f"python -m bench.faults --seed {self.seed} --only {self.number}"
+        again = f"python -m bench.campaign --seed {self.seed} --only {self.number}"
         return f"exchange {self.number}: {self.shape.name}; {toxics or 'no toxic'}{leaves}; again: {again}"
 
 
@@ -182,7 +183,7 @@ def _toxic(chance: random.Random, shape: Shape, size: int) -> Toxic:
     direction = chance.choice(("up", "down", "down"))
     bulk = size if direction == "up" else LONG_BYTES if shape.route == "long" else 0
     reach = (1, 30, 250, 2500, max(bulk, 3000))
-    after = chance.choice((0, *(chance.randrange(low, high) for low, high in zip(reach, reach[1:], strict=False))))
+    after = chance.choice((0, *(chance.randrange(low, high) for low, high in pairwise(reach))))
     return Toxic(kind, direction, after, _amount(chance, kind, bulk))
 
 

@@ -125,6 +125,22 @@ async def test_a_close_delimited_body_that_breaks_during_the_upload_is_reset(ups
     assert got.end == "reset"
 
 
+@pytest.mark.parametrize("minor", [b"0", b"1"])
+async def test_a_client_that_half_closes_cannot_take_a_close_delimited_part_for_whole(
+    upstream: Upstream, serve: Serve, minor: bytes
+) -> None:
+    """INC-7: EOF counts as leaving, but such a client still reads: found by `bench.campaign --faults`, seed 8."""
+    framing = b"" if minor == b"1" else b"Transfer-Encoding: chunked\r\n"
+    up = await upstream([b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n%b\r\n" % framing + delta("a"), 5.0])
+    side = await serve(up)
+    async with connected(side.port) as client:
+        client.send(post().replace(b"HTTP/1.1", b"HTTP/1." + minor))
+        await client.until(b'"a"')
+        client.writer.write_eof()
+        assert await client.ended() == "reset"
+    assert await up.until(lambda: side.books.aborted == 1)
+
+
 async def test_a_close_delimited_body_that_ends_is_whole(upstream: Upstream, serve: Serve) -> None:
     """RFC 9112 6.3: the close is the end; the client's connection closes behind it without an error."""
     up = await upstream([b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nabc", 0.05, b"def", "close"])

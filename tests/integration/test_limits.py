@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from contextlib import AsyncExitStack
 
 import psutil
@@ -291,6 +292,26 @@ async def test_bodies_over_the_buffer_wait(upstream: Upstream, serve: Serve) -> 
     assert side.app.plane.buffered == 0
 
 
+async def test_bodies_that_are_promised_and_do_not_come_give_their_room_up(upstream: Upstream, serve: Serve) -> None:
+    """INC-43: who promises large bodies and sends a byte now and then does not keep others from sending theirs."""
+    up = await upstream()
+    side = await serve(up, max_buffered_bytes="1MiB", route_body_max="300KiB", pool_queue_timeout="4s")
+    async with AsyncExitStack() as stack:
+        for request in [post(body=b"x" * 307_000)[:200]] * 3 + [CHUNKED % b"/v1/chat/completions" + b"5\r\nxxxxx"]:
+            slow = await stack.enter_async_context(connected(side.port))
+            slow.send(request)
+        assert await up.until(lambda: side.app.plane.buffered > 921_000)
+        good = await stack.enter_async_context(connected(side.port))
+        request = post(body=b'{"model":"m","messages":"%b"}' % (b"x" * 250_000))
+        good.send(request[:-100])
+        await asyncio.sleep(0.2)
+        good.send(request[-100:])
+        assert (await good.response()).status == 200
+        assert side.books.failed in (1, 2), "those that had to go, and no more"
+        assert side.app.plane.buffered > 307_000
+    assert len(up.requests) == 1
+
+
 async def test_a_client_that_does_not_read_stops_the_upstream(upstream: Upstream, serve: Serve) -> None:
     """FID-17, INC-18, GW-40: a slow reader holds less than 12 MB; then everything still arrives."""
     piece = chunked(b"x" * 65536)[:-5]
@@ -441,3 +462,28 @@ async def test_answers_to_a_client_that_does_not_read_are_bounded(upstream: Upst
             while len(up.requests) < 1500:
                 assert await deaf.reader.read(2**20)
     assert len(up.requests) == 1500
+
+
+async def test_a_byte_of_a_long_head_costs_no_more(upstream: Upstream, serve: Serve) -> None:
+    """INC-43: a head of 60 KiB that comes a byte at a time is not read from its start for each byte: the last thousand
+    bytes cost less than ten times the processor time of the first; read anew they would cost fifty times as much."""
+    up = await upstream()
+    side = await serve(up)
+    async with connected(side.port) as client:
+        connection = await first_connection(side, up)
+        connection.data_received(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n")
+        first = dribbled(connection, b"X-A: b\r\n" * 125)
+        connection.data_received(b"X-A: b\r\n" * 7000)
+        last = dribbled(connection, b"X-A: b\r\n" * 125)
+        connection.data_received(b"\r\n")
+        assert (await client.response(method="GET")).status == 200
+    print(f"a thousand bytes, first and last: {first * 1e3:.1f} and {last * 1e3:.1f} ms")
+    assert last < 10 * first
+
+
+def dribbled(connection: Downstream, data: bytes) -> float:
+    """Seconds of the processor for these bytes, one at a time."""
+    began = time.thread_time()
+    for byte in data:
+        connection.data_received(bytes((byte,)))
+    return time.thread_time() - began

@@ -15,7 +15,7 @@ from sidecar.core.pressure import FEW
 from sidecar.sim.knobs import Fault
 from tests.integration.canary import NEW, OLD, phase, route, rows_of, running, talking, to_step, written
 from tests.integration.conftest import Running, Serve, Sim, Upstream
-from tests.integration.raw import SSE_HEAD, Script, ScriptedUpstream, call, chunked, connected, delta, event, ok, post
+from tests.integration.raw import SSE_HEAD, Script, call, chunked, connected, delta, event, ok, post
 
 STREAM = b'{"model":"m","stream":true,"messages":[]}'
 DONE = event(b"[DONE]") + b"0\r\n\r\n"
@@ -41,7 +41,7 @@ async def text_of(port: int, path: str) -> str:
         return await answer.text()
 
 
-# ---- breakers
+# ---- the breaker of a model
 
 
 async def test_an_arm_that_fails_is_not_offered_until_it_serves_again(sim: Sim, serve: Serve, tmp_path: Path) -> None:
@@ -116,17 +116,17 @@ async def test_streams_that_end_late_move_no_breaker(upstream: Upstream, serve: 
         for _ in range(5):
             assert (await call(side.port, post("/v1/chat/completions", STREAM, b"x-kind: fail"))).status == 503
         side.app.plane.settle()
-        one = breaker_of(side, "openai")
-        assert (one.state, one.opened) == ("open", 1)
+        breaker = breaker_of(side, "openai")
+        assert (breaker.state, breaker.opened) == ("open", 1)
         cut.set()
-        assert {(await client.response()).end for client in streams[1::2]} == {"eof"} or True
+        assert "whole" not in {(await client.response()).end for client in streams[1::2]}
         side.app.plane.settle()
-        assert (one.state, one.opened) == ("open", 1)
+        assert (breaker.state, breaker.opened) == ("open", 1)
         side.app.engine.tick(steady() + 31)
         go.set()
         assert {(await client.response()).end for client in streams[0::2]} == {"whole"}
         side.app.plane.settle()
-        assert (one.state, one.passed, one.opened) == ("half_open", 0, 1)
+        assert (breaker.state, breaker.passed, breaker.opened) == ("half_open", 0, 1)
     assert idle(side)
 
 
@@ -231,7 +231,7 @@ async def test_records_are_given_up_before_calls(upstream: Upstream, serve: Serv
     """Short of memory, rows and lines are dropped and counted while every call is served; nearer to the end new calls get
     503 and Retry-After while many are under way, and pass while there are few. Then all is as before."""
     up = await upstream(by=lambda head: [SSE_HEAD, delta("a"), 25.0] if b"x-stuck" in head else [ok()])
-    side = await serve(up, db=tmp_path / "s.db", memory_limit="100MiB")
+    side = await serve(up, db=tmp_path / "s.db", memory_limit="100GiB")
     app, used = side.app, 0
     app.memory.read = lambda: used
     written_rows: list[int] = []
@@ -240,7 +240,7 @@ async def test_records_are_given_up_before_calls(upstream: Upstream, serve: Serv
 
     async def levels(now: int, level: int) -> None:
         nonlocal used
-        used = now * 2**20
+        used = now * 2**30
         assert await up.until(lambda: app.memory.pressure.level == level)
 
     async def served(times: int) -> list[int]:
@@ -284,16 +284,18 @@ async def test_a_thousand_stuck_streams_hold_nobody_up(
     """Half of them never get a first byte, half stop in the middle of an event. A client that behaves gets each of its
     answers whole and in order, before and meanwhile; what that took is printed. When the stuck clients leave, the upstream
     is told of each, and nothing of them is left."""
-    answers = [chunked(*(b'data: {"n":%d,"k":%d}\n\n' % (number, piece) for piece in range(5))) for number in range(150)]
+    said = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"%d of %d"}}]}\n\n'
+    answers = [b"".join(said % (piece, one) for piece in range(5)) + b"data: [DONE]\n\n" for one in range(150)]
 
     def script(head: bytes) -> Script:
         if b"x-stuck: early" in head:
             return [30.0]
         if b"x-stuck: amid" in head:
-            return [SSE_HEAD + b"1f\r\ndata: {\"choices", 30.0]
+            return [SSE_HEAD + b'1f\r\ndata: {"choices', 30.0]
         number = int(head.partition(b"x-number: ")[2].partition(b"\r\n")[0])
         cuts = [number % 7 + 1, number % 40 + 9]
-        whole = answers[number]
+        text = answers[number]
+        whole = chunked(text[:9], text[9:60], text[60:])
         return [SSE_HEAD, whole[: cuts[0]], 0.0, whole[cuts[0] : cuts[1]], 0.0, whole[cuts[1] :]]
 
     up = await upstream(by=script)
@@ -314,7 +316,7 @@ async def test_a_thousand_stuck_streams_hold_nobody_up(
     assert side.balanced
     assert (side.books.aborted, side.books.shed, side.books.failed) == (STUCK, 0, 0)
     with capsys.disabled():
-        print(f"\nstreams of a client that behaves, p50/p99 ms: alone {alone}, beside {STUCK} stuck ones {beside}")  # noqa: T201
+        print(f"\nstreams of a client that behaves, p50/p99 ms: alone {alone}, beside {STUCK} stuck ones {beside}")
 
 
 async def behaves(side: Running, answers: list[bytes]) -> str:
@@ -326,11 +328,6 @@ async def behaves(side: Running, answers: list[bytes]) -> str:
             client.send(post("/v1/chat/completions", STREAM, b"x-number: %d" % number))
             got = await client.response()
             took.append(monotonic() - began)
-            assert (got.status, got.end, got.wire_body) == (200, "whole", wanted)
+            assert (got.status, got.end, got.body) == (200, "whole", wanted)
     took.sort()
     return f"{took[len(took) // 2] * 1e3:.1f}/{took[int(len(took) * 0.99)] * 1e3:.1f}"
-
-
-def test_the_scripts_are_what_they_say(upstream: Upstream) -> None:
-    """The stuck event is cut in its middle: its chunk says more bytes than come."""
-    assert isinstance(ScriptedUpstream([ok()]).next_script(b""), list)

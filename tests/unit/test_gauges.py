@@ -6,6 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from sidecar.app import Sidecar
 from sidecar.config.settings import Settings
+from sidecar.gauges import load
 from sidecar.telemetry.catalogue import BY_NAME, PREFIX
 from tests.fixtures.policies import SUPPORT
 
@@ -40,3 +41,18 @@ async def test_registered_gauges(tmp_path: Path) -> None:
     assert [value for key, value in told.items() if key[0] == "threshold_breached"] == [0]
     assert app.spans is not None
     app.spans.close()
+
+
+async def test_load(tmp_path: Path) -> None:
+    """At rest the plane holds nothing, and every upstream's pool is told once."""
+    (tmp_path / "bot.yaml").write_text(POLICY)
+    app = Sidecar(Settings.load({}, None, [f"policies={tmp_path}", "service=bot", "request_log=off"]), {})
+    app.plane.books.accepted = app.plane.books.failed = 1
+    told = load(app.plane)
+    held = ("connections", "exchanges", "tasks", "buffered_bytes", "waiting_bodies")
+    assert [told[name] for name in held] == [0] * len(held)
+    assert isinstance(told["pools"], dict)
+    assert isinstance(told["books"], dict)
+    assert set(told["pools"]) == {"up", "openai", "anthropic", "gemini"}
+    assert told["pools"]["up"] == {"open": 0, "idle": 0, "waiting": 0, "dialling": 0}
+    assert {name for name, count in told["books"].items() if count} == {"accepted", "failed"}

@@ -37,9 +37,9 @@ def test_failures_in_a_row_open_it() -> None:
     one.end(one.begin(), GOOD, 0.0)
     fail(one, 2, 0.0)
     assert not one.end(one.begin(), IGNORED, 0.0)
-    assert one.state == "closed" and one.offers
+    assert (one.state, one.offers) == ("closed", True)
     assert one.end(one.begin(), FAILED, 0.0)
-    assert one.state == "open" and not one.offers
+    assert (one.state, one.offers) == ("open", False)
     assert (one.until, one.opened, one.times) == (4.0, 1, 1)
 
 
@@ -72,7 +72,8 @@ def test_it_is_half_open_when_its_time_is_over() -> None:
     one = opened(10.0)
     assert not one.tick(13.9)
     assert one.tick(14.0)
-    assert one.state == "half_open" and one.offers
+    assert one.state == "half_open"
+    assert one.offers
 
 
 def test_so_many_successes_close_it() -> None:
@@ -130,6 +131,7 @@ def test_late_answers_change_nothing() -> None:
     early = [one.begin() for _ in range(40)]
     fail(one, 3, 0.0)
     begun_while_open = one.begin()
+    verdict: Verdict
     for verdict in (GOOD, FAILED):
         assert not one.end(early.pop(), verdict, 1.0)
     one.tick(4.0)

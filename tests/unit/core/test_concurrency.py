@@ -105,7 +105,8 @@ def test_what_is_usual_follows_a_service_that_gets_faster() -> None:
     one = Limit("gradient")
     windows(one, 30.0, 1, 30)
     windows(one, 1.0, 1, 60)
-    assert one.usual_s is not None and one.usual_s < 5.0
+    assert one.usual_s is not None
+    assert one.usual_s < 5.0
 
 
 def test_calls_that_are_not_streamed_say_nothing_of_the_gradient() -> None:
@@ -136,4 +137,5 @@ def test_it_is_always_a_limit(mode: Mode, events: list[tuple[bool, float, int, f
             assert one.value <= before
         else:
             one.served(seconds, busy, now)
-        assert one.value >= LEAST and not math.isnan(one.value)
+        assert one.value >= LEAST
+        assert not math.isnan(one.value)

@@ -13,6 +13,7 @@ from sidecar.core.engine import Engine
 from sidecar.core.guard import Guards, GuardSpec
 from sidecar.core.policy import Arm, ExperimentSpec, Fallback, Route, Threshold, Variant
 from sidecar.core.retry_budget import RetrySpec
+from sidecar.core.types import Clocks, Decision
 from tests.unit.core.engines import (
     BASE,
     HAIKU,
@@ -24,6 +25,7 @@ from tests.unit.core.engines import (
     engine,
     facts,
     kinds,
+    outcome,
     policy,
     promoted,
 )
@@ -123,13 +125,17 @@ def test_an_experiment_waits_while_a_variant_is_open() -> None:
 
 
 def test_a_threshold_does_not_send_traffic_to_an_open_arm() -> None:
-    """`route_to` names one whose breaker is open: the route's own choice holds."""
-    limit = Threshold("slow", "error_rate", 0.5, None, 60.0, "high", "route_to", arm="mini", min_samples=1)
-    made = promoted(policy(replace(ARMS, thresholds=(limit,))))
-    state = made.routes[0]
-    state.thresholds.__class__  # noqa: B018 - the set is there
+    """Two are breached, and the arm of the first is open: the traffic goes to the second's."""
+    slow = Threshold("slow", "latency_p95", 2.0, None, 60.0, "high", "route_to", "mini", 3)
+    made = engine(policy(replace(ROUTE, arms=(MINI, NANO), thresholds=(slow, replace(slow, name="too", arm="nano")))))
+    plain = facts(0, draw=2**63 - 1, stream=False)
+    late = outcome(stream=False, clocks=Clocks(sent_s=0.0, duration_s=5.0))
+    for number, one in enumerate([made.decide(plain, NOW) for _ in range(5)]):
+        made.settle(plain, one, late, NOW + number)
+    assert made.decide(plain, NOW + 6).arm == "mini"
     shut(made.guards, MINI)
-    assert made.decide(facts(5), NOW).arm != "mini"
+    diverted = made.decide(plain, NOW + 6)
+    assert (diverted.arm, diverted.reason) == ("nano", "threshold")
 
 
 @pytest.mark.parametrize(("share", "out"), [(0.0, 1), (0.5, 1), (0.75, 2), (1.0, 2)])
@@ -198,7 +204,7 @@ def falling(floor: int = 10) -> Engine:
     return made
 
 
-def on_baseline(made: Engine) -> tuple[int, object]:
+def on_baseline(made: Engine) -> tuple[int, Decision]:
     return next((key, one) for key in range(1, 500) if (one := made.decide(facts(key), NOW)).arm == "gpt-4o")
 
 
@@ -207,10 +213,11 @@ def test_a_fallback_skips_arms_that_are_open() -> None:
     made = falling()
     key, first = on_baseline(made)
     shut(made.guards, MINI)
-    second = made.fallback(facts(key), first, "503", NOW)  # type: ignore[arg-type]  # a Decision
-    assert second is not None and second.arm == "nano"
+    second = made.fallback(facts(key), first, "503", NOW)
+    assert second is not None
+    assert second.arm == "nano"
     shut(made.guards, NANO)
-    assert made.fallback(facts(key), first, "503", NOW) is None  # type: ignore[arg-type]  # as above
+    assert made.fallback(facts(key), first, "503", NOW) is None
     assert made.guards.of(UPSTREAMS["cheap"]).budget.denied == 2
 
 
@@ -221,13 +228,14 @@ def test_a_fallback_stays_within_the_retry_budget() -> None:
     guard, breaker = made.guards.of(UPSTREAMS["cheap"]), made.guards.of(UPSTREAMS["cheap"]).own("gpt-4o-mini")
     arms = []
     for _ in range(4):
-        one = made.fallback(facts(key), first, "connect", NOW)  # type: ignore[arg-type]  # a Decision
+        one = made.fallback(facts(key), first, "connect", NOW)
         arms.append(None if one is None else one.arm)
         if one is not None and one.arm == "mini":
             guard.begin(breaker, retry=True)
     assert arms == ["mini", "mini", "mini", "nano"]  # 2 < 2 + 0.2 x 2, and 3 is not below 2 + 0.2 x 3
     assert guard.budget.denied == 1
-    assert made.may_retry("support", "nano") and not made.may_retry("support", "mini")
+    assert made.may_retry("support", "nano")
+    assert not made.may_retry("support", "mini")
     assert made.may_retry("gone", "mini")
 
 
@@ -262,8 +270,11 @@ def test_somebody_serves_whatever_is_open(route: Route, steps: list[tuple[str, i
             shut(made.guards, arm, now=now)
         else:
             one = made.decide(facts(number), now)
-            assert one.refusal is None and one.arm is not None and one.reason != "fail-open"
-            assert one.arm in one.eligible and one.upstream is not None
+            assert one.refusal is None
+            assert one.arm is not None
+            assert one.reason != "fail-open"
+            assert one.arm in one.eligible
+            assert one.upstream is not None
             assert any(arm in made.routes[0].staging.pool for arm in one.eligible)
             speaking = [arm for arm in route.all_arms if arm.upstream != "claude"]
             assert len(speaking) - len(one.eligible) <= max(1, int(0.75 * len(route.all_arms)))

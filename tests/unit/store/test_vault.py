@@ -292,7 +292,7 @@ def test_the_settings_belong_together(tmp_path: Path) -> None:
     assert made.first == "k1"
     assert KeyFiles(Settings.load({}, None, []), 0.0).guards.fields is no_keys
     keys.write_text("k1 short\n")
-    with pytest.raises(ConfigError, match="encryption_key_file.*line 1") as caught:
+    with pytest.raises(ConfigError, match=r"encryption_key_file.*line 1") as caught:
         KeyFiles(settings, 0.0)
     assert "short" not in str(caught.value)
 

@@ -69,6 +69,8 @@ def test_every_prefix_has_its_provider() -> None:
         ("/openai", b"/openai/deployments/d/x", b"/openai/deployments/d/x"),
         ("/gate", b"/openai/x", b"/gate/openai/x"),
         ("/gate/openai/v1", b"/openai/x", b"/gate/openai/x"),
+        ("/openai-gate/openai/v1", b"/openai/x", b"/openai-gate/openai/x"),
+        ("/openai-gate", b"/openai/x", b"/openai-gate/openai/x"),
         ("/v1", b"/v1/projects/p/locations/l/x", b"/v1/projects/p/locations/l/x"),
         (f"{OURS}/publishers/google", b"/v1beta1/projects/p/locations/l/x?y=..", f"{OURS}/x?y=..".encode()),
         (f"/g{OURS}", b"/v1/publishers/a/models/m:v", f"/g{OURS}/publishers/a/models/m:v".encode()),
@@ -80,7 +82,33 @@ def test_where_it_goes(prefix: str, target: bytes, sent: bytes) -> None:
     assert place_under(prefix, target) == sent
 
 
-@pytest.mark.parametrize("path", [b"/v1/projects/p/locations/l/../x", b"/v1/publishers/%2E%2e/x", b"/v1beta1/..%5cx"])
-def test_no_climbing(path: bytes) -> None:
+@pytest.mark.parametrize(
+    ("prefix", "path"),
+    [
+        (OURS, b"/v1/projects/p/locations/l/../x"),
+        (OURS, b"/v1/publishers/%2E%2e/x"),
+        (OURS, b"/v1beta1/..%5cx"),
+        ("/openai/v1", b"/openai/../x"),
+        ("/openai", b"/openai/%2e%2e/x"),
+        ("/gate/openai", b"/openai/../../x"),
+        ("/gate", b"/openai/../x"),
+    ],
+)
+def test_no_climbing(prefix: str, path: bytes) -> None:
     with pytest.raises(ProtocolError, match="dot segments"):
-        place_under("/v1/projects/P/locations/L", path)
+        place_under(prefix, path)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/v1/projects/p/locations/l?x=/../../../y",
+        b"/v1/projects/p?x/locations/l/../../../y",
+        b"/v1/projects/p/locations/l#/../../y",
+        b"/v1/projects/p/locations/l?x=/publishers/google/models/m:generateContent",
+    ],
+)
+def test_a_query_is_no_path(target: bytes) -> None:
+    """What stands behind the path stays there: as a path it would climb, or call a model that nobody judged."""
+    sent = place_under(OURS, target)
+    assert sent == OURS.encode() + target.removeprefix(b"/v1")

@@ -153,7 +153,7 @@ class Blocks:
         if mapped:
             self._report.map(f"{at}.arguments")
         if part.signature is not None:
-            self._report.lose(f"{at}.signature")
+            self._report.map(f"{at}.signature")  # only its maker wants it
         return {"toolUse": {"toolUseId": self._id(part.id), "name": part.name, "input": given}}
 
     def _id(self, said: str) -> str:

@@ -143,8 +143,8 @@ class Blocks:
         given, mapped = arguments_of(part)
         if mapped:
             self._report.map(f"{at}.arguments")
-        if part.signature is not None:
-            self._report.lose(f"{at}.signature")
+        if part.signature is not None:  # an arm that did not make it does not want it; a client would have sent it back
+            (self._report.lose if self._answer else self._report.map)(f"{at}.signature")
         return {"type": "tool_use", "id": self.call_id(part.id), "name": part.name, "input": given}
 
     def _result(self, part: ToolResult, at: str) -> Json:

@@ -133,9 +133,9 @@ class Reader:
         return (start,)
 
     def _open(self, body: Members) -> Sequence[Event]:
-        """A block begins. Only calls may overlap in the neutral form: others are closed first."""
+        """A block begins; none behind the end. Only calls may overlap in the neutral form: others are closed first."""
         number = body.integer("index")
-        if number is None or number in self._blocks:
+        if number is None or number in self._blocks or self._stopped:
             return ()
         part = read_part(body.mapping("content_block"), "content_block")
         kind, first = _emptied(part)

@@ -134,6 +134,21 @@ def test_a_wrong_stream_stays_in_the_grammar(chunks: list[bytes], data: st.DataO
     check([one for one in SseParser().feed(out) if b"input_json" not in one.data], whole=False)
 
 
+def test_a_block_behind_the_end_is_none() -> None:
+    """A server that says how the message ended and goes on: what comes then would break every client's grammar."""
+    start = {"id": "msg_01", "type": "message", "role": "assistant", "model": "m", "content": [], "usage": {}}
+    late = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": "late"}}
+    told = [
+        {"type": "message_start", "message": start},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
+    ]
+    chunks = [b"data: %b\n\n" % orjson.dumps(event) for event in (*told, late, {"type": "message_stop"})]
+    writer = Writer(ASKED, Report())
+    out = b"".join([writer.feed(event) for event in events_of(chunks)])
+    assert b"late" not in out
+    check(SseParser().feed(out))
+
+
 def test_counts_that_are_none_are_written_as_numbers() -> None:
     usage = {"input_tokens": None, "output_tokens": 0, "cache_read_input_tokens": 2}
     start = {"id": "msg_01", "type": "message", "role": "assistant", "model": "m", "content": [], "usage": usage}

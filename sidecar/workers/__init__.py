@@ -1,0 +1,1 @@
+"""Several processes for one service: workers carry the traffic, their leader learns, stores and answers people."""

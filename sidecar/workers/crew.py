@@ -1,0 +1,194 @@
+"""The workers of one leader, as it sees them: started, heard, told, started again, ended.
+
+Each worker is a process with a socket to its leader (inherited, without a name). One that ends while nobody told it to is
+started again after a pause that doubles with each death in a row; what it had under way is lost with its clients'
+connections and is counted as failed.
+
+To each worker at most one message with a `turn` is on its way: what it has to know next waits until it says that it
+obeyed. So a worker that is slow gets less and not more, and a `core.lease` is never told twice.
+"""
+
+import asyncio
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import astuple
+from typing import Final
+
+import structlog
+
+from sidecar.clock import monotonic
+from sidecar.config.settings import Settings
+from sidecar.proxy.plane import Books
+from sidecar.tasks import Tasks
+from sidecar.workers.link import Link
+from sidecar.workers.messages import CUT, DRAIN, Counted, Hello, Orders, Report, read_report
+
+log = structlog.get_logger()
+
+_FIRST_PAUSE_S: Final = 0.1
+_LAST_PAUSE_S: Final = 10.0
+_STEADY_S: Final = 60.0  # one that lived so long did not die in a row
+_REAP_S: Final = 5.0  # between the end of its socket and its own
+
+
+class Member:
+    """One worker process, from its start to its end."""
+
+    def __init__(self, index: int, who: int) -> None:
+        self.index = index
+        self.who = who  # never used again: the next process of this index has another one
+        self.began = monotonic()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.link: Link | None = None
+        self.books = Books()
+        self.counted = Counted()
+        self.lost = 0
+        self.serving = False
+        self.greeted = False
+        self.stand = b""  # that it was told last
+        self.turn = 0  # on its way; 0: none
+        self.late = False  # something waits for the next turn
+
+    @property
+    def pid(self) -> int:
+        return 0 if self.process is None else self.process.pid
+
+    def send(self, orders: Orders) -> None:
+        if self.link is not None:
+            self.link.send(orders)
+
+
+class Crew:
+    """All workers. `on_report` and `on_gone` are the leader's."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        tasks: Tasks,
+        on_report: Callable[[Member, Report], None],
+        on_gone: Callable[[Member], None],
+    ) -> None:
+        """`settings` are those of each worker."""
+        self.members: dict[int, Member] = {}  # by index
+        self.restarts = 0
+        self.gone = Books()  # of those that ended
+        self.gone_lost = 0
+        self.changed = asyncio.Event()  # somebody serves, or has ended
+        self.settings = settings
+        self._tasks = tasks
+        self._on_report, self._on_gone = on_report, on_gone
+        self._stopping = False
+        self._whos = 0
+        self._turns = 0
+        self._deaths: dict[int, int] = {}
+
+    @property
+    def serving(self) -> int:
+        return sum(member.serving for member in self.members.values())
+
+    async def start(self) -> None:
+        """Starts every worker; they serve when they were greeted and have told so."""
+        for index in range(self.settings.workers):
+            await self._start(index)
+
+    async def _start(self, index: int) -> None:
+        self._whos += 1
+        member = Member(index, self._whos)
+        ours, theirs = socket.socketpair(type=socket.SOCK_STREAM)
+        ours.setblocking(False)
+        with theirs:
+            member.process = _spawned(theirs.fileno())
+        self.members[index] = member
+        link = member.link = Link(lambda body: self._hear(member, body), lambda: self._lost(member))
+        await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=ours)
+        link.send(Hello(index, self.settings.workers, self.settings))
+
+    # ---- while they live
+
+    def turn(self, member: Member) -> int:
+        """A number for orders that `member` has to confirm; 0 while it has not confirmed the last ones."""
+        if member.turn:
+            member.late = True
+            return 0
+        self._turns += 1
+        member.turn, member.late = self._turns, False
+        return self._turns
+
+    def others(self, member: Member) -> Iterable[Member]:
+        return [one for one in self.members.values() if one is not member and one.greeted]
+
+    def books(self) -> Books:
+        """Everybody's books, added up."""
+        every = [self.gone, *(member.books for member in self.members.values())]
+        return Books(*(sum(column) for column in zip(*map(astuple, every), strict=True)))
+
+    @property
+    def lost(self) -> int:
+        return self.gone_lost + sum(member.lost for member in self.members.values())
+
+    def _hear(self, member: Member, body: bytes) -> None:
+        report = read_report(body)
+        member.books, member.lost = report.books, report.lost
+        if report.counted is not None:
+            member.counted = report.counted
+        if member.turn and report.turn == member.turn:
+            member.turn = 0
+        if report.serving != member.serving:
+            member.serving = report.serving
+            self.changed.set()
+        self._on_report(member, report)
+
+    # ---- ends
+
+    def _lost(self, member: Member) -> None:
+        if self.members.get(member.index) is not member:
+            return
+        del self.members[member.index]
+        books = member.books
+        books.failed += books.accepted - books.completed - books.failed - books.aborted - books.shed  # died with it
+        self.gone = Books(*(a + b for a, b in zip(astuple(self.gone), astuple(books), strict=True)))
+        self.gone_lost += member.lost
+        self._on_gone(member)
+        self.changed.set()
+        self._tasks.spawn(self._reap(member), "worker")
+
+    async def _reap(self, member: Member) -> None:
+        """Waits for the process, and starts the next one in its place unless all are to end."""
+        process = member.process
+        assert process is not None
+        try:
+            code = await asyncio.to_thread(process.wait, _REAP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = await asyncio.to_thread(process.wait)
+        if self._stopping:
+            return
+        deaths = 0 if monotonic() - member.began > _STEADY_S else self._deaths.get(member.index, 0)
+        self._deaths[member.index] = deaths + 1
+        self.restarts += 1
+        log.error("worker ended", worker=member.index, code=code, deaths=deaths + 1)
+        await asyncio.sleep(min(_LAST_PAUSE_S, _FIRST_PAUSE_S * 2**deaths))
+        if not self._stopping:
+            await self._start(member.index)
+
+    def stop(self, *, cut: bool = False) -> None:
+        """Everybody drains, or is cut, and ends."""
+        self._stopping = True
+        for member in self.members.values():
+            member.send(Orders(stop=CUT if cut else DRAIN))
+
+    def kill(self) -> None:
+        """Ends at once whoever is left."""
+        self._stopping = True
+        for member in self.members.values():
+            if member.process is not None and member.process.poll() is None:
+                member.process.kill()
+                member.process.wait()
+
+
+def _spawned(descriptor: int) -> subprocess.Popen[bytes]:
+    """A worker with our environment, whose socket is `descriptor`."""
+    command = [sys.executable, "-m", "sidecar.workers", str(descriptor)]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[descriptor])  # noqa: S603 - all of it is ours

@@ -1,0 +1,351 @@
+"""The leader: an ordinary sidecar whose traffic is carried by workers.
+
+It has the store, the engine that learns, the control loop, metrics, the admin and health planes; it opens no traffic port
+but holds it, so that a worker that is started again finds it free. What workers report is settled, recorded and counted
+here as if it had happened here; what they have to know goes to each of them when it has changed, at most every TELL_S, and
+at once when a rollout or an experiment moved.
+
+Ready is: all workers served once, and one serves now. Traffic goes on without the leader for as long as workers drain.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from typing import Any, Final
+
+import structlog
+from msgspec.structs import replace as with_
+
+from sidecar.app import Sidecar
+from sidecar.clock import monotonic, steady
+from sidecar.config.address import Address
+from sidecar.config.policy import Loaded
+from sidecar.config.settings import Settings
+from sidecar.control.health import Readiness
+from sidecar.core.following import Bound, Lesson
+from sidecar.core.leading import Leader
+from sidecar.core.settle import NOTHING, Verdict
+from sidecar.core.types import Event
+from sidecar.errors import ConfigError
+from sidecar.process import server_tls
+from sidecar.proxy.listen import hold
+from sidecar.proxy.memory import limit_of_container
+from sidecar.proxy.plane import Books
+from sidecar.telemetry.metrics import Reading
+from sidecar.workers.crew import Crew, Member
+from sidecar.workers.messages import Exchange, Gauge, Orders, Report, add, lessons_of
+
+log = structlog.get_logger()
+
+TELL_S: Final = 0.25
+_AGAIN_S: Final = 0.1  # feedback for a decision that another worker has not told of yet is looked at again
+_START_S: Final = 30.0
+_GRACE_S: Final = 5.0  # beyond the drain, for workers to say the last
+_UNKNOWN: Final = 404
+_KEPT: Final = 5_000  # response ids that a new worker is told
+_MOVES: Final = ("rollout.", "experiment.", "arm.", "threshold.", "tuning.")
+_BOOKS: Final = tuple(one.name for one in fields(Books))
+_GAUGES: Final = (
+    "buffered_bytes", "open_streams", "errands_dropped", "pool_connections", "pool_dials", "breaker_state",
+    "breaker_opened", "upstream_active", "upstream_retries", "concurrency_limit",
+)  # fmt: skip
+
+
+class LeadingSidecar(Sidecar):
+    """See the head of this module."""
+
+    engine: Leader
+    _engine = Leader
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        each = divided(settings)
+        super().__init__(replace(settings, memory_limit_bytes=each.memory_limit_bytes), environ)
+        self._each = each
+        self._teller: asyncio.TimerHandle | None = None
+        self._hearing = self._moved = False
+        self._lost = 0  # rows that workers could not tell of, as far as that was told
+        self.engine.parts = settings.workers
+        self.crew = Crew(each, self.tasks, self._on_report, self._on_gone)
+        for name in _GAUGES:
+            self.metrics.gauge(name, "", self._sum_of(name))
+        self.metrics.gauge("workers", "", lambda: self.crew.serving)
+        self.metrics.gauge("worker_restarts", "", lambda: self.crew.restarts)
+        self.metrics.gauge("worker_rows_lost", "", lambda: self.crew.lost)
+
+    # ---- up
+
+    def _listen(self, what: str, addresses: Sequence[Address]) -> list[socket.socket]:
+        if what != "traffic":
+            return super()._listen(what, addresses)
+        held = hold(what, addresses, lambda note: log.warning("listener", note=note))
+        self._each = replace(self._each, listen=tuple(sock.getsockname()[:2] for sock in held))
+        return held
+
+    async def run(self, announce: Callable[[Sidecar], None] | None = None) -> int:
+        """As `Sidecar.run`; no worker is left behind, however it ends."""
+        try:
+            return await super().run(announce)
+        finally:
+            self.crew.kill()
+
+    async def _serve_traffic(self, _sockets: Sequence[socket.socket]) -> None:
+        """Starts the workers and waits until all of them serve. Raises ConfigError when one cannot."""
+        server_tls(self.settings)  # told here, once, when it cannot be read
+        self.plane.start()
+        self.crew.settings = self._each
+        try:
+            await self.crew.start()
+            async with asyncio.timeout(_START_S):
+                while self.crew.serving < self.settings.workers:
+                    if self.crew.restarts or self._stopping.is_set():
+                        raise ConfigError("a worker ended before it served; what it said stands above")
+                    self.crew.changed.clear()
+                    await self.crew.changed.wait()
+        except (TimeoutError, ConfigError) as error:
+            self.crew.kill()
+            raise ConfigError(str(error) or f"the workers did not serve within {_START_S:g} s") from None
+        self._tell_again()
+
+    # ---- what workers report
+
+    def _on_report(self, member: Member, report: Report) -> None:
+        """Books first: what is told to anybody has to know all of it."""
+        if not member.greeted:
+            self._greet(member)
+        self._hearing = True
+        try:
+            self._settle(member, report)
+        finally:
+            self._hearing = False
+        if self._moved:
+            self._moved = False
+            self.tell()
+        elif member.late and not member.turn:
+            self._tell(member)
+        for number, body in report.asked:
+            self._ask(member, number, body)
+
+    def _settle(self, member: Member, report: Report) -> None:
+        engine = self.engine
+        kept = [one for exchange in report.exchanges if (one := self._take(exchange)) is not None]
+        for route, (cost_nusd, at) in report.charges.items():
+            engine.charge(route, cost_nusd, at)
+        engine.hear(member.who, report.spending, heard=not member.turn)
+        bound = engine.bind(member.who, report.bound) if report.bound else []
+        if kept or bound:
+            for other in self.crew.others(member):
+                other.send(Orders(bound=bound, kept=kept))
+        self._copy_books()
+        engine.refresh(steady())
+        self._pass_on(report)
+
+    def _pass_on(self, report: Report) -> None:
+        if report.events:
+            self.on_events(report.events)
+        for errand in report.errands:
+            self._on_errand(errand)
+        if report.scores:
+            self.loop.flush()  # the decisions may be so new that the desk does not know them yet
+        for score in report.scores:
+            self.desk.signal(*score)
+
+    def _take(self, exchange: Exchange) -> tuple[str, str, int] | None:
+        """Learns from and records one call; (response id, arm, key) where the arm holds state that others need to find."""
+        verdict = NOTHING
+        for lesson in lessons_of(exchange):
+            verdict = self._learn(lesson)
+        settled = exchange.settled
+        if settled is None:
+            return None
+        if exchange.taught and verdict is not NOTHING:
+            settled = with_(
+                settled, reward=verdict.reward, quality=verdict.quality, quality_source=verdict.quality_source
+            )
+        self.loop.emit(settled)
+        arm, completion = settled.outcome.served_arm or settled.decision.arm, settled.outcome.completion_id
+        if settled.facts.endpoint != "responses" or not completion or arm is None:
+            return None
+        self.plane.keep(completion, arm, settled.facts.key)
+        return completion, arm, settled.facts.key
+
+    def _learn(self, lesson: Lesson) -> Verdict:
+        try:
+            verdict = self.engine.learn(lesson, steady())
+        except Exception as bug:  # noqa: BLE001 - as `ending.teach`: the engine may fail, the books may not
+            self.on_bug("settle", bug)
+            self.engine.release(lesson.decision)
+            return NOTHING
+        if verdict.events:
+            self.on_events(verdict.events)
+        return verdict
+
+    def _ask(self, member: Member, number: int, body: bytes) -> None:
+        """Feedback of a worker's client. One that names a call which another worker has yet to tell of is asked twice."""
+
+        def answer(status: int, text: bytes) -> None:
+            member.send(Orders(answers=[(number, status, text)]))
+
+        def first(status: int, text: bytes) -> None:
+            if status == _UNKNOWN:
+                asyncio.get_running_loop().call_later(_AGAIN_S, self.take_feedback, body, answer)
+            else:
+                answer(status, text)
+
+        self.take_feedback(body, first)
+
+    def _on_gone(self, member: Member) -> None:
+        self.engine.forget(member.who)
+        self._copy_books()
+        if self.state == "serving":
+            text = f"worker {member.index} has ended; {self.crew.serving} of {self.settings.workers} serve"
+            self.on_events([Event(kind="worker.ended", severity="high", message=text)])
+
+    def _tick(self) -> None:
+        super()._tick()
+        lost, self._lost = self.crew.lost - self._lost, self.crew.lost
+        if lost > 0:
+            text = f"{lost} calls have no row and taught nothing: workers could not tell of them in time"
+            self.on_events([Event(kind="worker.rows_lost", severity="medium", message=text, detail={"rows": lost})])
+
+    # ---- what workers are told
+
+    def _greet(self, member: Member) -> None:
+        """The first orders: all that there is to know."""
+        bound = self.engine.welcome(member.who)
+        member.greeted = True
+        kept = [(key, arm, sticky) for key, (arm, sticky) in list(self.plane.kept.items())[-_KEPT:]]
+        self._tell(member, bound, kept)
+
+    def _tell(self, member: Member, bound: Sequence[Bound] = (), kept: Sequence[tuple[str, str, int]] = ()) -> None:
+        """Tells one worker what it has to know now, unless it is still busy with what it was told before."""
+        turn = self.crew.turn(member)
+        if not turn:
+            return
+        engine, stand = self.engine, self.engine.stand()
+        orders = Orders(
+            turn=turn,
+            policy=engine.policy.version,
+            stand=b"" if stand == member.stand else stand,
+            unbound=engine.unbound(member.who),
+            bound=list(bound),
+            leases=engine.leases(member.who, steady()),
+            kept=list(kept),
+        )
+        member.stand = stand
+        member.send(orders)
+
+    def tell(self) -> None:
+        """Tells all workers; while one is heard, afterwards."""
+        if self._hearing:
+            self._moved = True
+            return
+        for member in list(self.crew.members.values()):
+            if member.greeted:
+                self._tell(member)
+
+    def _tell_again(self) -> None:
+        self._teller = asyncio.get_running_loop().call_later(TELL_S, self._tell_again)
+        try:
+            self.tell()
+        except Exception as bug:  # noqa: BLE001 - the next time must come
+            self.on_bug("tell", bug)
+
+    def on_events(self, events: Sequence[Event]) -> None:
+        """As `Sidecar.on_events`; what moved is told to the workers at once."""
+        super().on_events(events)
+        if any(event.kind.startswith(_MOVES) for event in events):
+            self.tell()
+
+    def apply(self, loaded: Loaded) -> None:
+        """As `Sidecar.apply`; workers put the policy in force when they hear of it."""
+        super().apply(loaded)
+        self.tell()
+
+    # ---- for people
+
+    def readiness(self) -> Readiness:
+        """As `Sidecar.readiness`, with what workers note."""
+        ready, crew = super().readiness(), self.crew
+        members = [crew.members[index] for index in sorted(crew.members)]
+        notes = [*ready.notes, *(note for member in members for note in member.counted.notes)]
+        if crew.serving < self.settings.workers:
+            notes.append(f"{crew.serving} of {self.settings.workers} workers serve")
+        detail: dict[str, object] = {**ready.detail, "exchanges": self.load().get("exchanges", 0)}
+        for name in ("breakers", "errands"):
+            detail[name] = [{"worker": one.index, **row} for one in members for row in one.counted.told.get(name, ())]
+        detail["workers"] = [
+            {"worker": one.index, "pid": one.pid, "serving": one.serving, "accepted": one.books.accepted}
+            for one in members
+        ]
+        return Readiness(ready.ready and crew.serving > 0, ready.state, notes, detail)
+
+    def load(self) -> dict[str, object]:
+        """What all workers hold and have counted, as they said it last."""
+        made: dict[str, Any] = {}
+        for member in self.crew.members.values():
+            made = add(made, member.counted.load)
+        return made | {"books": asdict(self.plane.books)}
+
+    def _copy_books(self) -> None:
+        """Our own plane carries nothing: its books are everybody's."""
+        books, ours = self.crew.books(), self.plane.books
+        for name in _BOOKS:
+            setattr(ours, name, getattr(books, name))
+
+    def _sum_of(self, name: str) -> Callable[[], Reading]:
+        def read() -> Reading:
+            return summed(
+                [one.counted.gauges[name] for one in self.crew.members.values() if name in one.counted.gauges]
+            )
+
+        return read
+
+    # ---- down
+
+    async def _drain(self) -> None:
+        """All workers drain by themselves, as one process would; the last word of each is heard."""
+        self.state = "draining"
+        self.plane.draining = True
+        self.crew.stop()
+        began, cut = monotonic(), False
+        log.info("draining", exchanges=self.load().get("exchanges", 0))
+        while self.crew.members and monotonic() - began < self.settings.drain_s + _GRACE_S:
+            if self._cut.is_set() and not cut:
+                cut, began = True, monotonic() - self.settings.drain_s
+                self.crew.stop(cut=True)
+            self.crew.changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.crew.changed.wait(), 0.05)
+
+    async def _close(self) -> None:
+        if self._teller is not None:
+            self._teller.cancel()
+        self.crew.kill()
+        await super()._close()
+
+
+def divided(settings: Settings) -> Settings:
+    """The settings of one worker: what bounds the memory and the connections of the process is divided."""
+    count = settings.workers
+    limit = settings.memory_limit_bytes or limit_of_container()
+    return replace(
+        settings,
+        max_streams=-(-settings.max_streams // count),
+        max_upstream_connections=-(-settings.max_upstream_connections // count),
+        max_buffered_bytes=max(settings.route_body_max_bytes, settings.max_buffered_bytes // count),
+        memory_limit_bytes=None if limit is None else limit // (count + 1),
+    )
+
+
+def summed(gauges: Sequence[Gauge]) -> Reading:
+    """One gauge of several processes, added up by its labels."""
+    total, table = 0.0, dict[tuple[str, ...], float]()
+    for gauge in gauges:
+        if isinstance(gauge, list):
+            for labels, value in gauge:
+                table[labels] = table.get(labels, 0.0) + value
+        else:
+            total += gauge
+    return table or total

@@ -1,0 +1,373 @@
+"""A worker: the composition root of a process that carries traffic and learns nothing.
+
+It has the data plane of an ordinary sidecar: listener, upstreams, cascades, judges and shadows; no store, no metrics, no
+admin plane. What happens it tells its leader (`workers.telling`); what to know comes as orders, and the first of them
+before the port is opened. Policies, prices and keys are read from the same files as the leader's, and a policy is put in
+force when the leader says so.
+
+Without its leader it goes on deciding by what it knows, drains as if told to, and ends: nothing is left behind for ever.
+"""
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+import numpy as np
+import structlog
+
+from sidecar.clock import monotonic, steady, wall
+from sidecar.config.guards import guards
+from sidecar.config.policy import Loaded, default_upstreams
+from sidecar.config.prices import PriceSource
+from sidecar.config.secrets import ClientTokens, KeyRing
+from sidecar.config.watch import PolicySource
+from sidecar.control.loop import Consumers, ControlLoop
+from sidecar.core.cost import RateCard, flat_card
+from sidecar.core.following import Follower
+from sidecar.core.policy import Policy, Route, Upstream
+from sidecar.errors import ConfigError
+from sidecar.gauges import load, of_traffic
+from sidecar.process import loop_factory, place, salt_of, server_tls
+from sidecar.proxy.aside import Beside
+from sidecar.proxy.cascade import Cascades
+from sidecar.proxy.downstream import Downstream
+from sidecar.proxy.listen import bind
+from sidecar.proxy.memory import Memory
+from sidecar.proxy.origins import Origins
+from sidecar.proxy.plane import Answer, Plane
+from sidecar.tasks import Tasks
+from sidecar.telemetry.log import configure
+from sidecar.telemetry.metrics import Reading
+from sidecar.workers.link import Link
+from sidecar.workers.messages import CUT, LENGTH_BYTES, Counted, Gauge, Hello, read_hello, read_orders
+from sidecar.workers.telling import Telling
+
+log = structlog.get_logger()
+
+_REFUSED: Final = 2  # exit code: the configuration cannot work
+_LAST_S: Final = 2.0  # for what is left to tell at the end
+_UNHEARD: Final = b'{"error":{"message":"the process that takes feedback is away: try again","type":"feedback_error"}}'
+
+
+class Worker:
+    """One worker process, from its socket to its end."""
+
+    def __init__(self, hello: Hello, link: Link) -> None:
+        """Makes and wires the parts; nothing is opened yet. Raises ConfigError as `app.Sidecar` does."""
+        settings = hello.settings
+        self.settings = settings
+        self._hello = hello
+        self._servers: list[asyncio.Server] = []
+        self._stopping, self._cut, self._ordered = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._asking: dict[int, Answer] = {}  # feedback that the leader has not answered yet
+        self._asked = 0
+        self._wanted = ""  # the policy version in force at the leader
+        self._next: Loaded | None = None  # read here, and not in force yet
+        self._stand = b""  # what the leader said last
+        self._leases: dict[str, tuple[int, float]] = {}
+        self.tasks = Tasks(lambda name, error: self.on_bug(f"task {name}", error))
+        self.prices = PriceSource(settings.prices)
+        self.policies = PolicySource(settings.policies, settings.service, os.environ, settings)
+        policy = self.policies.current.policy
+        self.engine = Follower(policy, np.random.default_rng(), steady(), self._price_of, guards(settings))
+        self.keys = KeyRing(os.environ)
+        self.link = link
+        self.telling = Telling(self.engine, link)
+        self.plane = self.telling.plane = Plane(settings, self.engine, self.tasks, self.telling.ended)
+        self.beside, self.cascades = Beside(self.plane), Cascades(self.plane)
+        self.memory = Memory(self.plane, lambda _shed: None)  # rows are the leader's to shed
+        self._wire_plane()
+        self.origins = Origins(settings, self.prices.current, self.tasks, self._key_of)
+        self.defaults = default_upstreams(settings)
+        self._obey_policy(policy)
+        self._gauges: dict[str, Callable[[], Reading]] = {}
+        of_traffic(self._gauges.__setitem__, self.plane, self.beside)
+        steps = [("tick", self._tick), ("policy", self._look_at_policy), ("prices", self._poll_prices)]
+        self.loop = ControlLoop(Consumers(settings.service), [*steps, ("tell", self._count)], self.on_bug)
+
+    def _wire_plane(self) -> None:
+        plane, settings = self.plane, self.settings
+        plane.salt = salt_of(settings)
+        plane.on_feedback = self._on_feedback
+        plane.on_events = self.telling.events
+        plane.on_bug = self.on_bug
+        plane.on_errand = self.telling.errand
+        plane.on_label = lambda decision_id, score: self.telling.score(decision_id, "judge", score)
+        plane.on_sweep = self.memory.look
+        if settings.client_tokens_file is not None:
+            plane.tokens = ClientTokens(settings.client_tokens_file)
+            plane.tokens.check(steady())
+
+    async def run(self) -> int:
+        """Serves from the first orders until the last ones; the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        self.telling.flush()  # here we are
+        await self._ordered.wait()
+        if not self._stopping.is_set():
+            await self._serve()
+            await self._stopping.wait()
+            await self._drain()
+        await self._close()
+        return 0
+
+    def stop(self) -> None:
+        """What SIGTERM does: the first call drains, the second cuts."""
+        if self._stopping.is_set():
+            self._cut.set()
+        self._stopping.set()
+
+    # ---- up
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        tls = server_tls(self.settings)
+        self.plane.start()
+        sockets = bind("traffic", self.settings.listen, lambda note: log.warning("listener", note=note), shared=True)
+        for sock in sockets:
+            self._servers.append(
+                await loop.create_server(lambda: Downstream(self.plane), sock=sock, ssl=tls, backlog=1024)
+            )
+        self.loop.start()
+        gc.collect()
+        gc.freeze()
+        self.telling.serving = True
+        self._count()
+
+    def _price_of(self, upstream: Upstream, model: str) -> RateCard | None:
+        if upstream.price is not None:
+            return flat_card(upstream.price)
+        return self.prices.current.lookup(upstream.provider, model, int(wall() // 86400))
+
+    def _key_of(self, spec: Upstream) -> Callable[[], bytes | None]:
+        def read() -> bytes | None:
+            secret = self.keys.get(spec, steady())
+            return None if secret is None else secret.reveal()
+
+        return read
+
+    # ---- orders
+
+    def on_message(self, body: bytes) -> None:
+        """One message of the leader."""
+        orders = read_orders(body)
+        if orders.policy:
+            self._wanted = orders.policy
+            self._look_at_policy()
+        self.engine.hear(orders.unbound, orders.bound)
+        if orders.turn:
+            self._stand, self._leases = orders.stand or self._stand, orders.leases
+            self._follow(anew=bool(orders.stand))
+        for kept in orders.kept:
+            self.plane.keep(*kept)
+        for number, status, answer in orders.answers:
+            self._answer(number, status, answer)
+        if orders.turn:
+            self.telling.turn = orders.turn
+            self.telling.flush()
+        if orders.stop:
+            self._stopping.set()
+        if orders.stop == CUT:
+            self._cut.set()
+        self._ordered.set()
+
+    def _follow(self, *, anew: bool) -> None:
+        """Takes over what the leader knows. What it says of another policy than ours waits for that."""
+        if self._wanted == self.engine.policy.version:
+            if anew and self._stand:
+                self.telling.events(self.engine.follow(self._stand, steady()))
+                self._look_around()
+            self.engine.lend(self._leases)
+
+    def on_lost(self) -> None:
+        """The leader is gone."""
+        for number in list(self._asking):
+            self._answer(number, 503, _UNHEARD)
+        if not self._stopping.is_set():
+            log.error("leader lost", note="serving by what is known; draining")
+        self._stopping.set()
+        self._ordered.set()
+
+    def _answer(self, number: int, status: int, body: bytes) -> None:
+        answer = self._asking.pop(number, None)
+        if answer is not None:
+            answer(status, body)
+
+    def _on_feedback(self, body: bytes, answer: Answer) -> None:
+        """Feedback may come right behind its answer: what waits to be told is told first."""
+        self.plane.settle()
+        if not self.link.open:
+            answer(503, _UNHEARD)
+            return
+        self._asked += 1
+        self._asking[self._asked] = answer
+        self.telling.ask(self._asked, body)
+
+    # ---- policy, prices, time
+
+    def _look_at_policy(self) -> None:
+        """Reads the files where they changed; in force is what the leader has in force."""
+        self._next = self.policies.poll() or self._next
+        if self._next is None or self._next.policy.version != self._wanted:
+            return
+        loaded, self._next = self._next, None
+        try:
+            self._obey_policy(loaded.policy)
+        except ConfigError as error:
+            log.error("policy", note=str(error))
+            return
+        self.engine.apply(loaded.policy, steady())  # its events are the leader's to tell
+        self._follow(anew=True)
+
+    def _obey_policy(self, policy: Policy) -> None:
+        self.origins.apply(self.plane, policy, self.defaults)
+        self.plane.checks.apply(policy)
+        self.plane.signals.apply(policy)
+        self.beside.apply(divided(policy, self._hello.workers))
+        self.cascades.apply(policy)
+
+    def _look_around(self) -> None:
+        if self.plane.cascades is not None or self.plane.aside is not None:
+            routes = self.engine.status()
+            self.cascades.refresh(routes)
+            self.beside.refresh(routes)
+
+    def _poll_prices(self) -> None:
+        if self.prices.changed():
+            self.tasks.spawn(self._reprice(), "prices")
+
+    async def _reprice(self) -> None:
+        if await asyncio.to_thread(self.prices.reload):
+            self.origins.reprice(self.prices.current)
+
+    def _tick(self) -> None:
+        self.telling.events(self.engine.tick(steady()))
+        for seen in self.plane.signals.due(monotonic()):
+            self.telling.score(seen.decision_id, seen.source, seen.score)
+
+    def _count(self) -> None:
+        """Once a second everything that can be counted."""
+        gauges: dict[str, Gauge] = {name: _written(read()) for name, read in self._gauges.items()}
+        now = steady()
+        breakers, errands = self.engine.guards.status(now), self.beside.status(now)
+        told = {"breakers": msgspec.to_builtins(breakers), "errands": msgspec.to_builtins(errands)}
+        self.telling.flush(Counted(gauges, load(self.plane), self._notes(), told))
+
+    def _notes(self) -> list[str]:
+        now = steady()
+        notes = [one.text() for one in self.engine.guards.status(now) if one.state != "closed"]
+        notes += [text for errands in self.beside.status(now) for text in errands.notes]
+        if self._wanted not in ("", self.engine.policy.version):
+            notes.append(f"policy {self._wanted} is in force at the leader and was not read here yet")
+        return [f"worker {self._hello.index}: {note}" for note in notes]
+
+    def on_bug(self, where: str, error: BaseException) -> None:
+        """As `app.Sidecar.on_bug`."""
+        self.plane.books.bugs += 1
+        log.error("bug", where=where, kind=type(error).__name__, at=place(error))
+
+    # ---- down
+
+    async def _drain(self) -> None:
+        """As `app.Sidecar._drain`: new requests are served until none came for `drain_idle_s`, or `drain_s` is over."""
+        plane, settings = self.plane, self.settings
+        plane.draining = True
+        self.beside.stop()
+        began = plane.last_active = monotonic()
+        while monotonic() - began < settings.drain_s and not self._cut.is_set():
+            if not plane.exchanges and monotonic() - plane.last_active >= settings.drain_idle_s:
+                break
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._cut.wait(), 0.05)
+
+    async def _close(self) -> None:
+        for server in self._servers:
+            server.close()
+        for exchange in list(self.plane.exchanges):
+            exchange.on_shutdown()
+        await asyncio.sleep(0)  # what was just written goes out
+        for connection in list(self.plane.connections):
+            connection.transport.abort()
+        self.plane.stop()
+        self.loop.stop()
+        self.telling.serving = False
+        self._count()
+        self.link.close()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.link.lost.wait(), _LAST_S)
+        if self.telling.lost:
+            log.error("rows lost", rows=self.telling.lost, note="the leader was away or too slow")
+        await self.tasks.close(1.0)
+
+
+def _written(reading: Reading) -> Gauge:
+    return (
+        float(reading) if isinstance(reading, int | float) else [(labels, value) for labels, value in reading.items()]
+    )
+
+
+def divided(policy: Policy, workers: int) -> Policy:
+    """The policy with the allowances of judges and shadows of one worker."""
+    return replace(policy, routes=tuple(_divided(route, workers) for route in policy.routes))
+
+
+def _divided(route: Route, workers: int) -> Route:
+    judge, shadow = route.quality.judge, route.shadow
+    if judge is not None:
+        judge = replace(judge, daily_nusd=judge.daily_nusd // workers, per_minute=max(1, judge.per_minute // workers))
+    if shadow is not None:
+        shadow = replace(
+            shadow, daily_nusd=shadow.daily_nusd // workers, per_minute=max(1, shadow.per_minute // workers)
+        )
+    return replace(route, shadow=shadow, quality=replace(route.quality, judge=judge))
+
+
+def main(descriptor: int) -> int:
+    """Runs a worker on the socket that its leader left open as `descriptor`; the exit code."""
+    sock = socket.socket(fileno=descriptor)
+    try:
+        hello = read_hello(_received(sock, int.from_bytes(_received(sock, LENGTH_BYTES), "big")))
+    except OSError:
+        return 0  # the leader ended before it said anything
+    gc.set_threshold(50_000, 20, 100)  # as `app.serve`
+    sys.setswitchinterval(0.0005)
+    sink = configure(hello.settings.log_level)
+    structlog.contextvars.bind_contextvars(worker=hello.index)
+
+    async def serve() -> int:
+        sock.setblocking(False)
+        parts: list[Worker] = []
+        link = Link(lambda body: parts[0].on_message(body), lambda: parts[0].on_lost())
+        worker = Worker(hello, link)
+        parts.append(worker)
+        await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=sock)
+        return await worker.run()
+
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(serve())
+    except ConfigError as error:
+        sys.stderr.write(f"llm-sidecar: worker {hello.index}: {error}\n")
+        return _REFUSED
+    finally:
+        sink.close()
+
+
+def _received(sock: socket.socket, size: int) -> bytes:
+    """Exactly `size` bytes. Raises OSError when the leader went away before."""
+    got = b""
+    while len(got) < size:
+        more = sock.recv(size - len(got))
+        if not more:
+            raise ConnectionError("the leader ended before it said anything")
+        got += more
+    return got
