@@ -30,6 +30,12 @@ def show(told: Told) -> None:
         failed = ", ".join(f"{name} {count}" for name, count in kinds.items()) or "-"
         row = (what, ends.total(), ends["completed"], failed, ends["aborted"], ends["shed"], ends["turned away"])
         print(f"| {' | '.join(map(str, row))} |")
+    if told.closed_s:
+        at = told.closed_s
+        middle, late = at[len(at) // 2] * 1000, at[int(len(at) * 0.99)] * 1000
+        print(
+            f"\nfrom a client's leaving to the end of its upstream's connection: p50 {middle:.1f} ms, p99 {late:.1f} ms"
+        )
     if told.books is not None:
         books = told.books
         print(f"\naccepted {books.accepted}; metrics {dict(books.metrics)}")

@@ -188,7 +188,7 @@ _ARMS = """\
 """
 
 
-def sidecar(name: str, mode: str) -> Recipe:
+def sidecar(name: str, mode: str, workers: int = 1) -> Recipe:
     """The sidecar with everything on: policy in `mode` (optimize: three arms), metrics, log line and row a request."""
 
     def recipe(folder: Path, upstream_port: int) -> Peer:
@@ -202,6 +202,7 @@ def sidecar(name: str, mode: str) -> Recipe:
             "PYTHONDONTWRITEBYTECODE": "",  # compiled once, as an installed package is, whatever this shell says
             "PYTHONPYCACHEPREFIX": str(folder.parent / "bytecode"),
             "SERVICE_ID": "bench",
+            "SIDECAR_WORKERS": str(workers),
             "SIDECAR_LISTEN": f"127.0.0.1:{ports[0]}",
             "SIDECAR_HEALTH_LISTEN": f"127.0.0.1:{ports[1]}",
             "SIDECAR_ADMIN_LISTEN": f"127.0.0.1:{ports[2]}",

@@ -29,6 +29,7 @@ from sidecar.config.watch import PolicySource
 from sidecar.control.admin import Admin, admin_app
 from sidecar.control.archive import Archive
 from sidecar.control.cycling import Cycling
+from sidecar.control.door import Door, runner_of
 from sidecar.control.feedback import Answer, FeedbackDesk
 from sidecar.control.guarding import Guarding
 from sidecar.control.health import Readiness, health_app
@@ -213,11 +214,11 @@ class Sidecar:
         )
         admin = Admin(self.settings, self.engine, *told, self.guarding.access)
         for what, app in (("health", health_app(self.readiness, self.metrics.render)), ("admin", admin_app(admin))):
-            runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+            runner = runner_of(what, app, self.on_bug)
             await runner.setup()
             self._runners.append(runner)
             for sock in sockets[what]:
-                await web.SockSite(runner, sock).start()
+                await Door(runner, sock).start()
         self.loop.start()
 
     def _handle_signals(self) -> None:

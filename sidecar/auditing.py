@@ -77,17 +77,20 @@ def audit_verb(options: argparse.Namespace) -> int:
 
 
 def _show(verdict: Verdict) -> None:
-    write = sys.stdout.write
-    for problem in verdict.problems:
-        write(f"{problem.kind}: {problem.text}\n")
-    for note in verdict.notes:
-        write(f"note: {note}\n")
+    told = [f"{problem.kind}: {problem.text}" for problem in verdict.problems]
+    told += [f"note: {note}" for note in verdict.notes]
     older = f", {verdict.older} older rows" if verdict.older else ""
     keyed = f", {verdict.keyed} of them with a key" if verdict.keyed else ", without a key"
     said = f"DOES NOT HOLD: {len(verdict.problems)} problems" if verdict.problems else "holds"
-    write(f"the chain {said}: {verdict.links} links{keyed}{older}\n")
+    told.append(f"the chain {said}: {verdict.links} links{keyed}{older}")
     if verdict.head is not None:
-        write(f"head: {verdict.head}\n")
+        told.append(f"head: {verdict.head}")
+    sys.stdout.writelines(f"{_plain(line)}\n" for line in told)
+
+
+def _plain(line: str) -> str:
+    """What a forger wrote into a row must not move the cursor."""
+    return line if line.isprintable() else line.encode("unicode_escape").decode("ascii")
 
 
 def token_verb(options: argparse.Namespace) -> int:

@@ -108,6 +108,8 @@ def load(plane: Plane) -> dict[str, object]:
         "buffered_bytes": plane.buffered,
         "waiting_bodies": len(plane.room),
         "pools": pools,
+        "calls": {one.name: one.budget.active for one in plane.engine.guards.all},
+        "retries": {one.name: one.budget.retries for one in plane.engine.guards.all},
         "books": asdict(plane.books),
     }
 

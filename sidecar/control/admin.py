@@ -77,7 +77,7 @@ def _guard(access: Access) -> Middleware:
         """Lets a request through that may come in, answers the others, and turns errors of handlers into answers."""
         host = request.headers.get("Host", "")
         named = _HOST.fullmatch(host)
-        if named is None or named[1].lower() not in _LOCAL:
+        if named is None or named[1].lower() not in _LOCAL or not request.raw_path.startswith("/"):
             return _error(421, "host", "The Host header must be a local name.")
         if "Origin" in request.headers or request.headers.get("Sec-Fetch-Site", "none") != "none":
             return _error(403, "origin", "Requests of web pages are refused.")

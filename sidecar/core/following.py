@@ -29,6 +29,7 @@ from sidecar.core.settle import NOTHING, Verdict, billed_nusd, pay
 from sidecar.core.sticky import Binding, Sticky
 from sidecar.core.types import Decision, Event, Facts, Outcome
 
+_KEPT_BACK: Final = ("watch.drift", "watch.anomalies")  # parts that the leader does not tell
 MAX_BOUND: Final = 8_192  # new conversations that wait to be told; the oldest are told to nobody
 
 
@@ -149,7 +150,8 @@ class Follower(Engine):
 
     def follow(self, stand: bytes, now: float) -> list[Event]:
         """Takes over what the leader knows (`Leader.stand`); events only of what cannot be read. Conversations stay."""
-        return [event for event in self.restore(stand, now) if event.kind == "state.ignored"]
+        told = [event for event in self.restore(stand, now) if event.kind == "state.ignored"]
+        return [event for event in told if event.detail.get("part") not in _KEPT_BACK]
 
     def hear(self, unbound: Sequence[str], bound: Sequence[Bound]) -> None:
         """First frees the conversations of these owners, then binds what others have bound."""

@@ -110,7 +110,7 @@ class Guard:
         if retry:
             self.budget.begin_retry()
         self.budget.active += 1
-        return breaker.begin()
+        return breaker.generation if breaker.state == "closed" else breaker.begin()
 
     def end(self, breaker: Breaker, ticket: int, said: Verdict, now: float, *, retry: bool) -> None:
         """The call has ended. Call it once for each `begin`, with the same breaker and `retry`."""

@@ -80,10 +80,11 @@ def dump(ledger: Ledger, routes: Sequence[RouteState], bindings: bytes, absent: 
 def stand(ledger: Ledger, routes: Sequence[RouteState]) -> bytes:
     """A snapshot for processes that decide and do not learn: without conversations, and of what is watched only what is
     tuned. A tenth of the whole."""
-    parts = {state.route.name: _route(state) for state in routes}
+    parts = {}
     for state in routes:
-        tuner = state.watch.tuner
-        parts[state.route.name]["watch"] = {} if tuner is None else {"tuning": tuner.to_state()}
+        part, tuner = _route(state), state.watch.tuner
+        part.pop("watch", None)
+        parts[state.route.name] = part if tuner is None else part | {"watch": {"tuning": tuner.to_state()}}
     return orjson.dumps({"version": VERSION, "ledger": ledger.to_state(), "routes": parts, "bindings": []})
 
 

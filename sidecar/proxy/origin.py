@@ -118,7 +118,6 @@ class Origin:
             return None
         if found is not None and found.streams:
             path = self.provider.streams.get(form, path)
-        named = path_segment(model or asked or "") if found is None or model is not None else found.model
         path, _, own = path.partition("?")
         if self._dates(way, own) and value_in(head.target, _VERSION) is not None:
             own, query = "", head.target.partition(b"?")[2]
@@ -127,7 +126,10 @@ class Origin:
             query,
         )  # Gemini's clients say themselves how they want a stream
         joined = b"&".join(part for part in parts if part)
-        return path.encode().replace(b"{model}", named) + (b"?" + joined if joined else b"")
+        if "{model}" in path:
+            named = path_segment(model or asked or "") if found is None or model is not None else found.model
+            return path.encode().replace(b"{model}", named) + (b"?" + joined if joined else b"")
+        return path.encode() + (b"?" + joined if joined else b"")
 
     def _dates(self, way: Way, own: str) -> bool:
         """Whether a version of the API that the client's path names holds here too: both name deployments in their paths."""

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 
 from sidecar.clock import monotonic, steady
-from sidecar.core.breaker import Breaker, Verdict
+from sidecar.core.breaker import GOOD, Breaker, Verdict
 from sidecar.core.guard import Guard
 from sidecar.core.types import Decision, Stage
 from sidecar.errors import ProtocolError, TranslationError
@@ -31,6 +31,7 @@ class Outward(OwnAnswers):
     guard: Guard  # of the upstream that is asked, from `begin_try` on
     breaker: Breaker
     ticket = 0  # of the call that is under way; 0: none
+    again = False  # it is a second try of one that failed; an answer that a cascade did not pass on had not
     _view: RequestView | None = None
     _outgoing = b""  # the body as this arm gets it
     _target: bytes | None = None  # where the upstream has the endpoint at a place of its own
@@ -64,13 +65,14 @@ class Outward(OwnAnswers):
     def _begin_try(self, decision: Decision) -> None:
         guard = self.guard = self.origin.guard
         breaker = self.breaker = guard.of(decision.model or self.facts.model)
-        self.ticket = guard.begin(breaker, retry=self.tries > 0)
+        self.ticket = guard.begin(breaker, retry=self.again)
 
     def end_try(self, said: Verdict) -> None:
         """The call to the upstream is over, if there was one: what it says of the upstream. Later ones say nothing."""
         ticket, self.ticket = self.ticket, 0
         if ticket:
-            self.guard.end(self.breaker, ticket, said, steady(), retry=self.tries > 0)
+            self.guard.end(self.breaker, ticket, said, steady(), retry=self.again)
+            self.again = said != GOOD
 
     @property
     def sent_body(self) -> bytes:

@@ -28,7 +28,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
 
@@ -140,13 +140,23 @@ def link_hash(fields: Sequence[Stored], keys: KeySet | None) -> str | None:
 
 
 def lines(connection: sqlite3.Connection, where: str = "", values: Sequence[int] = ()) -> Iterator[Line]:
-    """Rows of the audit in the order of their ids, read so that no content can make the reading fail."""
+    """Rows of the audit in the order of their ids."""
+    for row in _read(connection, f"{_SELECT} {where} ORDER BY id", values):
+        yield Line(row[0], tuple(row[1:-1]), row[-1])
+
+
+def hashes(connection: sqlite3.Connection) -> dict[int, Stored]:
+    """The hash of each number that a link may have."""
+    return dict(_read(connection, "SELECT seq, hash FROM audit WHERE typeof(seq) = 'integer' AND seq > 0"))
+
+
+def _read(connection: sqlite3.Connection, text: str, values: Sequence[int] = ()) -> Iterator[Any]:
+    """Rows as tuples, read so that no content can make the reading fail."""
     cursor = connection.cursor()
     cursor.row_factory = None
     before, connection.text_factory = connection.text_factory, _text
     try:
-        for row in cursor.execute(f"{_SELECT} {where} ORDER BY id", values):
-            yield Line(row[0], tuple(row[1:-1]), row[-1])
+        yield from cursor.execute(text, values)
     finally:
         connection.text_factory = before
 

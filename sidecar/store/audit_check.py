@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 import orjson
 
-from sidecar.store.audit import ADOPTED, BROKEN, GENESIS, ITSELF, Head, Line, Stored, lines, link_hash, sum_of
+from sidecar.store.audit import ADOPTED, BROKEN, GENESIS, ITSELF, Head, Line, Stored, hashes, lines, link_hash, sum_of
 from sidecar.store.keys import KeySet
 
 Kind = Literal["edited", "deleted", "reordered", "inserted", "cut", "unproven", "break"]
@@ -52,9 +52,13 @@ def verify(
     connection: sqlite3.Connection, keys: KeySet | None, anchors: Sequence[Head], accepted: frozenset[int]
 ) -> Verdict:
     """Reads the whole audit once. `accepted` are numbers of markers whose break is known. Raises sqlite3.Error."""
-    walk = _Walk(connection, keys, accepted)
-    for line in lines(connection):
-        walk.step(line)
+    connection.execute("BEGIN")  # one view of the file, which may grow meanwhile
+    try:
+        walk = _Walk(connection, keys, accepted)
+        for line in lines(connection):
+            walk.step(line)
+    finally:
+        connection.rollback()
     walk.end()
     for anchor in anchors:
         walk.compare(anchor)
@@ -65,8 +69,7 @@ class _Walk:
     """One pass over the rows in the order of their ids."""
 
     def __init__(self, connection: sqlite3.Connection, keys: KeySet | None, accepted: frozenset[int]) -> None:
-        found = connection.execute("SELECT seq, hash FROM audit WHERE typeof(seq) = 'integer' AND seq > 0")
-        self._hashes: dict[int, Stored] = {int(seq): made for seq, made in found}
+        self._hashes: dict[int, Stored] = hashes(connection)
         self._numbers = sorted(self._hashes)
         self._keys, self._accepted = keys, accepted
         self._seen: set[int] = set()

@@ -230,11 +230,11 @@ def load_state(path: Path, service: str = "default", version: int | None = None,
     try:
         with closing(open_reader(path)) as connection:
             row = connection.execute(
-                "SELECT state FROM arms WHERE service = ? AND route = ? AND arm = ?", values
-            ).fetchone()
+                "SELECT CAST(state AS BLOB) FROM arms WHERE service = ? AND route = ? AND arm = ?", values
+            ).fetchone()  # cast: whatever type lies there, the process starts
     except sqlite3.Error:
         return None  # a store that cannot be read must not keep the process from starting (GW-37)
-    return None if row is None else vault.open_blob(bytes(row[0]), state_place(*values))
+    return None if row is None or row[0] is None else vault.open_blob(bytes(row[0]), state_place(*values))
 
 
 def set_aside(connection: sqlite3.Connection, service: str, version: int, vault: Vault = CLOSED) -> None:
@@ -242,8 +242,8 @@ def set_aside(connection: sqlite3.Connection, service: str, version: int, vault:
     old, new = (service, STATE_KEY, STATE_KEY), (service, STATE_KEY, _aside_key(version))
     where = "WHERE service = ? AND route = ? AND arm = ?"
     with connection:
-        row = connection.execute(f"SELECT at, last_id, state FROM arms {where}", old).fetchone()  # noqa: S608 (ours)
-        if row is not None:
+        row = connection.execute(f"SELECT at, last_id, CAST(state AS BLOB) FROM arms {where}", old).fetchone()  # noqa: S608 (ours)
+        if row is not None and row[2] is not None:
             state = bytes(row[2])
             if vault.key_id:
                 state = vault.seal_blob(vault.open_blob(state, state_place(*old)), state_place(*new))

@@ -168,6 +168,7 @@ class Crew:
         deaths = 0 if monotonic() - member.began > _STEADY_S else self._deaths.get(member.index, 0)
         self._deaths[member.index] = deaths + 1
         self.restarts += 1
+        self.changed.set()
         log.error("worker ended", worker=member.index, code=code, deaths=deaths + 1)
         await asyncio.sleep(min(_LAST_PAUSE_S, _FIRST_PAUSE_S * 2**deaths))
         if not self._stopping:

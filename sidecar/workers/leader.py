@@ -98,8 +98,8 @@ class LeadingSidecar(Sidecar):
         try:
             await self.crew.start()
             async with asyncio.timeout(_START_S):
-                while self.crew.serving < self.settings.workers:
-                    if self.crew.restarts or self._stopping.is_set():
+                while self.crew.serving < self.settings.workers and not self._stopping.is_set():
+                    if self.crew.restarts:
                         raise ConfigError("a worker ended before it served; what it said stands above")
                     self.crew.changed.clear()
                     await self.crew.changed.wait()
@@ -117,13 +117,14 @@ class LeadingSidecar(Sidecar):
         self._hearing = True
         try:
             self._settle(member, report)
-        finally:
-            self._hearing = False
+        except Exception as bug:  # noqa: BLE001 - a fault of ours may cost a report, and not the worker
+            self.on_bug("report", bug)
+        self._hearing = False
         if self._moved:
             self._moved = False
             self.tell()
         elif member.late and not member.turn:
-            self._tell(member)
+            self._tell(member, self.engine.stand())
         for number, body in report.asked:
             self._ask(member, number, body)
 
@@ -216,14 +217,16 @@ class LeadingSidecar(Sidecar):
         bound = self.engine.welcome(member.who)
         member.greeted = True
         kept = [(key, arm, sticky) for key, (arm, sticky) in list(self.plane.kept.items())[-_KEPT:]]
-        self._tell(member, bound, kept)
+        self._tell(member, self.engine.stand(), bound, kept)
 
-    def _tell(self, member: Member, bound: Sequence[Bound] = (), kept: Sequence[tuple[str, str, int]] = ()) -> None:
+    def _tell(
+        self, member: Member, stand: bytes, bound: Sequence[Bound] = (), kept: Sequence[tuple[str, str, int]] = ()
+    ) -> None:
         """Tells one worker what it has to know now, unless it is still busy with what it was told before."""
         turn = self.crew.turn(member)
         if not turn:
             return
-        engine, stand = self.engine, self.engine.stand()
+        engine = self.engine
         orders = Orders(
             turn=turn,
             policy=engine.policy.version,
@@ -241,9 +244,10 @@ class LeadingSidecar(Sidecar):
         if self._hearing:
             self._moved = True
             return
+        stand = self.engine.stand()
         for member in list(self.crew.members.values()):
             if member.greeted:
-                self._tell(member)
+                self._tell(member, stand)
 
     def _tell_again(self) -> None:
         self._teller = asyncio.get_running_loop().call_later(TELL_S, self._tell_again)

@@ -95,7 +95,9 @@ def _write(value: object) -> object:
 
 
 def _read(kind: type, value: Any) -> object:  # noqa: ANN401 (msgspec's hook)
-    return Path(value) if kind is Path else np.frombuffer(value, np.float32)
+    if kind is Path:
+        return Path(value)
+    return value if kind is object else np.frombuffer(value, np.float32)
 
 
 _encoder: Final = msgspec.msgpack.Encoder(enc_hook=_write)

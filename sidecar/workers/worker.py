@@ -71,7 +71,7 @@ class Worker:
         self._asked = 0
         self._wanted = ""  # the policy version in force at the leader
         self._next: Loaded | None = None  # read here, and not in force yet
-        self._stand = b""  # what the leader said last
+        self._stand = self._followed = b""  # what the leader said last, and what of it is taken over
         self._leases: dict[str, tuple[int, float]] = {}
         self.tasks = Tasks(lambda name, error: self.on_bug(f"task {name}", error))
         self.prices = PriceSource(settings.prices)
@@ -110,7 +110,7 @@ class Worker:
         """Serves from the first orders until the last ones; the exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
+            loop.add_signal_handler(number, lambda: None)  # they are for the leader, which says what to do
         self.telling.flush()  # here we are
         await self._ordered.wait()
         if not self._stopping.is_set():
@@ -119,12 +119,6 @@ class Worker:
             await self._drain()
         await self._close()
         return 0
-
-    def stop(self) -> None:
-        """What SIGTERM does: the first call drains, the second cuts."""
-        if self._stopping.is_set():
-            self._cut.set()
-        self._stopping.set()
 
     # ---- up
 
@@ -166,7 +160,7 @@ class Worker:
         self.engine.hear(orders.unbound, orders.bound)
         if orders.turn:
             self._stand, self._leases = orders.stand or self._stand, orders.leases
-            self._follow(anew=bool(orders.stand))
+            self._follow()
         for kept in orders.kept:
             self.plane.keep(*kept)
         for number, status, answer in orders.answers:
@@ -180,10 +174,11 @@ class Worker:
             self._cut.set()
         self._ordered.set()
 
-    def _follow(self, *, anew: bool) -> None:
+    def _follow(self) -> None:
         """Takes over what the leader knows. What it says of another policy than ours waits for that."""
         if self._wanted == self.engine.policy.version:
-            if anew and self._stand:
+            if self._stand is not self._followed:
+                self._followed = self._stand
                 self.telling.events(self.engine.follow(self._stand, steady()))
                 self._look_around()
             self.engine.lend(self._leases)
@@ -226,7 +221,8 @@ class Worker:
             log.error("policy", note=str(error))
             return
         self.engine.apply(loaded.policy, steady())  # its events are the leader's to tell
-        self._follow(anew=True)
+        self._followed = b""
+        self._follow()
 
     def _obey_policy(self, policy: Policy) -> None:
         self.origins.apply(self.plane, policy, self.defaults)

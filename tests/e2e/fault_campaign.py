@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.clock import monotonic
+from tests.e2e import fault_stack
 from tests.e2e.fault_client import Caller
 from tests.e2e.fault_judge import Seen, judge, judge_row
-from tests.e2e.fault_plan import LONG_S, MAX_BODY, MAX_STREAMS, ROUTE_BODY_MAX, TIMEOUT_S, Plan, chains, flood, plan
-from tests.e2e.process import Provider, Sidecar, free_port
+from tests.e2e.fault_plan import LONG_S, Plan, chains, flood, plan
+from tests.e2e.process import Sidecar
 from tests.fixtures.answers import is_whole
 from tests.fixtures.relay import Passage, Relay, Toxic
 
@@ -32,77 +33,6 @@ _COUNTED = re.compile(
     re.MULTILINE,
 )
 CONCURRENCY = 24
-_TIMERS = ("connect_timeout", "first_byte_timeout", "idle_timeout", "body_stall_timeout", "head_timeout")
-_SETTINGS = {
-    **dict.fromkeys(_TIMERS, f"{TIMEOUT_S}s"),
-    "upstream_idle": "1s",
-    "keepalive_idle": "5s",
-    "route_body_max_bytes": ROUTE_BODY_MAX,
-    "max_body_bytes": MAX_BODY,
-    "max_streams": MAX_STREAMS,
-    "log_level": "error",
-}
-_FAULTS: tuple[dict[str, object], ...] = (
-    {"kind": "status", "status": 429, "retry_after_s": 1, "models": ["m-s429"]},
-    {"kind": "status", "status": 500, "models": ["m-s500", "m-fall"]},
-    {"kind": "reset_before", "models": ["m-reset"]},
-    {"kind": "truncate", "after_tokens": 6, "models": ["m-dies"]},
-    {"kind": "no_done", "after_tokens": 6, "models": ["m-nodone"]},
-    {"kind": "error_event", "after_tokens": 6, "models": ["m-errs"]},
-)
-_POLICY = """
-version: 1
-service: bot
-upstreams:
-  chat:
-    {{dialect: openai, base_url: "{url}/v1", api_key: &k {{env: CAMPAIGN_KEY}}, price: &p {{input_mtok: 1, output_mtok: 4}}}}
-  claude: {{dialect: anthropic, base_url: "{url}", api_key: *k, price: *p}}
-  command: {{dialect: cohere, base_url: "{url}", api_key: *k, price: *p}}
-  converse: {{dialect: bedrock, base_url: "{url}", api_key: *k, price: *p}}
-  nobody: {{dialect: openai, base_url: "{nobody}/v1", api_key: *k, price: *p}}
-routes:
-{routes}
-  - name: dead
-    match: {{models: ["dead-*"]}}
-    mode: optimize
-    baseline: {{id: gone, upstream: nobody, model: m-gone}}
-    arms: [{{id: there, upstream: chat, model: m-there}}]
-    fallback: {{arms: [there], on: [connect]}}
-  - name: fall
-    match: {{models: ["fall-*"]}}
-    mode: optimize
-    baseline: {{id: sick, upstream: chat, model: m-fall}}
-    arms: [{{id: well, upstream: chat, model: m-well}}]
-    fallback: {{arms: [well], on: [connect, timeout, 5xx]}}
-  - name: cross
-    match: {{models: ["cross-*"]}}
-    mode: optimize
-    baseline: {{id: sick, upstream: chat, model: m-fall}}
-    arms: [{{id: other, upstream: claude, model: m-other}}]
-    fallback: {{arms: [other], on: [connect, timeout, 5xx]}}
-  - name: climb
-    match: {{models: ["climb-*"]}}
-    mode: optimize
-    baseline: {{id: strong, upstream: chat, model: m-strong}}
-    arms: [{{id: weak, upstream: chat, model: m-weak}}]
-    rollout: {{strategy: canary, steps: [5, 100], min_requests: 10, interval: 1s, max_wait: 1h}}
-    cascade: {{arms: [weak, strong], on: [refusal_text, empty]}}
-  - name: poor
-    match: {{models: ["poor-*"]}}
-    mode: optimize
-    baseline: {{id: dear, upstream: chat, model: m-dear}}
-    budget: {{per_request_usd: 0.0000001, on_exceeded: deny}}
-"""
-_ROUTE = """
-  - name: {name}
-    match: {{models: ["{name}-*"]}}
-    mode: optimize
-    baseline: {{id: only, upstream: {upstream}, model: m-{name}}}
-"""
-_PLAIN_ROUTES = {
-    "far": "claude", "near": "chat", "s429": "chat", "s500": "chat", "reset": "chat", "dies": "chat", "nodone": "chat",
-    "errs": "chat", "slow": "chat", "long": "chat", "hear": "command", "rock": "converse",
-}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -125,6 +55,7 @@ class Told:
     broken: list[str] = field(default_factory=list)
     books: Books | None = None
     exchanges: int = 0
+    closed_s: list[float] = field(default_factory=list)  # sorted: how soon upstreams learnt that a client had left
     took_s: float = 0.0
 
 
@@ -139,17 +70,20 @@ class Campaign:
     async def run(self, folder: Path, numbers: Sequence[int], concurrency: int = CONCURRENCY) -> Told:
         """Runs these exchanges; the sidecar has to end with status 0."""
         begun = monotonic()
-        with Provider(folder, "default:ttft=0.003", "default:itl=0.001", *_MODELS, faults=_FAULTS) as provider:
+        with fault_stack.provider(folder) as provider, fault_stack.refusing() as nobody:
             async with Relay(provider.port, self._upstream_toxics) as upstream:
-                with _sidecar(folder, upstream.port) as sidecar:
+                with fault_stack.sidecar(folder, upstream.port, nobody) as sidecar:
                     async with Relay(sidecar.port, self._client_toxics) as near:
                         await self._all(sidecar, near, upstream, numbers, concurrency)
-                    if await asyncio.to_thread(sidecar.stop):
-                        self.told.broken.append(f"the sidecar did not end well:\n{sidecar.output()[-2000:]}")
-                    if "Traceback" in sidecar.output() or '"level":"error"' in sidecar.output():
-                        self.told.broken.append(f"the sidecar's log has an error:\n{sidecar.output()[:3000]}")
+                    await self._stop(sidecar)
         self.told.took_s = monotonic() - begun
         return self.told
+
+    async def _stop(self, sidecar: Sidecar) -> None:
+        if await asyncio.to_thread(sidecar.stop):
+            self.told.broken.append(f"the sidecar did not end well:\n{sidecar.output()[-2000:]}")
+        if "Traceback" in sidecar.output() or '"level":"error"' in sidecar.output():
+            self.told.broken.append(f"the sidecar's log has an error:\n{sidecar.output()[:3000]}")
 
     def _client_toxics(self, number: int, sighting: int) -> Sequence[Toxic]:
         return plan(self.told.seed, number).client if not sighting else ()
@@ -175,6 +109,7 @@ class Campaign:
             if not any(seen.own == "overloaded" for seen in self._seen):
                 self.told.broken.append("more calls than there is room for, and none was shed")
         self.told.exchanges = len(self._seen)
+        self.told.closed_s = sorted(seen.closed_s for seen in self._seen if seen.closed_s is not None)
         await self._settled(sidecar, upstream, rest)
 
     async def _work(self, rows: list[list[Plan]], near: Relay, upstream: Relay) -> None:
@@ -226,19 +161,6 @@ class Campaign:
             self.told.ends.setdefault(seen.plan.what, Counter())[end] += 1
 
 
-_MODELS = ("m-weak:refusal=1.0", "m-slow:ttft=1.0", "m-long:output_tokens=6000", "m-long:itl=0.0")
-
-
-def _sidecar(folder: Path, port: int) -> Sidecar:
-    url = f"http://127.0.0.1:{port}"
-    routes = "".join(_ROUTE.format(name=name, upstream=upstream) for name, upstream in _PLAIN_ROUTES.items())
-    policies = folder / "policies"
-    policies.mkdir()
-    nobody = f"http://127.0.0.1:{free_port()}"
-    (policies / "bot.yaml").write_text(_POLICY.format(url=url, nobody=nobody, routes=routes))
-    return Sidecar(folder, url, policies=policies, environ={"CAMPAIGN_KEY": "sk-campaign-0123456789"}, **_SETTINGS)
-
-
 def _establish(sidecar: Sidecar) -> None:
     """The cascade's weak arm serves everybody: only arms that are established take part."""
     notes = [note for note in sidecar.ready()[1]["notes"] if note.startswith("policy not in force")]
@@ -257,6 +179,7 @@ def _open(sidecar: Sidecar) -> dict[str, float]:
     return {
         **{name: load[name] for name in ("exchanges", "tasks", "buffered_bytes", "waiting_bodies", "connections")},
         **{f"pool {name}": sum(pool[name] for pool in pools) for name in ("open", "idle", "waiting", "dialling")},
+        **{name: sum(load[name].values()) for name in ("calls", "retries")},
         "descriptors": len(list(Path(f"/proc/{sidecar.process.pid}/fd").iterdir())),
         "bugs": load["books"]["bugs"],
     }

@@ -16,6 +16,7 @@ from tests.fixtures.answers import Answer, ended, read_answer, said, without_usa
 from tests.fixtures.relay import Passage
 
 _CODE = re.compile(rb'"code":"([a-z_]+)"|\(([a-z_]+)\)"')
+_TRIES = {"fall": 2, "cross": 2, "climb": 2, "dead": 1}  # calls that reach an upstream, at most; elsewhere one
 _SILENCE_S = 0.4 * TIMEOUT_S  # the relay is late to see what the sidecar sent, on a machine that others use too
 _ERRORS = {"upstream_closed": {"truncated"}, "bad_response": {"bad_response", "bad_framing"}, "budget": {"refused"}}
 
@@ -32,6 +33,7 @@ class Seen:
     broken: list[str]
     given: Answer = field(default_factory=lambda: Answer("none"))  # by the upstream that was asked last
     died: bool = False  # an upstream's connection ended on it
+    closed_s: float | None = None  # from the client's leaving to the end of the upstream's connection
 
     def heard(self, calls: Sequence[Passage]) -> None:
         """Takes in what its calls to upstreams came to; also later, when there were none yet as its client left."""
@@ -54,6 +56,11 @@ def judge(plan: Plan, client: Passage | None, calls: Sequence[Passage], view: Vi
     firsts = [one for one in calls if one.mark.endswith("a")]
     seen = Seen(plan, sent, _own(sent), gone, arrived == asked, [])
     seen.heard(firsts)
+    timed = client is not None and gone and firsts and not plan.upstream and seen.given.state != "whole"
+    if timed and client is not None and firsts[-1].left_at > client.told_at:
+        seen.closed_s = firsts[-1].left_at - client.told_at
+    if len(firsts) > _TRIES.get(plan.shape.route, 1):
+        seen.broken.append(f"an upstream was called {len(firsts)} times")
     if sent.state == "malformed":
         seen.broken.append(f"the sidecar sent what is no HTTP: {raw[:80]!r}")
         return seen
@@ -196,7 +203,8 @@ def _judge_second(seen: Seen, calls: Sequence[Passage]) -> None:
 
 def _judge_view(seen: Seen, client: Passage | None, raw: bytes, view: View) -> None:
     """What the client has is what the sidecar sent, and a connection that was cut ended."""
-    spoiled = any(one.direction == "down" for one in client.fired) if client is not None else False
+    fired = client.fired if client is not None else set()
+    spoiled = any(one.direction == "down" or one.kind == "garbage" for one in fired)
     if spoiled or view.end == "left" or (client is not None and client.told["down"] == "reset"):
         return
     if view.raw != raw:

@@ -95,9 +95,16 @@ class Child:
 class Provider(Child):
     """The simulated provider. `knobs` are its `--set` values."""
 
-    def __init__(self, folder: Path, *knobs: str, faults: Sequence[Mapping[str, object]] = (), port: int = 0) -> None:
-        self.port = port or free_port()
-        command = [sys.executable, "-m", "sidecar.sim", "--port", str(self.port)]
+    def __init__(
+        self,
+        folder: Path,
+        *knobs: str,
+        faults: Sequence[Mapping[str, object]] = (),
+        port: int = 0,
+        host: str = LOOPBACK,
+    ) -> None:
+        self.port, self.host = port or free_port(), host
+        command = [sys.executable, "-m", "sidecar.sim", "--host", host, "--port", str(self.port)]
         for knob in (*knobs, f"faults={json.dumps(list(faults))}"):
             command += ["--set", knob]
         super().__init__(command, folder / "provider.log", os.environ)
@@ -107,11 +114,11 @@ class Provider(Child):
 
     @property
     def url(self) -> str:
-        return f"http://{LOOPBACK}:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def _listens(self) -> bool:
         with socket.socket() as sock:
-            return sock.connect_ex((LOOPBACK, self.port)) == 0
+            return sock.connect_ex((self.host, self.port)) == 0
 
     def set_models(self, **models: Mapping[str, object]) -> None:
         """Replaces the knobs of these models from the next request on."""

@@ -1,7 +1,6 @@
-"""Smugglers before a real process: what the upstream receives is one well-formed request for each of the client's, or none."""
+"""Smugglers before a real process: for each request of theirs the upstream receives one well-formed one, or none."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 

@@ -19,7 +19,7 @@ from tests.e2e.process import LOOPBACK, ROOT, Provider, Sidecar, free_port
 from tests.e2e.traffic import Broken, Connection, Load, chat
 from tests.fixtures.waiting import wait_for
 
-STREAMS = 50
+STREAMS = 200
 LONG = ("default:ttft=0.01", "default:itl=0.06", "default:output_tokens=40")  # a stream of 2.4 s
 QUICK = ("default:ttft=0.005", "default:output_tokens=8")
 RELOAD_S = 2.0  # as promised on a machine that is not busy
@@ -86,8 +86,8 @@ async def end(sidecar: Sidecar, within_s: float) -> int:
 
 
 async def test_sigterm_lets_streams_finish(tmp_path: Path) -> None:
-    """INC-32, INC-33, GW-51: fifty streams end whole; /ready is 503 at once; a call that comes while draining is
-    served; the process ends with 0 and every call is in the store."""
+    """INC-32, INC-33, GW-51: the plain container, which ends together with its app: two hundred streams end whole; /ready
+    is 503 at once; a call that comes while draining is served; the process ends with 0 and every call is in the store."""
     with Provider(tmp_path, *LONG) as provider, Sidecar(tmp_path, provider.url) as sidecar:
         async with streaming(sidecar.port) as streams:
             sidecar.signal(signal.SIGTERM)
@@ -111,7 +111,7 @@ async def test_a_second_sigterm_cuts(tmp_path: Path) -> None:
         Provider(tmp_path, "default:itl=0.5", "default:output_tokens=400") as provider,
         Sidecar(tmp_path, provider.url) as sidecar,
     ):
-        async with streaming(sidecar.port, 10) as streams:
+        async with streaming(sidecar.port) as streams:
             sidecar.signal(signal.SIGTERM)
             await asyncio.sleep(0.3)
             assert sidecar.alive
@@ -119,10 +119,34 @@ async def test_a_second_sigterm_cuts(tmp_path: Path) -> None:
             cut = monotonic()
             ends = await asyncio.gather(*streams, return_exceptions=True)
             assert await end(sidecar, 10) == 0
-            assert monotonic() - cut < 4.0
+            assert monotonic() - cut < 8.0, "it waited for streams of 200 s"
         assert all(isinstance(one, Broken | ConnectionResetError) for one in ends), ends
         assert {row["outcome"] for row in sidecar.decisions()} <= {"aborted", "failed"}
-        assert len(sidecar.decisions()) == 10
+        assert len(sidecar.decisions()) == STREAMS
+
+
+async def test_a_native_sidecar_waits_for_its_app(tmp_path: Path) -> None:
+    """INC-33, GW-51: an app that is still finishing has its calls served, on old connections and on new ones, as long as
+    none of its pauses is `drain_idle` long; when it has ended, so does the sidecar, without waiting for `drain`."""
+    settings = {"drain": "30s", "drain_idle": "2s"}
+    with Provider(tmp_path, *LONG) as provider, Sidecar(tmp_path, provider.url, **settings) as sidecar:
+        async with streaming(sidecar.port) as streams:
+            begun = monotonic()
+            sidecar.signal(signal.SIGTERM)
+            for _ in range(12):  # 5 s of an app that pauses: more than twice `drain_idle`
+                late = Connection(sidecar.port)
+                assert (await late.call(chat("one more", max_tokens=1))).status == 200
+                assert (await late.call(chat("and one", max_tokens=1))).status == 200
+                await late.close()
+                await asyncio.sleep(0.4)
+            texts = await asyncio.gather(*streams)
+        assert sidecar.alive
+        assert monotonic() - begun > 4.0
+        assert await end(sidecar, 20) == 0
+        assert monotonic() - begun < 28.0, "it waited for the end of `drain`"
+        assert all(text.endswith(b"data: [DONE]\n\n") for text in texts)
+        rows = sidecar.decisions()
+        assert [row["outcome"] for row in rows] == ["completed"] * (STREAMS + 24)
 
 
 async def test_drain_has_an_end(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import psutil
 import yaml
 
 from tests.e2e.process import LOOPBACK, Provider, Sidecar, ask, free_port
-from tests.e2e.traffic import Broken, Connection, Load, Reply, chat
+from tests.e2e.traffic import Broken, Connection, Reply, chat
 from tests.fixtures.waiting import wait_for
 
 BIG, SMALL = "gpt-4o", "gpt-4o-mini"
@@ -27,6 +27,7 @@ LONG = ("default:ttft=0.01", "default:itl=0.05", "default:output_tokens=40")  # 
 STAY = {"steps": [50, 100], "min_requests": 1_000_000}
 MANY = 24  # connections: the chance that one of two workers gets none is 1 in 8 million
 FAR_S = 20.0
+SOON_S = 0.5  # twice as long as workers are promised to need
 N = 2
 
 
@@ -139,13 +140,22 @@ async def test_a_worker_that_is_killed_takes_only_its_own_calls_with_it(tmp_path
 
 async def test_workers_together_do_not_pass_a_ceiling(tmp_path: Path) -> None:
     """GW-19 with several processes at once: whatever each of them admits, the sum stays below the day's budget, and the
-    last calls' worth of each worker at most is left over."""
+    last call's worth of each worker at most is left over. The budget comes while they serve: a policy is in force in all
+    workers when the leader has it, and a bad one changes nothing anywhere."""
     cost, ceiling = 240_000, 24_000_000  # 24 tokens for 10 dollars a million; 100 of them
+    plain = {"mode": "observe", "arms": []}
     budget = {"daily_usd": ceiling / 1e9, "on_exceeded": "deny"}
-    text = {"mode": "observe", "arms": [], "budget": budget}
-    with Provider(tmp_path, *QUICK) as provider, sidecar(tmp_path, provider, policy(provider, **text), workers=3) as side:
-        said: list[Reply] = []
+    with (
+        Provider(tmp_path, *QUICK) as provider,
+        sidecar(tmp_path, provider, policy(provider, **plain), workers=3) as side,
+    ):
+        file, said = side.folder / "policies" / "policy.yaml", list[Reply]()
         async with clients(side.port) as made:
+            file.write_text("routes: {", encoding="utf-8")
+            await until(lambda: "policy_error 1.0" in side.metrics(), "the bad file was not seen")
+            assert {reply.status for reply in await everybody(made, "old", max_tokens=24)} == {200}
+            file.write_text(policy(provider, **plain, budget=budget), encoding="utf-8")
+            await until(lambda: "policy_error 0.0" in side.metrics(), "the good file was not seen")
 
             async def spend(one: Connection) -> None:
                 refused = 0
@@ -158,30 +168,120 @@ async def test_workers_together_do_not_pass_a_ceiling(tmp_path: Path) -> None:
 
             await asyncio.gather(*map(spend, made))
         assert side.stop() == 0, side.output()
-        paid = [row["cost_nusd"] for row in side.decisions() if row["status"] == 200]
+        mine = {reply.decision for reply in said}
+        paid = [row["cost_nusd"] for row in side.decisions() if row["status"] == 200 and row["id"] in mine]
         assert len(paid) == sum(reply.status == 200 for reply in said)
         assert set(paid) == {cost}
         assert ceiling - 3 * cost <= sum(paid) <= ceiling
 
 
-async def test_a_rollback_reaches_every_worker_and_every_conversation(tmp_path: Path) -> None:
-    """Half of the sessions are on the canary, through every worker; then none is, old or new."""
+async def test_conversations_have_one_arm_whichever_worker_they_come_through(tmp_path: Path) -> None:
+    """Sessions by hash, what `previous_response_id` names, a rollback, and sessions that the selector draws."""
+
+    async def turn(made: list[Connection]) -> list[tuple[str, str]]:
+        said = [reply for n in range(3) for reply in await everybody(made, f"s{n}-")]
+        return [(reply.headers["x-sidecar-model"], reply.headers["x-sidecar-reason"]) for reply in said]
+
+    async def respond(made: list[Connection], before: list[Reply] | None = None) -> list[Reply]:
+        bodies: list[dict[str, Any]] = [{"model": BIG, "input": "go on", "store": True} for _ in made]
+        for body, last in zip(bodies, before or (), strict=False):
+            body["previous_response_id"] = yaml.safe_load(last.body)["id"]
+        calls = [one.call(body, path="/v1/responses") for one, body in zip(made, bodies, strict=True)]
+        return list(await asyncio.gather(*calls))
+
     with Provider(tmp_path, *QUICK) as provider, sidecar(tmp_path, provider, policy(provider, rollout=STAY)) as side:
+
+        async def verb(name: str, **body: str) -> None:
+            asked = {"action": name, **body}
+            await asyncio.to_thread(side.admin, "POST", "/api/v1/routes/chat/rollout", asked)
+            await asyncio.sleep(SOON_S)
+
         async with clients(side.port) as made:
-            before = [reply for n in range(3) for reply in await everybody(made, f"s{n}-")]
-            arms = [reply.headers["x-sidecar-model"] for reply in before]
-            assert len(arms) / 4 < arms.count(f"sim/{SMALL}") < len(arms) * 3 / 4
-            again = [reply for n in range(3) for reply in await everybody(made[::-1], f"s{n}-")]
-            kept = [reply.headers["x-sidecar-model"] for reply in again]
-            assert kept == arms  # the same session through other connections
-            await asyncio.to_thread(side.admin, "POST", "/api/v1/rollouts/chat/rollback", {})
-            await asyncio.sleep(0.5)
-            after = [reply for n in range(4) for reply in await everybody(made, f"s{n}-")]
-            assert {reply.headers["x-sidecar-model"] for reply in after} == {f"sim/{BIG}"}
+            first, second = await turn(made), await turn(made[::-1])
+            models = [model for model, _ in first]
+            assert len(models) / 4 < models.count(f"sim/{SMALL}") < len(models) * 3 / 4
+            assert [model for model, _ in second] == models
+            said = await respond(made)
+            await asyncio.sleep(SOON_S)
+            more = await respond(made[::-1], said)
+            assert {reply.headers["x-sidecar-reason"] for reply in more} == {"pinned"}
+            assert [one.headers["x-sidecar-model"] for one in more] == [one.headers["x-sidecar-model"] for one in said]
+            await verb("rollback")
+            assert {model for model, _ in await turn(made)} == {f"sim/{BIG}"}
+            await verb("start", arm="small")
+            await verb("promote")
+        async with clients(side.port) as made:
+            said = await everybody(made, "drawn")
+            await asyncio.sleep(SOON_S)
+            more = await everybody(made[::-1], "drawn")
+            assert {reply.headers["x-sidecar-reason"] for reply in said} == {"sampled"}
+            assert {reply.headers["x-sidecar-reason"] for reply in more} == {"sticky"}
+            models = [reply.headers["x-sidecar-model"] for reply in said]
+            assert [reply.headers["x-sidecar-model"] for reply in more] == models
+            assert len(set(models)) == 2
         assert side.stop() == 0, side.output()
 
 
-async def test_a_session_keeps_its_arm_across_workers(tmp_path: Path) -> None:
-    """Where the selector draws, another worker would draw anew: it knows the session before the next turn comes."""
-    text = policy(provider := None, rollout=None) if False else ""  # noqa: F841, SIM108
-    del text
+async def test_a_drain_ends_the_streams_of_all_workers_whole(tmp_path: Path) -> None:
+    """SIGTERM: every stream to its last byte, then exit status 0, and their rows are stored."""
+    with Provider(tmp_path, *LONG) as provider, sidecar(tmp_path, provider) as side:
+        pids = [one["pid"] for one in workers(side)]
+        async with clients(side.port) as made:
+            begun = [await one.begin(chat("count", stream=True)) for one in made]
+            await until(lambda: all(one["accepted"] for one in workers(side)), "a worker got none")
+            side.signal(signal.SIGTERM)
+            await until(lambda: side.ready()[0] == 503, "it is still ready")
+            for one, (_, fields) in zip(made, begun, strict=True):
+                text = b"".join([chunk async for chunk in one.chunks(fields)])
+                assert text.endswith(b"data: [DONE]\n\n")
+        assert await asyncio.to_thread(side.process.wait, FAR_S) == 0, side.output()
+        assert not any(map(psutil.pid_exists, pids))
+        rows = side.decisions()
+        assert [row["outcome"] for row in rows] == ["completed"] * MANY
+
+
+async def test_a_second_signal_cuts_all_workers(tmp_path: Path) -> None:
+    with Provider(tmp_path, *LONG) as provider, sidecar(tmp_path, provider) as side:
+        async with clients(side.port) as made:
+            begun = [await one.begin(chat("count", stream=True)) for one in made]
+            side.signal(signal.SIGTERM)
+            await until(lambda: side.ready()[0] == 503, "it is still ready")
+            side.signal(signal.SIGTERM)
+            assert await asyncio.to_thread(side.process.wait, FAR_S) == 0, side.output()
+            cut = 0
+            for one, (_, fields) in zip(made, begun, strict=True):
+                try:
+                    _ = [chunk async for chunk in one.chunks(fields)]
+                except (Broken, OSError):
+                    cut += 1
+            assert cut == MANY
+        assert [row["outcome"] for row in side.decisions()] == ["failed"] * MANY
+
+
+async def test_workers_outlive_their_leader_and_then_end(tmp_path: Path) -> None:
+    """kill -9 of the leader: streams end whole, calls are served while workers drain, and none of them stays."""
+    with Provider(tmp_path, *LONG) as provider, sidecar(tmp_path, provider) as side:
+        pids = [one["pid"] for one in workers(side)]
+        async with clients(side.port) as made:
+            begun = [await one.begin(chat("count", stream=True)) for one in made]
+            side.kill()
+            assert ask(side.port, "POST", "/v1/chat/completions", body=chat("still there?", max_tokens=1))[0] == 200
+            for one, (_, fields) in zip(made, begun, strict=True):
+                text = b"".join([chunk async for chunk in one.chunks(fields)])
+                assert text.endswith(b"data: [DONE]\n\n")
+        await until(lambda: not any(map(psutil.pid_exists, pids)), "a worker was left behind")
+        side.start_again()
+        assert sum(one["serving"] for one in workers(side)) == N
+        assert side.stop() == 0, side.output()
+
+
+def test_a_port_that_somebody_shares_is_busy(tmp_path: Path) -> None:
+    """SO_REUSEPORT would let us share the port of another program of this user: that is exit status 2, as any busy port."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind((LOOPBACK, free_port()))
+        other.listen()
+        listen = f"{LOOPBACK}:{other.getsockname()[1]}"
+        with Sidecar(tmp_path, workers=N, listen=listen, wait=False) as side:
+            assert side.process.wait(FAR_S) == 2
+            assert "stop the other program" in side.output()

@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from sidecar.clock import steady
+from sidecar.core.retry_budget import RetryBudget, RetrySpec
 from sidecar.proxy.cascade import MAX_HELD_BYTES
 from sidecar.sim.knobs import SimulatedModel
 from sidecar.wire.validate import check
@@ -423,3 +424,24 @@ async def test_no_route_no_cascade(sim: Sim, serve: Serve, tmp_path: Path) -> No
     async with talking(side) as app:
         assert isinstance(app, App)
         assert (await app.ask()).status == 200
+
+
+async def test_a_stage_that_fails_hands_on_within_the_retry_budget(
+    upstream: Upstream, serve: Serve, tmp_path: Path
+) -> None:
+    """Without a budget for second tries the app gets what the first arm's upstream said; an answer that fails its checks
+    is no retry, and is asked of the next arm all the same."""
+    up = await upstream(
+        [ok(b'{"error":{}}', status=b"503 Service Unavailable")], [ok(said("", NEW))], [ok(said("4", OLD))]
+    )
+    side = await optimizing(up, serve, tmp_path, **CASCADE)  # type: ignore[arg-type]  # it is asked for its port only
+    guards = side.app.engine.guards
+    for guard in guards.all:
+        guard.budget = RetryBudget(RetrySpec(0.0, 0))
+    async with talking(side) as app:
+        assert (await app.ask()).status == 503
+        got = await app.ask()
+    assert (got.status, got.raw.body) == (200, said("4", OLD))
+    assert models(up) == [NEW, NEW, OLD]
+    assert sum(guard.budget.denied for guard in guards.all) == 1
+    assert {(guard.budget.active, guard.budget.retries, guard.budget.made) for guard in guards.all} == {(0, 0, 0)}

@@ -74,6 +74,25 @@ async def test_an_arm_that_fails_is_not_offered_until_it_serves_again(sim: Sim, 
     assert idle(side)
 
 
+async def test_a_black_hole_opens_its_breaker(sim: Sim, serve: Serve, tmp_path: Path, blackhole: str) -> None:
+    """INC-27, GW-24: the promoted arm's packets are dropped. Five calls wait for the connect timer; then the old model
+    serves, and calls to the other upstream never waited."""
+    provider = await sim()
+    folder = written(tmp_path / "p", route(provider.port, new_port=int(blackhole.rpartition(":")[2])))
+    side = await serve(provider, policies=folder, environ={"NEW_KEY": "k"}, connect_timeout="50ms")
+    to_step(side, 100)
+    async with talking(side) as app:
+        assert [(await app.session(n)).status for n in range(5)] == [504] * 5
+        assert (await app.ask(model="gpt-4.1")).status == 200
+        after = [await app.session(100 + n) for n in range(20)]
+    assert {(one.status, one.model) for one in after} == {(200, OLD)}
+    assert [(one.name, one.of(NEW).state) for one in side.app.engine.guards.all if one.name == "two"] == [
+        ("two", "open")
+    ]
+    assert breaker_of(side, "one", OLD).state == "closed"
+    assert idle(side)
+
+
 async def test_an_app_without_another_arm_gets_what_its_provider_says(upstream: Upstream, serve: Serve) -> None:
     """Forty failures open the breaker; each call still goes up and its answer comes back byte for byte, and the first that
     succeeds does so while the breaker is open."""

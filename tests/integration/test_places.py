@@ -125,10 +125,33 @@ async def test_an_azure_client_may_be_routed(sim: Sim, serve: Serve, tmp_path: P
 
 
 @pytest.mark.parametrize(
+    "raw",
+    [
+        post("/openai/v1/responses?api-version=preview", b"\x1f\x8b", b"content-encoding: gzip"),
+        post("/openai/v1/responses", b" " * (9 << 20)),
+        get("/openai/v1/responses"),
+    ],
+)
+async def test_what_nobody_reads_finds_its_path(upstream: Upstream, serve: Serve, tmp_path: Path, raw: bytes) -> None:
+    """Where the other upstream's path names no model, none is needed."""
+    up = await upstream([ok(b'{"id":"r1"}')])
+    near = {"dialect": "openai", "base_url": f"http://127.0.0.1:{up.port}", "api_key": {"env": "HELD"}}
+    route = {"name": "r", "baseline": {"id": "near", "upstream": "near", "model": "gpt-4o"}}
+    side = await before(serve, tmp_path, 9, AZURE_V1, route, near=near)
+    got = await call(side.port, raw, timeout_s=10)
+    assert got.status == 200, got.body
+    assert up.requests[0].line.split()[1] == b"/v1/responses"
+
+
+@pytest.mark.parametrize(
     ("far", "asked", "sent"),
     [
         (AZURE, "/openai/deployments/{}/chat/completions?api-version=2025-04-01-preview&x=1", None),
-        (AZURE, "/openai/deployments/{}/chat/completions", "/openai/deployments/{}/chat/completions?api-version=2024-10-21"),
+        (
+            AZURE,
+            "/openai/deployments/{}/chat/completions",
+            "/openai/deployments/{}/chat/completions?api-version=2024-10-21",
+        ),
         (AZURE_V1, "/openai/deployments/{}/chat/completions?api-version=2025-04-01", "/openai/v1/chat/completions"),
     ],
 )

@@ -57,7 +57,7 @@ def test_verify_shows_no_codes_of_a_forger(db: Path, capsys: pytest.CaptureFixtu
         db,
         "UPDATE audit SET actor = 'sidecar', action = 'chain.broken', at = char(27), detail = char(27) WHERE seq = 2",
     )
-    edit(db, "UPDATE audit SET key = char(27) WHERE seq = 3")
+    edit(db, "UPDATE audit SET key = char(27), hash = char(27) WHERE seq = 3")
     assert main(["audit", "verify", "--db", str(db)]) == 1
     out = capsys.readouterr().out
     assert "\x1b" not in out

@@ -53,6 +53,7 @@ async def test_load(tmp_path: Path) -> None:
     assert [told[name] for name in held] == [0] * len(held)
     assert isinstance(told["pools"], dict)
     assert isinstance(told["books"], dict)
+    assert told["calls"] == told["retries"] == dict.fromkeys(told["pools"], 0)
     assert set(told["pools"]) == {"up", "openai", "anthropic", "gemini"}
     assert told["pools"]["up"] == {"open": 0, "idle": 0, "waiting": 0, "dialling": 0}
     assert {name for name, count in told["books"].items() if count} == {"accepted", "failed"}

@@ -99,3 +99,29 @@ async def test_timers(monkeypatch: pytest.MonkeyPatch) -> None:
     await asyncio.sleep(0.06)
     assert told.steps == steps
     assert told.loop.lag_s >= 0.0
+
+
+def test_while_records_are_shed_nobody_gets_rows() -> None:
+    """Who is spared gets nothing either; what was over before is handed on, what is shed is counted."""
+    taken: list[str] = []
+    rows: list[str] = []
+    spans: list[str] = []
+    consumers = Consumers(
+        "bot",
+        [
+            ("taken", lambda batch: taken.extend(one.id for one in batch)),
+            ("spans", lambda b: spans.extend(x.id for x in b)),
+        ],
+        [("rows", lambda batch: rows.extend(str(one[ID]) for one in batch))],
+        frozenset({"spans"}),
+    )
+    loop = ControlLoop(consumers, [], lambda where, error: pytest.fail(f"{where}: {error}"))
+    ids = [settled(number).id for number in range(3)]
+    for number in range(3):
+        loop.emit(settled(number))
+        if number < 2:
+            loop.shed_records(number == 0)
+    loop.flush()
+    assert taken == ids
+    assert rows == spans == [ids[0], ids[2]]
+    assert loop.shed == 1

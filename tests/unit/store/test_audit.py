@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.clock import wall
 from sidecar.errors import StoreError
-from sidecar.store import audit, queries
+from sidecar.store import audit, audit_check, queries
 from sidecar.store.audit import GENESIS, Audit, Chain, Head, anchor_file, canonical, link_hash, parse_head, read_anchor
 from sidecar.store.audit_check import Verdict
 from sidecar.store.database import open_writer, transaction
@@ -198,6 +199,55 @@ def test_an_insertion_is_found(path: Path) -> None:
     columns = "at, service, actor, action, target, why, detail, seq, prev, key, hash"
     forge(path, f"INSERT INTO audit ({columns}) SELECT {columns} FROM audit WHERE seq = 4")
     assert kinds(check(path)) == ["inserted"]
+
+
+_VALUES = (
+    "NULL",
+    "''",
+    "'x'",
+    "0",
+    "1",
+    "-1",
+    "2.5",
+    "x'00'",
+    "x'ff'",
+    "CAST(x'ff' AS TEXT)",
+    "char(0)",
+    "'[' || at || ']'",
+)
+
+
+def test_random_forgeries_are_found(path: Path) -> None:
+    """SEC-AUDIT: 600 forgeries by chance (a value of any kind in any column, a row taken, copied, moved), one at a time:
+    whatever changed the rows is found, and looking never fails."""
+    random = np.random.default_rng(7)
+    head, found = read_anchor(path), 0
+    assert head is not None
+    columns = ("at", "service", "actor", "action", "target", "why", "detail", "seq", "prev", "key", "hash")
+    for _ in range(600):
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(":memory:")) as copy:
+            source.backup(copy)
+            copy.text_factory = bytes
+            before = copy.execute("SELECT * FROM audit ORDER BY id").fetchall()
+            copy.execute("DROP INDEX audit_seq")
+            one, other = (int(row) for row in random.choice(6, 2, replace=False) + 1)
+            column, value = random.choice(columns), random.choice(_VALUES)
+            every = ", ".join(columns)
+            copy.execute(
+                [
+                    f"UPDATE audit SET {column} = {value} WHERE id = {one}",
+                    f"DELETE FROM audit WHERE id = {one}",
+                    f"INSERT INTO audit ({every}) SELECT {every} FROM audit WHERE id = {one}",
+                    f"UPDATE audit SET id = {other} - 20 WHERE id = {one}",
+                    f"UPDATE audit SET {column} = (SELECT {column} FROM audit WHERE id = {other}) WHERE id = {one}",
+                ][int(random.choice(5, p=(0.5, 0.05, 0.1, 0.1, 0.25)))]
+            )
+            after = copy.execute("SELECT * FROM audit ORDER BY id").fetchall()
+            copy.commit()
+            moved = [row[1:] for row in after] != [row[1:] for row in before]
+            found += moved
+            assert bool(audit_check.verify(copy, None, [head], frozenset()).problems) == moved, (before, after)
+    assert found > 400
 
 
 def test_a_cut_end_is_found_by_an_anchor(path: Path) -> None:
@@ -474,6 +524,8 @@ def test_links_of_several_processes_are_one_chain(tmp_path: Path) -> None:
     """Three processes append to one file at once: each link is there, once, and the chain holds."""
     path = tmp_path / "s.db"
     for child in processes(path, 3, 40):
+        while child.poll() is None:
+            assert check(path).problems == []  # also in the midst of it
         assert child.wait(60) == 0
         for pipe in (child.stdin, child.stdout):
             assert pipe is not None

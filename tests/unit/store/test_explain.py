@@ -233,3 +233,16 @@ def test_arms_that_are_out_now_are_told_with_why() -> None:
         assert [line for line in lines if "Out of the choice" in line] == [
             "Out of the choice now: mini is held (it fails)."
         ] * told
+
+
+def test_an_arm_whose_breaker_is_open_is_named() -> None:
+    """It is told apart from arms that could not have served, and is not called a rule's doing."""
+    one = settled(1)
+    out = (("nano", "breaker"), ("tiny", "context_tokens"))
+    text = "\n".join(explain(record(replace(one, decision=replace(one.decision, left_out=out)))))
+    assert "Not offered, breaker: nano (too many calls there had failed)." in text
+    assert "Left out because they cannot serve this call" in text
+    assert "tiny (its context is too small)" in text
+    alone = "\n".join(explain(record(replace(one, decision=replace(one.decision, left_out=out[:1])))))
+    assert "Not offered, breaker: nano" in alone
+    assert "cannot serve" not in alone

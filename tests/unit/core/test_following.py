@@ -1,0 +1,258 @@
+"""One engine learns, others decide: what passes between them keeps them together."""
+
+import numpy as np
+
+from sidecar.core import following
+from sidecar.core.engine import Engine
+from sidecar.core.following import Bound, Follower
+from sidecar.core.leading import Leader
+from sidecar.core.policy import Budget, Fallback, Knob, Policy, Tuning
+from sidecar.core.types import Decision, Facts, Feedback
+from tests.unit.core.engines import BASE, MINI, NANO, NOW, facts, kinds, outcome, policy, rule
+
+WHO = 7
+
+
+class Crew:
+    """A leader and its followers, with messages that arrive when the test says so."""
+
+    def __init__(self, made: Policy, count: int = 2) -> None:
+        self.leader = Leader(made, np.random.default_rng(1), NOW)
+        self.leader.parts = count
+        self.followers = {WHO + n: Follower(made, np.random.default_rng(10 + n), NOW) for n in range(count)}
+        for who, one in self.followers.items():
+            one.hear([], self.leader.welcome(who))
+        self.tell()
+
+    def __getitem__(self, place: int) -> Follower:
+        return self.followers[WHO + place]
+
+    def tell(self, now: float = NOW) -> None:
+        """The leader to all followers, each of whom confirms."""
+        for who, one in self.followers.items():
+            one.hear(self.leader.unbound(who), [])
+            assert one.follow(self.leader.stand(), now) == []
+            one.lend(self.leader.leases(who, now))
+            self.leader.hear(who, one.spending, heard=True)
+
+    def report(self, now: float = NOW) -> None:
+        """All followers to the leader."""
+        for who, one in self.followers.items():
+            for lesson in one.lessons:
+                self.leader.learn(lesson, now)
+            for route, (cost_nusd, at) in one.charges.items():
+                self.leader.charge(route, cost_nusd, at)
+            one.lessons, one.charges = [], {}
+            self.leader.hear(who, one.spending, heard=False)
+            taken = self.leader.bind(who, one.bound())
+            for other in self.followers.values():
+                if other is not one:
+                    other.hear([], taken)
+
+    def ask(self, place: int, asked: Facts, **ended: object) -> Decision:
+        made = self[place].decide(asked, NOW)
+        if made.refusal is None:
+            self[place].settle(asked, made, outcome(**ended), NOW)  # type: ignore[arg-type]  # fields of one test
+        return made
+
+
+def spent(engine: Engine) -> tuple[int, int]:
+    status = engine.status()[0]
+    return status.spent_day_nusd, status.reserved_nusd
+
+
+def test_the_leader_learns_what_one_engine_would() -> None:
+    """The same calls in the same order, through one process or through two: the same state."""
+    made = policy(mode="observe", budget=Budget(daily_nusd=1_000_000))
+    crew, alone = Crew(made), Engine(made, np.random.default_rng(1), NOW)
+    alone.tick(NOW)
+    crew.leader.tick(NOW)
+    for n in range(20):
+        asked = facts(n + 1)
+        kind = "failed" if n % 7 == 3 else "completed"
+        crew.ask(n % 2, asked, kind=kind)
+        alone.settle(asked, alone.decide(asked, NOW), outcome(kind), NOW)
+        crew.report()
+    assert crew.leader.stand() == following_state(alone)
+    assert spent(crew.leader) == spent(alone) == (600 * 17, 0)
+
+
+def following_state(alone: Engine) -> bytes:
+    """What a leader that had learnt the same would tell."""
+    other = Leader(alone.policy, np.random.default_rng(1), NOW)
+    other.restore(alone.snapshot(), NOW)
+    return other.stand()
+
+
+def test_a_follower_teaches_itself_nothing() -> None:
+    """It books and keeps the lesson; beliefs come from the leader."""
+    crew = Crew(policy(mode="observe"))
+    crew.ask(0, facts(), kind="failed")
+    assert crew[0].status()[0].arms[0].exchanges == 0
+    assert len(crew[0].lessons) == 1
+    crew.report()
+    crew.tell()
+    assert crew.leader.status()[0].arms[0].exchanges == crew[1].status()[0].arms[0].exchanges
+
+
+def test_a_budget_is_closed_until_it_is_lent_and_then_shared() -> None:
+    """Each follower gets its part, spends it at once, and what it spent is the leader's too."""
+    made = policy(mode="observe", budget=Budget(daily_nusd=6_000, on_exceeded="deny"))
+    alone = Follower(made, np.random.default_rng(1), NOW)
+    refusal = alone.decide(facts(max_tokens=1), NOW).refusal
+    assert refusal is not None
+    assert refusal.code == "budget"
+    crew = Crew(made)
+    assert [one.spending for one in crew.followers.values()] == [{"support": (0, 3_000)}] * 2
+    crew.leader.hear(WHO, {"support": (2_500, 3_000)}, heard=True)
+    crew.leader.charge("support", 2_500, NOW)
+    assert crew.leader.leases(WHO, NOW)["support"][0] == 2_500 + 500  # the other may still spend 3,000
+    crew.leader.forget(WHO + 1)
+    assert crew.leader.leases(WHO, NOW)["support"][0] == 2_500 + 1_750
+
+
+def test_a_budget_that_is_gone_needs_no_lease() -> None:
+    """And one that comes is closed until the leader says more. Leases of routes that are not here are nobody's."""
+    with_budget, without = policy(mode="observe", budget=Budget(daily_nusd=6_000)), policy(mode="observe")
+    crew = Crew(with_budget)
+    crew[0].apply(without, NOW)
+    crew[0].lend({"support": (1, 1.0), "other": (1, 1.0)})
+    assert crew[0].spending == {}
+    assert crew.ask(0, facts()).refusal is None
+    crew[0].apply(with_budget, NOW)
+    assert crew[0].spending == {"support": (0, 0)}
+    crew.ask(0, facts(max_tokens=1))
+    crew[0].lend({"support": (5_000, 1.0)})
+    crew[0].apply(policy(mode="observe", budget=Budget(daily_nusd=7_000)), NOW)
+    assert crew[0].spending == {"support": (0, 5_000)}  # another ceiling, and still what was lent
+    crew.leader.apply(without, NOW)
+    assert crew.leader.leases(WHO, NOW) == {}
+
+
+def test_calls_of_our_own_and_lost_lessons_are_paid() -> None:
+    """What the leader cannot learn it books all the same."""
+    crew = Crew(policy(mode="observe", budget=Budget(daily_nusd=6_000_000)))
+    crew[0].charge("support", 50, NOW)
+    crew.ask(0, facts())
+    crew.ask(0, facts(), kind="failed")
+    for lesson in crew[0].lessons:
+        crew[0].forgo(lesson, NOW)
+    crew[0].lessons = []
+    assert crew[0].charges == {"support": (650, NOW)}
+    crew.report()
+    assert spent(crew.leader) == (650, 0)
+
+
+def test_calls_without_a_route_are_paid_by_the_service() -> None:
+    """Rules about the day's cost see them in every process."""
+    crew = Crew(policy(mode="observe"))
+    crew.ask(0, facts(model="unknown"))
+    crew.report()
+    crew.tell()
+    denied = rule("daily_cost > 0.0000005")
+    crew[1].apply(policy(BASE_ROUTE, denied), NOW)
+    assert crew[1].decide(facts(model="unknown"), NOW).reason == "policy"
+
+
+BASE_ROUTE = policy().routes[0]
+
+
+def test_what_a_fallback_blames_is_a_lesson() -> None:
+    """The arm that failed is blamed by the leader, and no call is counted for it."""
+    made = policy(fallback=Fallback(("mini", "gpt-4o"), ("5xx",)), budget=Budget(daily_nusd=6_000_000))
+    crew = Crew(made)
+    decided = crew[0].decide(facts(), NOW)
+    assert crew[0].fallback(facts(), decided, "503", NOW) is not None
+    [lesson] = crew[0].lessons
+    assert (lesson.call, lesson.outcome.status, lesson.decision.reserved_nusd) == (False, 503, 0)
+    crew.report()
+    assert spent(crew.leader) == (0, 0)
+
+
+def test_sessions_and_rollouts_are_the_same_everywhere() -> None:
+    """The canary by hash, a kept arm by message; after a rollback nobody keeps the arm, whoever was late."""
+    crew = Crew(policy(sticky="session"))
+    keys = range(1, 60)
+    asked = {key: facts(key, key_source="session") for key in keys}
+    first = {key: crew.ask(key % 2, asked[key]).arm for key in keys}
+    crew.report()
+    crew.leader.promote("support", NOW)
+    crew.tell()
+    assert {key: crew.ask(1 - key % 2, asked[key]).arm for key in keys} == first
+    assert set(first.values()) == {"gpt-4o", "mini"}
+    crew.leader.rollback("support", NOW)
+    late = {key: crew.ask(0, facts(key, key_source="session")).arm for key in range(1000, 1100)}
+    assert "mini" in late.values()  # it has not heard of it
+    crew.report()
+    crew.tell()
+    for place in (0, 1):
+        assert {crew.ask(place, one).arm for one in asked.values()} == {"gpt-4o"}
+        assert {crew.ask(place, facts(key, key_source="session")).arm for key in late} == {"gpt-4o"}
+
+
+def test_a_new_follower_keeps_the_conversations_of_the_others() -> None:
+    """The first message has them; a follower that has ended is forgotten."""
+    crew = Crew(policy(sticky="session"))
+    asked = [facts(key, key_source="session") for key in range(1, 40)]
+    arms = [crew.ask(0, one).arm for one in asked]
+    crew.report()
+    crew.leader.forget(WHO)
+    crew.leader.forget(WHO)
+    new = Follower(crew.leader.policy, np.random.default_rng(3), NOW)
+    new.hear([], crew.leader.welcome(99))
+    new.follow(crew.leader.stand(), NOW)
+    said = [new.decide(one, NOW) for one in asked]
+    assert [one.arm for one in said] == arms
+    assert {one.reason for one in said} == {"sticky"}
+    assert new.bound() == []  # it tells nobody what it was told
+
+
+def test_what_waits_to_be_told_is_bounded() -> None:
+    """A leader that never listens costs no memory without end."""
+    table = following.Telling()
+    binding = following.Binding("r/a", "a", 1.0, 0)
+    for key in range(following.MAX_BOUND + 1):
+        table.bind(key, binding)
+    assert len(table.news) == following.MAX_BOUND // 2 + 1
+    assert table.news[-1] == Bound(following.MAX_BOUND, "r/a", "a", 1.0)
+
+
+def test_time_alone_moves_no_rollout_of_a_follower() -> None:
+    """Its ticks renew days, breakers and draws, and tell the rules that matched."""
+    crew = Crew(policy(BASE_ROUTE, rule("request.stream == true", "log"), mode="optimize"))
+    crew.ask(0, facts())
+    step = [one.step for one in crew[0].status()[0].rollouts]
+    assert kinds(crew[0].tick(NOW + 100_000.0)) == ["rule.matched"]
+    assert [one.step for one in crew[0].status()[0].rollouts] == step
+
+
+def test_only_what_cannot_be_read_is_told() -> None:
+    """Of what the leader says; the rest of it is taken over."""
+    crew = Crew(policy())
+    assert crew[0].follow(crew.leader.stand(), NOW) == []
+    assert kinds(crew[0].follow(b"[]", NOW)) == ["state.ignored"]
+
+
+def test_a_follower_decides_by_what_the_leader_learnt() -> None:
+    """Scores that only the leader heard change what every follower draws."""
+    crew = Crew(policy(mode="optimize", arms=(MINI, NANO), sticky="request"))
+    for arm in ("mini", "nano"):
+        if not any(one.phase == "running" for one in crew.leader.status()[0].rollouts):
+            crew.leader.start_rollout("support", arm, NOW)
+        while any(one.phase == "running" for one in crew.leader.status()[0].rollouts):
+            crew.leader.promote("support", NOW)
+    for n in range(400):
+        for arm, score in ((BASE.id, 1.0), ("mini", 1.0), ("nano", 0.0)):
+            label = Feedback(decision_id=f"{n}{arm}", route="support", arm=arm, score=score)
+            crew.leader.feedback(label, NOW)
+    crew.tell()
+    arms = [crew[n % 2].decide(facts(0, draw=n), NOW).arm for n in range(300)]
+    assert arms.count("nano") < 15 < arms.count("mini")
+
+
+def test_tuned_parameters_pass_too() -> None:
+    """The rest of what is watched stays with the leader."""
+    knob = Knob("temperature", 0.0, 1.0, 0.2)
+    crew = Crew(policy(tuning=Tuning((knob,))))
+    assert b'"tuning":{' in crew.leader.stand()
+    assert b'"drift"' not in crew.leader.stand()

@@ -1,0 +1,260 @@
+"""What workers and their leader say to each other: nothing is lost, doubled or told that must not be told."""
+
+import asyncio
+import socket
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from msgspec.structs import replace as with_
+
+from sidecar.config.settings import Settings
+from sidecar.core.engine import PASS
+from sidecar.core.features import features
+from sidecar.core.following import Follower, Lesson
+from sidecar.core.policy import NO_POLICY, Judge, Quality, Shadow
+from sidecar.core.types import Event, Outcome, Settled
+from sidecar.core.variants import Replace
+from sidecar.proxy.plane import Books, Plane
+from sidecar.tasks import Tasks
+from sidecar.workers.leader import divided, summed
+from sidecar.workers.link import Link
+from sidecar.workers.messages import (
+    Exchange,
+    Hello,
+    Orders,
+    Report,
+    add,
+    exchange_of,
+    frame,
+    lessons_alone,
+    lessons_of,
+    read_hello,
+    read_orders,
+    read_report,
+)
+from sidecar.workers.telling import BATCH, MOST, Telling
+from sidecar.workers.worker import divided as divided_policy
+from tests.unit.core.engines import NOW, ROUTE, facts, outcome, policy
+
+
+def ended(ended_as: Outcome | None = None) -> Settled:
+    made = facts()
+    return Settled(
+        id="a" * 26,
+        at=NOW,
+        facts=made,
+        decision=with_(PASS, route="support", arm="mini"),
+        outcome=ended_as or outcome(),
+        upstream="up",
+        sent_model="m",
+    )
+
+
+def through(exchange: Exchange) -> Exchange:
+    """The exchange as the leader gets it."""
+    report = Report(turn=1, books=Books(), spending={}, exchanges=[exchange])
+    [read] = read_report(frame(report)[4:]).exchanges
+    return read
+
+
+def test_a_call_passes_with_its_lesson_only_once() -> None:
+    """What was taught is what is recorded: the lesson is made of the record again."""
+    settled = ended()
+    exchange = exchange_of(settled, [Lesson(settled.facts, settled.decision, settled.outcome)])
+    assert (exchange.lessons, exchange.taught, exchange.same) == ([], True, True)
+    read = through(exchange)
+    assert read == exchange
+    assert lessons_of(read) == [Lesson(settled.facts, settled.decision, settled.outcome)]
+
+
+def test_a_lesson_that_differs_from_the_record_is_its_own() -> None:
+    """A fallback's decision, the stage of a cascade, and lessons of calls before it come in their order."""
+    settled = ended()
+    other = Lesson(facts(2), settled.decision, outcome("failed"), call=False)
+    own = Lesson(settled.facts, with_(settled.decision, arm="nano"), settled.outcome)
+    exchange = through(exchange_of(settled, [other, own]))
+    assert (exchange.taught, exchange.same) == (True, False)
+    assert lessons_of(exchange) == [other, own]
+    assert not through(exchange_of(settled, [other])).taught
+    assert not exchange_of(settled, []).taught
+    assert lessons_of(through(lessons_alone([other]))) == [other]
+
+
+def test_texts_of_prompts_do_not_pass_and_features_do() -> None:
+    """What a variant says to the model stays where it is; the numbers of a text arrive as they were."""
+    seen = features("how much is it", 7)
+    settled = ended()
+    edited = with_(settled.decision, system=(Replace("the secret prompt"),))
+    settled = with_(settled, decision=edited, facts=with_(settled.facts, text=seen))
+    exchange = exchange_of(settled, [Lesson(facts(2), edited, settled.outcome, call=False)])
+    report = frame(Report(turn=1, books=Books(), spending={}, exchanges=[exchange]))
+    assert b"secret" not in report
+    read = through(exchange).settled
+    assert read is not None
+    assert np.array_equal(read.facts.text, seen)
+
+
+def test_settings_and_events_arrive_as_they_were(tmp_path: object) -> None:
+    """Paths are paths, and details of events keep their JSON values."""
+    settings = Settings.load({"SIDECAR_DB": "/var/lib/x.db", "OBSERVATORY_URL": "http://o:4318"})
+    hello = Hello(1, 2, settings)
+    assert read_hello(frame(hello)[4:]) == hello
+    event = Event(kind="k", detail={"text": "t", "list": [1, {"a": None}], "number": 0.5})
+    report = Report(turn=0, books=Books(accepted=3), spending={"r": (1, 2)}, events=[event])
+    read = read_report(frame(report)[4:])
+    assert (read.events, read.books, read.spending) == ([event], Books(accepted=3), {"r": (1, 2)})
+    orders = Orders(turn=3, leases={"r": (1, float("inf"))}, answers=[(1, 202, b"{}")])
+    assert read_orders(frame(orders)[4:]) == orders
+
+
+class Pair:
+    """Both ends of a socket between two links, and what arrived at the second."""
+
+    def __init__(self) -> None:
+        self.got: list[bytes] = []
+        self.lost = 0
+        self.first = Link(lambda _body: None, lambda: None)
+        self.second = Link(self.got.append, self._lose)
+
+    def _lose(self) -> None:
+        self.lost += 1
+
+    async def open(self) -> None:
+        loop = asyncio.get_running_loop()
+        for link, sock in zip((self.first, self.second), socket.socketpair(), strict=True):
+            sock.setblocking(False)
+            await loop.create_unix_connection(lambda link=link: link, sock=sock)
+
+    async def end(self) -> None:
+        self.first.close()
+        await asyncio.wait_for(self.second.lost.wait(), 5.0)
+
+
+async def test_messages_arrive_whole_whatever_their_size() -> None:
+    """Small ones together, one of three megabytes in pieces; the end is told once, and nothing is sent after it."""
+    pair = Pair()
+    assert not pair.first.open
+    pair.first.send(Orders(turn=9))  # nobody is there yet: dropped
+    await pair.open()
+    sent = [Orders(turn=1), Orders(turn=2, stand=b"x" * 3_000_000), Orders(turn=3)]
+    for orders in sent:
+        pair.first.send(orders)
+    await pair.end()
+    assert [read_orders(body) for body in pair.got] == sent
+    pair.first.send(Orders(turn=4))
+    assert (pair.lost, pair.first.open, pair.first.waiting) == (1, False, 0)
+
+
+def test_a_message_beyond_all_bounds_is_refused() -> None:
+    link = Link(lambda _body: None, lambda: None)
+    with pytest.raises(ValueError, match="beyond all bounds"):
+        link.data_received(b"\xff\xff\xff\xff")
+
+
+class FullLink(Link):
+    """The leader does not read."""
+
+    full = True
+    sent: list[Report]
+
+    def __init__(self) -> None:
+        super().__init__(lambda _body: None, lambda: None)
+        self.sent = []
+
+    @property
+    def waiting(self) -> int:
+        return 2**40 if self.full else 0
+
+    @property
+    def open(self) -> bool:
+        return True
+
+    def send(self, message: Hello | Orders | Report) -> None:
+        assert isinstance(message, Report)
+        self.sent.append(read_report(frame(message)[4:]))
+
+
+def telling(link: Link) -> tuple[Telling, Follower]:
+    engine = Follower(NO_POLICY, np.random.default_rng(1), NOW)
+    made = Telling(engine, link)
+    made.plane = Plane(Settings(), engine, Tasks(lambda _name, _error: None), made.ended)
+    return made, engine
+
+
+async def test_a_leader_that_does_not_read_costs_rows_and_no_money() -> None:
+    """The oldest calls are given up, counted, and paid for; the rest is told as soon as it reads again."""
+    link = FullLink()
+    made, engine = telling(link)
+    for _ in range(MOST + 5):
+        settled = ended()
+        engine.settle(settled.facts, settled.decision, settled.outcome, NOW)
+        made.ended(settled)
+    for n in range(2_000):
+        made.events([Event(kind=f"k{n}")])
+    link.full = False
+    made.flush()
+    [report] = link.sent
+    assert (made.lost, report.lost, len(report.exchanges), len(report.events)) == (5, 5, MOST, 1_000)
+    assert report.charges["support"][0] == 5 * 600
+    made.flush()
+    assert not link.sent[-1].exchanges
+    assert not link.sent[-1].charges
+
+
+async def test_a_batch_is_told_at_once_and_the_rest_soon() -> None:
+    """Lessons that no call came after are told too."""
+    link = FullLink()
+    link.full = False
+    made, engine = telling(link)
+    for _ in range(BATCH):
+        made.ended(ended())
+    assert len(link.sent) == 1
+    engine.settle(facts(), PASS, outcome(), NOW)
+    made.score("d", "judge", 0.5)
+    made.errand(Event(kind="errand.judge"))
+    assert len(link.sent) == 1
+    async with asyncio.timeout(5.0):
+        while len(link.sent) < 2:  # noqa: ASYNC110 - a timer of the thing under test ends it
+            await asyncio.sleep(0.005)
+    report = link.sent[1]
+    assert (report.scores, report.errands) == ([("d", "judge", 0.5)], [Event(kind="errand.judge")])
+    assert [lesson.decision for one in report.exchanges for lesson in lessons_of(one)] == [PASS]
+    made.ask(1, b"{}")
+    assert link.sent[2].asked == [(1, b"{}")]
+
+
+async def test_without_a_leader_nothing_is_kept() -> None:
+    """What happens then is counted, and memory stays what it is."""
+    made, engine = telling(Link(lambda _body: None, lambda: None))
+    for _ in range(3 * BATCH):
+        settled = ended()
+        engine.settle(settled.facts, settled.decision, settled.outcome, NOW)
+        made.ended(settled)
+    made.flush()
+    assert made.lost == 3 * BATCH
+    assert engine.lessons == []
+
+
+def test_what_several_workers_counted_is_added_up() -> None:
+    """By name, and by label where there are labels."""
+    assert add({"a": 1, "b": {"c": 2}}, {"a": 2, "b": {"c": 1, "d": 5}, "e": {"f": 1}}) == {
+        "a": 3,
+        "b": {"c": 3, "d": 5},
+        "e": {"f": 1},
+    }
+    assert summed([1.0, 2.0]) == 3.0
+    assert summed([[(("x",), 1.0)], [(("x",), 2.0), (("y",), 1.0)]]) == {("x",): 3.0, ("y",): 1.0}
+
+
+def test_each_worker_has_its_part_of_what_bounds_the_process() -> None:
+    """Streams, connections, bytes and memory; what judges and shadows may spend."""
+    settings = Settings(workers=3, max_streams=100, memory_limit_bytes=400 * 2**20, max_buffered_bytes=9 * 2**20)
+    each = divided(settings)
+    assert (each.max_streams, each.memory_limit_bytes, each.max_buffered_bytes) == (34, 100 * 2**20, 8 * 2**20)
+    judge, shadow = Judge("openai", "m", daily_nusd=900, per_minute=2), Shadow("mini", daily_nusd=90, per_minute=60)
+    made = policy(replace(ROUTE, quality=Quality(judge=judge), shadow=shadow))
+    [route] = divided_policy(made, 3).routes
+    assert route.quality.judge == replace(judge, daily_nusd=300, per_minute=1)
+    assert route.shadow == replace(shadow, daily_nusd=30, per_minute=20)
+    assert divided_policy(policy(), 3) == policy()
