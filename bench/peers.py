@@ -188,15 +188,24 @@ _ARMS = """\
 """
 
 
-def sidecar(name: str, mode: str, workers: int = 1) -> Recipe:
-    """The sidecar with everything on: policy in `mode` (optimize: three arms), metrics, log line and row a request."""
+_CANARY = """\
+    arms:
+      - {id: mini, upstream: provider, model: gpt-4o-mini}
+    rollout: {steps: [10, 100], min_requests: 1000000}
+"""
+
+
+def sidecar(name: str, mode: str, workers: int = 1, **settings: str | None) -> Recipe:
+    """The sidecar with everything on: policy in `mode` (optimize: three arms; canary: 10 %; "": no policy), metrics, log
+    line and row a request. `settings` change that: SIDECAR_... variables; None takes one away."""
 
     def recipe(folder: Path, upstream_port: int) -> Peer:
         ports = [free_port() for _ in range(3)]
         policies = folder / "policies"
         policies.mkdir()
-        arms = _ARMS if mode == "optimize" else ""
-        (policies / "bench.yaml").write_text(_POLICY.format(upstream=upstream_port, mode=mode) + arms)
+        arms = {"optimize": _ARMS, "canary": _CANARY}.get(mode, "")
+        if mode:
+            (policies / "bench.yaml").write_text(_POLICY.format(upstream=upstream_port, mode=mode) + arms)
         request_log = folder / "requests.jsonl"
         environ = {
             "PYTHONDONTWRITEBYTECODE": "",  # compiled once, as an installed package is, whatever this shell says
@@ -207,11 +216,13 @@ def sidecar(name: str, mode: str, workers: int = 1) -> Recipe:
             "SIDECAR_HEALTH_LISTEN": f"127.0.0.1:{ports[1]}",
             "SIDECAR_ADMIN_LISTEN": f"127.0.0.1:{ports[2]}",
             "SIDECAR_DB": str(folder / "sidecar.db"),
-            "SIDECAR_POLICIES": str(policies),
+            "SIDECAR_POLICIES": str(policies) if mode else None,
+            "SIDECAR_REQUEST_LOG": str(request_log),
             "OPENAI_UPSTREAM": f"http://127.0.0.1:{upstream_port}",
+            **settings,
         }
-        command = (sys.executable, "-m", "sidecar", "run", "--set", f"request_log={request_log}")
-        return Peer(name, command, ports[0], environ, folder / "output", request_log)
+        kept = {key: value for key, value in environ.items() if value is not None}
+        return Peer(name, (sys.executable, "-m", "sidecar", "run"), ports[0], kept, folder / "output", request_log)
 
     return recipe
 

@@ -2,9 +2,11 @@
 
 Arrivals and sizes are those of the traces of `shared/data/arrivals`, one after the other and again. Four kinds of calls:
 whole, streamed, translated to another dialect (both ways of answering), embeddings. One in twenty is left by its client in
-the middle, one in fifty meets a fault of the upstream. Every two seconds memory, descriptors, threads, asyncio's tasks,
-open exchanges and the size of the database are read; beside the traffic a probe asks the same small question through the
-sidecar and directly, ten times a second, and the difference is what the sidecar adds.
+the middle, one in fifty meets a fault of the upstream; one stream lasts from the beginning to the end. Before that FILL
+calls as fast as they go fill what is bounded and would still be filling: remembered decisions, conversations, the
+database. Every two seconds memory, descriptors, threads, asyncio's tasks, open exchanges and the size of the database are
+read; beside the traffic a probe asks the same small question through the sidecar and directly, ten times a second, and
+the difference is what the sidecar adds.
 
 What it does not know: what a week would bring. `bench.soak_report` says how far the trends of this hour would lead.
 """
@@ -25,11 +27,15 @@ import psutil
 from sidecar.clock import monotonic
 from tests.e2e.process import Provider, Sidecar
 from tests.e2e.rounds import write_policy
-from tests.e2e.traffic import CHAT, Connection, chat
+from tests.e2e.traffic import CHAT, Connection, Load, chat
 
 TRACES: Final = Path(__file__).resolve().parents[2] / "shared" / "data" / "arrivals"
 NAMES: Final = ("azure2023_code.csv.gz", "mooncake_conversation.csv.gz")
-MODELS: Final = ("default:ttft=0.02", "default:itl=0.004", "default:output_tokens=24", "probe:ttft=0", "probe:itl=0")
+MODELS: Final = ("probe:ttft=0", "probe:itl=0")
+QUICK: Final = {"ttft": 0.0, "itl": 0.0, "output_tokens": 8}
+SLOW: Final = {"ttft": 0.05, "itl": 0.004, "output_tokens": 24}
+NAMED: Final = ("gpt-4o", "gpt-4o-mini", "claude-haiku-4-5", "text-embedding-3-small")
+LONG: Final = {"ttft": 0.02, "output_tokens": 100}
 FAULTS: Final = (
     {"kind": "status", "status": 500, "rate": 0.01},
     {"kind": "truncate", "after_tokens": 5, "rate": 0.005},
@@ -43,7 +49,9 @@ KINDS: Final = (
     ("translated stream", 0.10),
     ("embedding", 0.15),
 )
-STORE_MAX_MIB: Final = 4  # so that the ceiling is met in the first minutes: then the size must not move
+FILL: Final = 50_000  # 30,000..200,000: what is remembered of calls holds 20,000 and turns over by halves
+FILLING: Final = 48  # connections
+STORE_MAX_MIB: Final = 4  # so that filling reaches the ceiling: then the size must not move
 EVERY_S: Final = 2.0
 PROBE_S: Final = 0.1
 POLICY: Final = """
@@ -124,6 +132,8 @@ class Soak:
     added: list[tuple[float, float]] = field(default_factory=list)
     calls: int = 0
     open_calls: int = 0
+    long_whole: bool = False  # the stream that is as long as the soak
+    long_s: float = 0.0
     exit_status: int = 0
 
 
@@ -136,6 +146,7 @@ class _Run:
     provider: Provider
     begun: float
     idle: list[Connection] = field(default_factory=list)
+    began: asyncio.Event = field(default_factory=asyncio.Event)  # the long stream has
 
 
 def present() -> bool:
@@ -167,18 +178,26 @@ def _endless(folder: Path) -> Iterator[Arrival]:
             before += trace[-1].at_s
 
 
-async def soak(seconds: float, speed: float, seed: int, folder: Path) -> Soak:
-    """Mixed traffic for so long; a sample every two seconds. Progress goes to standard error."""
+async def soak(seconds: float, speed: float, seed: int, folder: Path, fill: int = FILL) -> Soak:
+    """Mixed traffic for so long, after `fill` quick calls; a sample every two seconds. Progress goes to standard error."""
     seen = Soak(seed, speed)
-    with Provider(folder, *MODELS, f"seed={seed}", faults=FAULTS) as provider:
+    with Provider(folder, *MODELS, f"seed={seed}") as provider:
         policies = write_policy(folder, provider, POLICY)
         counting = ("-c", COUNTING, str(folder / "tasks"))
         limit = f"{STORE_MAX_MIB}MiB"
         with Sidecar(folder, provider.url, policies=policies, program=counting, store_max=limit) as sidecar:
+            await _fill(sidecar, provider, fill)
+            await asyncio.to_thread(
+                provider.set_models, default=SLOW, long=LONG | {"itl": seconds / LONG["output_tokens"]}
+            )
             run = _Run(seen, sidecar, provider, monotonic())
             async with asyncio.TaskGroup() as group:
+                long = group.create_task(_long(run))
+                await asyncio.wait_for(run.began.wait(), 10)  # before the faults: it shall live
+                await asyncio.to_thread(provider.set_faults, *FAULTS)
                 beside = [group.create_task(_sample(run, folder / "tasks")), group.create_task(_probe(run))]
                 await _traffic(run, group, arrivals(speed, seconds), random.Random(seed))
+                await asyncio.wait({long}, timeout=60)
                 await asyncio.sleep(2 * EVERY_S)  # a sample of the end, when nothing is under way
                 for one in beside:
                     one.cancel()
@@ -186,6 +205,36 @@ async def soak(seconds: float, speed: float, seed: int, folder: Path) -> Soak:
                 await connection.close()
             seen.exit_status = sidecar.stop()
     return seen
+
+
+async def _fill(sidecar: Sidecar, provider: Provider, count: int) -> None:
+    """So many calls without pauses, each of a new conversation."""
+    await asyncio.to_thread(provider.set_models, default=QUICK)
+    load, told = Load(sidecar.port, connections=FILLING, pause_s=0.0), 0
+    async with load.running():
+        while load.sent < count:
+            await asyncio.sleep(1.0)
+            load.replies.clear()
+            if load.sent - told >= 10_000:
+                told = load.sent
+                sys.stderr.write(f"filling: {told} of {count} calls\n")
+
+
+async def _long(run: _Run) -> None:
+    """One stream as long as the soak; it has to end whole."""
+    connection = Connection(run.sidecar.port)
+    text = b""
+    try:
+        status, fields = await connection.begin(chat("count slowly", model="long", stream=True))
+        async for chunk in connection.chunks(fields):
+            run.began.set()
+            text += chunk
+        run.seen.long_whole = status == 200 and text.endswith(b"data: [DONE]\n\n")
+        run.seen.long_s = monotonic() - run.begun
+    except OSError as error:
+        run.seen.ends[f"long: {type(error).__name__}"] += 1
+    finally:
+        await connection.close()
 
 
 async def _traffic(run: _Run, group: asyncio.TaskGroup, due: Sequence[Arrival], chance: random.Random) -> None:

@@ -22,7 +22,7 @@ from bench.soak import STORE_MAX_MIB, Soak
 from bench.stats import median, percentile
 from bench.svg import COLOURS, INK, Frame, Picture, Point, thin
 
-WARM_SHARE: Final = 1 / 3  # 0.2..0.5: caches, pools and the database fill first; a larger one leaves less to judge
+WARM_SHARE: Final = 0.2  # 0.1..0.5: filled or not, the pools follow this traffic; a larger one leaves less to judge
 BLOCKS: Final = 30  # 12..60: more are not independent, fewer make the interval wide
 LEAST_S: Final = 60.0  # a shorter soak says nothing
 LIMIT_MIB: Final = 512.0
@@ -107,6 +107,8 @@ def judge(seen: Soak) -> list[str]:
     last = seen.samples[-1]
     if last.open_calls or last.exchanges > 1:  # the probe may be under way
         broken.append(f"{last.open_calls} calls and {last.exchanges} exchanges hang")
+    if not seen.long_whole:
+        broken.append("the stream that was as long as the soak did not end whole")
     if seen.exit_status:
         broken.append(f"the process ended with {seen.exit_status}")
     return broken
@@ -115,7 +117,8 @@ def judge(seen: Soak) -> list[str]:
 def show(seen: Soak) -> str:
     """The tables in Markdown."""
     last = seen.samples[-1]
-    lines = [f"{last.at_s:.0f} s at {seen.speed:g} x speed, seed {seen.seed}: {seen.calls} calls.", ""]
+    run = f"{last.at_s:.0f} s at {seen.speed:g} x speed, seed {seen.seed}"
+    lines = [f"{run}: {seen.calls} calls, and a stream of {seen.long_s:.0f} s.", ""]
     lines += ["| calls | " + " | ".join(_ENDS) + " |", "| --- |" + " ---: |" * len(_ENDS)]
     for kind in sorted({name.partition(":")[0] for name in seen.ends}):
         lines.append(f"| {kind} | " + " | ".join(str(seen.ends[f"{kind}: {end}"]) for end in _ENDS) + " |")
@@ -133,7 +136,10 @@ _ENDS: Final = ("200", "500", "502", "503", "broken", "left")
 def as_json(seen: Soak) -> dict[str, object]:
     """All that was seen, for a file."""
     found = [asdict(one) for one in trends(seen)] if seen.samples and seen.samples[-1].at_s > LEAST_S else []
-    return asdict(seen) | {"trends": found}
+    samples = [asdict(one) for one in seen.samples]
+    said = {"seed": seen.seed, "speed": seen.speed, "calls": seen.calls, "exit_status": seen.exit_status}
+    said |= {"long_whole": seen.long_whole, "long_s": seen.long_s}
+    return said | {"ends": dict(seen.ends), "trends": found, "samples": samples, "added": seen.added}
 
 
 def picture(seen: Soak) -> Picture:

@@ -152,19 +152,14 @@ class Sidecar:
             self._handle_signals()
             sys.setswitchinterval(_SWITCH_S)
             sockets = self._bind(undo)
-            self.on_events(await self.archive.open(self.engine))
-            await self._serve(sockets)
-            gc.collect()
-            gc.freeze()  # what lives as long as the process need not be looked at again by every collection
-            self.state = "serving"
-            log.info("serving", service=self.settings.service, listen=self.ports("traffic"), version=__version__)
-            for note in self.readiness().notes:
-                log.warning("note", note=note)
-            if announce is not None:
-                announce(self)
-            await self._stopping.wait()
-            await self._drain()
-            await self._close()
+            try:
+                await self._begin(sockets)
+                if announce is not None:
+                    announce(self)
+                await self._stopping.wait()
+                await self._drain()
+            finally:  # whoever fails: with a listener left open uvloop may never close, and the process would hang
+                await self._close()
         return 0
 
     def stop(self) -> None:
@@ -178,6 +173,17 @@ class Sidecar:
         return self._ports[which]
 
     # ---- up
+
+    async def _begin(self, sockets: Mapping[str, Sequence[socket.socket]]) -> None:
+        """From open ports to serving."""
+        self.on_events(await self.archive.open(self.engine))
+        await self._serve(sockets)
+        gc.collect()
+        gc.freeze()  # what lives as long as the process need not be looked at again by every collection
+        self.state = "serving"
+        log.info("serving", service=self.settings.service, listen=self.ports("traffic"), version=__version__)
+        for note in self.readiness().notes:
+            log.warning("note", note=note)
 
     def _bind(self, undo: contextlib.ExitStack) -> dict[str, list[socket.socket]]:
         settings = self.settings

@@ -94,7 +94,9 @@ class Follower(Engine):
         guards: Guards | None = None,
     ) -> None:
         self.lessons: list[Lesson] = []
-        self.charges: dict[str, tuple[int, float]] = {}  # by route: nano-dollars without a lesson, and when the last came
+        self.charges: dict[
+            str, tuple[int, float]
+        ] = {}  # by route: nano-dollars without a lesson, and when the last came
         super().__init__(policy, rng, now, price_of, guards)
 
     def apply(self, policy: Policy, now: float) -> list[Event]:

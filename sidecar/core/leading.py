@@ -48,7 +48,7 @@ class Leader(Engine):
 
     def stand(self) -> bytes:
         """What every follower has to know; equal bytes mean that nothing has changed."""
-        return stand(self._ledger, self._order)
+        return stand(self._ledger, self._order, self.parts)
 
     # ---- one follower
 

@@ -71,11 +71,11 @@ class Origin:
             ProtocolError: 400, the target has dot segments and this upstream has a path prefix.
         """
         replace: dict[bytes, bytes | None] = {b"host": self._host}
-        add = b""
+        add = b"" if b"host" in head.fields else b"Host: " + self._host + b"\r\n"  # HTTP/1.0 needs none, and we say 1.1
         if identity:
             replace[b"accept-encoding"] = b"identity"
         if way.realtime and b"upgrade" in head.fields:
-            add = b"Connection: Upgrade\r\nUpgrade: " + head.fields[b"upgrade"] + b"\r\n"
+            add += b"Connection: Upgrade\r\nUpgrade: " + head.fields[b"upgrade"] + b"\r\n"
         if self.holds_key:
             # The client's credential is meant for another origin: it never goes here, not even when ours is missing.
             replace.update(dict.fromkeys(CREDENTIALS))

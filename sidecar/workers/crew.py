@@ -80,9 +80,15 @@ class Crew:
         self._tasks = tasks
         self._on_report, self._on_gone = on_report, on_gone
         self._stopping = False
+        self._ending = 0  # whose socket is closed and whose process may still be there
         self._whos = 0
         self._turns = 0
         self._deaths: dict[int, int] = {}
+
+    @property
+    def alive(self) -> int:
+        """Processes that have not ended yet."""
+        return len(self.members) + self._ending
 
     @property
     def serving(self) -> int:
@@ -152,6 +158,7 @@ class Crew:
         self.gone_lost += member.lost
         self._on_gone(member)
         self.changed.set()
+        self._ending += 1
         self._tasks.spawn(self._reap(member), "worker")
 
     async def _reap(self, member: Member) -> None:
@@ -163,6 +170,8 @@ class Crew:
         except subprocess.TimeoutExpired:
             process.kill()
             code = await asyncio.to_thread(process.wait)
+        self._ending -= 1
+        self.changed.set()
         if self._stopping:
             return
         deaths = 0 if monotonic() - member.began > _STEADY_S else self._deaths.get(member.index, 0)

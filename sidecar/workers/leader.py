@@ -315,7 +315,7 @@ class LeadingSidecar(Sidecar):
         self.crew.stop()
         began, cut = monotonic(), False
         log.info("draining", exchanges=self.load().get("exchanges", 0))
-        while self.crew.members and monotonic() - began < self.settings.drain_s + _GRACE_S:
+        while self.crew.alive and monotonic() - began < self.settings.drain_s + _GRACE_S:
             if self._cut.is_set() and not cut:
                 cut, began = True, monotonic() - self.settings.drain_s
                 self.crew.stop(cut=True)

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import random  # noqa: TID251 - one seeded generator per test
 import socket
+import sys
 import weakref
 from contextlib import AsyncExitStack
 
@@ -67,6 +68,31 @@ async def test_a_busy_port_is_a_clear_error(serve: Serve) -> None:
         taken.listen()
         with pytest.raises(ConfigError, match=r"traffic listener 127\.0\.0\.1"):
             await serve("http://127.0.0.1:1", listen=f"127.0.0.1:{taken.getsockname()[1]}")
+
+
+FAILS = """
+from sidecar.app import serve
+from sidecar.config.settings import Settings
+free = [f"{name}=127.0.0.1:0" for name in ("listen", "health_listen", "admin_listen")]
+def fail(_app): raise RuntimeError("what was announced could not be told")
+serve(Settings.load({}, None, free), {}, fail)
+"""
+
+
+async def test_a_failing_start_ends_the_process() -> None:
+    """Where warnings are errors a listener that is left open keeps uvloop from closing: the process hangs, deaf to SIGTERM,
+    as a run of tests does."""
+    command = (sys.executable, "-W", "error", "-c", FAILS)
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    try:
+        async with asyncio.timeout(20):
+            _, said = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 1
+    assert b"could not be told" in said
 
 
 async def test_both_families_of_localhost(upstream: Upstream, serve: Serve) -> None:

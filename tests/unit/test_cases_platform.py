@@ -53,6 +53,15 @@ def test_steady_time_does_not_follow_the_wall_clock(stepped: list[float], step_s
     assert 0 <= clock.to_steady(clock.monotonic()) - before[0] < slack_s
 
 
+@pytest.mark.parametrize("step_s", [-86_400.0, 864_000.0])
+def test_what_is_too_old_is_so_by_both_clocks(stepped: list[float], step_s: float) -> None:
+    """INC-28: a wall clock put forward makes nothing old, one put back makes nothing new that is not."""
+    before = clock.wall()
+    stepped.append(step_s)
+    slack_s = 60.0  # as above
+    assert abs(clock.earlier() - before - min(0.0, step_s)) < slack_s
+
+
 def test_a_rollout_is_sane_while_the_wall_clock_steps(stepped: list[float]) -> None:
     """INC-28: the engine lives on steady time: the step neither ends early nor goes back when the clock is put on a day."""
     loaded = load_text(POLICY, Path("p.yaml"), {})

@@ -20,7 +20,14 @@ def test_sidecar_recipe_writes_a_policy_and_names_every_listener(tmp_path: Path)
     assert "http://127.0.0.1:4567/v1" in policy
     assert peer.environ["SIDECAR_LISTEN"] == f"127.0.0.1:{peer.port}"
     assert peer.environ["SIDECAR_DB"] == str(tmp_path / "sidecar.db")
-    assert peer.command[-1] == f"request_log={tmp_path / 'requests.jsonl'}"
+    assert peer.environ["SIDECAR_REQUEST_LOG"] == str(tmp_path / "requests.jsonl")
+
+
+def test_settings_of_a_recipe_are_changed_or_taken_away(tmp_path: Path) -> None:
+    """What `bench.features` switches off is off."""
+    peer = peers.sidecar("s", "", SIDECAR_DB=None, SIDECAR_REQUEST_LOG="off")(tmp_path, 4567)
+    assert peer.environ["SIDECAR_REQUEST_LOG"] == "off"
+    assert not {"SIDECAR_DB", "SIDECAR_POLICIES"} & peer.environ.keys()
 
 
 def test_observe_recipe_has_no_arms(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import to_builtins
+from msgspec.structs import asdict
 
 from sidecar.core.engine import Engine
 from sidecar.core.features import features
@@ -64,7 +65,7 @@ def played(events: list[tuple[Any, ...]], mode: str, seed: int) -> list[object]:
                     kind=kind, status=200, clocks=clocks, stream=bool(key % 2), usage=usage, cost_nusd=tenths * 10,
                     finish="stop", empty=False,
                 )  # fmt: skip
-                told += [to_builtins(decision), to_builtins(engine.settle(asked, decision, outcome, now))]
+                told += [asdict(decision), to_builtins(engine.settle(asked, decision, outcome, now))]
                 served.append(decision.arm)
             case ("feedback", number, score) if number < len(served) and served[number]:
                 given_ = Feedback(

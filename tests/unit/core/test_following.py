@@ -80,6 +80,7 @@ def test_the_leader_learns_what_one_engine_would() -> None:
 def following_state(alone: Engine) -> bytes:
     """What a leader that had learnt the same would tell."""
     other = Leader(alone.policy, np.random.default_rng(1), NOW)
+    other.parts = 2
     other.restore(alone.snapshot(), NOW)
     return other.stand()
 
@@ -127,6 +128,18 @@ def test_a_budget_that_is_gone_needs_no_lease() -> None:
     assert crew[0].spending == {"support": (0, 5_000)}  # another ceiling, and still what was lent
     crew.leader.apply(without, NOW)
     assert crew.leader.leases(WHO, NOW) == {}
+
+
+def test_what_calls_saved_is_divided_too() -> None:
+    """A ceiling on the mean: each follower may use its part of what cheap calls left, and the leader knows the whole."""
+    crew = Crew(policy(mode="observe", budget=Budget(mean_request_nusd=1_000)))
+    for n in range(10):
+        crew.ask(n % 2, facts(max_tokens=1))
+    crew.report()
+    crew.tell()
+    saved = crew.leader.routes[0].ledger.savings.nusd
+    assert saved > 0
+    assert [one.routes[0].ledger.savings.nusd for one in crew.followers.values()] == [saved / 2] * 2
 
 
 def test_calls_of_our_own_and_lost_lessons_are_paid() -> None:

@@ -83,6 +83,22 @@ def test_what_nobody_uses_comes_back() -> None:
     assert spent + idle <= 1000
 
 
+def test_what_is_taken_back_is_free_when_that_was_heard() -> None:
+    """Until then it may be spent, so nobody else gets it."""
+    lender = Lender(2)
+    for who, spent in ((1, 0), (2, 400)):
+        assert lender.tell(who, 1000) == 500
+        lender.hear(who, spent, 500, heard=True)
+    assert lender.tell(1, 600) == 300
+    assert lender.tell(2, 600) == 500
+    lender.hear(2, 400, 500, heard=True)
+    lender.hear(1, 0, 500, heard=False)  # said before it heard
+    assert lender.tell(2, 600) == 500
+    lender.hear(2, 400, 500, heard=True)
+    lender.hear(1, 0, 300, heard=True)
+    assert lender.tell(2, 600) == 700
+
+
 def test_a_process_that_has_ended_holds_nothing() -> None:
     lender = Lender(1)
     assert lender.tell(1, 100) == 100

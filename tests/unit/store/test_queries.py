@@ -153,6 +153,17 @@ def test_errors_say_what_and_how(tmp_path: Path) -> None:
     assert queries.load_state(garbage) is None
 
 
+@pytest.mark.parametrize(("stored", "loaded"), [('{"version": 99}', b'{"version": 99}'), (None, None), (7, b"7")])
+def test_a_state_of_another_type_keeps_no_process_from_starting(path: Path, stored: object, loaded: bytes | None) -> None:
+    """GW-37: text, nothing and a number lie where bytes should: what can be read is, also when it is set aside."""
+    connection = open_writer(path)
+    connection.execute("UPDATE arms SET state = ?", (stored,))
+    assert queries.load_state(path, "bot") == loaded
+    queries.set_aside(connection, "bot", 99)
+    connection.close()
+    assert queries.load_state(path, "bot", 99) == loaded
+
+
 def test_load_state_of_another_service_is_none(path: Path) -> None:
     """Snapshots belong to one service."""
     assert queries.load_state(path, "bot") == b"{}"

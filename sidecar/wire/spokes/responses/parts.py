@@ -134,7 +134,7 @@ def write_part(part: AnyPart, where: str, kind: TextType, saying: Saying) -> Jso
 
 def _put_back(said: Json, extra: Json) -> None:
     for name, value in extra.items():
-        if name == "input_audio":
+        if name == "input_audio" and name in said:  # else it is a member of a text, that nobody knows
             said[name].update(value)
         elif name != "item":  # of the item around it
             said[name] = value
