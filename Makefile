@@ -106,6 +106,7 @@ supply: $(SUPPLY)/.made
 	$(PY) -m tests.supply --tools $(SUPPLY) --out build
 
 campaign: $(VENV)/.dev
+	$(PY) -m pytest -q -m campaign tests
 	$(PY) -m bench.campaign $(ARGS)
 
 bench: $(VENV)/.dev

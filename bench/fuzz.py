@@ -136,7 +136,9 @@ def _fuzz(name: str, seconds: float, seed: int) -> None:
     for one in seeds_of(name):
         (folders[1] / hashlib.sha256(one).hexdigest()[:16]).write_bytes(one)
     words = out / f"{name}.words"
-    words.write_text("".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in WORDS if len(word) < 64))
+    words.write_text(
+        "".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in WORDS if len(word) < 64)
+    )
     options = [f"-max_total_time={seconds:.0f}", f"-seed={seed}", f"-max_len={MAX_BYTES}", "-timeout=60", "-print_final_stats=1",
                "-rss_limit_mb=2048", f"-dict={words}", f"-artifact_prefix={out}/{name}-"]  # fmt: skip
     atheris.Setup([sys.argv[0], *options, *map(str, folders)], watched.once)
@@ -148,17 +150,30 @@ def run(names: Sequence[str], seconds: float, seed: int) -> list[str]:
     OUT.mkdir(parents=True, exist_ok=True)
     old = {file: file.stat().st_mtime for file in OUT.glob("*-*")}
     guided = importlib.util.find_spec("atheris") is not None
-    print(f"seed {seed}, {'guided by coverage' if guided else 'blindly: atheris is not here (make fuzz installs it)'}\n")
+    print(
+        f"seed {seed}, {'guided by coverage' if guided else 'blindly: atheris is not here (make fuzz installs it)'}\n"
+    )
     print("| target | executions | branches reached | faults |\n| --- | ---: | ---: | ---: |")
     faults, total = [], 0
     for name in names:
         command = [sys.executable, "-m", "bench.fuzz", "--child", name, "--seconds", str(seconds / len(names))]
         done = subprocess.run(
-            [*command, "--seed", str(seed)], capture_output=True, text=True, errors="replace", env={**os.environ}, check=False
+            [*command, "--seed", str(seed)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env={**os.environ},
+            check=False,
         )
         runs, covered = _RUNS.findall(done.stderr), _COVERED.findall(done.stderr)
-        new = [file for file in OUT.glob(f"{name}-*") if file.suffix != ".txt" and old.get(file) != file.stat().st_mtime]
-        new = [file for file in new if not any(file.name.startswith(f"{longer}-") for longer in TARGETS if name in longer[:-1])]
+        new = [
+            file for file in OUT.glob(f"{name}-*") if file.suffix != ".txt" and old.get(file) != file.stat().st_mtime
+        ]
+        new = [
+            file
+            for file in new
+            if not any(file.name.startswith(f"{longer}-") for longer in TARGETS if name in longer[:-1])
+        ]
         faults += [f"{name}: python -m bench.fuzz --target {name} --replay {file}" for file in new]
         if done.returncode and not new:
             faults.append(f"{name}: the fuzzer itself ended with {done.returncode}: {done.stderr[-500:]}")

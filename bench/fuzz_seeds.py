@@ -7,6 +7,7 @@ a format has all values of them.
 import itertools
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,8 +29,11 @@ _EACH: Final = 12  # of one format
 _MAX_BYTES: Final = 8192  # of a seed: long ones are spoilt slowly
 
 
-def _made(strategy: "st.SearchStrategy[Any]", write: Callable[[Any], bytes]) -> list[bytes]:
-    """Some values of a strategy, the same at each call."""
+@cache
+def _made(form: str, what: str) -> list[bytes]:
+    """Some requests, responses or streams of a format, the same at each call."""
+    strategy: st.SearchStrategy[Any] = getattr(_SAID[form], what)()
+    write: Callable[[Any], bytes] = b"".join if what == "streams" else orjson.dumps
     found: list[bytes] = []
 
     @settings(
@@ -47,7 +51,7 @@ def _made(strategy: "st.SearchStrategy[Any]", write: Callable[[Any], bytes]) -> 
 
 def requests() -> list[bytes]:
     """A byte for the format, and a body."""
-    made = (_made(_SAID[form].requests(), orjson.dumps) for form in CLIENTS)
+    made = (_made(form, "requests") for form in CLIENTS)
     return [bytes((number,)) + body for number, bodies in enumerate(made) for body in bodies]
 
 
@@ -59,14 +63,14 @@ def bodies() -> list[bytes]:
 
 def answers() -> list[bytes]:
     """A byte for the client's format, one for the arm's, and a whole answer of the arm."""
-    made = [_made(_SAID[form].responses(), orjson.dumps) for form in ARMS]
+    made = [_made(form, "responses") for form in ARMS]
     pairs = itertools.product(range(len(CLIENTS)), enumerate(made))
     return [bytes((client, arm)) + body for client, (arm, bodies) in pairs for body in bodies[client::4]]
 
 
 def streams() -> list[bytes]:
     """The same with a streamed answer."""
-    made = [_made(_SAID[form].streams(), b"".join) for form in ARMS]
+    made = [_made(form, "streams") for form in ARMS]
     pairs = itertools.product(range(len(CLIENTS)), enumerate(made))
     return [bytes((client, arm)) + body for client, (arm, bodies) in pairs for body in bodies[client::4]]
 

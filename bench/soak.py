@@ -67,7 +67,8 @@ routes:
     baseline: {{id: probe, upstream: sim, model: probe}}
   - name: translated
     match: {{models: ["translated"]}}
-    mode: observe
+    virtual: ["translated"]
+    mode: canary
     baseline: {{id: claude, upstream: claude, model: claude-haiku-4-5}}
   - name: support
     match: {{models: ["gpt-4o"]}}
@@ -91,7 +92,9 @@ def count():
     while True:
         time.sleep(1)
         if loops:
-            file.write_text(str(len(asyncio.all_tasks(loops[0]))))
+            new = file.with_suffix(".new")
+            new.write_text(str(len(asyncio.all_tasks(loops[0]))))
+            new.replace(file)
 asyncio.Runner.run = running
 threading.Thread(target=count, daemon=True).start()
 runpy.run_module("sidecar", run_name="__main__", alter_sys=True)
@@ -187,17 +190,16 @@ async def soak(seconds: float, speed: float, seed: int, folder: Path, fill: int 
         limit = f"{STORE_MAX_MIB}MiB"
         with Sidecar(folder, provider.url, policies=policies, program=counting, store_max=limit) as sidecar:
             await _fill(sidecar, provider, fill)
-            await asyncio.to_thread(
-                provider.set_models, default=SLOW, long=LONG | {"itl": seconds / LONG["output_tokens"]}
-            )
+            long = LONG | {"itl": seconds / LONG["output_tokens"]}
+            await asyncio.to_thread(provider.set_models, **dict.fromkeys(NAMED, SLOW), long=long)
             run = _Run(seen, sidecar, provider, monotonic())
             async with asyncio.TaskGroup() as group:
-                long = group.create_task(_long(run))
+                lasting = group.create_task(_long(run))
                 await asyncio.wait_for(run.began.wait(), 10)  # before the faults: it shall live
                 await asyncio.to_thread(provider.set_faults, *FAULTS)
                 beside = [group.create_task(_sample(run, folder / "tasks")), group.create_task(_probe(run))]
                 await _traffic(run, group, arrivals(speed, seconds), random.Random(seed))
-                await asyncio.wait({long}, timeout=60)
+                await asyncio.wait({lasting}, timeout=60)
                 await asyncio.sleep(2 * EVERY_S)  # a sample of the end, when nothing is under way
                 for one in beside:
                     one.cancel()
@@ -209,7 +211,7 @@ async def soak(seconds: float, speed: float, seed: int, folder: Path, fill: int 
 
 async def _fill(sidecar: Sidecar, provider: Provider, count: int) -> None:
     """So many calls without pauses, each of a new conversation."""
-    await asyncio.to_thread(provider.set_models, default=QUICK)
+    await asyncio.to_thread(provider.set_models, **dict.fromkeys(NAMED, QUICK))
     load, told = Load(sidecar.port, connections=FILLING, pause_s=0.0), 0
     async with load.running():
         while load.sent < count:
@@ -238,7 +240,7 @@ async def _long(run: _Run) -> None:
 
 
 async def _traffic(run: _Run, group: asyncio.TaskGroup, due: Sequence[Arrival], chance: random.Random) -> None:
-    kinds, weights = zip(*KINDS, strict=True)
+    kinds, weights = [kind for kind, _ in KINDS], [share for _, share in KINDS]
     calls: set[asyncio.Task[None]] = set()
     for number, one in enumerate(due):
         await asyncio.sleep(max(0.0, run.begun + one.at_s - monotonic()))
@@ -323,7 +325,7 @@ async def _sample(run: _Run, tasks: Path) -> None:
 
 
 def _tasks(file: Path) -> int:
-    return int((file.read_text() if file.exists() else "") or 0)
+    return int(file.read_text()) if file.exists() else 0
 
 
 def _size(db: Path) -> int:

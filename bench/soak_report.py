@@ -176,7 +176,7 @@ def _plot(made: Picture, number: int, title: str, points: Sequence[Point]) -> No
     top = max(value for _, value in points) * 1.15 or 1.0
     end = points[-1][0]
     frame = Frame((55 + 350 * across, 35 + 180 * down, 280, 105), (0.0, end), (0.0, top), title, ("minutes", ""))
-    made.axes(frame, ((0, _round(end / 2), _round(end)), (0.0, _round(top / 2), _round(top * 0.95))))
+    made.axes(frame, ((0, _round(end * 0.45), _round(end * 0.95)), (0.0, _round(top * 0.45), _round(top * 0.95))))
     warm = end * WARM_SHARE
     made.line(frame, [(warm, 0.0), (warm, top)], INK, width=0.7, dash="3 3")
     made.line(frame, thin(points), COLOURS[number % len(COLOURS)], width=1.5)

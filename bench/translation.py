@@ -72,6 +72,7 @@ class Call:
     form: Format
     report: Report = field(default_factory=Report)
     named: translate.Named = field(default_factory=translate.Named)
+    unheard: bytes = b""
 
 
 def asking(form: Format) -> Request:

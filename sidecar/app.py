@@ -41,7 +41,7 @@ from sidecar.core.record import Row
 from sidecar.core.types import Event
 from sidecar.errors import ConfigError
 from sidecar.gauges import allow, load, register
-from sidecar.process import loop_factory, place, salt_of, server_tls
+from sidecar.process import loop_factory, place, salt_of, server_tls, watch_loop
 from sidecar.proxy.aside import Beside
 from sidecar.proxy.cascade import Cascades
 from sidecar.proxy.downstream import Downstream
@@ -150,6 +150,7 @@ class Sidecar:
         """
         with contextlib.ExitStack() as undo:
             self._handle_signals()
+            undo.callback(watch_loop(asyncio.get_running_loop(), self.on_bug))
             sys.setswitchinterval(_SWITCH_S)
             sockets = self._bind(undo)
             try:

@@ -172,11 +172,13 @@ def run(options: argparse.Namespace) -> int:
     """`llm-sidecar run`."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: its threads would cost memory and never be used
     from sidecar.app import serve
+    from sidecar.process import hush
     from sidecar.telemetry.log import configure
 
     if options.workers is not None:
         options.set.append(f"workers={options.workers}")
     settings = settings_of(options)
+    hush()
     sink = configure(settings.log_level)
     try:
         if settings.workers == 1:

@@ -1,16 +1,23 @@
-"""What every process that serves needs of the machine: its loop, its certificate, the key of its hashes.
+"""What every process that serves needs of the machine: its loop, its certificate, the key of its hashes, and that nothing
+prints the text of an exception, which may hold a request's words or a key.
 
 It knows nothing of requests, policies or other processes.
 """
 
 import asyncio
 import hashlib
+import logging
 import ssl
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from sidecar.config.settings import Settings
 from sidecar.errors import ConfigError
+
+OnBug = Callable[[str, BaseException], None]
 
 
 def server_tls(settings: Settings) -> ssl.SSLContext | None:
@@ -60,3 +67,43 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+def hush() -> None:
+    """What Python and its libraries print of an exception that nobody caught: its kind and its place, never its text."""
+    sys.excepthook = lambda _kind, error, _trace: _told("the process", error)
+    threading.excepthook = lambda args: _told("a thread", args.exc_value)
+    sys.unraisablehook = lambda args: _told("a callback", args.exc_value)
+    logging.lastResort = _Untold(logging.WARNING)
+
+
+def watch_loop(loop: asyncio.AbstractEventLoop, on_bug: OnBug) -> Callable[[], None]:
+    """Exceptions that the loop's callbacks let through go to `on_bug` from now on; what it gives undoes that.
+
+    A connection's own failure is no bug, and is seen by whoever holds the connection.
+    """
+    before = loop.get_exception_handler()
+
+    def handle(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if error is not None and not isinstance(error, OSError):
+            on_bug("loop", error)
+
+    loop.set_exception_handler(handle)
+    return lambda: loop.set_exception_handler(before)
+
+
+def _told(where: str, error: BaseException | None) -> None:
+    if error is not None and sys.stderr is not None:
+        sys.stderr.write(f"llm-sidecar: bug in {where}: {type(error).__name__} at {place(error)}\n")
+
+
+class _Untold(logging.Handler):
+    """Takes what a library logs: from which one it comes, and the kind and place of an exception."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            _told(record.name, error)
+        else:
+            sys.stderr.write(f"llm-sidecar: {record.name}: {record.levelname.lower()} at {record.filename}:{record.lineno}\n")

@@ -3,6 +3,7 @@
 What is accepted but not acted on by this version, and what probably is not what the writer meant, is a warning.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -15,6 +16,7 @@ from sidecar.core import policy as core
 from sidecar.core import rules
 from sidecar.core.catalogue import EMPTY, Catalogue
 from sidecar.core.types import Spoken
+from sidecar.secrecy import guarded
 
 # Whose price list applies, by host: the names that price lists use.
 PROVIDERS = {
@@ -28,6 +30,7 @@ PROVIDERS = {
     "api.cerebras.ai": "cerebras",
     "openrouter.ai": "openrouter",
 }
+_VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 MODEL_FACTS = ("model.id", "model.name", "model.upstream")  # known of every arm
 
 
@@ -105,8 +108,11 @@ def _key(
     if key.file is not None:
         return "file", key.file
     if key.env is not None:
-        if not around.environ.get(key.env):
-            what = f"the environment variable {key.env} is not set here: calls to this upstream will be refused"
+        if not _VARIABLE.fullmatch(key.env):
+            problems.add(key.node.find("env"), "is not the name of an environment variable", "write its name, not the key")
+        elif not around.environ.get(key.env):
+            named = guarded(key.env)
+            what = f"the environment variable {named} is not set here: calls to this upstream will be refused"
             problems.warn(key.node.find("env"), what, "set it where the sidecar runs, or use {file: PATH}")
         return "env", key.env
     return "client", ""

@@ -12,6 +12,7 @@ from typing import Literal
 import yaml
 
 from sidecar.errors import ConfigError
+from sidecar.secrecy import guarded
 
 MAX_NODES = 50_000  # a policy has hundreds; aliases of aliases can make billions out of a kilobyte
 MAX_DEPTH = 30
@@ -82,8 +83,8 @@ class Problems:
 
 
 def quoted(text: str) -> str:
-    """A value for a message: short, and not at all when it may hold a password (`user:password@host`)."""
-    if "@" in text and "/" in text:
+    """A value for a message: short, and not at all when it may hold a secret (`user:password@host`, `?key=`)."""
+    if "@" in text or ("?" in text and "/" in text) or guarded(text) != text:
         return "the value"
     return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
@@ -155,7 +156,7 @@ class _Reader:
                 self.problems.add(here, "has a key that is a list or a map", "write plain words as keys")
                 continue
             name = str(key.value)
-            told = name if name.isprintable() else ascii(name)
+            told = guarded(name if name.isprintable() else ascii(name))
             below = f"{path}.{told}" if path else told
             if name == "<<":
                 self.problems.add(Node(below, line, "null"), "merge keys are not read", "write the keys out")

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 from sidecar.core.policy import Upstream
 from sidecar.errors import ConfigError
+from sidecar.secrecy import guarded
 
 T = TypeVar("T")
 CHECK_S = 1.0  # a rotated key is used within 2 s, and a busy sidecar makes one stat a second
@@ -45,14 +46,15 @@ class SecretFile(Generic[T]):
 
     def __init__(self, path: Path, parse: Callable[[bytes], T]) -> None:
         self.path = path
-        self.error: str | None = f"{path}: not read yet"
+        self._named = guarded(str(path))  # a key may stand where its file should be named
+        self.error: str | None = f"{self._named}: not read yet"
         self._parse = parse
         self._good: T | None = None
         self._seen: tuple[int, int, int] | None = None
         self._checked = float("-inf")
 
     def __repr__(self) -> str:
-        return f"SecretFile({str(self.path)!r})"
+        return f"SecretFile({self._named!r})"
 
     def get(self, now: float) -> T | None:
         """The last good content, None when there was none yet. Looks at the file when CHECK_S have passed since."""
@@ -62,7 +64,7 @@ class SecretFile(Generic[T]):
                 self._refresh()
             except OSError as error:
                 self._seen = None
-                self.error = f"{self.path}: cannot be read ({type(error).__name__}); {self._kept()}"
+                self.error = f"{self._named}: cannot be read ({type(error).__name__}); {self._kept()}"
         return self._good
 
     def _kept(self) -> str:
@@ -74,7 +76,7 @@ class SecretFile(Generic[T]):
         if seen == self._seen:
             return
         if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE_BYTES:
-            self.error = f"{self.path}: is no file of at most {MAX_FILE_BYTES} bytes; give a small regular file"
+            self.error = f"{self._named}: is no file of at most {MAX_FILE_BYTES} bytes; give a small regular file"
             return
         descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # never waits, whatever it is now
         try:
@@ -85,7 +87,7 @@ class SecretFile(Generic[T]):
         try:
             self._good, self.error = self._parse(content), None
         except ValueError as error:
-            self.error = f"{self.path}: {error}; {self._kept()}"
+            self.error = f"{self._named}: {error}; {self._kept()}"
 
 
 def parse_key(content: bytes) -> Secret:
@@ -126,7 +128,7 @@ class KeyRing:
         for name, upstream in upstreams.items():
             key = self.get(upstream, now)
             if upstream.key == "env" and key is None:
-                what = f"{upstream.key_ref} holds no key (one line of visible ASCII)"
+                what = f"{guarded(upstream.key_ref)} holds no key (one line of visible ASCII)"
                 told.append(f"upstreams.{name}: environment: {what}; set it and start again")
             elif upstream.key == "file" and (error := self._file(upstream.key_ref).error):
                 told.append(f"upstreams.{name}: {error}")
@@ -150,7 +152,7 @@ class ClientTokens:
         self._file = SecretFile(path, self._parse)
 
     def __repr__(self) -> str:
-        return f"ClientTokens({str(self._file.path)!r})"
+        return f"ClientTokens({self._file!r})"
 
     @property
     def error(self) -> str | None:

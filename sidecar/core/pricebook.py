@@ -77,7 +77,7 @@ class PriceBook:
             self._providers = file.providers
             for provider, entry in file.providers.items():
                 self._check(provider, entry)
-        except (msgspec.DecodeError, ConfigError, re.error) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, ConfigError, re.error) as error:
             raise ConfigError(f"price list: {error}; run `llm-sidecar prices refresh` to write it anew") from error
         self.version = file.version
         self.source = file.source

@@ -52,15 +52,20 @@ class Egress(Struct, frozen=True):
         Raises:
             ConfigError: the proxy is no http:// URL with a host.
         """
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        wrong = "HTTPS_PROXY: only http://[user:password@]host:port is understood; correct or unset it"
+        try:
+            parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+            port = parts.port or 8080
+        except ValueError:  # its text holds what stands in the port's place, which may be a password
+            raise ConfigError(wrong) from None
         if parts.scheme != "http" or not parts.hostname:
-            raise ConfigError("HTTPS_PROXY: only http://[user:password@]host:port is understood; correct or unset it")
+            raise ConfigError(wrong)
         authorization = b""
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
             authorization = b"Proxy-Authorization: Basic " + base64.b64encode(pair) + b"\r\n"
         direct = tuple(name if name == "*" else name.lower().lstrip("*").lstrip(".") for name in no_proxy)
-        return cls(parts.hostname, parts.port or 8080, authorization, direct)
+        return cls(parts.hostname, port, authorization, direct)
 
     def serves(self, host: str) -> bool:
         """Whether connections to `host` go through the proxy."""

@@ -32,6 +32,7 @@ from sidecar.proxy.origin import Origin
 from sidecar.proxy.plane import Plane, Witness
 from sidecar.proxy.reply import Reply
 from sidecar.proxy.signals import Heard, retries_of
+from sidecar.secrecy import recorded
 from sidecar.wire.http1 import RequestHead
 from sidecar.wire.meter import caller_fault
 from sidecar.wire.reading import Reading
@@ -151,6 +152,11 @@ def _record(exchange: Over, outcome: Outcome) -> None:
     if facts.endpoint == "responses" and outcome.completion_id and arm is not None:
         plane.keep(outcome.completion_id, arm, facts.key)
     refused = decision.refusal is not None
+    asked, served = _kept(facts.model), _kept(outcome.served_model)
+    if asked is not facts.model:
+        facts = replace(facts, model=asked)
+    if served is not outcome.served_model:
+        outcome = replace(outcome, served_model=served)
     settled = Settled(
         id=exchange.id,
         at=exchange.at,
@@ -158,7 +164,7 @@ def _record(exchange: Over, outcome: Outcome) -> None:
         decision=decision if exchange.decided is None else _fallen_back(exchange.decided),
         outcome=outcome if not exchange.stages else _with_stages(outcome, exchange.stages),
         upstream="" if refused else exchange.origin.name,
-        sent_model=None if refused else decision.model or facts.model,
+        sent_model=None if refused else _kept(decision.model or facts.model),
         reward=verdict.reward,
         quality=verdict.quality,
         quality_source=verdict.quality_source,
@@ -169,6 +175,12 @@ def _record(exchange: Over, outcome: Outcome) -> None:
         exchange.witness.over(settled)
     if plane.signals.active:
         _signal(exchange, decision, outcome)
+
+
+def _kept(name: str | None) -> str | None:
+    """A model's name as it is told: itself, unless it is none."""
+    kept = None if name is None else recorded(name)
+    return name if kept == name else kept
 
 
 def _record_undecided(exchange: Over, kind: OutcomeKind, error: str | None, duration_s: float, status: int) -> None:

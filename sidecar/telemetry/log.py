@@ -17,6 +17,7 @@ import structlog
 
 from sidecar.core.record import COLUMNS, Row
 from sidecar.errors import ConfigError
+from sidecar.secrecy import HIDDEN, hidden
 from sidecar.telemetry.sink import Sink
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -25,8 +26,6 @@ _UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029]")
 _UNSAFE_LEADS = (b"\x7f", b"\xc2", b"\xe2\x80")  # the UTF-8 bytes that such a character begins with
 _RAW_JSON = frozenset({"eligible", "context"})  # columns that hold JSON text and stand in the line as JSON
 _SECRET_NAME = re.compile(r"key$|token$|secret|password|authorization|credential|cookie", re.IGNORECASE)
-_SECRET_TEXT = re.compile(r"\b(?:sk|pk|rk|xai|gsk|AIza)[-_]?[A-Za-z0-9_-]{12,}|(?i:bearer|basic) +[^\s\"',]{6,}")
-_HIDDEN = "[hidden]"
 
 EventDict: TypeAlias = MutableMapping[str, object]
 
@@ -107,16 +106,16 @@ def configure(level: str = "info", target: str = "stderr", *, terminal: bool | N
 
 def _hide_secrets(_logger: object, _method: str, event: EventDict) -> EventDict:
     return {
-        name: _HIDDEN if _SECRET_NAME.search(name) and value is not None else _without_secrets(value)
+        name: HIDDEN if _SECRET_NAME.search(name) and value is not None else _without_secrets(value)
         for name, value in event.items()
     }
 
 
 def _without_secrets(value: object) -> object:
     if isinstance(value, str):
-        return _SECRET_TEXT.sub(_HIDDEN, value)
+        return hidden(value)
     if isinstance(value, bytes):
-        return _SECRET_TEXT.sub(_HIDDEN, value.decode("utf-8", "replace"))
+        return hidden(value.decode("utf-8", "replace"))
     if isinstance(value, dict):
         return dict(_hide_secrets(None, "", value))
     if isinstance(value, list | tuple):

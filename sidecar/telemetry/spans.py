@@ -54,10 +54,13 @@ def connect(url: str) -> Exporters:
 
     Raises ConfigError when the URL is no URL or when the extra that it needs is not installed.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        grpc = parts.port == 4317
+    except ValueError:  # its text holds what stands in the port's place, which may be a password
+        parts, grpc = urlsplit(""), False
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"OBSERVATORY_URL: {url!r} is no http(s) URL; write http://host:4318")
-    grpc = parts.port == 4317
+        raise ConfigError("OBSERVATORY_URL: the value is no http(s) URL; write http://host:4318")
     package = f"opentelemetry.exporter.otlp.proto.{'grpc' if grpc else 'http'}"
     try:
         traces = import_module(f"{package}.trace_exporter")
@@ -65,7 +68,7 @@ def connect(url: str) -> Exporters:
         reader = import_module("opentelemetry.sdk.metrics.export").PeriodicExportingMetricReader
     except ImportError as error:
         extra = "opentelemetry-exporter-otlp-proto-grpc" if grpc else "llm-sidecar[otel]"
-        raise ConfigError(f"OBSERVATORY_URL: {url} needs `pip install '{extra}'` ({error})") from error
+        raise ConfigError(f"OBSERVATORY_URL: needs `pip install '{extra}'` ({error})") from error
     base = url.rstrip("/")
     if grpc:
         given = {"endpoint": base, "insecure": parts.scheme == "http", "timeout": _EXPORT_TIMEOUT_S}

@@ -45,6 +45,7 @@ _RESPONSE_FIELDS: Final = re.compile(
     rb"\n(content-length|content-type|content-encoding|transfer-encoding|x-should-retry"
     rb"|x-gemini-service-tier|x-sidecar-[!#$%&'*+\-.^_`|~0-9a-z]+|" + _HOP_BY_HOP + rb"):[\t ]*([^\r]*)\r"
 )
+_NAME: Final = re.compile(_TOKEN + rb"+")
 _HOP_NAMES: Final = frozenset(_HOP_BY_HOP.split(b"|"))
 _MAX_LENGTH_DIGITS: Final = 18  # fits 64 bits
 _DIGITS: Final = re.compile(rb"[0-9]{1,18}")
@@ -382,7 +383,8 @@ def _connection(
     keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
     # Naming an end-to-end field that frames or guards the message is an attack (request smuggling lists): not obeyed.
     guarded = {b"", b"close", b"keep-alive", b"host", b"content-length", b"transfer-encoding", b"authorization"}
-    return keep_alive, frozenset(options - guarded - _HOP_NAMES)
+    # No more than names: a line that is none, as the first one, is not a field to be taken away.
+    return keep_alive, frozenset(name for name in options - guarded - _HOP_NAMES if _NAME.fullmatch(name))
 
 
 def _without(block: bytes, names: frozenset[bytes]) -> bytes:

@@ -104,8 +104,12 @@ class Crew:
         member = Member(index, self._whos)
         ours, theirs = socket.socketpair(type=socket.SOCK_STREAM)
         ours.setblocking(False)
-        with theirs:
-            member.process = _spawned(theirs.fileno())
+        try:
+            with theirs:
+                member.process = _spawned(theirs.fileno())
+        except OSError:
+            ours.close()
+            raise
         self.members[index] = member
         link = member.link = Link(lambda body: self._hear(member, body), lambda: self._lost(member))
         await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=ours)
@@ -179,9 +183,16 @@ class Crew:
         self.restarts += 1
         self.changed.set()
         log.error("worker ended", worker=member.index, code=code, deaths=deaths + 1)
-        await asyncio.sleep(min(_LAST_PAUSE_S, _FIRST_PAUSE_S * 2**deaths))
-        if not self._stopping:
-            await self._start(member.index)
+        await asyncio.sleep(min(_LAST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(deaths, 10)))
+        await self._replace(member.index)
+
+    async def _replace(self, index: int) -> None:
+        while not self._stopping and index not in self.members:
+            try:
+                await self._start(index)
+            except OSError as error:  # the machine has no process or descriptor left
+                log.error("worker not started", worker=index, note=str(error))
+                await asyncio.sleep(_LAST_PAUSE_S)
 
     def stop(self, *, cut: bool = False) -> None:
         """Everybody drains, or is cut, and ends."""

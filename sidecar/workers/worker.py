@@ -35,7 +35,7 @@ from sidecar.core.following import Follower
 from sidecar.core.policy import Policy, Route, Upstream
 from sidecar.errors import ConfigError
 from sidecar.gauges import load, of_traffic
-from sidecar.process import loop_factory, place, salt_of, server_tls
+from sidecar.process import hush, loop_factory, place, salt_of, server_tls, watch_loop
 from sidecar.proxy.aside import Beside
 from sidecar.proxy.cascade import Cascades
 from sidecar.proxy.downstream import Downstream
@@ -109,6 +109,7 @@ class Worker:
     async def run(self) -> int:
         """Serves from the first orders until the last ones; the exit code."""
         loop = asyncio.get_running_loop()
+        watch_loop(loop, self.on_bug)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, lambda: None)  # they are for the leader, which says what to do
         self.telling.flush()  # here we are
@@ -336,6 +337,7 @@ def main(descriptor: int) -> int:
         return 0  # the leader ended before it said anything
     gc.set_threshold(50_000, 20, 100)  # as `app.serve`
     sys.setswitchinterval(0.0005)
+    hush()
     sink = configure(hello.settings.log_level)
     structlog.contextvars.bind_contextvars(worker=hello.index)
 

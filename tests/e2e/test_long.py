@@ -1,4 +1,4 @@
-"""What takes minutes (`make campaign`): a hundred thousand calls, ten thousand streams that are left, and what stays of them."""
+"""What takes minutes (`make campaign`): 100,000 calls, 10,000 streams that are left, and what stays of them."""
 
 import asyncio
 from pathlib import Path

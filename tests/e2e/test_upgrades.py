@@ -2,7 +2,8 @@
 
 `tests/fixtures/databases` holds what older code wrote, 60 calls of 12 people with a rollout at 25 %:
 `schema-1-before-tasks` of the version without tasks and texts, `schema-1` of the last one without a chain in the audit.
-They were made by running those versions, and are never made anew. A newer version is imitated: no one can record it.
+They were made by running those versions, and are never made anew; `record_database.py` records this one before its schema
+changes. A newer version is imitated: no one can record it.
 """
 
 import asyncio

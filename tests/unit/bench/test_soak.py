@@ -82,7 +82,7 @@ def test_what_is_flat_is_not_broken() -> None:
     ],
 )
 def test_what_grows_is_named(grown: dict[str, Grown], what: str) -> None:
-    """A leak of 100 bytes a call, of a descriptor in 300 calls, of 6 ms an hour: each alone is found in 20 minutes."""
+    """INC-46: a leak of 100 bytes a call, of a descriptor in 300 calls, 6 ms an hour: each alone is found in 20 minutes."""
     (broken,) = judge(seen(**grown))  # type: ignore[arg-type] # one of the functions
     assert broken.startswith(f"{what} grows by ")
 

@@ -6,7 +6,7 @@ from sidecar.core import following
 from sidecar.core.engine import Engine
 from sidecar.core.following import Bound, Follower
 from sidecar.core.leading import Leader
-from sidecar.core.policy import Budget, Fallback, Knob, Policy, Tuning
+from sidecar.core.policy import Budget, ExperimentSpec, Fallback, Knob, Policy, Tuning, Variant
 from sidecar.core.types import Decision, Facts, Feedback
 from tests.unit.core.engines import BASE, MINI, NANO, NOW, facts, kinds, outcome, policy, rule
 
@@ -237,6 +237,24 @@ def test_time_alone_moves_no_rollout_of_a_follower() -> None:
     step = [one.step for one in crew[0].status()[0].rollouts]
     assert kinds(crew[0].tick(NOW + 100_000.0)) == ["rule.matched"]
     assert [one.step for one in crew[0].status()[0].rollouts] == step
+
+
+def test_an_experiment_is_one_experiment() -> None:
+    """Who gets which variant is the same everywhere, the leader counts all, and its end reaches every follower."""
+    variants = (Variant("control", BASE.id), Variant("mini", MINI.id))
+    spec = ExperimentSpec(variants, metric="cost", min_samples=10, allocation="uniform")
+    crew = Crew(policy(mode="ab", rollout=None, experiment=spec, sticky="session"))
+    asked = [facts(key, key_source="session") for key in range(1, 80)]
+    arms = [crew.ask(n % 2, one).arm for n, one in enumerate(asked)]
+    assert [crew.ask(1 - n % 2, one).arm for n, one in enumerate(asked)] == arms  # by hash: nothing was told yet
+    crew.report()
+    experiment = crew.leader.status()[0].experiment
+    assert experiment is not None
+    assert sum(one.units for one in experiment.variants) == len(asked)  # conversations
+    crew.leader.rollback("support", NOW)
+    crew.tell()
+    new = [crew.ask(n % 2, facts(key, key_source="session")).arm for n, key in enumerate(range(1_000, 1_100))]
+    assert set(new) == {BASE.id}
 
 
 def test_only_what_cannot_be_read_is_told() -> None:

@@ -157,6 +157,7 @@ def test_answers_are_remembered_and_the_memory_is_bounded() -> None:
         (small(models=[["m", ["sounds-like", "m"], [[None, {}]]]]), "unknown clause 'sounds-like'"),
         (small(match=["regex", "("]), "price list: "),
         (small(models=3), "price list: "),
+        (small().replace(b'"acme"', b'"ac\xffme"'), "utf-8"),
     ],
 )
 def test_a_bad_list_is_refused_when_it_is_read(text: bytes, says: str) -> None:
