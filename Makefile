@@ -6,6 +6,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 VENV ?= .venv
 SDK ?= .venv-sdk
 SUPPLY ?= .venv-supply
+FUZZ ?= .venv-fuzz
+SECONDS ?= 3600
 DATA ?= ../shared/data/quality
 ARGS ?=
 
@@ -20,7 +22,7 @@ FAST := not real and not campaign
 install = { [ -x $(BIN)/uv ] && $(BIN)/uv pip install --quiet --python $(PY) $(1); } || $(PY) -m pip install --quiet $(1)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint coverage test-real test-sdk supply campaign bench lock lock-sdk image clean
+.PHONY: help run test check lint coverage test-real test-sdk supply fuzz campaign bench lock lock-sdk image clean
 
 help:
 	@echo "make run        set up, then the demo: a simulated provider, the sidecar, a fault and its rollback"
@@ -29,6 +31,7 @@ help:
 	@echo "make test-real  two real small models, real SDKs, the real process (gets 0.45 GB once)"
 	@echo "make test-sdk   every client that docs/clients.md names, before the simulated provider in every dialect"
 	@echo "make supply     the list of what is in the image (CycloneDX), and an audit of it"
+	@echo "make fuzz       every reader against spoilt bytes, for an hour (SECONDS=n)"
 	@echo "make campaign   what is too long for CI: soak, long fuzz, kill rounds"
 	@echo "make bench      proxy and routing benchmarks (DATA=folder of matrices)"
 	@echo "make lock       lock the dependencies again (lock-sdk: those of test-sdk)"
@@ -105,9 +108,21 @@ $(SUPPLY)/.made: requirements/supply.txt $(VENV)/.uv
 supply: $(SUPPLY)/.made
 	$(PY) -m tests.supply --tools $(SUPPLY) --out build
 
-campaign: $(VENV)/.dev
+# atheris lies beside the environment, never in it: the fuzzer goes on without it where it cannot be had.
+$(FUZZ)/.made: requirements/fuzz.txt $(VENV)/.uv
+	@mkdir -p $(FUZZ)
+	@{ [ -x $(BIN)/uv ] && $(BIN)/uv pip install --quiet --python $(PY) --target $(FUZZ) --require-hashes -r requirements/fuzz.txt; } \
+		|| $(PY) -m pip install --quiet --upgrade --target $(FUZZ) --require-hashes -r requirements/fuzz.txt \
+		|| echo "atheris cannot be had: fuzzing blindly"
+	@touch $@
+
+fuzz: $(FUZZ)/.made $(VENV)/.dev
+	PYTHONPATH="$(abspath $(FUZZ))" $(PY) -m bench.fuzz --seconds $(SECONDS) $(ARGS)
+
+campaign: $(VENV)/.dev $(FUZZ)/.made
 	$(PY) -m pytest -q -m campaign tests
 	$(PY) -m bench.campaign $(ARGS)
+	PYTHONPATH="$(abspath $(FUZZ))" $(PY) -m bench.fuzz --seconds $(SECONDS)
 
 bench: $(VENV)/.dev
 	@mkdir -p build
@@ -119,6 +134,7 @@ lock: $(VENV)/.uv
 	$(LOCK) pyproject.toml --group build --extra encryption --output-file requirements/encryption.txt
 	$(LOCK) pyproject.toml --group dev --output-file requirements/dev.txt
 	$(LOCK) requirements/supply.in --output-file requirements/supply.txt
+	$(LOCK) requirements/fuzz.in --output-file requirements/fuzz.txt
 
 lock-sdk: $(SDK)/.made
 	$(LOCK) tests/sdk/requirements.in --output-file tests/sdk/requirements.txt

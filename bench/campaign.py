@@ -106,6 +106,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--speed", type=float, default=10.0, help="of the soak: how fast time runs in the traces")
     parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="of the soak")
+    parser.add_argument("--into", type=Path, metavar="FILE.md", help="the page that gets the tables of the soak")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     options = parser.parse_args(arguments)
@@ -136,6 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             told["soak"] = soak_report.as_json(seen)
             if options.picture is not None:
                 options.picture.write_text(soak_report.picture(seen).svg())
+            if options.into is not None:
+                options.into.write_text(soak_report.put_into(options.into.read_text(), seen))
     if options.faults:
         numbers = range(options.faults) if options.only is None else [options.only]
         faulted = faults.run(numbers, options.seed)

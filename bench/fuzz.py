@@ -1,4 +1,4 @@
-"""Fuzzing: `python -m bench.fuzz [--seconds N] [--target NAME]... [--seed N]`, or one input again: `--target NAME --replay FILE`.
+"""Fuzzing: `python -m bench.fuzz [--seconds N] [--target NAME]... [--seed N]`; `--target NAME --replay FILE`: one input.
 
 The targets are those of `bench.fuzz_wire` and `bench.fuzz_spokes`, which say what must hold. With atheris (`make fuzz`
 installs it beside the environment, never into it) libFuzzer is guided by the branches of our code that an input reaches;
@@ -25,7 +25,7 @@ from typing import Any, Final
 
 OUT: Final = Path(__file__).resolve().parents[1] / "build" / "fuzz"
 SLOW_S: Final = 2.0  # with every branch counted, which takes five times as long
-MAX_BYTES: Final = 16_384  # of an input
+MAX_BYTES: Final = 4096  # of an input
 _SEEDS: Final = {
     "head": "heads", "answer-head": "answer_heads", "chunked": "chunks", "sse": "events", "eventstream": "frames",
     "json-edit": "bodies", "request-texts": "bodies", "usage": "events", "usage-strip": "events", "target": "targets",
@@ -108,10 +108,11 @@ def spoilt(chance: random.Random, seeds: Sequence[bytes]) -> bytes:
 
 
 WORDS: Final = (
-    b"\r\n", b"\n", b"\r", b"\0", b"\xff", b" ", b":", b",", b'"', b"\\", b"{", b"}", b"[", b"]", b"null", b"true", b"-1", b"0",
-    b"1e400", b"9" * 30, b"\\ud800", b"\xed\xa0\x80", b"[" * 200, b'{"a":' * 200, b"data: ", b"\n\n", b"event: ", b"[DONE]",
-    b'"type":', b'"index":', b'"content":', b'"usage":', b'"error":', b'"id":""', b"[]", b"{}", b'""', b"Content-Length: 1\r\n",
-    b"Transfer-Encoding: chunked\r\n", b"0\r\n\r\n", b"%2e%2e", b"/", b"#", b"?", b"\xe2\x80\xa8", b"&a *a", b"!!python/object:x",
+    b"\r\n", b"\n", b"\r", b"\0", b"\xff", b" ", b":", b",", b'"', b"\\", b"{", b"}", b"[", b"]", b"null", b"true", b"-1",
+    b"0", b"1e400", b"9" * 30, b"\\ud800", b"\xed\xa0\x80", b"[" * 200, b'{"a":' * 200, b"data: ", b"\n\n", b"event: ",
+    b"[DONE]", b'"type":', b'"index":', b'"content":', b'"usage":', b'"error":', b'"id":""', b"[]", b"{}", b'""',
+    b"Content-Length: 1\r\n", b"Transfer-Encoding: chunked\r\n", b"0\r\n\r\n", b"%2e%2e", b"/", b"#", b"?", b"\xe2\x80\xa8",
+    b"&a *a", b"!!python/object:x",
 )  # fmt: skip
 
 
@@ -139,8 +140,10 @@ def _fuzz(name: str, seconds: float, seed: int) -> None:
     words.write_text(
         "".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in WORDS if len(word) < 64)
     )
-    options = [f"-max_total_time={seconds:.0f}", f"-seed={seed}", f"-max_len={MAX_BYTES}", "-timeout=60", "-print_final_stats=1",
-               "-rss_limit_mb=2048", f"-dict={words}", f"-artifact_prefix={out}/{name}-"]  # fmt: skip
+    options = [
+        f"-max_total_time={seconds:.0f}", f"-seed={seed}", f"-max_len={MAX_BYTES}", f"-dict={words}",
+        f"-artifact_prefix={out}/{name}-", "-timeout=60", "-print_final_stats=1", "-rss_limit_mb=2048",
+    ]  # fmt: skip
     atheris.Setup([sys.argv[0], *options, *map(str, folders)], watched.once)
     atheris.Fuzz()
 

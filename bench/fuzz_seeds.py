@@ -26,7 +26,7 @@ _SAID: Final[dict[str, Any]] = {
     "cohere": said_cohere, "converse": said_converse,
 }  # fmt: skip
 _EACH: Final = 12  # of one format
-_MAX_BYTES: Final = 8192  # of a seed: long ones are spoilt slowly
+_MAX_BYTES: Final = 3072  # of a seed: long ones are spoilt slowly
 
 
 @cache
@@ -45,8 +45,8 @@ def _made(form: str, what: str) -> list[bytes]:
         found.append(write(value))
 
     collect()
-    short = [one for one in dict.fromkeys(found) if len(one) <= _MAX_BYTES]
-    return sorted(short, key=len, reverse=True)[:_EACH]
+    short = sorted(dict.fromkeys(found), key=len)
+    return [one for one in short if len(one) <= _MAX_BYTES][-_EACH:] or short[:_EACH]
 
 
 def requests() -> list[bytes]:

@@ -47,8 +47,7 @@ def request(data: bytes) -> None:
     client = _CLIENTS[data[0] % len(_CLIENTS)] if data else "chat"
     try:
         said = read(data[1:], client, "m", stream=bool(len(data) % 2))
-    except TranslationError as error:
-        assert str(error)
+    except TranslationError:
         return
     for number, arm in enumerate(_ARMS):
         provider = next(one for one in _PROVIDERS[number % 5 :] + _PROVIDERS if arm in one.paths)
@@ -73,8 +72,7 @@ def answer(data: bytes) -> None:
     try:
         whole.feed(body)
         told = orjson.loads(whole.end())
-    except WrongAnswer as error:
-        assert str(error)
+    except WrongAnswer:
         return
     if whole.problem is None:
         SPOKES[client].read_response(told)

@@ -27,6 +27,8 @@ BLOCKS: Final = 30  # 12..60: more are not independent, fewer make the interval 
 LEAST_S: Final = 60.0  # a shorter soak says nothing
 LIMIT_MIB: Final = 512.0
 WEEK_H: Final = 168.0
+BEGIN: Final = "<!-- soak begin -->"
+END: Final = "<!-- soak end -->"
 PER_CALLS: Final = 1000
 
 
@@ -128,6 +130,17 @@ def show(seen: Soak) -> str:
         interval = f"{one.low:+.2f} to {one.high:+.2f}"
         lines.append(f"| {one.what} | {one.typical:.2f}{unit} | {one.slope:+.2f} | {interval} | {one.bound:.2f} |")
     return "\n".join(lines) + "\n"
+
+
+def put_into(page: str, seen: Soak) -> str:
+    """The page with these tables between its marks. Raises ValueError when it has none."""
+    head, begin, rest = page.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the page has no {BEGIN} and {END}")
+    return (
+        f"{head}{begin}\n{show(seen)}\n![Memory, descriptors and the rest over the soak](images/soak.svg)\n{end}{tail}"
+    )
 
 
 _ENDS: Final = ("200", "500", "502", "503", "broken", "left")

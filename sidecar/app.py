@@ -315,7 +315,7 @@ class Sidecar:
     def on_bug(self, where: str, error: BaseException) -> None:
         """An exception that the process survived. Its text may hold a request's words: only kind and place are told."""
         self.plane.books.bugs += 1
-        log.error("bug", where=where, kind=type(error).__name__, at=place(error))
+        log.error("bug", where=where, kind=type(error).__name__, place=place(error))  # `at` is the time
 
     def _task_failed(self, name: str, error: BaseException) -> None:
         self.on_bug(f"task {name}", error)

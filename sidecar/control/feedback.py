@@ -158,7 +158,11 @@ class FeedbackDesk:
             self._spawn(lambda: self._find_stored(written, answer))
 
     async def _find_stored(self, written: _Written, answer: Answer) -> None:
-        found = await self._look_up(written.id or written.completion_id or "")
+        try:
+            found = await self._look_up(written.id or written.completion_id or "")
+        except Exception:
+            self._refuse(answer, 503, "decisions cannot be looked up now: send it again later")
+            raise
         if not found:
             self._refuse(answer, 404, "no decision has this id, or it is older than seven days")
         elif len(found) > 1:

@@ -412,7 +412,10 @@ class Writer:
     def _fail(self, error: Exception) -> None:
         self.errors += 1
         self.writable = False
-        self.last_error = str(error) if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"
+        kind = type(error).__name__  # the texts of other errors may hold a row's values
+        self.last_error = str(error) if isinstance(error, StoreError) else kind
+        if isinstance(error, sqlite3.Error | OSError):
+            self.last_error = f"{kind}: {error}"
 
     def _recover(self, error: Exception) -> None:
         """After a failure: a lock is waited for with the same connection, everything else opens the file again."""

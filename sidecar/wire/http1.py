@@ -271,8 +271,8 @@ def split_at_length(
             colon = raw.index(b":", start)
             parts.append(raw[at:start] if value is None else raw[at : colon + 1] + b" " + value + b"\r\n")
             at = end
-        elif name == b"transfer-encoding":
-            # The chunks are ours, and so is the word: CHUNKED is legal, and servers exist that read no body then.
+        elif name == b"transfer-encoding" and head.fields[name] != b"chunked":
+            # CHUNKED is legal, and servers exist that read no body then.
             parts.append(raw[at : raw.index(b":", start) + 1] + b" chunked\r\n")
             at = end
         elif name in _HOP_NAMES or name in head.nominated or name == b"expect" or name.startswith(b"x-sidecar-"):

@@ -139,7 +139,7 @@ class UsageStrip:
         start, end = place
         try:
             head = _decode(event[start:end])
-        except (msgspec.MsgspecError, RecursionError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return event
         usage = bytes(head.usage)
         if usage == b"null":
@@ -160,7 +160,7 @@ def _says_nothing(choices: bytes, *, finished: bool) -> bool:
         return False
     try:
         said = _decode_choices(choices)
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
     return not any(one.text or one.finish_reason or _speaks(one.delta or {}) for one in said)
 

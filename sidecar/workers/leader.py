@@ -262,6 +262,11 @@ class LeadingSidecar(Sidecar):
         if any(event.kind.startswith(_MOVES) for event in events):
             self.tell()
 
+    def on_bug(self, where: str, error: BaseException) -> None:
+        """As `Sidecar.on_bug`; it stays counted when the books are copied."""
+        super().on_bug(where, error)
+        self.crew.gone.bugs += 1
+
     def apply(self, loaded: Loaded) -> None:
         """As `Sidecar.apply`; workers put the policy in force when they hear of it."""
         super().apply(loaded)

@@ -270,7 +270,7 @@ class Worker:
     def on_bug(self, where: str, error: BaseException) -> None:
         """As `app.Sidecar.on_bug`."""
         self.plane.books.bugs += 1
-        log.error("bug", where=where, kind=type(error).__name__, at=place(error))
+        log.error("bug", where=where, kind=type(error).__name__, place=place(error))  # `at` is the time
 
     # ---- down
 

@@ -22,12 +22,21 @@ from tests.golden.names import ARMS, MODELS
 
 PROMPT: Final = "The heron (keeps) \"Größe\" / its ledger\nunder the third stone & waits."
 ANSWER: Final = "Seven 'lanterns' drift \\ past the sleeping\tcustoms house, 世界 & on."
-KEY: Final = 'sk-canary-7f3a/9c51+e2"d8\\4b06%1=x'
+KEY: Final = 'sk-canary7f3a9c51e2/d8+4b"06\\c1%1=x'
 TOKEN: Final = "token-of-an-app-9d41c07be3"
 PASSWORD: Final = "pass-word-of-the-proxy-51b0e7"
 _ADMIN_SIDE: Final = (
     "/api/v1/status", "/api/v1/decisions", "/api/v1/rollouts", "/api/v1/audit", "/openapi.json", "/api/v1/nothing",
 )  # fmt: skip
+_END: Final = "=== the end of a verb ===\n"
+_RUN: Final = f"""
+import json, sys
+from sidecar.cli import main
+sys.stderr = sys.stdout
+for words in json.loads(sys.argv[1]):
+    main(words)
+    sys.stdout.write({_END!r})
+"""
 VERBS: Final[Sequence[tuple[str, ...]]] = (
     ("decisions", "--last", "5000"), ("decisions", "--last", "5000", "--json"), ("export",), ("export", "--format", "csv"),
     ("audit", "list", "--last", "500"), ("audit", "list", "--json", "--last", "500"), ("audit", "verify"),
@@ -109,7 +118,7 @@ class Stage:
         made = authority.issue_cert("localhost")
         made.cert_chain_pems[0].write_to_path(self.held / "cert.pem")
         made.private_key_pem.write_to_path(self.held / "tls.pem")
-        for number, line in enumerate(made.private_key_pem.bytes().splitlines()[2:-2]):
+        for number, line in enumerate(made.private_key_pem.bytes().splitlines()[3:5]):
             self.secrets[f"line {number} of the TLS key"] = line
         self.authority = authority
 
@@ -136,11 +145,13 @@ class Stage:
         upstreams["bench"] = {"dialect": "openai", "base_url": f"http://{LOOPBACK}:{port}/v1", "price": "free"}
         upstreams["bench"]["api_key"] = {"env": "CANARY_KEY"}
         judge = {"upstream": "bench", "model": "judge", "sample": 0.2, "per_minute": 10_000}
+        asked = [*dict.fromkeys(MODELS.values()), "m"]
         checks = ["json_schema", "tool_arguments", "finish_reason", "refusal", "empty"]
         routes = [
             {
                 "name": f"to-{arm}",
-                "match": {"tags": {"arm": arm}},
+                "match": {"tags": {"arm": arm}, "models": asked},
+                "virtual": [name for name in asked if name != MODELS[arm]],
                 "mode": "observe",
                 "baseline": {"id": "base", "upstream": arm, "model": MODELS[arm]},
                 "allow_loss": True,
@@ -154,16 +165,20 @@ class Stage:
 
     # ---- what it leaves behind
 
-    def verb(self, *words: str) -> bytes:
-        """What a verb of the command line prints, on both streams."""
+    def verbs(self, *calls: Sequence[str]) -> list[bytes]:
+        """What verbs of the command line print, on both streams; one process runs them all, as each start takes a second."""
         wanted = ("db", "service", "admin_listen", "audit_key_file", "encryption_key_file", "salt_file")
-        command = [sys.executable, "-m", "sidecar", *(word.format(folder=self.folder) for word in words)]
-        for value in self.sidecar.arguments:
-            if value.partition("=")[0] in wanted:
-                command += ["--set", value]
-        command += ["--set", f"admin_token_file={self.held / 'token-of-ada'}"]
-        done = subprocess.run(command, capture_output=True, timeout=60, cwd=ROOT, env=self.sidecar.environ)
-        return done.stdout + done.stderr
+        settings = [value for value in self.sidecar.arguments if value.partition("=")[0] in wanted]
+        settings.append(f"admin_token_file={self.held / 'token-of-ada'}")
+        more = [word for value in settings for word in ("--set", value)]
+        commands = [[*(word.format(folder=self.folder) for word in words), *more] for words in calls]
+        done = subprocess.run(
+            [sys.executable, "-c", _RUN, json.dumps(commands)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, cwd=ROOT, env=self.sidecar.environ,
+        )  # fmt: skip
+        *told, rest = done.stdout.split(_END.encode())
+        assert len(told) == len(calls), rest
+        return told
 
     def admin(self, method: str, path: str, body: object = None, token: str = "") -> tuple[int, bytes]:
         headers = {"Authorization": f"Bearer {token or self.tokens['ada']}"}
@@ -180,10 +195,10 @@ class Stage:
 
     def told(self, explained: int = 3) -> dict[str, bytes]:
         """What the verbs print: all of them, and the explanation of the newest rows."""
-        found = {" ".join(words): self.verb(*words) for words in VERBS}
+        found = {" ".join(words): text for words, text in zip(VERBS, self.verbs(*VERBS), strict=True)}
         rows = [json.loads(line) for line in found["decisions --last 5000 --json"].splitlines() if line[:1] == b"{"]
-        for row in rows[:explained]:
-            found[f"explain {row['id']}"] = self.verb("explain", row["id"])
+        ids = [row["id"] for row in rows[:explained]]
+        found |= dict(zip(map("explain {}".format, ids), self.verbs(*(("explain", one) for one in ids)), strict=True))
         self.rows = rows
         return found
 

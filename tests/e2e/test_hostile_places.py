@@ -1,5 +1,5 @@
-"""Calls that name places (Azure, Vertex, Bedrock, Cohere, Gemini), and calls that are translated: no field of any chooses the
-host, and none but its own segment of the path; what goes up is one well-formed request to the upstream of the policy."""
+"""Calls that name places (Azure, Vertex, Bedrock, Cohere, Gemini), and calls that are translated: no field of any chooses
+the host, and none but its own segment of the path; what goes up is one well-formed request to the policy's upstream."""
 
 import itertools
 import re
@@ -22,18 +22,19 @@ upstreams:
   bedrock: {{dialect: bedrock, base_url: "{url}/br", api_key: {{env: AWS}}, price: free}}
   gemini: {{dialect: gemini, base_url: "{url}/ge", api_key: {{env: HELD}}, price: free}}
 routes:
-  - {{name: cohere, match: {{models: ["to-cohere"]}}, baseline: {{id: c, upstream: cohere, model: command-a}}, virtual: [to-cohere]}}
-  - {{name: bedrock, match: {{models: ["to-bedrock"]}}, baseline: {{id: b, upstream: bedrock, model: "amazon.nova-pro-v1:0"}},
-     virtual: [to-bedrock]}}
+  - {{name: cohere, match: {{models: ["to-cohere"]}}, baseline: {{id: c, upstream: cohere, model: command-a}},
+     virtual: [to-cohere]}}
+  - {{name: bedrock, match: {{models: ["to-bedrock"]}}, virtual: [to-bedrock],
+     baseline: {{id: b, upstream: bedrock, model: "amazon.nova-pro-v1:0"}}}}
   - {{name: gemini, match: {{models: ["to-gemini"]}}, baseline: {{id: g, upstream: gemini, model: gemini-2.5-flash}},
      virtual: [to-gemini]}}
   - {{name: vertex, match: {{models: ["to-vertex"]}}, baseline: {{id: v, upstream: vertex, model: gemini-2.5-flash}},
      virtual: [to-vertex]}}
-  - {{name: azure, match: {{models: ["to-azure"]}}, baseline: {{id: a, upstream: azure, model: gpt-4o}}, virtual: [to-azure]}}
+  - {{name: azure, match: {{models: ["to-azure"]}}, baseline: {{id: a, upstream: azure, model: gpt-4o}},
+     virtual: [to-azure]}}
 """
 SECRET = "held-canary"
-# Where each upstream's own requests may go; a name is one segment, in which nothing stands that a server would take for more.
-_NAME = rb"[A-Za-z0-9._~%:@!$&'()*+,;=-]+"
+# Where each upstream's own requests may go.
 PREFIXES = {
     "azure": rb"/az/openai/.*",
     "vertex": rb"/v1/projects/p/locations/l/.*",
@@ -137,7 +138,7 @@ def test_names_in_paths_stay_in_their_place(
             sidecar, path.encode().replace(b"{}", text), b'{"contents":[]}', b"Authorization: Bearer client-canary\r\n"
         )
         seen = recorder.take()
-        assert len(seen) <= 1 and len(told) == 1, (path, name, told, seen)
+        assert (len(told), len(seen)) in ((1, 0), (1, 1)), (path, name, told, seen)
         assert (told == [200]) == bool(seen), (path, name, told, answer)
         assert SECRET.encode() not in answer
         for one in seen:
@@ -181,7 +182,7 @@ def test_no_field_of_a_translated_call_names_a_host(
             sidecar, b"/v1/chat/completions", orjson.dumps(body), *lines, b"Authorization: Bearer client-canary\r\n"
         )
         seen = recorder.take()
-        assert len(told) == 1 and len(seen) <= 1, (body, told)
+        assert (len(told), len(seen)) in ((1, 0), (1, 1)), (body, told)
         assert SECRET.encode() not in answer
         for one in seen:
             in_place(one, recorder.port)
@@ -198,7 +199,7 @@ def test_names_in_bodies_stay_names(sidecar: Sidecar, recorder: Recorder, other:
         for target in (b"/openai/v1/chat/completions", b"/openai/v1/responses", b"/openai/v1/embeddings"):
             told, _ = ask(sidecar, target, body)
             seen = recorder.take()
-            assert len(told) == 1 and len(seen) <= 1, (name, told, seen)
+            assert (len(told), len(seen)) in ((1, 0), (1, 1)), (name, told, seen)
             for one in seen:
                 in_place(one, recorder.port)
     assert not recorder.broken

@@ -14,7 +14,7 @@ from sidecar import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCKS = ("run.txt", "dev.txt", "encryption.txt", "uv.txt", "supply.txt")
+LOCKS = ("run.txt", "dev.txt", "encryption.txt", "uv.txt", "supply.txt", "fuzz.txt")
 
 
 def _make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -29,7 +29,9 @@ def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-@pytest.mark.parametrize("target", ["run", "test", "check", "test-real", "supply", "campaign", "bench", "lock", "image"])
+@pytest.mark.parametrize(
+    "target", ["run", "test", "check", "test-real", "supply", "fuzz", "campaign", "bench", "lock", "image"]
+)
 def test_the_makefile_has_the_target_and_help_names_it(target: str) -> None:
     """Each target that the docs name can be planned, and `make help` tells what it does."""
     planned = _make("--dry-run", target)

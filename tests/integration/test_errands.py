@@ -12,10 +12,11 @@ from sidecar.clock import steady
 from sidecar.core.types import Event
 from sidecar.sim.knobs import SimulatedModel
 from sidecar.wire.answer import read_answer
+from tests.fixtures.canaries import Canaries
 from tests.integration.canary import NEW, OLD, route, talking, written
 from tests.integration.conftest import Running, Serve, Sim, Upstream
 from tests.integration.raw import SSE_HEAD, call, connected, delta, event, get, ok, post
-from tests.integration.test_secrets import ANSWER, KEY, PROMPT, spellings
+from tests.integration.test_secrets import ANSWER, KEY, PROMPT
 
 ALL = {"sample": 1.0, "per_minute": 10_000}
 JUDGE = "judge-model"
@@ -401,7 +402,7 @@ async def test_no_text_is_written_anywhere(upstream: Upstream, serve: Serve, tmp
         shown += file.read_bytes()
     shown += log.read_bytes()
     assert b"errand" in shown
-    leaks = [secret for text in (PROMPT, ANSWER, KEY, words) for secret in spellings(text) if secret in shown]
+    leaks = Canaries({"prompt": PROMPT, "answer": ANSWER, "key": KEY, "words": words}).leaks(shown)
     assert not leaks
 
 

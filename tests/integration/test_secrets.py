@@ -1,8 +1,6 @@
 """A canary key and a canary sentence go through a real process at debug level; afterwards they are nowhere but upstream."""
 
 import asyncio
-import base64
-import hashlib
 import os
 import signal
 import sys
@@ -12,24 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.canaries import Canaries
 from tests.integration.conftest import Upstream
 from tests.integration.raw import SSE_HEAD, ScriptedUpstream, call, chunked, connected, get, ok, post
 
 KEY = b"sk-canary-7f3a9c51e2d84b06"
 PROMPT = b"The heron keeps its ledger under the third stone."
 ANSWER = b"Seven lanterns drift past the sleeping customs house."
-SECRETS = (KEY, PROMPT, ANSWER)
-
-
-def spellings(secret: bytes) -> list[bytes]:
-    """The secret as it might be written: plain, base64 at each alignment, and the beginning of its hashes."""
-    found = [secret, secret[: len(secret) // 2 + 4], secret[-12:], secret.hex().encode()]
-    for pad in range(3):
-        coded = base64.b64encode(b"x" * pad + secret)
-        found.append(coded[4:-4])
-    for digest in (hashlib.sha256, hashlib.sha1, hashlib.md5, hashlib.blake2b):
-        found += [digest(secret).hexdigest()[:8].encode(), digest(b"Bearer " + secret).hexdigest()[:8].encode()]
-    return found
+CANARIES = Canaries({"key": KEY, "prompt": PROMPT, "answer": ANSWER})
 
 
 @dataclass
@@ -168,14 +156,7 @@ async def test_no_canary_is_written_anywhere(up: ScriptedUpstream, process: Proc
     assert process.process.returncode == 0
     assert len(shown["requests.log"]) > 1000
     assert any(name.endswith("sidecar.db") and len(text) > 4096 for name, text in shown.items())
-    leaks = [
-        (where, secret)
-        for where, text in shown.items()
-        for one in SECRETS
-        for secret in spellings(one)
-        if secret in text
-    ]
-    assert not leaks
+    assert CANARIES.sweep(shown) == []
 
 
 async def test_the_database_is_private(process: Process) -> None:

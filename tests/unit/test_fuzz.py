@@ -1,7 +1,7 @@
 """Hostile input, for a minute: each target of the fuzzer with good inputs that are spoilt, and with what it found before.
 
-What must hold is said in `bench/fuzz_wire.py` and `bench/fuzz_spokes.py`; `python -m bench.fuzz` does the same for hours, guided
-by coverage. The inputs here are the same ones in each run.
+What must hold is said in `bench/fuzz_wire.py` and `bench/fuzz_spokes.py`; `python -m bench.fuzz` does the same for hours,
+guided by coverage. The inputs here are the same ones in each run.
 """
 
 import random  # noqa: TID251 - a seed for each example

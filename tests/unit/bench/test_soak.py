@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 
 from bench.soak import NAMES, Sample, Soak, arrivals
-from bench.soak_report import LIMIT_MIB, WEEK_H, as_json, judge, picture, show, theil_sen, trends
+from bench.soak_report import (
+    BEGIN,
+    END,
+    LIMIT_MIB,
+    WEEK_H,
+    as_json,
+    judge,
+    picture,
+    put_into,
+    show,
+    theil_sen,
+    trends,
+)
 from bench.stats import median
 
 LENGTH_S = 1200.0
@@ -106,6 +118,13 @@ def test_tables_and_picture() -> None:
     assert f"| memory | {memory.typical:.2f} MiB |" in show(soak)
     assert "| whole | " in show(soak)
     assert len(picture(soak).svg()) < 40_000
+    page = put_into(f"# Page\n{BEGIN}\nold\n{END}\nrest\n", soak)
+    assert page.startswith("# Page\n")
+    assert page.endswith("rest\n")
+    assert "old" not in page
+    assert put_into(page, soak) == page
+    with pytest.raises(ValueError, match="soak begin"):
+        put_into("# Page\n", soak)
     told = as_json(soak)
     assert len(told["samples"]) == len(soak.samples)  # type: ignore[arg-type] # a list
     assert told["ends"] == {"whole: 200": soak.calls}

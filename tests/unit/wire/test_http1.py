@@ -82,6 +82,8 @@ REFUSED = {
     "http 3": b"GET /v1/x HTTP/3.0\r\nHost: a\r\n\r\n",
     "lower case": b"get /v1/x http/1.1\r\nHost: a\r\n\r\n",
     "unknown method": b"EVIL /v1/x HTTP/1.1\r\nHost: a\r\n\r\n",
+    "icecast": b"SOURCE /v1/x ICE/1.0\r\nHost: a\r\n\r\n",
+    "rtsp": b"DESCRIBE /v1/x RTSP/1.0\r\nHost: a\r\n\r\n",
 }
 
 
@@ -300,6 +302,21 @@ def test_guarded_fields_cannot_be_nominated_away() -> None:
     assert joined(head, b"3") == b"POST /v1/x HTTP/1.1\r\nHost: a\r\nAuthorization: k\r\nContent-Length: 3\r\n\r\n"
 
 
+def test_no_line_but_a_field_can_be_nominated_away() -> None:
+    """INC-42: `Connection` names the request line itself: it stays. Found by `python -m bench.fuzz --target head`."""
+    head = parse_request_fully(
+        b"POST /v1/x HTTP/1.1\r\nHost: a\r\nConnection: POST /v1/x HTTP/1.1, x-gone\r\n"
+        b"X-Gone: b\r\nContent-Length: 3\r\n\r\n"
+    )
+    assert joined(head, b"3") == b"POST /v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n"
+
+
+def test_chunks_are_said_in_small_letters() -> None:
+    """INC-42: CHUNKED is legal, and not every server reads a body then: what goes up is a word that all know."""
+    head = parse_request_fully(b"POST /v1/x HTTP/1.1\r\nHost: a\r\nTRANSFER-Encoding:  CHUNKED\r\nB: c\r\n\r\n")
+    assert joined(head) == b"POST /v1/x HTTP/1.1\r\nHost: a\r\nTRANSFER-Encoding: chunked\r\nB: c\r\n\r\n"
+
+
 def test_http_1_0_goes_up_as_http_1_1() -> None:
     """The upstream leg is ours: its version is HTTP/1.1."""
     assert joined(parse_request_fully(b"GET /v1/x HTTP/1.0\r\nA: b\r\n\r\n")) == b"GET /v1/x HTTP/1.1\r\nA: b\r\n\r\n"
@@ -314,7 +331,7 @@ def test_every_other_line_is_kept(fields: list[tuple[bytes, bytes, bytes]]) -> N
     if head is None:
         return
     gone = {b"connection", b"keep-alive", b"te", b"upgrade", b"expect", b"x-sidecar-tags"} | head.nominated
-    sent = head.raw.split(b"\r\n")
+    sent = head.raw.replace(b"Chunked", b"chunked").split(b"\r\n")
     kept = [line for line in sent if line.partition(b":")[0].lower() not in gone]
     assert joined(head, head.raw[slice(*head.length_span)]).split(b"\r\n") == kept
 

@@ -44,6 +44,14 @@ IDLE = b'data: {"choices":[{"index":0,"delta":%b,"finish_reason":null}],%%b}\n\n
 COUNTS = b'"usage":{"prompt_tokens":3,"completion_tokens":2,"cost":0.1}'
 
 
+def test_what_is_no_utf_8_passes() -> None:
+    """INC-42: of a broken server: no event of ours, and nothing is raised. Found by `bench.fuzz --target usage-strip`."""
+    finish, spoilt = chunk(None, "stop"), chunk("x", "s", usage='"usage":{"completion_tokens":0}')
+    spoilt = spoilt.replace(b'"s"', b'"s\xcf"')
+    assert b"\xcf" in spoilt
+    assert strip(finish, spoilt, DONE) == finish + spoilt + DONE
+
+
 def test_usage_on_a_choice_that_says_nothing_goes_behind_the_finish_reason() -> None:
     """OpenRouter's last event; before the finish reason, or with anything in it, it is the client's."""
     text, finish, idle = chunk("a"), chunk(None, "stop"), IDLE % COUNTS

@@ -159,6 +159,7 @@ def test_everything_of_its_own_format_is_said_again() -> None:
         {"type": "input_file", "file_data": "AA"},
         {"type": "input_file", "file_id": "file-1", "detail": "low"},
         {"type": "input_image", "file_id": "file-1"},
+        {"type": "input_text", "text": "a", "input_audio": {"x": 1}},  # of nothing that we know
     ]
     output = {"type": "function_call_output", "call_id": "c", "output": "", "name": "f"}
     tools = [
