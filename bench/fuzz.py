@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import importlib
 import importlib.util
-import os
 import random  # noqa: TID251 - the seed is an argument, and is printed
 import re
 import subprocess
@@ -62,7 +61,7 @@ class Watched:
         known = self.faults.get(what)
         if known is not None and known.stat().st_size <= len(data):
             return  # the shortest input of each place is kept
-        file = self.out / f"{self.name}-{hashlib.sha256(what.encode()).hexdigest()[:10]}.bin"
+        file = self.out / f"{hashlib.sha256(what.encode()).hexdigest()[:10]}.bin"
         self.faults[what] = file
         file.write_bytes(data)
         trace = "" if error is None else "".join(traceback.format_exception(error))
@@ -118,7 +117,7 @@ WORDS: Final = (
 
 def _fuzz(name: str, seconds: float, seed: int) -> None:
     """The child process: one target, for so long."""
-    out = OUT
+    out = OUT / name
     out.mkdir(parents=True, exist_ok=True)
     if importlib.util.find_spec("atheris") is None:
         watched, seeds, runs = Watched(name, target_of(name), out), seeds_of(name), 0
@@ -131,27 +130,31 @@ def _fuzz(name: str, seconds: float, seed: int) -> None:
     atheris: Any = importlib.import_module("atheris")
     with atheris.instrument_imports(include=["sidecar.wire", "sidecar.config"]):
         watched = Watched(name, target_of(name), out)
-    folders = [out / "corpus" / name, out / "seeds" / name]
+    folders = [OUT / ".corpus" / name, OUT / ".seeds" / name]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     for one in seeds_of(name):
         (folders[1] / hashlib.sha256(one).hexdigest()[:16]).write_bytes(one)
-    words = out / f"{name}.words"
+    words = OUT / ".words"
     words.write_text(
         "".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in WORDS if len(word) < 64)
     )
     options = [
         f"-max_total_time={seconds:.0f}", f"-seed={seed}", f"-max_len={MAX_BYTES}", f"-dict={words}",
-        f"-artifact_prefix={out}/{name}-", "-timeout=60", "-print_final_stats=1", "-rss_limit_mb=2048",
+        f"-artifact_prefix={out}/", "-timeout=60", "-print_final_stats=1", "-rss_limit_mb=2048",
     ]  # fmt: skip
     atheris.Setup([sys.argv[0], *options, *map(str, folders)], watched.once)
     atheris.Fuzz()
 
 
+def _faults(name: str) -> set[tuple[Path, float]]:
+    """The inputs that were kept of a target, and when."""
+    return {(file, file.stat().st_mtime) for file in (OUT / name).glob("*") if file.suffix != ".txt"}
+
+
 def run(names: Sequence[str], seconds: float, seed: int) -> list[str]:
     """Fuzzes each target for its share of the time, prints a table, and gives the faults."""
     OUT.mkdir(parents=True, exist_ok=True)
-    old = {file: file.stat().st_mtime for file in OUT.glob("*-*")}
     guided = importlib.util.find_spec("atheris") is not None
     print(
         f"seed {seed}, {'guided by coverage' if guided else 'blindly: atheris is not here (make fuzz installs it)'}\n"
@@ -159,25 +162,18 @@ def run(names: Sequence[str], seconds: float, seed: int) -> list[str]:
     print("| target | executions | branches reached | faults |\n| --- | ---: | ---: | ---: |")
     faults, total = [], 0
     for name in names:
+        old = _faults(name)
         command = [sys.executable, "-m", "bench.fuzz", "--child", name, "--seconds", str(seconds / len(names))]
         done = subprocess.run(
             [*command, "--seed", str(seed)],
             capture_output=True,
             text=True,
             errors="replace",
-            env={**os.environ},
             check=False,
         )
         runs, covered = _RUNS.findall(done.stderr), _COVERED.findall(done.stderr)
-        new = [
-            file for file in OUT.glob(f"{name}-*") if file.suffix != ".txt" and old.get(file) != file.stat().st_mtime
-        ]
-        new = [
-            file
-            for file in new
-            if not any(file.name.startswith(f"{longer}-") for longer in TARGETS if name in longer[:-1])
-        ]
-        faults += [f"{name}: python -m bench.fuzz --target {name} --replay {file}" for file in new]
+        new = sorted(_faults(name) - old)
+        faults += [f"{name}: python -m bench.fuzz --target {name} --replay {file}" for file, _ in new]
         if done.returncode and not new:
             faults.append(f"{name}: the fuzzer itself ended with {done.returncode}: {done.stderr[-500:]}")
         total += int(runs[-1]) if runs else 0

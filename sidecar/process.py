@@ -106,4 +106,5 @@ class _Untold(logging.Handler):
         if error is not None:
             _told(record.name, error)
         else:
-            sys.stderr.write(f"llm-sidecar: {record.name}: {record.levelname.lower()} at {record.filename}:{record.lineno}\n")
+            where = f"{record.levelname.lower()} at {record.filename}:{record.lineno}"
+            sys.stderr.write(f"llm-sidecar: {record.name}: {where}\n")

@@ -109,7 +109,9 @@ def _key(
         return "file", key.file
     if key.env is not None:
         if not _VARIABLE.fullmatch(key.env):
-            problems.add(key.node.find("env"), "is not the name of an environment variable", "write its name, not the key")
+            problems.add(
+                key.node.find("env"), "is not the name of an environment variable", "write its name, not the key"
+            )
         elif not around.environ.get(key.env):
             named = guarded(key.env)
             what = f"the environment variable {named} is not set here: calls to this upstream will be refused"

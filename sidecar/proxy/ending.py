@@ -152,11 +152,7 @@ def _record(exchange: Over, outcome: Outcome) -> None:
     if facts.endpoint == "responses" and outcome.completion_id and arm is not None:
         plane.keep(outcome.completion_id, arm, facts.key)
     refused = decision.refusal is not None
-    asked, served = _kept(facts.model), _kept(outcome.served_model)
-    if asked is not facts.model:
-        facts = replace(facts, model=asked)
-    if served is not outcome.served_model:
-        outcome = replace(outcome, served_model=served)
+    facts, outcome = _with_names(facts, outcome)
     settled = Settled(
         id=exchange.id,
         at=exchange.at,
@@ -175,6 +171,16 @@ def _record(exchange: Over, outcome: Outcome) -> None:
         exchange.witness.over(settled)
     if plane.signals.active:
         _signal(exchange, decision, outcome)
+
+
+def _with_names(facts: Facts, outcome: Outcome) -> tuple[Facts, Outcome]:
+    """Both with the models' names as they may be told."""
+    asked, served = _kept(facts.model), _kept(outcome.served_model)
+    if asked is not facts.model:
+        facts = replace(facts, model=asked)
+    if served is not outcome.served_model:
+        outcome = replace(outcome, served_model=served)
+    return facts, outcome
 
 
 def _kept(name: str | None) -> str | None:

@@ -272,8 +272,8 @@ def split_at_length(
             parts.append(raw[at:start] if value is None else raw[at : colon + 1] + b" " + value + b"\r\n")
             at = end
         elif name == b"transfer-encoding" and head.fields[name] != b"chunked":
-            # CHUNKED is legal, and servers exist that read no body then.
-            parts.append(raw[at : raw.index(b":", start) + 1] + b" chunked\r\n")
+            # CHUNKED is legal, and a server that compares bytes would read no body then.
+            parts.append(raw[at:start] + raw[start:end].replace(head.fields[name], b"chunked"))
             at = end
         elif name in _HOP_NAMES or name in head.nominated or name == b"expect" or name.startswith(b"x-sidecar-"):
             parts.append(raw[at:start])

@@ -1,4 +1,4 @@
-"""`python -m tests.e2e.secret_faults run ...`: the sidecar with a fault in the stage that a file names, whose text is secret.
+"""`python -m tests.e2e.secret_faults run ...`: the sidecar with a fault in the stage that a file names; its text is secret.
 
 SECRET_FAULT names the file. While it holds the name of a stage of `STAGES` (or several, in lines), that function raises with
 everything that it was given in the exception's text; the name then goes to the file beside it, `.raised`. With SECRET_TOLD

@@ -20,7 +20,7 @@ from tests.fixtures.canaries import Canaries
 from tests.golden.conversations import owner_of
 from tests.golden.names import ARMS, MODELS
 
-PROMPT: Final = "The heron (keeps) \"Größe\" / its ledger\nunder the third stone & waits."
+PROMPT: Final = 'The heron (keeps) "Größe" / its ledger\nunder the third stone & waits.'
 ANSWER: Final = "Seven 'lanterns' drift \\ past the sleeping\tcustoms house, 世界 & on."
 KEY: Final = 'sk-canary7f3a9c51e2/d8+4b"06\\c1%1=x'
 TOKEN: Final = "token-of-an-app-9d41c07be3"
@@ -42,6 +42,7 @@ VERBS: Final[Sequence[tuple[str, ...]]] = (
     ("audit", "list", "--last", "500"), ("audit", "list", "--json", "--last", "500"), ("audit", "verify"),
     ("store", "status"), ("rollout", "status"), ("rollout", "status", "--json"), ("store", "backup", "{folder}/backup.db"),
     ("state", "export", "{folder}/state.json"),
+    ("replay", "--policy", "{folder}/policies/p.yaml", "--json"),
 )  # fmt: skip
 
 
@@ -65,7 +66,11 @@ class Stage:
         self.folder, self.held = folder / "swept", folder / "held"
         self.folder.mkdir()
         self.held.mkdir()
-        self.secrets: dict[str, bytes] = {"prompt": PROMPT.encode(), "answer": ANSWER.encode(), "client's key": KEY.encode()}
+        self.secrets: dict[str, bytes] = {
+            "prompt": PROMPT.encode(),
+            "answer": ANSWER.encode(),
+            "client's key": KEY.encode(),
+        }
         self._tls()
         roles = self._roles()
         if tokens:
@@ -98,7 +103,7 @@ class Stage:
             tls_cert=self.held / "cert.pem",
             tls_key=self.held / "tls.pem",
             log_level="debug",
-            **{"first_byte_timeout": "400ms", "drain_idle": "10ms", **settings},
+            **{"first_byte_timeout": "200ms", "drain_idle": "10ms", **settings},
         )
         self.canaries = Canaries(self.secrets)
 
@@ -190,7 +195,9 @@ class Stage:
         found = {path: ask(side.health_port, "GET", path)[1] for path in ("/metrics", "/ready", "/health", "/other")}
         found |= {path: self.admin("GET", path)[1] for path in _ADMIN_SIDE}
         found["arguments"] = Path(f"/proc/{side.process.pid}/cmdline").read_bytes()
-        children = subprocess.run(["ps", "-o", "args=", "--ppid", str(side.process.pid)], capture_output=True, check=False)
+        children = subprocess.run(
+            ["ps", "-o", "args=", "--ppid", str(side.process.pid)], capture_output=True, check=False
+        )
         return found | {"arguments of children": children.stdout}
 
     def told(self, explained: int = 3) -> dict[str, bytes]:
@@ -204,7 +211,9 @@ class Stage:
 
     def files(self) -> dict[str, bytes]:
         """Every file of the process: output, log of requests, databases and what lies beside them, policies."""
-        return {str(file.relative_to(self.folder)): file.read_bytes() for file in self.folder.rglob("*") if file.is_file()}
+        return {
+            str(file.relative_to(self.folder)): file.read_bytes() for file in self.folder.rglob("*") if file.is_file()
+        }
 
     def close(self) -> None:
         """Ends the process, whatever state it is in."""

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from sidecar.clock import monotonic
@@ -195,13 +196,14 @@ def test_wrong_settings_exit_2(tmp_path: Path) -> None:
 
 def test_starts_without_any_configuration(tmp_path: Path) -> None:
     """GW-51: nothing set but the ports, which other tests may hold. The time is printed, and bounded only against
-    a start that waits for something (a network, a database)."""
+    a start that waits for something (a network, a database); the second that is promised is held as processor time, which
+    other work on the machine does not stretch much."""
     health = free_port()
     command = [sys.executable, "-m", "sidecar", "run", "--set", f"listen=127.0.0.1:{free_port()}"]
     command += ["--set", f"health_listen=127.0.0.1:{health}", "--set", f"admin_listen=127.0.0.1:{free_port()}"]
     names = ("SIDECAR_", "SERVICE_ID", "OPENAI_", "ANTHROPIC_", "GEMINI_")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(names)}
-    took = []
+    took, worked = [], []
     for _ in range(3):
         begun = monotonic()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environ, cwd=ROOT)
@@ -213,12 +215,15 @@ def test_starts_without_any_configuration(tmp_path: Path) -> None:
 
             assert wait_for(listens, 10.0, 0.005)
             took.append(monotonic() - begun)
+            spent = psutil.Process(process.pid).cpu_times()
+            worked.append(spent.user + spent.system)
         finally:
             process.terminate()
             process.communicate(timeout=15)
         assert process.returncode == 0
-    print("seconds from nothing to serving:", [round(one, 3) for one in took])
+    print("seconds from nothing to serving:", [round(one, 3) for one in took], "of work:", worked)
     assert min(took) < 3.0
+    assert min(worked) < 1.0
 
 
 # ---- policies and keys

@@ -38,7 +38,9 @@ HEADERS = [
 GRADE = ok(
     b'{"id":"j","choices":[{"message":{"content":"{\\"score\\": 8}"}}],"usage":{"prompt_tokens":9,"completion_tokens":9}}'
 )
-ECHO = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}. {PROMPT}", "type": KEY, "code": PROMPT}}).encode()
+ECHO = json.dumps(
+    {"error": {"message": f"Incorrect API key provided: {KEY}. {PROMPT}", "type": KEY, "code": PROMPT}}
+).encode()
 FAILING: dict[str, Script] = {
     "401": [ok(ECHO, b"www-authenticate: Bearer realm=" + QUOTED.encode(), status=b"401 " + KEY.encode())],
     "400": [ok(ECHO, status=b"400 Bad Request")],
@@ -54,6 +56,9 @@ FAILING: dict[str, Script] = {
     "a reset": ["reset"],
     "silence": [2.0],
 }
+
+ROADS = (("chat", None), ("messages", None), ("messages", "chat"), ("chat", "messages"), ("generate", "converse"))
+LINES = (b"Origin: https://", b"Broken ", b"Transfer-Encoding: ", b"Expect: ", b"Content-Length: ")
 
 
 class Traffic:
@@ -133,7 +138,7 @@ async def converse(app: Traffic, scenarios: Sequence[str]) -> int:
 async def fail(app: Traffic) -> None:
     """Upstreams that echo what they got, die, or are silent; with and without translation."""
     for script in FAILING.values():
-        for dialect, arm in (("chat", None), ("messages", None), ("messages", "chat"), ("chat", "messages"), ("generate", "converse")):  # fmt: skip
+        for dialect, arm in ROADS:
             for streamed in (False, True):
                 await app.say(TALKS[dialect, "text", streamed], arm, script)
 
@@ -142,12 +147,24 @@ def malformed() -> Iterator[bytes]:
     """Requests that are wrong in every place, each with canaries in it."""
     key, prompt = KEY.encode(), PROMPT.encode()
     word = json.dumps(PROMPT, ensure_ascii=False).encode()
-    bodies = [prompt, word, b"[" + word, b'{"model":"m","messages":' + word + b"}", b'{"model":' + word + b',"messages":[]}']
-    bodies += [b'{"model":"' + QUOTED.encode() + b'","messages":[],"stream":true}', b'{"model":"sk-canary-7f3a9c51e2d84b06"}']
+    bodies = [
+        prompt,
+        word,
+        b"[" + word,
+        b'{"model":"m","messages":' + word + b"}",
+        b'{"model":' + word + b',"messages":[]}',
+    ]
+    bodies += [
+        b'{"model":"' + QUOTED.encode() + b'","messages":[],"stream":true}',
+        b'{"model":' + json.dumps(KEY).encode() + b',"messages":[]}',
+    ]
     bodies += [b'{"model":"m","messages":[{"role":' + word + b',"content":' + word + b"}]}"]
     bodies += [b'{"model":"m","messages":[{"role":"user","content":[{"type":' + word + b"}]}]}"]
     bodies += [b'{"model":"m","tools":[{"type":' + word + b'}],"temperature":' + word + b',"messages":[]}']
-    bodies += [b'{"model":"m","messages":[' + b"[" * 200 + word, b'{"model":"m\\ud800","messages":[{"role":"user","content":"\\ud800' + word[1:] + b"}]}"]
+    bodies += [
+        b'{"model":"m","messages":[' + b"[" * 200 + word,
+        b'{"model":"m\\ud800","messages":[{"role":"user","content":"\\ud800' + word[1:] + b"}]}",
+    ]
     bodies += [b'{"model":"m","max_tokens":1' + b"0" * 5000 + b',"messages":[{"content":' + word + b"}]}"]
     paths = ("/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1beta/models/m:generateContent")
     for body in bodies:
@@ -157,14 +174,21 @@ def malformed() -> Iterator[bytes]:
     good = post("/v1/chat/completions", b"{}", *HEADERS)
     yield post(f"/v1beta/models/{quote(PROMPT)}:generateContent?key={QUOTED}", b"{}", *HEADERS)
     yield post(f"/v1beta/models/{QUOTED}:streamGenerateContent", b"{}", b"x-sidecar-tags: arm=chat")
-    yield from (get(path + QUOTED, *HEADERS) for path in ("/nothing/", "/v1/files/", "/v1/../", "//", "/_sidecar/v1/", "/v1/x?"))
+    yield from (
+        get(path + QUOTED, *HEADERS) for path in ("/nothing/", "/v1/files/", "/v1/../", "//", "/_sidecar/v1/", "/v1/x?")
+    )
     yield good.replace(b"localhost", key)
     yield good.replace(b"POST", key)
     yield good.replace(b"HTTP/1.1", key)
-    yield from (post("/v1/messages", b"{}", *HEADERS, line + key) for line in (b"Origin: https://", b"Broken ", b"Transfer-Encoding: ", b"Expect: ", b"Content-Length: "))  # fmt: skip
+    yield from (post("/v1/messages", b"{}", *HEADERS, line + key) for line in LINES)
     yield post("/v1/messages", b"{}", b"X-" + b"k" * 70_000 + b": " + key)
     yield post("/v1/chat/completions", prompt, *HEADERS, b"Content-Encoding: gzip")
-    feedback = (b'{"id":' + word + b',"score":1}', word, prompt, b'{"completion_id":' + word + b',"score":' + word + b"}")
+    feedback = (
+        b'{"id":' + word + b',"score":1}',
+        word,
+        prompt,
+        b'{"completion_id":' + word + b',"score":' + word + b"}",
+    )
     yield from (post("/_sidecar/v1/feedback", body, *HEADERS) for body in feedback)
 
 
@@ -182,7 +206,10 @@ async def others(app: Traffic) -> dict[str, bytes]:
     """What a client without any secret gets for its own mistakes, and while the upstream fails."""
     asked = [get("/nothing"), post("/v1/messages", b"[1"), post("/v1/chat/completions"), b"HELLO\r\n\r\n"]
     asked += [post("/v1/chat/completions", b'{"model":"m","messages":5}', b"x-sidecar-tags: arm=messages")]
-    asked += [post("/_sidecar/v1/feedback", b'{"id":"none","score":1}'), post("/v1beta/models/m:generateContent", b"{}")]
+    asked += [
+        post("/_sidecar/v1/feedback", b'{"id":"none","score":1}'),
+        post("/v1beta/models/m:generateContent", b"{}"),
+    ]
     return {f"answer {number} to another": (await app.ask(one, ["reset"])).raw for number, one in enumerate(asked)}
 
 

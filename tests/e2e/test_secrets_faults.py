@@ -16,6 +16,9 @@ from tests.fixtures.waiting import wait_for
 from tests.integration.raw import ScriptedUpstream, ok, post
 
 SLOW = {"tick", "policy", "write", "thread", "snapshot", "put", "spans"}  # these run by the clock
+ROADS = (
+    ("chat", "", True), ("chat", "converse", False), ("messages", "chat", True), ("messages", "messages", False),
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ class Faulty:
         """Calls that reach every stage: a client's own dialect, streams, arms of others, feedback, the admin port."""
         token = b"Authorization: Bearer " + TOKEN.encode()
         key = b"x-goog-api-key: " + KEY.encode()
-        for dialect, arm, streamed in (("chat", "", True), ("chat", "converse", False), ("messages", "chat", True), ("messages", "messages", False)):  # fmt: skip
+        for dialect, arm, streamed in ROADS:
             talk, answer = TALKS[dialect, "tool", streamed], TALKS[arm or dialect, "tool", streamed]
             lines = [token, key, b"x-sidecar-tags: arm=" + arm.encode()]
             await self.app.ask(post(talk.path, talk.request, *lines), [answer.response])
@@ -100,7 +103,7 @@ async def test_a_fault_in_each_stage_tells_no_secret(tmp_path: Path, up: Scripte
 
 
 async def test_the_sweep_finds_what_a_careless_log_tells(tmp_path: Path, up: ScriptedUpstream) -> None:
-    """The same process, made to tell the texts of its bugs: the sweep finds the key, the token, the prompt and the answer."""
+    """The same process, made to tell the texts of its bugs: the sweep finds key, token, prompt and answer."""
     faulty = await asyncio.to_thread(Faulty, tmp_path, up, told=True)
     try:
         faulty.fault.write_text("engine")

@@ -3,19 +3,22 @@
 import asyncio
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sidecar.config.document import quoted
 from sidecar.config.policy import load_file
-from sidecar.config.secrets import KeyRing
+from sidecar.config.secrets import ClientTokens, KeyRing, parse_key
 from sidecar.config.settings import Settings
+from sidecar.control.access import parse_roles
 from sidecar.core.policy import Upstream
 from sidecar.errors import ConfigError
-from sidecar.process import watch_loop
+from sidecar.process import server_tls, watch_loop
 from sidecar.proxy.dial import Egress
 from sidecar.secrecy import HIDDEN, guarded, hidden, recorded
+from sidecar.store.keys import parse_keys
 from sidecar.telemetry.spans import connect
 from tests.fixtures.canaries import Canaries
 
@@ -47,7 +50,8 @@ def test_a_sentence_is_no_models_name() -> None:
 
 def test_a_bare_key_is_hidden_in_what_people_write() -> None:
     assert guarded(f"/run/{BARE}/x") == f"/run/{HIDDEN}/x"
-    assert guarded("OPENAI_API_KEY /var/run/secrets/kubernetes.io/serviceaccount 123456789012345678901234567890").count(HIDDEN) == 0
+    plain = "OPENAI_API_KEY /var/run/secrets/kubernetes.io/serviceaccount 123456789012345678901234567890"
+    assert guarded(plain) == plain
     assert quoted(BARE) == quoted("bob:pw@host") == quoted("http://h/v1?key=x") == "the value"
     assert quoted("abov") == "'abov'"
 
@@ -84,15 +88,15 @@ def test_a_key_in_a_wrong_place_of_a_policy(tmp_path: Path, url: str, key: str, 
 def test_a_variable_of_another_form_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "p.yaml"
     file.write_text(POLICY.format(url=URL, key="{env: not-a-name}"))
-    with pytest.raises(ConfigError, match="api_key.env: is not the name of an environment variable"):
+    with pytest.raises(ConfigError, match=r"api_key\.env: is not the name of an environment variable"):
         load_file(file, {})
 
 
 @pytest.mark.parametrize("name", ["https_proxy", "observatory_url", "openai_upstream", "listen", "log_level", "drain"])
-@pytest.mark.parametrize("text", [f"bob:{KEYS[0]}@h", f"http://h/?key={KEYS[0]}", KEYS[0], f"http://bob:{KEYS[0]}@[::1", BARE])
+@pytest.mark.parametrize("text", ["bob:KEY@h", "http://h/?key=KEY", "KEY", "http://bob:KEY@[::1", BARE])
 def test_a_key_in_a_wrong_setting(name: str, text: str) -> None:
     """SEC-KEYS: whether it is taken or refused."""
-    told = ""
+    told, text = "", text.replace("KEY", KEYS[0])
     for environ, given in (({}, [f"{name}={text}"]), ({f"SIDECAR_{name.upper()}": text}, [])):
         try:
             told += repr(Settings.load(environ, None, given)) if name in ("https_proxy", "observatory_url") else ""
@@ -125,6 +129,43 @@ def test_a_key_where_its_file_is_named() -> None:
     assert KeyRing({}).problems({"u": spec}, 0.0) == [
         "upstreams.u: [hidden]: cannot be read (FileNotFoundError); nothing is used until it can be read"
     ]
+
+
+BAD = "canary-line-8d20f1c6b9"
+
+
+def _roles(file: Path) -> None:
+    parse_roles(file.read_bytes())
+
+
+def _keys(file: Path) -> None:
+    parse_keys(file.read_bytes())
+
+
+def _tls(file: Path) -> None:
+    server_tls(Settings(tls_cert=file, tls_key=file))
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "roles": _roles,
+    "keys": _keys,
+    "certificate": _tls,
+    "tokens": lambda file: ClientTokens(file).check(0.0),
+    "key": lambda file: parse_key(file.read_bytes()),
+}
+WRONG = [f"{BAD} {BAD}\nno {BAD} is it\n", f"\x07{BAD}\x07", f"{BAD}\xe9{BAD}", f"\n{BAD}\x00"]
+
+
+@pytest.mark.parametrize("content", WRONG)
+@pytest.mark.parametrize("name", READERS)
+def test_a_bad_file_of_secrets_is_refused_without_its_content(tmp_path: Path, name: str, content: str) -> None:
+    """SEC-KEYS: roles, audit and encryption keys, certificates, tokens of clients, keys of providers."""
+    file = tmp_path / "secret"
+    file.write_text(content, encoding="latin-1")
+    with pytest.raises((ConfigError, ValueError)) as caught:
+        READERS[name](file)
+    told = f"{caught.value!r} {caught.value.__cause__!r}"
+    assert Canaries({"line": BAD.encode()}).leaks(told.encode()) == []
 
 
 _CRASH = f"""

@@ -47,8 +47,8 @@ def test_tasks_are_told_apart() -> None:
 
 
 def test_a_warm_cache_keeps_a_conversation_where_it_was() -> None:
-    """Two equal arms: with `cache` a conversation's next call goes where its prompt is cached far more often than the
-    even share; without it that makes no difference."""
+    """GW-53: the lost cache of a switch has a price. Two equal arms: with `cache` a conversation's next call goes where its
+    prompt is cached far more often than the even share; without it that makes no difference."""
     again = {cache: _again(Context(cache=cache)) for cache in (True, False)}
     assert again[True] > 0.75
     assert again[False] < 0.65
