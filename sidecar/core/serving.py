@@ -24,10 +24,6 @@ MAX_PLAIN: Final = 1_024  # 64..1e5 cached decisions; model names come from requ
 _UNDRAWN: Final[tuple[str | None, int | None]] = (None, None)
 
 
-def _always(_arm: str) -> bool:
-    return True
-
-
 class Chosen(Struct, frozen=True, gc=False):
     """An arm, why, and with what probability; `drawn` where the selector drew it."""
 
@@ -98,7 +94,7 @@ class Serving:
         return replace(self._pass(None, None), reason=reason, refusal=refusal)
 
     def fallback(
-        self, facts: Facts, decision: Decision, trigger: str, may_retry: Callable[[str], bool] = _always
+        self, facts: Facts, decision: Decision, trigger: str, may_retry: Callable[[str], bool]
     ) -> Decision | None:
         """The next arm after a failure before the first byte, as the policy's `fallback` lists; None when it lists
         none that `may_retry` allows (it is asked of arms in their order, until one is allowed).

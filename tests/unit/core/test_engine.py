@@ -40,6 +40,16 @@ from tests.unit.core.engines import (
 # ---- without a choice
 
 
+def test_a_call_that_loses_something_is_not_decided_from_memory() -> None:
+    """What it loses depends on its body: the decision of an equal name, made for another body, is not its own."""
+    made = engine(policy(mode="observe"))
+    plain = made.decide(facts(), NOW)
+    assert made.decide(facts(), NOW) is plain
+    lossy = made.decide(facts(lost={"provider": ("top_k",)}), NOW)
+    assert lossy is not plain
+    assert lossy.arm == plain.arm
+
+
 def test_no_policy_passes_everything_through() -> None:
     """With no configuration a request is forwarded unchanged, at no cost: all share one decision."""
     made = engine(NO_POLICY)

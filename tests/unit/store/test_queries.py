@@ -154,7 +154,9 @@ def test_errors_say_what_and_how(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("stored", "loaded"), [('{"version": 99}', b'{"version": 99}'), (None, None), (7, b"7")])
-def test_a_state_of_another_type_keeps_no_process_from_starting(path: Path, stored: object, loaded: bytes | None) -> None:
+def test_a_state_of_another_type_keeps_no_process_from_starting(
+    path: Path, stored: object, loaded: bytes | None
+) -> None:
     """GW-37: text, nothing and a number lie where bytes should: what can be read is, also when it is set aside."""
     connection = open_writer(path)
     connection.execute("UPDATE arms SET state = ?", (stored,))

@@ -286,9 +286,9 @@ def test_a_name_in_both_spellings_counts_once() -> None:
 
 def test_thinking() -> None:
     config = {"thinkingBudget": -1, "thinkingLevel": "low", "includeThoughts": True}
-    assert of({"generationConfig": {"thinkingConfig": config}}).reasoning == Reasoning(
-        effort="low", adaptive=True, show=True
-    )
+    read = of({"generationConfig": {"thinkingConfig": config}})
+    assert read.reasoning == Reasoning(effort="low", adaptive=True, show=True)
+    assert write_request(read, Report())["generationConfig"]["thinkingConfig"] == config | {"thinkingLevel": "LOW"}
 
 
 # ---- writing other formats' calls
