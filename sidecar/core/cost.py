@@ -47,6 +47,7 @@ STATED = "policy"  # price_version of a price that the policy states
 Part = tuple[str, int, int, int]
 MICROS = 1_000_000
 MILLIS = 1000
+MOST_NUSD = (1 << 53) - 1  # 9 million dollars: no call costs so much, and what has more digits no row or message can hold
 
 
 class Rates(NamedTuple):
@@ -190,7 +191,8 @@ def cost(
         kind = "lower_bound"
     elif kind == "exact" and (card.partial or not listed):
         kind = "estimate"
-    return Cost(round_nusd(femto + _time(micros, rates)), kind, card.version, usage, rates, micros)
+    total = min(round_nusd(femto + _time(micros, rates)), MOST_NUSD)
+    return Cost(total, kind, card.version, usage, rates, micros)
 
 
 def _rates_of(usage: Usage, card: RateCard, tier: str | None) -> tuple[Rates, bool]:

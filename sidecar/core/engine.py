@@ -243,6 +243,7 @@ class Engine:
         self._absent = dict(list(absent.items())[-MAX_ABSENT:])
         self._policy, self._governance = policy, governance
         self._order, self._routes = tuple(order), {state.route.name: state for state in order}
+        self._name_models()
         self._uniform = not any(state.route.match.paths or state.route.match.tags for state in order)
         self._static = {}
         self.chooses = any(state.chooses for state in order)
@@ -256,6 +257,15 @@ class Engine:
         self.has_ceilings = governance.active or any(state.route.budget is not None for state in order)
         applied = Event(kind="policy.applied", message=policy.version, detail={"routes": len(order)})
         return [applied, *events]
+
+    def _name_models(self) -> None:
+        """Breakers are for the models that arms of the policy in force name."""
+        named: dict[Upstream, set[str]] = {}
+        for state in self._order:
+            for arm in state.route.all_arms:
+                if arm.upstream in self._policy.upstreams:
+                    named.setdefault(self._policy.upstreams[arm.upstream], set()).add(arm.model)
+        self.guards.name(named)
 
     def _state(self, policy: Policy, governance: Governance, route: Route, now: float) -> RouteState:
         """A route that knows nothing yet, whose steps the rules of its policy are asked about."""

@@ -11,7 +11,7 @@ host under the same name begins with a clean slate. Nothing of this outlives the
 What it does not know: routes and arms (`core.ejection`), connections (`proxy.upstream`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,6 +29,7 @@ _OURS: Final = frozenset(
     {"refused", "shed", "shutdown", "timeout_body", "bad_request_body", "too_large", "timeout_errand"}
 )  # ends that say nothing of the upstream
 _UNREACHABLE: Final = frozenset({"connect", "timeout_connect"})
+_OVERLOADED_TEXT: Final = frozenset(str(status) for status in OVERLOADED)
 _ABOUT_LOAD: Final = frozenset({"408", "429"})  # 4xx that an upstream answers for its own sake
 
 
@@ -101,6 +102,10 @@ class Guard:
             found = self._breakers[model] = Breaker(self._owner.spec.breaker, model)
         return found
 
+    def only(self, models: Collection[str]) -> None:
+        """Forgets the breakers of models that no arm names any more."""
+        self._breakers = {model: one for model, one in self._breakers.items() if model in models}
+
     def of(self, model: str | None) -> Breaker:
         """The breaker that a call for `model` belongs to."""
         return self._breakers.get(model, self.rest)
@@ -120,11 +125,16 @@ class Guard:
         if breaker.end(ticket, said, now):
             self._owner.changed(self, breaker, now)
 
+    def failed_over(self, trigger: str, busy: int, now: float) -> None:
+        """The same of a call that a fallback took over because of `trigger`; only a status is of concern here."""
+        if self.limit is not None and trigger in _OVERLOADED_TEXT:
+            self.limit.refused(max(1, busy), now)
+
     def learn(self, outcome: Outcome, busy: int, now: float) -> None:
         """What the limit of concurrency learns of a call that was sent, while `busy` connections carried calls."""
         limit = self.limit
-        if limit is None or outcome.kind == "aborted":
-            return
+        if limit is None or outcome.kind == "aborted" or outcome.error in _OURS:
+            return  # a 503 of our own says nothing: a call that waited too long for its turn must not lower the limit more
         clocks, busy = outcome.clocks, max(1, busy)
         if outcome.status in OVERLOADED or (clocks.ttfb_s is None and outcome.error in _UNREACHABLE):
             limit.refused(busy, now)
@@ -162,10 +172,16 @@ class Guards:
         kept = set(self._guards.values())
         self.unwell = {breaker: guard for breaker, guard in self.unwell.items() if guard in kept}
 
+    def name(self, models: Mapping[Upstream, Collection[str]]) -> None:
+        """Forgets the breakers of all models but these: nobody would call them any more, and one that is open would stay so."""
+        for spec, guard in self._guards.items():
+            guard.only(models.get(spec, ()))
+        self.unwell = {breaker: guard for breaker, guard in self.unwell.items() if breaker in guard.breakers}
+
     def changed(self, guard: Guard, breaker: Breaker, now: float) -> None:
         """A breaker of `guard` has changed its state."""
-        if guard not in self._guards.values():
-            return  # the last calls of an upstream that is gone
+        if guard not in self._guards.values() or breaker not in guard.breakers:
+            return  # the last calls of an upstream or model that is gone
         state = breaker.state
         if state == "closed":
             self.unwell.pop(breaker, None)

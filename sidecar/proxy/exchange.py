@@ -298,7 +298,7 @@ class Exchange(Outward):
         self._retry(IGNORED)
         return True
 
-    def _fall_back(self, trigger: str) -> bool:
+    def _falls_back(self, trigger: str) -> bool:
         """Takes the policy's next fallback arm, if it lists this trigger."""
         decision = self.decision
         if self.cascade is not None and self.cascade.falls_back(self, trigger, monotonic() - self.zero):

@@ -156,6 +156,17 @@ class Outward(OwnAnswers):
         else:
             self.deadline = now + settings.first_byte_timeout_s
 
+    def _fall_back(self, trigger: str) -> bool:
+        """Whether another arm is asked in this one's place; then the limit of this upstream learns what it had said."""
+        guard, busy = self.guard, self.origin.pool.busy
+        if not self._falls_back(trigger):
+            return False
+        guard.failed_over(trigger, busy, steady())
+        return True
+
+    @abstractmethod
+    def _falls_back(self, trigger: str) -> bool: ...
+
     @abstractmethod
     def on_no_connection(self, error: DialError) -> None: ...
 

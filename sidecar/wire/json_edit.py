@@ -19,6 +19,7 @@ _T = TypeVar("_T")
 
 SMALL_BODY_BYTES = 262_144  # read in one go: about 0.3 ms at most; larger bodies go through SlicedReader
 _STEP_BYTES = 262_144
+MOST_TOKENS = (1 << 31) - 1  # of an answer; a client may write any number, and budgets, rules and rows reckon with it
 
 # Whole strings that only calls carry which continue some upstream's state; inside a text the quotes would be escaped.
 # One expression, because it costs half of six searches. A "signature" is Anthropic's thinking block's: it is a text
@@ -41,7 +42,7 @@ class RequestView(Struct, gc=False, kw_only=True):
     has_stream_options: bool = False  # the member is there, whatever its value
     include_usage: bool | None = None  # stream_options.include_usage, or OpenRouter's usage.include
     max_tokens: int | None = (
-        None  # max_completion_tokens, max_output_tokens or max_tokens; else Gemini's, which is deeper
+        None  # max_completion_tokens, max_output_tokens or max_tokens; else Gemini's, which is deeper; -1..MOST_TOKENS
     )
     limit_key: str = "max_tokens"  # which of the first three, where there is one
     tools: bool = False
@@ -322,6 +323,8 @@ def _plain_key(key: bytes) -> bytes:
 def _view(body: _Body) -> RequestView:
     options = body.stream_options
     limit, limit_key = _limit(body)
+    if limit is not None:
+        limit = max(-1, min(limit, MOST_TOKENS))
     view = RequestView(model=body.model, stream=body.stream is True, max_tokens=limit, limit_key=limit_key)
     if options is not UNSET:
         view.has_stream_options = True

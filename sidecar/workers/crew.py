@@ -80,7 +80,7 @@ class Crew:
         self._tasks = tasks
         self._on_report, self._on_gone = on_report, on_gone
         self._stopping = False
-        self._ending = 0  # whose socket is closed and whose process may still be there
+        self._leaving: set[subprocess.Popen[bytes]] = set()  # whose socket is closed and that may still be there
         self._whos = 0
         self._turns = 0
         self._deaths: dict[int, int] = {}
@@ -88,7 +88,7 @@ class Crew:
     @property
     def alive(self) -> int:
         """Processes that have not ended yet."""
-        return len(self.members) + self._ending
+        return len(self.members) + len(self._leaving)
 
     @property
     def serving(self) -> int:
@@ -114,6 +114,8 @@ class Crew:
         link = member.link = Link(lambda body: self._hear(member, body), lambda: self._lost(member))
         await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=ours)
         link.send(Hello(index, self.settings.workers, self.settings))
+        if self._stopping:  # it was told to end before it could hear
+            link.send(Orders(stop=DRAIN))
 
     # ---- while they live
 
@@ -162,19 +164,18 @@ class Crew:
         self.gone_lost += member.lost
         self._on_gone(member)
         self.changed.set()
-        self._ending += 1
-        self._tasks.spawn(self._reap(member), "worker")
+        assert member.process is not None
+        self._leaving.add(member.process)
+        self._tasks.spawn(self._reap(member, member.process), "worker")
 
-    async def _reap(self, member: Member) -> None:
+    async def _reap(self, member: Member, process: subprocess.Popen[bytes]) -> None:
         """Waits for the process, and starts the next one in its place unless all are to end."""
-        process = member.process
-        assert process is not None
         try:
             code = await asyncio.to_thread(process.wait, _REAP_S)
         except subprocess.TimeoutExpired:
             process.kill()
             code = await asyncio.to_thread(process.wait)
-        self._ending -= 1
+        self._leaving.discard(process)
         self.changed.set()
         if self._stopping:
             return
@@ -203,10 +204,10 @@ class Crew:
     def kill(self) -> None:
         """Ends at once whoever is left."""
         self._stopping = True
-        for member in self.members.values():
-            if member.process is not None and member.process.poll() is None:
-                member.process.kill()
-                member.process.wait()
+        for process in [*(member.process for member in self.members.values()), *self._leaving]:
+            if process is not None and process.poll() is None:
+                process.kill()
+                process.wait()
 
 
 def _spawned(descriptor: int) -> subprocess.Popen[bytes]:

@@ -111,13 +111,20 @@ class LeadingSidecar(Sidecar):
     # ---- what workers report
 
     def _on_report(self, member: Member, report: Report) -> None:
+        """What it raises would end the link, and with it the worker and its streams: a fault of ours may cost a report."""
+        try:
+            self._take_in(member, report)
+        except Exception as bug:  # noqa: BLE001 - see above
+            self.on_bug("report", bug)
+
+    def _take_in(self, member: Member, report: Report) -> None:
         """Books first: what is told to anybody has to know all of it."""
         if not member.greeted:
             self._greet(member)
         self._hearing = True
         try:
             self._settle(member, report)
-        except Exception as bug:  # noqa: BLE001 - a fault of ours may cost a report, and not the worker
+        except Exception as bug:  # noqa: BLE001 - who asked below is answered all the same
             self.on_bug("report", bug)
         self._hearing = False
         if self._moved:

@@ -106,6 +106,11 @@ read_orders: Final = msgspec.msgpack.Decoder(Orders, dec_hook=_read).decode
 read_report: Final = msgspec.msgpack.Decoder(Report, dec_hook=_read).decode
 
 
+def written(exchange: Exchange) -> bytes:
+    """One call as it stands in a report. Raises when it has what no message can hold, as an integer beyond 64 bits."""
+    return _encoder.encode(exchange)
+
+
 def frame(message: Hello | Orders | Report) -> bytes:
     """The message as it is sent."""
     body = _encoder.encode(message)

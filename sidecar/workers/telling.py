@@ -15,7 +15,7 @@ from sidecar.core.following import Follower
 from sidecar.core.types import Event, Settled
 from sidecar.proxy.plane import Plane
 from sidecar.workers.link import Link
-from sidecar.workers.messages import Counted, Exchange, Report, exchange_of, lessons_alone, lessons_of
+from sidecar.workers.messages import Counted, Exchange, Report, exchange_of, lessons_alone, lessons_of, written
 
 FLUSH_S: Final = (
     0.02  # with the leader's own batches and the store's group commit, a kill loses less than 300 ms of rows
@@ -95,9 +95,16 @@ class Telling:
         if engine.lessons:
             self._exchanges.append(lessons_alone(engine.lessons))
             engine.lessons = []
-        link.send(self._report(counted))
+        report = self._report(counted)
         self._exchanges = deque()
         self._events, self._errands, self._scores, self._asked, engine.charges = [], [], [], [], {}
+        try:
+            link.send(report)
+        except Exception as bug:  # noqa: BLE001 - what cannot be written must not keep all that follows from being told
+            self._bug(bug)
+            report.exchanges = [one for one in report.exchanges if self._is_writable(one)]
+            report.lost = self.lost
+            link.send(report)
 
     def _report(self, counted: Counted | None) -> Report:
         assert self.plane is not None
@@ -117,6 +124,19 @@ class Telling:
             lost=self.lost,
             serving=self.serving,
         )
+
+    def _is_writable(self, exchange: Exchange) -> bool:
+        """Whether a call can be told; one that cannot is lost, and what it cost is told next time."""
+        try:
+            written(exchange)
+        except Exception:  # noqa: BLE001 - as in `flush`, which told it
+            self._forgo(exchange)
+            return False
+        return True
+
+    def _bug(self, error: Exception) -> None:
+        assert self.plane is not None
+        self.plane.on_bug("tell", error)
 
     def _forgo(self, exchange: Exchange) -> None:
         self.lost += exchange.settled is not None

@@ -62,13 +62,14 @@ def test_heads_over_the_limit_are_431(pair: tuple[Sidecar, Recorder]) -> None:
     """INC-43: long and many fields, targets and names: 431 and closed, nothing sent up; thirty of each take no memory."""
     sidecar, recorder = pair
     assert statuses(asked(sidecar.port)) == [200]
-    memory = rss(sidecar)
-    for name, head in HEADS.items():
-        for _ in range(30):
+    memory = 0
+    for turn in range(31):
+        for name, head in HEADS.items():
             with connection(sidecar.port) as sock:
                 send(sock, head)
                 assert statuses(read_all(sock)) == [431], name
         assert statuses(asked(sidecar.port)) == [200]
+        memory = memory if turn else rss(sidecar)  # the first turn loads, and may compile, what later ones use
     assert rss(sidecar) - memory < 8 * MIB
     assert {one.body for one in recorder.take()} == {b'{"model":"m"}'}
 
