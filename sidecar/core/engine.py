@@ -260,12 +260,11 @@ class Engine:
 
     def _name_models(self) -> None:
         """Breakers are for the models that arms of the policy in force name."""
-        named: dict[Upstream, set[str]] = {}
+        named: dict[str, set[str]] = {}
         for state in self._order:
             for arm in state.route.all_arms:
-                if arm.upstream in self._policy.upstreams:
-                    named.setdefault(self._policy.upstreams[arm.upstream], set()).add(arm.model)
-        self.guards.name(named)
+                named.setdefault(arm.upstream, set()).add(arm.model)
+        self.guards.name({spec: named.get(name, set()) for name, spec in self._policy.upstreams.items()})
 
     def _state(self, policy: Policy, governance: Governance, route: Route, now: float) -> RouteState:
         """A route that knows nothing yet, whose steps the rules of its policy are asked about."""

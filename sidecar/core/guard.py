@@ -173,7 +173,7 @@ class Guards:
         self.unwell = {breaker: guard for breaker, guard in self.unwell.items() if guard in kept}
 
     def name(self, models: Mapping[Upstream, Collection[str]]) -> None:
-        """Forgets the breakers of all models but these: nobody would call them any more, and one that is open would stay so."""
+        """Forgets the breakers of all models but these: nobody would call them, and one that is open would stay so."""
         for spec, guard in self._guards.items():
             guard.only(models.get(spec, ()))
         self.unwell = {breaker: guard for breaker, guard in self.unwell.items() if breaker in guard.breakers}

@@ -14,8 +14,8 @@ step, five at 25 %, eight at 50 %).
 **Up.** The next step comes when none of `blocked_by` holds: enough units in this step, long enough in it, no
 guardrail inconclusive, non-inferiority shown where asked for. After `max_wait_s` in a step `on_inconclusive` decides;
 `wait` pauses. No quality evidence is not good quality: with fewer than `min_labels` labels beyond validators an arm
-stays at its FIRST step, and no timeout promotes it either (it pauses). A person's `promote` overrides all of this,
-and the event says what.
+stays at its FIRST step, and no timeout promotes it either (it pauses); nor an arm that failed most of the few units it
+got, as one does whose breaker is open. A person's `promote` overrides all of this, and the event says what.
 
 Strategies: `canary` as above; `blue_green` takes all traffic at once, has no concurrent control, therefore no harm
 test, and is settled after `min_requests` and `interval_s`; `shadow` takes none and is promoted by hand. At 100 % an
@@ -210,6 +210,9 @@ class Rollout:
         if self.spec.on_inconclusive == "rollback":
             return self._out(now, f"inconclusive after {self.spec.max_wait_s:g} s: {reason}", "high")
         held = self._lacks_quality() or self.spec.strategy == "shadow" or bool(self._errs_alone() or self.denied)
+        held = held or any(
+            (status.canary or 0.0) > BRAKE for status in self.evidence.alone()
+        )  # few units, and most failed
         if self.spec.on_inconclusive == "promote" and not held:
             return self._up(now, f"after max_wait although {reason}")
         self._go("pause")

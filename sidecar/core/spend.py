@@ -82,7 +82,9 @@ class ArmSpend:
             p99 = self.costs.p99()
             return 0 if p99 is None else int(p99) + 1
         if max_tokens is not None and max_tokens < 0:
-            max_tokens = None  # servers of one's own take -1 for "no limit"; a reservation below 0 would open the budget
+            max_tokens = (
+                None  # servers of one's own take -1 for "no limit"; a reservation below 0 would open the budget
+            )
         output = self.outputs.p99() or 0.0
         if self.outputs.total < ENOUGH:
             output = max(output, DEFAULT_OUTPUT_TOKENS) if max_tokens is None else max_tokens

@@ -89,6 +89,10 @@ def settle(exchange: Over, kind: OutcomeKind, error: str | None, duration_s: flo
         said = verdict(outcome)
         if exchange.ticket and exchange.guard.limit is not None:
             exchange.guard.learn(outcome, exchange.origin.pool.busy + 1, steady())
+    except Exception as bug:  # noqa: BLE001 - texts of others may hit a fault of ours; the books and the money may not
+        exchange.plane.on_bug("settle", bug)
+        clocks = Clocks(sent_s=exchange.sent_s, duration_s=duration_s)
+        outcome = Outcome(kind="aborted", status=status, error="bug", clocks=clocks, stream=exchange.facts.stream)
     finally:
         exchange.end_try(said)
     _count(exchange, outcome.kind, error)

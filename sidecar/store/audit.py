@@ -175,9 +175,22 @@ def sum_of(rows: Iterable[Line]) -> tuple[int, str]:
 
 
 def head_of(connection: sqlite3.Connection) -> Head | None:
-    """The newest link of the file. Raises sqlite3.Error."""
-    row = connection.execute("SELECT seq, hash FROM audit WHERE seq > 0 ORDER BY seq DESC LIMIT 1").fetchone()
+    """The newest link of the file; rows whose number is none do not end the chain. Raises sqlite3.Error."""
+    text = "SELECT seq, hash FROM audit WHERE seq > 0 AND typeof(seq) = 'integer' ORDER BY seq DESC LIMIT 1"
+    row = connection.execute(text).fetchone()
     return None if row is None else Head(int(row[0]), str(row[1]))
+
+
+@contextlib.contextmanager
+def lasting(connection: sqlite3.Connection) -> Iterator[None]:
+    """A transaction that is on the disk when it is committed, before its head is told: no power cut may look like a
+    forgery. Raises sqlite3.Error."""
+    connection.execute("PRAGMA synchronous=FULL")
+    try:
+        with transaction(connection):
+            yield
+    finally:
+        connection.execute("PRAGMA synchronous=NORMAL")
 
 
 class Chain:
@@ -191,7 +204,7 @@ class Chain:
     def begin(self, connection: sqlite3.Connection, service: str) -> None:
         """Looks at a file that was opened just now, and writes the markers that are due. Raises sqlite3.Error."""
         if self._markers(connection):
-            with transaction(connection):
+            with lasting(connection):
                 self.append(connection, service, ())
         self.seal(connection)
 

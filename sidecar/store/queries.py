@@ -19,10 +19,10 @@ from sidecar.clock import wall
 from sidecar.core.record import COLUMNS, at_text
 from sidecar.errors import StoreError
 from sidecar.store import retention, sealing
-from sidecar.store.audit import Audit, Chain, Head
+from sidecar.store.audit import Audit, Chain, Head, lasting
 from sidecar.store.audit_check import Verdict, verify
 from sidecar.store.batch import STATE_KEY, UPSERT_STATE
-from sidecar.store.database import is_blank, open_blank, open_reader, open_writer, size_bytes, transaction
+from sidecar.store.database import is_blank, open_blank, open_reader, open_writer, size_bytes
 from sidecar.store.keys import NO_GUARDS, Guards, KeySet
 from sidecar.store.lock import WriteLock, is_held
 from sidecar.store.retention import STEP_ROWS, Forgetting, Limits
@@ -296,7 +296,7 @@ def _note(
     """One line of the audit, committed."""
     chain = Chain(path, by.guards.audit)
     text = orjson.dumps(detail).decode()
-    with transaction(connection):
+    with lasting(connection):
         chain.append(connection, service, [Audit(wall(), by.actor, action, detail=text, why=by.why)])
     chain.seal(connection)
 

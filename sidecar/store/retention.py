@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import orjson
 
 from sidecar.core.record import at_text
-from sidecar.store.audit import Audit, Chain
+from sidecar.store.audit import Audit, Chain, lasting
 from sidecar.store.database import size_bytes, transaction
 
 STEP_ROWS = 1000  # rows of one transaction
@@ -74,7 +74,7 @@ def forget(connection: sqlite3.Connection, key_hash: str, audit: Forgetting, cha
 
     The step that finds fewer than STEP_ROWS is the last, and leaves an audit row, without the key, in its transaction.
     """
-    with transaction(connection):
+    with lasting(connection):
         ids = connection.execute(
             "SELECT id FROM decisions WHERE sticky_key = ? LIMIT ?", (key_hash, STEP_ROWS)
         ).fetchall()

@@ -47,7 +47,7 @@ from sidecar.tasks import Tasks
 from sidecar.telemetry.log import configure
 from sidecar.telemetry.metrics import Reading
 from sidecar.workers.link import Link
-from sidecar.workers.messages import CUT, LENGTH_BYTES, Counted, Gauge, Hello, read_hello, read_orders
+from sidecar.workers.messages import CUT, LENGTH_BYTES, Counted, Gauge, Hello, Orders, read_hello, read_orders
 from sidecar.workers.telling import Telling
 
 log = structlog.get_logger()
@@ -153,8 +153,24 @@ class Worker:
     # ---- orders
 
     def on_message(self, body: bytes) -> None:
-        """One message of the leader."""
+        """One message of the leader. What cannot be obeyed for a fault of ours must not end the link, and so the traffic."""
         orders = read_orders(body)
+        try:
+            self._obey(orders)
+        except Exception as bug:  # noqa: BLE001 - see above
+            self.on_bug("orders", bug)
+        if orders.turn:
+            self.telling.turn = orders.turn
+            self.telling.flush()
+        if orders.stop:
+            self._stopping.set()
+        if orders.stop == CUT:
+            self._cut.set()
+        self._ordered.set()
+
+    def _obey(self, orders: Orders) -> None:
+        for number, status, answer in orders.answers:
+            self._answer(number, status, answer)
         if orders.policy:
             self._wanted = orders.policy
             self._look_at_policy()
@@ -164,16 +180,6 @@ class Worker:
             self._follow()
         for kept in orders.kept:
             self.plane.keep(*kept)
-        for number, status, answer in orders.answers:
-            self._answer(number, status, answer)
-        if orders.turn:
-            self.telling.turn = orders.turn
-            self.telling.flush()
-        if orders.stop:
-            self._stopping.set()
-        if orders.stop == CUT:
-            self._cut.set()
-        self._ordered.set()
 
     def _follow(self) -> None:
         """Takes over what the leader knows. What it says of another policy than ours waits for that."""

@@ -10,6 +10,7 @@ import pytest
 
 from sidecar.clock import monotonic, steady
 from sidecar.core.breaker import Breaker
+from sidecar.core.concurrency import LEAST, NONE
 from sidecar.core.guard import Guard
 from sidecar.core.pressure import FEW
 from sidecar.sim.knobs import Fault
@@ -225,6 +226,27 @@ async def test_a_limit_follows_the_upstreams_own_refusals(upstream: Upstream, se
     crowd.gate.set()
     assert {one.status for one in await asyncio.gather(*second)} == {200}
     assert (side.books.shed, pool.sizes[2]) == (0, 0)
+    assert idle(side)
+
+
+async def test_a_limit_follows_refusals_that_a_fallback_made_good(
+    upstream: Upstream, serve: Serve, tmp_path: Path
+) -> None:
+    """The app sees no 429; the upstream that said it is spared all the same."""
+    busy = await upstream([ok(b"{}", status=b"429 Too Many Requests")])
+    other = await upstream([ok(b'{"from":"other"}')])
+    fallback = {"arms": ["base"], "on": ["429"], "max": 1}
+    folder = written(tmp_path / "p", route(other.port, new_port=busy.port, fallback=fallback))
+    settings: dict[str, Any] = {"breaker": False, "concurrency_limit": "overload"}
+    side = await serve(other, policies=folder, environ={"NEW_KEY": "k"}, **settings)
+    to_step(side, 100)
+    body = b'{"model":"%b","messages":[]}' % OLD.encode()
+    answer = await call(side.port, post("/v1/chat/completions", body, b"x-sidecar-session: 1"))
+    assert (answer.status, answer.body) == (200, b'{"from":"other"}')
+    side.app.plane.settle()
+    limits = {one.name: one.limit.value for one in side.app.engine.guards.all if one.limit is not None}
+    assert limits.pop("two") == LEAST
+    assert set(limits.values()) == {NONE}
     assert idle(side)
 
 

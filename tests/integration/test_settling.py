@@ -113,6 +113,29 @@ async def test_one_that_fails_keeps_no_other_from_its_books(sim: Sim, serve: Ser
     assert (told, done, plane.open) == (["settle", "settle"], [1, 2], 0)
 
 
+async def test_an_outcome_that_cannot_be_made_keeps_neither_money_nor_books(
+    sim: Sim, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of ours in what is read of an answer: the call is told as aborted, and what it had reserved is given back."""
+
+    def fault(*_: object) -> None:
+        raise RuntimeError
+
+    provider = await sim()
+    folder = written(tmp_path / "p", priced(provider.port, budget={"daily_usd": 1.0}))
+    side = await serve(provider, policies=folder, environ={"NEW_KEY": "k"})
+    monkeypatch.setattr("sidecar.proxy.ending.outcome_of", fault)
+    async with talking(side) as app:
+        assert (await app.ask()).status == 200
+    side.app.plane.settle()
+    assert (side.books.accepted, side.books.aborted, side.app.plane.open, side.books.bugs) == (1, 1, 0, 1)
+    status = side.app.engine.status()[0]
+    assert status.reserved_nusd == 0
+    assert status.spent_day_nusd > 0  # what a call cost that cannot be told is what was reserved for it
+    assert side.app.engine.guards.of(side.app.engine.policy.upstreams["one"]).budget.active == 0
+    side.books.bugs = 0
+
+
 async def test_an_exchange_that_is_over_cannot_be_settled_again(
     later: None, sim: Sim, serve: Serve, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from sidecar.core.types import Event, Outcome, Settled
 from sidecar.core.variants import Replace
 from sidecar.proxy.plane import Books, Plane
 from sidecar.tasks import Tasks
+from sidecar.workers.crew import Crew, Member
 from sidecar.workers.leader import divided, summed
 from sidecar.workers.link import Link
 from sidecar.workers.messages import (
@@ -34,6 +35,7 @@ from sidecar.workers.messages import (
     read_report,
 )
 from sidecar.workers.telling import BATCH, MOST, Telling
+from sidecar.workers.worker import Worker
 from sidecar.workers.worker import divided as divided_policy
 from tests.unit.core.engines import NOW, ROUTE, facts, outcome, policy
 
@@ -202,6 +204,25 @@ async def test_a_leader_that_does_not_read_costs_rows_and_no_money() -> None:
     assert not link.sent[-1].charges
 
 
+async def test_a_call_that_cannot_be_written_costs_its_own_row_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number beyond 64 bits, say: all others are told, also those that come later, and what it cost is told as well."""
+    link = FullLink()
+    link.full = False
+    made, engine = telling(link)
+    bugs: list[str] = []
+    assert made.plane is not None
+    monkeypatch.setattr(made.plane, "on_bug", lambda where, error: bugs.append(f"{where} {type(error).__name__}"))
+    bad = with_(ended(), facts=facts(max_tokens=10**30))
+    for settled in (ended(), bad, ended()):
+        engine.settle(settled.facts, settled.decision, settled.outcome, NOW)
+        made.ended(settled)
+    made.flush()
+    [report] = link.sent
+    assert (len(report.exchanges), report.lost, made.lost, bugs) == (2, 1, 1, ["tell OverflowError"])
+    made.flush()
+    assert link.sent[-1].charges["support"][0] == 600
+
+
 async def test_a_batch_is_told_at_once_and_the_rest_soon() -> None:
     """Lessons that no call came after are told too."""
     link = FullLink()
@@ -234,6 +255,58 @@ async def test_without_a_leader_nothing_is_kept() -> None:
     made.flush()
     assert made.lost == 3 * BATCH
     assert engine.lessons == []
+
+
+async def test_a_worker_that_is_started_while_all_end_is_told_so() -> None:
+    """An order that came before there was a connection is said again: nobody waits for it until the drain is over."""
+    tasks = Tasks(lambda _name, _error: None)
+    crew = Crew(replace(Settings(), workers=1), tasks, lambda _member, _report: None, lambda _member: None)
+    starting = asyncio.ensure_future(crew.start())
+    while not crew.members:  # noqa: ASYNC110 - it has a process from one step of the loop on, and a connection later
+        await asyncio.sleep(0)
+    crew.stop()
+    try:
+        async with asyncio.timeout(20.0):
+            await starting
+            while crew.alive:
+                crew.changed.clear()
+                await crew.changed.wait()
+    finally:
+        crew.kill()
+        await tasks.close(1.0)
+    assert crew.restarts == 0
+
+
+async def test_a_worker_without_a_connection_is_not_left_behind() -> None:
+    """Its socket is closed and its process is still there when the leader ends."""
+    tasks, gone = Tasks(lambda _name, _error: None), list[Member]()
+    crew = Crew(replace(Settings(), workers=1), tasks, lambda _member, _report: None, gone.append)
+    await crew.start()
+    link = crew.members[0].link
+    assert link is not None
+    link.close()
+    async with asyncio.timeout(5.0):
+        await link.lost.wait()
+    assert (len(gone), len(crew.members), crew.alive) == (1, 0, 1)
+    crew.kill()
+    assert gone[0].process is not None
+    assert gone[0].process.returncode is not None
+    await tasks.close(1.0)
+
+
+async def test_orders_that_cannot_be_obeyed_end_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours is counted; the turn is confirmed, else no lease would ever come again, and an order to end holds."""
+    link = FullLink()
+    link.full = False
+    worker = Worker(Hello(0, 1, Settings()), link)
+
+    def fault(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(worker.engine, "hear", fault)
+    worker.on_message(frame(Orders(turn=7, stop=1))[4:])
+    assert (link.sent[-1].turn, link.sent[-1].books.bugs) == (7, 1)
+    assert worker._stopping.is_set()
 
 
 def test_what_several_workers_counted_is_added_up() -> None:

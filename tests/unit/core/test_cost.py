@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.cost import Cost, RateCard, Rates, cost, flat_card, round_nusd
+from sidecar.core.cost import MOST_NUSD, Cost, RateCard, Rates, cost, flat_card, round_nusd
 from sidecar.core.policy import FlatPrice
 from sidecar.core.pricebook import PriceBook
 from sidecar.core.types import Usage
@@ -229,6 +229,13 @@ def test_cached_audio_has_its_own_rate() -> None:
         "cached_input": (20, 2_000),
         "input": (30, 30_000),
     }
+
+
+def test_no_count_of_an_upstream_makes_a_cost_that_no_row_can_hold() -> None:
+    """A count of 53 bits at a price of dollars a token is more than 64 bits."""
+    found = cost(Usage(input_tokens=0, output_tokens=(1 << 53) - 1), flat_card(FlatPrice(10**9, 10**15)))
+    assert found is not None
+    assert found.total_nusd == MOST_NUSD
 
 
 def test_unknown_model_is_none(book: PriceBook) -> None:

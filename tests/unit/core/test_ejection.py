@@ -284,3 +284,13 @@ def test_somebody_serves_whatever_is_open(route: Route, steps: list[tuple[str, i
             if number % 3 == 0:
                 guard, breaker, ticket, late = held.pop(number % len(held))
                 guard.end(breaker, ticket, FAILED if late == FAILED else GOOD, now, retry=False)
+
+
+def test_a_policy_without_an_arm_forgets_its_breaker() -> None:
+    """Nobody would call it any more, so that it would be open or half open, and told so, for ever."""
+    made = promoted(policy(ARMS))
+    shut(made.guards, MINI, NANO)
+    assert {one.model for one in made.guards.unwell} == {MINI.model, NANO.model}
+    made.apply(policy(replace(ARMS, arms=(NANO,))), NOW)
+    assert {one.model for one in made.guards.unwell} == {NANO.model}
+    assert all(one.model != MINI.model for one in made.guards.status(NOW))

@@ -158,6 +158,8 @@ def test_the_limit_learns_from_ends() -> None:
         assert guard.limit is not None
         guard.learn(outcome("aborted", status=status), 50, 0.0)
         guard.learn(outcome("failed", status=500, error="upstream_status", clocks=clocks), 50, 0.0)
+        for ours in ("shed", "shutdown"):  # answered with 503 by us, while it waited for its turn
+            guard.learn(outcome("failed", status=503, error=ours, clocks=Clocks()), 50, 0.0)
         assert guard.limit.value == float("inf")
         guard.learn(outcome("failed", status=status, error=error), 50, 0.0)
         assert guard.limit.value == 45.0
@@ -171,3 +173,38 @@ def test_the_limit_learns_from_ends() -> None:
         assert guard.limit.usual_s is None
         guard.learn(good, 1, float(turn))
     assert guard.limit.usual_s == pytest.approx(0.3)
+
+
+def test_the_limit_learns_from_what_a_fallback_took_over() -> None:
+    """A 429 that another arm serves is the upstream's word all the same; what is no status says nothing of load."""
+    for trigger, value in (("429", 45.0), ("503", 45.0), ("500", float("inf")), ("connect", float("inf"))):
+        guard = Guards(GuardSpec(limit="overload")).of(OPENAI)
+        guard.failed_over(trigger, 50, 0.0)
+        assert guard.limit is not None
+        assert guard.limit.value == value
+    off = Guards(GuardSpec()).of(OPENAI)
+    off.failed_over("429", 50, 0.0)
+    assert off.limit is None
+
+
+def test_models_that_no_arm_names_any_more_are_forgotten() -> None:
+    """However often a policy changes: their breakers do not stay open for ever, nor use up those of new models."""
+    guards = Guards(SPEC)
+    guard, other = guards.of(OPENAI), guards.of(UPSTREAMS["cheap"])
+    old = guard.own("old")
+    other.own("old")
+    for _ in range(2):
+        call(guard, "old", FAILED)
+    ticket = guard.begin(old, retry=False)
+    assert guards.unwell == {old: guard}
+    for turn in range(2 * MAX_MODELS):
+        guard.own(f"m{turn}")
+        guards.name({OPENAI: {f"m{turn}"}})
+    assert guards.unwell == {}
+    assert [one.model for one in guard.breakers] == [f"m{2 * MAX_MODELS - 1}", REST]
+    assert other.breakers == (other.rest,)
+    old.tick(4.0)
+    guard.end(old, ticket, FAILED, 5.0, retry=False)
+    late = guard.begin(old, retry=False)
+    guard.end(old, late, FAILED, 5.0, retry=False)  # its state changes, and nobody is told
+    assert (guards.unwell, guard.budget.active) == ({}, 0)

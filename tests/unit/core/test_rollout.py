@@ -126,6 +126,16 @@ def test_no_quality_evidence_keeps_an_arm_at_its_first_step() -> None:
     assert one.step == 25
 
 
+def test_no_timeout_promotes_an_arm_that_fails_most_of_the_few_units_it_gets() -> None:
+    """At 50 % seven failures are no verdict yet, and while its breaker is open there comes no eighth."""
+    one = make(replace(SPEC, steps=(50, 100), on_inconclusive="promote"))
+    for _ in range(7):
+        assert one.observe("canary", BAD, now=1.0, step=50) == []
+    for _ in range(7):
+        one.observe("control", GOOD, now=1.0, step=50)
+    assert kinds(one.tick(3600.0)) == ["rollout.paused"]
+
+
 def test_non_inferiority_must_be_shown_where_it_is_asked_for() -> None:
     """At a margin of 5 % a pair of good units wins 0.039 nats at most, and ln(20) takes 78 of them: 50 units are too few."""
     one = make(replace(SPEC, require="non_inferior", guardrails=(Guardrail("cost", ratio=1.2),)))

@@ -53,6 +53,7 @@ def test_reservation_uses_max_tokens_or_the_history() -> None:
     arm = spend.arms["a"]
     assert arm.reserve_nusd(300, 50) == 100 * 2 + 50 * 8
     assert arm.reserve_nusd(300, None) == 200 + DEFAULT_OUTPUT_TOKENS * 8
+    assert arm.reserve_nusd(300, -1) == arm.reserve_nusd(300, None)  # as if it was not there: nothing is given back
     for _ in range(ENOUGH - 1):
         spend.observe("a", 100, 20, 360)
     assert arm.reserve_nusd(300, 8_000) == 200 + 8_000 * 8

@@ -23,6 +23,7 @@ from sidecar.store.audit_check import Verdict
 from sidecar.store.database import open_writer, transaction
 from sidecar.store.keys import Guards, KeySet, parse_keys
 from sidecar.store.migrations import FIRST
+from sidecar.store.retention import Forgetting, forget
 from sidecar.store.writer import QUEUE_OTHERS, Writer
 from tests.fixtures.settled import as_rows, settled
 
@@ -109,6 +110,20 @@ def test_the_chain_holds(path: Path) -> None:
     assert [line["why"] for line in queries.audit(path, 2)] == ["because"] * 2
 
 
+def test_a_head_is_told_when_its_link_is_on_the_disk(path: Path) -> None:
+    """Else a power cut takes a link whose head is known, as a forger does: also what `forget` and markers write is synced,
+    and what comes after costs no more than before."""
+    said: list[str] = []
+    connection, chain = open_writer(path), Chain(path)
+    connection.set_trace_callback(said.append)
+    forget(connection, "0" * 16, Forgetting(wall(), "alice", "bot"), chain)
+    connection.execute("INSERT INTO audit (at, actor, action) VALUES ('2026', 'eve', 'x')")
+    Chain(path).begin(connection, "bot")
+    told = [one for one in said if one.startswith(("PRAGMA syn", "COMMIT"))]
+    assert told == ["PRAGMA synchronous=FULL", "COMMIT", "PRAGMA synchronous=NORMAL"] * 2
+    connection.close()
+
+
 def test_heads_are_read() -> None:
     """With and without the number; nothing else."""
     digest = "ab" * 32
@@ -178,6 +193,16 @@ def test_a_deletion_that_is_hidden_by_new_numbers_is_found(path: Path) -> None:
         path, "DELETE FROM audit WHERE seq = 3", *(f"UPDATE audit SET seq = {n - 1} WHERE seq = {n}" for n in (4, 5, 6))
     )
     assert set(kinds(check(path))) == {"edited", "cut"}
+
+
+@pytest.mark.parametrize("value", ["'zzz'", "x'00'", "1.5"])
+def test_a_number_that_is_none_does_not_end_the_chain(path: Path, value: str) -> None:
+    """What was done is recorded behind the last true link all the same: nobody is silenced by a row."""
+    forge(path, f"INSERT INTO audit (seq, at, actor, action, hash) VALUES ({value}, '2026', 'eve', 'x', 'h')")
+    before = check(path).links
+    put(path, "later")
+    after = check(path)
+    assert (after.links, kinds(after)) == (before + 1, ["edited"])
 
 
 def test_another_order_is_found(path: Path) -> None:

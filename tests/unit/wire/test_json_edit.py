@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.wire.json_edit import RequestView, SlicedReader, edit_request, read_request
+from sidecar.wire.json_edit import MOST_TOKENS, RequestView, SlicedReader, edit_request, read_request
 from sidecar.wire.json_scan import MAX_MEMBERS, MemberScanner
 
 CHAT = b'{"model":"gpt-4o","messages":[{"role":"user","content":"hi"}],"stream":true,"max_tokens":5}'
@@ -88,6 +88,11 @@ def test_wrong_types_count_as_absent() -> None:
         ('"generationConfig":{"maxOutputTokens":null},"generation_config":{"maxOutputTokens":5}', {"max_tokens": 5}),
         ('"generationConfig":{"maxOutputTokens":"many"}', {}),
         ('"max_tokens":4,"generationConfig":{"maxOutputTokens":7}', {"max_tokens": 4}),
+        (
+            '"max_tokens":1' + "0" * 400,
+            {"max_tokens": MOST_TOKENS},
+        ),  # no number of a client's leaves what others can hold
+        ('"max_output_tokens":-1' + "0" * 30, {"max_tokens": -1, "limit_key": "max_output_tokens"}),
         ('"stream_options":{"include_usage":true}', {"has_stream_options": True, "include_usage": True}),
         ('"usage":{"include":true}', {"include_usage": True}),
         ('"usage":{"include":false}', {"include_usage": False}),
