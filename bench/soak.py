@@ -27,7 +27,7 @@ import psutil
 from sidecar.clock import monotonic
 from tests.e2e.process import Provider, Sidecar
 from tests.e2e.rounds import write_policy
-from tests.e2e.traffic import CHAT, Connection, Load, chat
+from tests.e2e.traffic import CHAT, Connection, chat
 
 TRACES: Final = Path(__file__).resolve().parents[2] / "shared" / "data" / "arrivals"
 NAMES: Final = ("azure2023_code.csv.gz", "mooncake_conversation.csv.gz")
@@ -49,7 +49,7 @@ KINDS: Final = (
     ("translated stream", 0.10),
     ("embedding", 0.15),
 )
-FILL: Final = 50_000  # 30,000..200,000: what is remembered of calls holds 20,000 and turns over by halves
+FILL: Final = 70_000  # 70,000..200,000: what is remembered of conversations holds 32,768 and turns over by halves
 FILLING: Final = 48  # connections
 STORE_MAX_MIB: Final = 4  # so that filling reaches the ceiling: then the size must not move
 EVERY_S: Final = 2.0
@@ -147,7 +147,7 @@ class _Run:
     seen: Soak
     sidecar: Sidecar
     provider: Provider
-    begun: float
+    begun: float = 0.0
     idle: list[Connection] = field(default_factory=list)
     began: asyncio.Event = field(default_factory=asyncio.Event)  # the long stream has
 
@@ -189,10 +189,11 @@ async def soak(seconds: float, speed: float, seed: int, folder: Path, fill: int 
         counting = ("-c", COUNTING, str(folder / "tasks"))
         limit = f"{STORE_MAX_MIB}MiB"
         with Sidecar(folder, provider.url, policies=policies, program=counting, store_max=limit) as sidecar:
-            await _fill(sidecar, provider, fill)
+            run = _Run(seen, sidecar, provider)
+            await _fill(run, fill)
             long = LONG | {"itl": seconds / LONG["output_tokens"]}
             await asyncio.to_thread(provider.set_models, **dict.fromkeys(NAMED, SLOW), long=long)
-            run = _Run(seen, sidecar, provider, monotonic())
+            run.begun = monotonic()
             async with asyncio.TaskGroup() as group:
                 lasting = group.create_task(_long(run))
                 await asyncio.wait_for(run.began.wait(), 10)  # before the faults: it shall live
@@ -209,17 +210,21 @@ async def soak(seconds: float, speed: float, seed: int, folder: Path, fill: int 
     return seen
 
 
-async def _fill(sidecar: Sidecar, provider: Provider, count: int) -> None:
-    """So many calls without pauses, each of a new conversation."""
-    await asyncio.to_thread(provider.set_models, **dict.fromkeys(NAMED, QUICK))
-    load, told = Load(sidecar.port, connections=FILLING, pause_s=0.0), 0
-    async with load.running():
-        while load.sent < count:
-            await asyncio.sleep(1.0)
-            load.replies.clear()
-            if load.sent - told >= 10_000:
-                told = load.sent
-                sys.stderr.write(f"filling: {told} of {count} calls\n")
+async def _fill(run: _Run, count: int) -> None:
+    """So many calls of all kinds and sizes without pauses, each of a new conversation."""
+    await asyncio.to_thread(run.provider.set_models, **dict.fromkeys(NAMED, QUICK))
+    kinds, left = [kind for kind, _ in KINDS], iter(range(count))
+
+    async def ask() -> None:
+        connection = Connection(run.sidecar.port)
+        for number in left:
+            body, path = _body(kinds[number % len(kinds)], Arrival(0.0, number * 37 % 4000, 64))
+            await connection.call(body, {"x-sidecar-session": f"fill-{number}"}, path)
+            if number % 10_000 == 0:
+                sys.stderr.write(f"filling: {number} of {count} calls\n")
+        await connection.close()
+
+    await asyncio.gather(*(ask() for _ in range(FILLING)))
 
 
 async def _long(run: _Run) -> None:
