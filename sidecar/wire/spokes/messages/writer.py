@@ -116,7 +116,8 @@ class Writer:
     def _start(self, event: Start) -> bytes:
         self._blocks = Blocks(event.format, self._report, answer=True)
         self._usage = event.usage
-        counts = write_counts(event.usage or Usage())
+        known = event.usage or Usage()  # of the output nothing is told yet, whatever the arm says already
+        counts = write_counts(structs.replace(known, output_tokens=None, reasoning_tokens=None))
         if self._blocks.own and event.said is not None:
             wrong = [name for name in ("input_tokens", "output_tokens") if type(event.said.get(name)) is not int]
             usage = event.said | {name: counts[name] for name in wrong}  # clients add them up
