@@ -10,6 +10,8 @@ while its breaker does not offer itself, but
     nearly everything fails the fault is likely here or in between, and the arms that are left could not carry the rest.
     Those that have been open for longest are out.
 
+The canary of a rollout under way keeps its share all the same (`core.route`): its rollout takes it out for good.
+
 Calls that carry an arm's state are not asked here: their state is where it is. A conversation whose arm is not offered gets
 another one, and keeps it.
 

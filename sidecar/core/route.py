@@ -133,9 +133,13 @@ class RouteState:
         shut: tuple[str, ...] = ()
         if decision is None:
             offered = self.ejection.offered(eligible, self.staging.pool) if self.ejection.guards.unwell else eligible
-            if offered is not eligible:
+            decision = self._diverted(offered)
+            if (
+                offered is not eligible
+            ):  # a canary is judged by its rollout, on evidence that would not come in without calls
+                offered = tuple(arm for arm in eligible if arm in offered or arm == self.staging.arm)
                 shut = tuple(arm for arm in eligible if arm not in offered)
-            decision = self._diverted(offered) or self._assigned(facts, offered, rng)
+            decision = decision or self._assigned(facts, offered, rng)
         compared = () if self.trial is None else self.trial.experiment.compared
         admitted = fitting.note(self.admission.admit(decision, facts, now, compared), facts)
         if shut:

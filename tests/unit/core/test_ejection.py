@@ -106,12 +106,14 @@ def test_traffic_is_not_sent_to_an_arm_that_was_not_tried() -> None:
     assert [fresh.decide(facts(key), NOW).arm for key in range(1, 400)] == before
 
 
-def test_an_open_canary_is_skipped_and_does_not_count() -> None:
-    """Its share is served by the stable arm, outside of the comparison."""
+def test_an_open_canary_is_judged_by_its_rollout() -> None:
+    """It keeps its share, and its calls count: without them nothing would ever take it out."""
+    before = [engine(policy(ROUTE)).decide(facts(key), NOW).rollout_id for key in range(1, 200)]
     made = engine(policy(ROUTE))
     shut(made.guards, MINI)
     served = [made.decide(facts(key), NOW) for key in range(1, 200)]
-    assert {(one.arm, one.rollout_id, one.propensity) for one in served} == {("gpt-4o", None, 1.0)}
+    assert {one.arm for one in served} == {"gpt-4o", "mini"}
+    assert [one.rollout_id for one in served] == before
 
 
 def test_an_experiment_waits_while_a_variant_is_open() -> None:
