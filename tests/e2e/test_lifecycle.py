@@ -203,7 +203,10 @@ def test_starts_without_any_configuration(tmp_path: Path) -> None:
     command += ["--set", f"health_listen=127.0.0.1:{health}", "--set", f"admin_listen=127.0.0.1:{free_port()}"]
     names = ("SIDECAR_", "SERVICE_ID", "OPENAI_", "ANTHROPIC_", "GEMINI_")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(names)}
-    environ |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path / "bytecode")}  # as installed packages
+    environ |= {
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPYCACHEPREFIX": str(tmp_path / "bytecode"),
+    }  # as installed packages
     took, worked = [], []
     for _ in range(3):
         begun = monotonic()
