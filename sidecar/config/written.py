@@ -202,7 +202,11 @@ class Rollout:
     )
     on_inconclusive: str = field(
         default=_ROLLOUT.on_inconclusive,
-        metadata=key(choice("wait", "rollback", "promote"), "After `max_wait`: pause and wait for a person, or act."),
+        metadata=key(
+            choice("wait", "rollback", "promote"),
+            "After `max_wait`: pause and wait for a person, or act. "
+            "An arm that failed most of its calls is not promoted so: it pauses.",
+        ),
     )
     promote: Promote | None = field(
         default=None, metadata=key(struct(Promote, "a promotion rule"), "What the next step requires.")

@@ -281,8 +281,7 @@ def test_a_second_writer_waits_until_the_first_ends(writer: Writer, path: Path) 
     assert wait_for(lambda: second.errors > 2)
     assert (second.rows_written, second.last_error) == (0, told)
     assert writer.close(2.0)
-    assert wait_for(lambda: second.rows_written == 1)
-    assert second.writable is True
+    assert wait_for(lambda: second.rows_written == 1 and second.writable is True)
     assert second.close(2.0)
 
 
