@@ -45,6 +45,7 @@ from sidecar.process import loop_factory, place, salt_of, server_tls, watch_loop
 from sidecar.proxy.aside import Beside
 from sidecar.proxy.cascade import Cascades
 from sidecar.proxy.downstream import Downstream
+from sidecar.proxy.leaving import drain, end_traffic
 from sidecar.proxy.listen import bind
 from sidecar.proxy.memory import Memory
 from sidecar.proxy.origins import Origins
@@ -412,26 +413,13 @@ class Sidecar:
     async def _drain(self) -> None:
         """/ready says 503; new requests are still served until none came for `drain_idle_s`, or `drain_s` is over."""
         self.state = "draining"
-        plane, settings = self.plane, self.settings
-        plane.draining = True
+        self.plane.draining = True
         self.beside.stop()
-        began = plane.last_active = monotonic()
-        log.info("draining", exchanges=len(plane.exchanges))
-        while monotonic() - began < settings.drain_s and not self._cut.is_set():
-            if not plane.exchanges and monotonic() - plane.last_active >= settings.drain_idle_s:
-                break
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._cut.wait(), 0.05)
+        log.info("draining", exchanges=len(self.plane.exchanges))
+        await drain(self.plane, self._cut)
 
     async def _close(self) -> None:
-        for server in self._servers:
-            server.close()
-        for exchange in list(self.plane.exchanges):
-            exchange.on_shutdown()
-        await asyncio.sleep(0)  # what was just written goes out
-        for connection in list(self.plane.connections):
-            connection.transport.abort()
-        self.plane.stop()
+        await end_traffic(self.plane, self._servers)
         self.loop.stop()
         self._fenced("state", lambda: self.archive.state(self.engine.snapshot()))
         try:

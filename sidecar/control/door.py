@@ -36,6 +36,7 @@ class Door(web.SockSite):
     """One listening socket of a runner."""
 
     async def start(self) -> None:
+        """Listens. Beyond MOST connections the oldest goes for each that comes. Raises OSError where nobody can listen."""
         await web.BaseSite.start(self)
         server = self._runner.server
         assert server is not None, "the runner was set up"

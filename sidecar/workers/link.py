@@ -44,6 +44,7 @@ class Link(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        """Hands over each message that is whole. Raises ValueError for one above MAX_BYTES, which ends the link."""
         held = self._held
         held += data
         at = 0

@@ -39,6 +39,7 @@ from sidecar.process import hush, loop_factory, place, salt_of, server_tls, watc
 from sidecar.proxy.aside import Beside
 from sidecar.proxy.cascade import Cascades
 from sidecar.proxy.downstream import Downstream
+from sidecar.proxy.leaving import drain, end_traffic
 from sidecar.proxy.listen import bind
 from sidecar.proxy.memory import Memory
 from sidecar.proxy.origins import Origins
@@ -281,26 +282,13 @@ class Worker:
     # ---- down
 
     async def _drain(self) -> None:
-        """As `app.Sidecar._drain`: new requests are served until none came for `drain_idle_s`, or `drain_s` is over."""
-        plane, settings = self.plane, self.settings
-        plane.draining = True
+        """As `app.Sidecar._drain`."""
+        self.plane.draining = True
         self.beside.stop()
-        began = plane.last_active = monotonic()
-        while monotonic() - began < settings.drain_s and not self._cut.is_set():
-            if not plane.exchanges and monotonic() - plane.last_active >= settings.drain_idle_s:
-                break
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._cut.wait(), 0.05)
+        await drain(self.plane, self._cut)
 
     async def _close(self) -> None:
-        for server in self._servers:
-            server.close()
-        for exchange in list(self.plane.exchanges):
-            exchange.on_shutdown()
-        await asyncio.sleep(0)  # what was just written goes out
-        for connection in list(self.plane.connections):
-            connection.transport.abort()
-        self.plane.stop()
+        await end_traffic(self.plane, self._servers)
         self.loop.stop()
         self.telling.serving = False
         self._count()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sidecar import __version__
+from tests.supply import canonical
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -23,10 +24,6 @@ def _make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     return subprocess.run(
         command, cwd=ROOT, env=kept | environment, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
     )
-
-
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 @pytest.mark.parametrize(
@@ -75,10 +72,10 @@ def test_the_locks_hold_what_the_project_asks_for() -> None:
     """A dependency that was added without `make lock` is found here and not on a user's machine."""
 
     def names(wanted: list[str]) -> set[str]:
-        return {_canonical(re.split(r"[^A-Za-z0-9._-]", one)[0]) for one in wanted}
+        return {canonical(re.split(r"[^A-Za-z0-9._-]", one)[0]) for one in wanted}
 
     def locked(lock: str) -> set[str]:
-        return {_canonical(name) for name in re.findall(r"^([A-Za-z0-9._-]+)==", lock, re.MULTILINE)}
+        return {canonical(name) for name in re.findall(r"^([A-Za-z0-9._-]+)==", lock, re.MULTILINE)}
 
     run, dev = ((ROOT / "requirements" / name).read_text() for name in ("run.txt", "dev.txt"))
     groups = PROJECT["dependency-groups"]
