@@ -238,7 +238,10 @@ class Writer:
         if reason is None:
             reason = write_stop(stopped.stop, self._report, called=self._called, refused=self._refused, own=own)
         counts = write_counts(self._usage or Usage(), split=False)
-        usage = {"output_tokens": counts["output_tokens"]} | self._said if own else counts
+        output = {"output_tokens": counts["output_tokens"]}
+        usage = output | self._said if own else counts
+        if type(usage["output_tokens"]) is not int:
+            usage |= output  # clients add it up
         delta = {"stop_reason": reason, "stop_sequence": stopped.stop_sequence} | extra
         return out + _event(b"message_delta", {"type": "message_delta", "delta": delta, "usage": usage} | rest)
 

@@ -160,6 +160,20 @@ def test_counts_that_are_none_are_written_as_numbers() -> None:
     check([one], whole=False)
 
 
+def test_an_output_that_is_no_count_is_written_as_one() -> None:
+    """What stands there at the end is replaced too, and nothing beside it."""
+    usage = {"input_tokens": 0, "output_tokens": 1e300, "cache_read_input_tokens": 2}
+    start = {"id": "msg_01", "type": "message", "role": "assistant", "model": "m", "content": [], "usage": {}}
+    chunks = [
+        said.event("message_start", message=start),
+        said.event("message_delta", delta={"stop_reason": "end_turn", "stop_sequence": None}, usage=usage),
+    ]
+    writer = Writer(ASKED, Report())
+    told = SseParser().feed(b"".join([writer.feed(event) for event in events_of(chunks)]))
+    assert orjson.loads(told[-1].data)["usage"] == {**usage, "output_tokens": 0}
+    check(told, whole=False)
+
+
 @pytest.mark.parametrize("depth", [100, 400])
 def test_deep_nesting_is_read_or_refused(depth: int) -> None:
     deep: Any = {}
