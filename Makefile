@@ -22,7 +22,7 @@ FAST := not real and not campaign
 install = { [ -x $(BIN)/uv ] && $(BIN)/uv pip install --quiet --python $(PY) $(1); } || $(PY) -m pip install --quiet $(1)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint coverage test-real test-sdk supply fuzz campaign bench lock lock-sdk image clean
+.PHONY: help run test check lint coverage test-real test-sdk supply fuzz campaign bench lock lock-sdk image test-image clean
 
 help:
 	@echo "make run        set up, then the demo: a simulated provider, the sidecar, a fault and its rollback"
@@ -35,7 +35,8 @@ help:
 	@echo "make campaign   what is too long for CI: soak, long fuzz, kill rounds"
 	@echo "make bench      proxy and routing benchmarks (DATA=folder of matrices)"
 	@echo "make lock       lock the dependencies again (lock-sdk: those of test-sdk)"
-	@echo "make image      build the container image"
+	@echo "make image      build the container image, with a Docker engine or (as root) with buildah"
+	@echo "make test-image the image: what is in it, and at work under a pod's limits (root, buildah, podman)"
 
 $(VENV)/.made:
 	@[ -n "$(PYTHON)" ] || { echo "llm-sidecar needs Python 3.11 or newer, and none was found. Install it, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -132,6 +133,8 @@ bench: $(VENV)/.dev
 lock: $(VENV)/.uv
 	$(LOCK) pyproject.toml --group build --output-file requirements/run.txt
 	$(LOCK) pyproject.toml --group build --extra encryption --output-file requirements/encryption.txt
+	$(subst --universal ,,$(LOCK)) --python-platform linux pyproject.toml --group build --extra encryption --extra otel \
+		--output-file requirements/image.txt
 	$(LOCK) pyproject.toml --group dev --output-file requirements/dev.txt
 	$(LOCK) requirements/supply.in --output-file requirements/supply.txt
 	$(LOCK) requirements/fuzz.in --output-file requirements/fuzz.txt
@@ -140,8 +143,11 @@ lock-sdk: $(SDK)/.made
 	$(LOCK) tests/sdk/requirements.in --output-file tests/sdk/requirements.txt
 	cd tests/sdk/node && PATH="$(abspath $(SDK))/bin:$$PATH" npm update --ignore-scripts --package-lock-only --no-audit --no-fund
 
-image:
-	docker build --tag llm-sidecar:$(VERSION) .
+image: $(VENV)/.made
+	@PYTHON=$(PY) k8s/image/build.sh llm-sidecar:$(VERSION)
+
+test-image: $(VENV)/.dev
+	LLM_SIDECAR_IMAGE=localhost/llm-sidecar:test $(PY) -m pytest -q tests/image $(ARGS)
 
 clean:
 	rm -rf build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

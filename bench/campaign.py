@@ -104,6 +104,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--only", type=int, default=None, metavar="K", help="of the faults, exchange K of the seed alone"
     )
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="of the faults: of the sidecar")
     parser.add_argument("--speed", type=float, default=10.0, help="of the soak: how fast time runs in the traces")
     parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="of the soak")
     parser.add_argument("--into", type=Path, metavar="FILE.md", help="the page that gets the tables of the soak")
@@ -141,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.into.write_text(soak_report.put_into(options.into.read_text(), seen))
     if options.faults:
         numbers = range(options.faults) if options.only is None else [options.only]
-        faulted = faults.run(numbers, options.seed)
+        faulted = faults.run(numbers, options.seed, workers=options.workers)
         faults.show(faulted)
         broken += faulted.broken
         told["faults"] = {what: dict(ends) for what, ends in faulted.ends.items()}

@@ -14,10 +14,10 @@ from pathlib import Path
 from tests.e2e.fault_campaign import CONCURRENCY, Campaign, Told
 
 
-def run(numbers: Sequence[int], seed: int, concurrency: int = CONCURRENCY) -> Told:
-    """Runs these exchanges of the seed against a sidecar of their own."""
+def run(numbers: Sequence[int], seed: int, concurrency: int = CONCURRENCY, workers: int = 1) -> Told:
+    """Runs these exchanges of the seed against a sidecar of their own; see `Campaign` for `workers`."""
     with tempfile.TemporaryDirectory() as folder:
-        return asyncio.run(Campaign(seed, progress=True).run(Path(folder), numbers, concurrency))
+        return asyncio.run(Campaign(seed, progress=True, workers=workers).run(Path(folder), numbers, concurrency))
 
 
 def show(told: Told) -> None:

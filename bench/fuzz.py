@@ -140,11 +140,16 @@ def _fuzz(name: str, seconds: float, seed: int) -> None:
         "".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in WORDS if len(word) < 64)
     )
     options = [
-        f"-max_total_time={seconds:.0f}", f"-seed={seed}", f"-max_len={MAX_BYTES}", f"-dict={words}",
+        f"-max_total_time={whole_s(seconds)}", f"-seed={seed}", f"-max_len={MAX_BYTES}", f"-dict={words}",
         f"-artifact_prefix={out}/", "-timeout=60", "-print_final_stats=1", "-rss_limit_mb=2048",
     ]  # fmt: skip
     atheris.Setup([sys.argv[0], *options, *map(str, folders)], watched.once)
     atheris.Fuzz()
+
+
+def whole_s(seconds: float) -> int:
+    """The time as libFuzzer takes it: whole seconds, of which 0 would mean for ever."""
+    return max(1, round(seconds))
 
 
 def _faults(name: str) -> set[tuple[Path, float]]:

@@ -151,7 +151,10 @@ def json_edit(data: bytes) -> None:
     assert new == edit_request(data, model="new", params=(("temperature", b"0.5"),), ask_usage=True, view=layout)
     after = read_request(new)
     assert after is not None
-    assert (after.model, after.include_usage) == ("new", True)
+    options = msgspec.json.decode(new).get(
+        "stream_options"
+    )  # of another type it stays: the upstream says what is wrong
+    assert (after.model, after.include_usage) == ("new", True if isinstance(options, dict) else view.include_usage)
     assert (after.stream, after.tools, after.conversation) == (view.stream, view.tools, view.conversation)
 
 

@@ -4,6 +4,7 @@ A recipe makes a `Peer` (command, environment, port) for a working folder and an
 and returns once it has answered its first request correctly.
 """
 
+import json
 import os
 import shlex
 import shutil
@@ -12,8 +13,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
 from time import sleep
+from typing import Any
 
 from bench import machine, payloads
 from sidecar.clock import monotonic
@@ -188,6 +191,10 @@ _ARMS = """\
 """
 
 
+_TEXT = """\
+    context: {text: true}
+    sticky: request
+"""
 _CANARY = """\
     arms:
       - {id: mini, upstream: provider, model: gpt-4o-mini}
@@ -196,16 +203,19 @@ _CANARY = """\
 
 
 def sidecar(name: str, mode: str, workers: int = 1, **settings: str | None) -> Recipe:
-    """The sidecar with everything on: policy in `mode` (optimize: three arms; canary: 10 %; "": no policy), metrics, log
-    line and row a request. `settings` change that: SIDECAR_... variables; None takes one away."""
+    """The sidecar with everything on: policy in `mode`, metrics, log line and row a request. Modes: optimize (three arms, of
+    which two begin their rollouts, so that 5 % of the calls have another one than the baseline), sampled (the same with text
+    features, see `establish`), canary (10 %), "" (no policy). `settings` change that: SIDECAR_... variables; None takes one
+    away."""
 
     def recipe(folder: Path, upstream_port: int) -> Peer:
         ports = [free_port() for _ in range(3)]
         policies = folder / "policies"
         policies.mkdir()
-        arms = {"optimize": _ARMS, "canary": _CANARY}.get(mode, "")
+        arms = {"optimize": _ARMS, "sampled": _ARMS + _TEXT, "canary": _CANARY}.get(mode, "")
         if mode:
-            (policies / "bench.yaml").write_text(_POLICY.format(upstream=upstream_port, mode=mode) + arms)
+            written = "optimize" if mode == "sampled" else mode
+            (policies / "bench.yaml").write_text(_POLICY.format(upstream=upstream_port, mode=written) + arms)
         request_log = folder / "requests.jsonl"
         environ = {
             "PYTHONDONTWRITEBYTECODE": "",  # compiled once, as an installed package is, whatever this shell says
@@ -225,6 +235,32 @@ def sidecar(name: str, mode: str, workers: int = 1, **settings: str | None) -> R
         return Peer(name, (sys.executable, "-m", "sidecar", "run"), ports[0], kept, folder / "output", request_log)
 
     return recipe
+
+
+def establish(running: Running, patience_s: float = 60.0) -> None:
+    """Promotes all arms of the route, so that each call is a draw among them. Raises PeerError when that takes longer."""
+    began = monotonic()
+    while monotonic() - began < patience_s:
+        rollouts = _admin(running, "GET", "/api/v1/status")["routes"][0]["rollouts"]
+        if all(one["phase"] == "promoted" for one in rollouts):
+            return
+        if any(one["phase"] == "running" for one in rollouts):
+            _admin(running, "POST", "/api/v1/routes/bench/rollout", '{"action": "promote"}')
+        else:
+            sleep(0.2)  # the next one begins at a tick
+    raise PeerError("its arms were not promoted in time")
+
+
+def _admin(running: Running, method: str, path: str, body: str | None = None) -> dict[str, Any]:
+    environ = running.peer.environ
+    token = Path(environ["SIDECAR_DB"] + ".admin-token").read_text().strip()
+    connection = HTTPConnection(environ["SIDECAR_ADMIN_LISTEN"], timeout=10)
+    try:
+        connection.request(method, path, body, {"Authorization": f"Bearer {token}", "Content-Type": "application/json"})
+        found: dict[str, Any] = json.loads(connection.getresponse().read())
+        return found
+    finally:
+        connection.close()
 
 
 def custom(spec: str) -> tuple[str, Recipe]:

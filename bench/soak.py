@@ -2,11 +2,14 @@
 
 Arrivals and sizes are those of the traces of `shared/data/arrivals`, one after the other and again. Four kinds of calls:
 whole, streamed, translated to another dialect (both ways of answering), embeddings. One in twenty is left by its client in
-the middle, one in fifty meets a fault of the upstream; one stream lasts from the beginning to the end. Before that FILL
-calls as fast as they go fill what is bounded and would still be filling: remembered decisions, conversations, the
-database. Every two seconds memory, descriptors, threads, asyncio's tasks, open exchanges and the size of the database are
-read; beside the traffic a probe asks the same small question through the sidecar and directly, ten times a second, and
-the difference is what the sidecar adds.
+the middle, one in fifty meets a fault of the upstream; one stream lasts from the beginning to the end. Every two seconds
+memory, descriptors, threads, asyncio's tasks, open exchanges and the size of the database are read; beside the traffic a
+probe asks the same small question through the sidecar and directly, ten times a second, and the difference is what the
+sidecar adds.
+
+Before that FILL calls of the same traffic, as fast as they go, fill what is bounded and would still be filling: remembered
+decisions, conversations, the database. These tables forget by halves, each at its own pace, so what is held breathes by
+4 MiB; the process keeps the pages of the highest sum that it met, and the filling goes on until it has met that.
 
 What it does not know: what a week would bring. `bench.soak_report` says how far the trends of this hour would lead.
 """
@@ -32,7 +35,7 @@ from tests.e2e.traffic import CHAT, Connection, chat
 TRACES: Final = Path(__file__).resolve().parents[2] / "shared" / "data" / "arrivals"
 NAMES: Final = ("azure2023_code.csv.gz", "mooncake_conversation.csv.gz")
 MODELS: Final = ("probe:ttft=0", "probe:itl=0")
-QUICK: Final = {"ttft": 0.0, "itl": 0.0, "output_tokens": 8}
+QUICK: Final = {"ttft": 0.02, "itl": 0.001, "output_tokens": 24}  # 44 ms: who leaves after LEAVE_S is in the middle
 SLOW: Final = {"ttft": 0.05, "itl": 0.004, "output_tokens": 24}
 NAMED: Final = ("gpt-4o", "gpt-4o-mini", "claude-haiku-4-5", "text-embedding-3-small")
 LONG: Final = {"ttft": 0.02, "output_tokens": 100}
@@ -42,6 +45,7 @@ FAULTS: Final = (
     {"kind": "reset_before", "rate": 0.005},
 )
 ABORTS: Final = 0.05
+LEAVE_S: Final = 0.03
 KINDS: Final = (
     ("whole", 0.25),
     ("stream", 0.40),
@@ -49,8 +53,9 @@ KINDS: Final = (
     ("translated stream", 0.10),
     ("embedding", 0.15),
 )
-FILL: Final = 70_000  # 70,000..200,000: what is remembered of conversations holds 32,768 and turns over by halves
-FILLING: Final = 48  # connections
+FILL: Final = 140_000  # 135,000..300,000: 32,768 conversations of TURN calls is what the largest table holds
+FILLING: Final = 48  # 16..64 connections; more: what they hold at once is a peak that a leak could hide in
+TURN: Final = 4  # calls of one conversation
 STORE_MAX_MIB: Final = 4  # so that filling reaches the ceiling: then the size must not move
 EVERY_S: Final = 2.0
 PROBE_S: Final = 0.1
@@ -148,6 +153,7 @@ class _Run:
     sidecar: Sidecar
     provider: Provider
     begun: float = 0.0
+    first: int = 0  # number of the first call: its conversation is not one of the filling's
     idle: list[Connection] = field(default_factory=list)
     began: asyncio.Event = field(default_factory=asyncio.Event)  # the long stream has
 
@@ -211,20 +217,24 @@ async def soak(seconds: float, speed: float, seed: int, folder: Path, fill: int 
 
 
 async def _fill(run: _Run, count: int) -> None:
-    """So many calls of all kinds and sizes without pauses, each of a new conversation."""
+    """So many calls without pauses, of all sizes; kinds, conversations, aborts and faults are those of the soak."""
+    filling = _Run(Soak(run.seen.seed, run.seen.speed), run.sidecar, run.provider)
+    chance, left = random.Random(run.seen.seed), iter(range(count))
     await asyncio.to_thread(run.provider.set_models, **dict.fromkeys(NAMED, QUICK))
-    kinds, left = [kind for kind, _ in KINDS], iter(range(count))
+    await asyncio.to_thread(run.provider.set_faults, *FAULTS)
 
     async def ask() -> None:
-        connection = Connection(run.sidecar.port)
         for number in left:
-            body, path = _body(kinds[number % len(kinds)], Arrival(0.0, number * 37 % 4000, 64))
-            await connection.call(body, {"x-sidecar-session": f"fill-{number}"}, path)
+            size = Arrival(0.0, number * 37 % 4000, 64)
+            await _call(filling, _kind(chance), size, (number, chance.random() < ABORTS))
             if number % 10_000 == 0:
                 sys.stderr.write(f"filling: {number} of {count} calls\n")
-        await connection.close()
 
     await asyncio.gather(*(ask() for _ in range(FILLING)))
+    for connection in filling.idle:
+        await connection.close()
+    await asyncio.to_thread(run.provider.set_faults)
+    run.first = count
 
 
 async def _long(run: _Run) -> None:
@@ -245,16 +255,18 @@ async def _long(run: _Run) -> None:
 
 
 async def _traffic(run: _Run, group: asyncio.TaskGroup, due: Sequence[Arrival], chance: random.Random) -> None:
-    kinds, weights = [kind for kind, _ in KINDS], [share for _, share in KINDS]
     calls: set[asyncio.Task[None]] = set()
-    for number, one in enumerate(due):
+    for number, one in enumerate(due, run.first):
         await asyncio.sleep(max(0.0, run.begun + one.at_s - monotonic()))
-        kind = chance.choices(kinds, weights)[0]
-        call = group.create_task(_call(run, kind, one, (number, chance.random() < ABORTS)))
+        call = group.create_task(_call(run, _kind(chance), one, (number, chance.random() < ABORTS)))
         calls.add(call)
         call.add_done_callback(calls.discard)
     if calls:
         await asyncio.wait(calls, timeout=60)
+
+
+def _kind(chance: random.Random) -> str:
+    return chance.choices([kind for kind, _ in KINDS], [share for _, share in KINDS])[0]
 
 
 def _body(kind: str, one: Arrival) -> tuple[object, str]:
@@ -273,8 +285,8 @@ async def _call(run: _Run, kind: str, one: Arrival, how: tuple[int, bool]) -> No
     body, path = _body(kind, one)
     seen.open_calls += 1
     try:
-        async with asyncio.timeout(0.03 if gives_up else None):
-            reply = await connection.call(body, {"x-sidecar-session": str(number // 4)}, path)
+        async with asyncio.timeout(LEAVE_S if gives_up else None):
+            reply = await connection.call(body, {"x-sidecar-session": str(number // TURN)}, path)
         seen.ends[f"{kind}: {reply.status}"] += 1
         run.idle.append(connection)
     except OSError:  # a timeout is one too: the abort

@@ -240,10 +240,13 @@ class Sidecar:
         if not url:
             return None
         try:
-            return Spans(connect(url), self.settings.service, __version__, server_of=self._server_of)
+            spans = Spans(connect(url), self.settings.service, __version__, server_of=self._server_of)
         except ConfigError as error:
             log.warning("telemetry", note=str(error))
             return None
+        if spans.problem is not None:
+            log.warning("telemetry", note=spans.problem)
+        return spans
 
     def _server_of(self, upstream: str) -> tuple[str, int] | None:
         origin = self.plane.origins.get(upstream)

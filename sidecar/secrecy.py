@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 HIDDEN: Final = "[hidden]"
+MAX_NAME: Final = 256  # characters of a model's name; the longest known ones, ARNs of Bedrock, have some 150
 _MOST_WORDS: Final = 7  # of a model's name; servers of one's own let people write what they like
 _SHAPE: Final = re.compile(
     r"\b(?:(?:sk|pk|rk|xai|gsk|hf|ghp)[-_]|AIza|AKIA|ASIA|ya29\.|eyJ)[A-Za-z0-9_-]{12,}"
@@ -29,7 +30,11 @@ def guarded(text: str) -> str:
     return _RANDOM.sub(HIDDEN, hidden(text))
 
 
-@lru_cache(maxsize=1024)
 def recorded(name: str) -> str:
-    """A model's name as it may be kept: a key or a sentence in its place is not."""
+    """A model's name as it may be kept: a key, a sentence or a whole text in its place is not."""
+    return _recorded(name) if len(name) <= MAX_NAME else HIDDEN
+
+
+@lru_cache(maxsize=1024)  # so names that are remembered here have to be short
+def _recorded(name: str) -> str:
     return HIDDEN if hidden(name) != name or len(name.split()) > _MOST_WORDS else name

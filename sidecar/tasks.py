@@ -12,7 +12,7 @@ class Tasks:
 
     def __init__(self, on_error: Callable[[str, BaseException], None]) -> None:
         """`on_error(name, exception)` is told of every task that ended by an exception."""
-        self._on_error = on_error
+        self.on_error = on_error  # also for what a task of ours survives
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -41,4 +41,4 @@ class Tasks:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._on_error(task.get_name(), error)
+            self.on_error(task.get_name(), error)

@@ -26,7 +26,7 @@ STATES = re.compile(
     r"covered|partly: .+|later \((?:translation|hardening|Kubernetes injection)\)|does not apply because .+"
 )
 _ID = re.compile(r"\b(?:(?:GW|FID|INC)-[0-9]+b?|SEC-[A-Z]+)\b")
-_ORDER = ("e2e", "integration", "real", "unit")  # the nearer to a user the more it shows
+_ORDER = ("e2e", "image", "k8s", "integration", "real", "unit")  # the nearer to a user the more it shows
 
 HEAD = """# Acceptance cases
 

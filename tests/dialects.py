@@ -189,6 +189,19 @@ expect. An arm whose dialect has no word for one is asked without it, and it cou
 calls the client gets the first. The client gives back its result, and the model, asked again, goes on from there; the calls
 that were left out are billed by the provider all the same. That the promise is kept in this way is told as mapped.
 
+**Names of tools** that the arm's dialect refuses (dots, spaces, other letters, too many characters) are said there under
+names that it takes, and come back under the client's own, in streams too; each is told as mapped (`tools[0].name`). A prompt
+that speaks of a tool by its name is not touched.
+
+**A JSON schema** of an Anthropic or Gemini client, whose answers always keep to it, is sent to OpenAI as `strict` where
+strict mode takes it: every object lists all its properties as required and allows no others, and no keyword is used that
+strict mode does not know. Any other goes without, as a wish that models mostly obey, and is told as mapped
+(`output.strict`).
+
+**A call that the model wrote wrongly** (Gemini's `MALFORMED_FUNCTION_CALL` and its like) is an error for clients of other
+dialects, 502 or the error at a stream's end, with Gemini's word in its message: they have no such end, any other would be
+taken for a good answer with nothing in it, and SDKs try again after a 502, which mostly helps.
+
 This page is written by `python -m tests.dialects`: each cell is one example that was translated. Do not edit it.
 
 Ten whole conversations for each pair, with what the arm is asked and the client is told, to the byte, are in

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-LOCK: Final = ROOT / "requirements" / "run.txt"
+LOCK: Final = ROOT / "requirements" / "image.txt"
 OWN: Final = "llm-sidecar"
 LICENCES: Final = {"sqlite-fts4": "Apache-2.0"}  # what the repository says where the package does not
 INSTALLERS: Final = frozenset({"pip", "pip3", "uv", "easy_install"})

@@ -20,6 +20,7 @@ from sidecar.errors import ConfigError
 
 KIB, MIB, DAY_S = 2**10, 2**20, 86400.0
 _timeout = scalars.within(units.duration_s, 0.001, DAY_S, units.show_duration)
+_timeout_or_off = scalars.within(units.duration_s, 0.0, DAY_S, units.show_duration)
 _age = scalars.within(units.duration_s, 60.0, 3660 * DAY_S, units.show_duration)
 _count = scalars.within(units.integer, 1, 1_000_000)
 _few = scalars.within(units.integer, 0, 1_000_000)
@@ -226,6 +227,13 @@ class Settings:
     )
     body_stall_timeout_s: float = field(
         default=30.0, metadata=about(_timeout, "silence inside a request body, not its total")
+    )
+    downstream_stall_timeout_s: float = field(
+        default=300.0,
+        metadata=about(
+            _timeout_or_off,
+            "a client that takes not one byte of its answer for so long is given up, as by Envoy; 0: never",
+        ),
     )
     keepalive_idle_s: float = field(
         default=55.0, metadata=about(_timeout, "below the 60 s after which common load balancers drop a connection")

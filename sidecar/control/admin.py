@@ -25,6 +25,7 @@ from sidecar.control.archive import Archive
 from sidecar.control.feedback import Answer
 from sidecar.control.health import Readiness
 from sidecar.core.engine import Engine
+from sidecar.core.sticky import key_of
 from sidecar.core.types import Event
 from sidecar.errors import RolloutError, StoreError
 from sidecar.store import queries
@@ -249,7 +250,12 @@ class _Api:
             wrong = _error(422, "key", "Give `key`, the sticky_key of the rows.")
         if wrong is not None:
             return wrong
-        return _json({"decisions": await self._admin.archive.forget(verb.key, request[_CALLER].name, verb.why)})
+        archive, engine = self._admin.archive, self._admin.engine
+        key = key_of(verb.key)
+        if key is not None:
+            engine.free(key)
+            archive.state(engine.snapshot())  # else the next one would bring it back
+        return _json({"decisions": await archive.forget(verb.key, request[_CALLER].name, verb.why)})
 
     async def encrypt(self, request: web.Request) -> web.Response:
         """Encrypt with the newest key what is not yet, or with an older one: `{}`."""

@@ -207,7 +207,9 @@ class Archive:
         erased = 0
         while True:
             audit = Forgetting(wall(), actor, self._service, erased, why)
-            gone = await self._ask(lambda db, audit=audit: forget(db, key_hash, audit, self._writing.chain))  # type: ignore[misc] # bound now
+            gone = await self._ask(
+                lambda db, audit=audit: forget(db, key_hash, audit, self._writing.chain, self._writing.vault)  # type: ignore[misc] # bound now
+            )
             erased += gone
             if gone < STEP_ROWS:
                 break

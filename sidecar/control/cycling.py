@@ -31,11 +31,14 @@ class Cycling:
         return lambda now: [one for state in self._engine.routes for one in source(state, seen, now)]
 
     def _find(self, route: str) -> RouteState | None:
-        return next((state for state in self._engine.routes if state.route.name == route), None)
+        for state in self._engine.routes:
+            if state.route.name == route:
+                return state
+        return None
 
     def _late(self, route: str, outcome: Outcome) -> bool | None:
         found = self._find(route)
-        return None if found is None else is_late(found.route, outcome)
+        return None if found is None or found.route.mode != "optimize" else is_late(found.route, outcome)
 
     def note(self, events: Sequence[Event]) -> None:
         """What the engine told since the last tick, by whatever verb."""

@@ -87,6 +87,16 @@ class Brake:
         seen = [one.since(begin) for other, one in self._ends.items() if other != arm]
         return sum(bad for _, bad in seen) > BRAKE * sum(units for units, _ in seen)
 
+    def fails_alone(self, arm: str) -> bool:
+        """Whether the arm's newest unit ended badly and the others answer."""
+        ends = self._ends[arm].units
+        return bool(ends) and next(reversed(ends.values()))[1] and not self._others_fail(arm)
+
+    def free(self, key: int) -> None:
+        """Forgets one unit."""
+        for ends in self._ends.values():
+            ends.units.pop(key, None)
+
     def forget(self, arm: str) -> None:
         """The arm begins with a clean slate."""
         self._ends[arm] = _Ends()

@@ -18,6 +18,9 @@ arm) say nothing either. So the state depends on calls that were begun in it and
 **Probes** are counted when they are begun, so one that hangs, or whose client leaves, holds nobody up for longer than
 PROBE_EVERY_S, and no end can give a slot back twice.
 
+**Nobody calls.** One that is half open and gets no call for `max_ejection_s` closes: nothing is known of it any more. So
+does that of an arm that was rolled back. (Envoy takes a host back when its time is over, without a probe.)
+
 What it does not know: which arms stand behind it, and whether another may serve (`core.ejection`). It fails no call.
 Memory: two counters for each of SLOTS parts of the window. Times are seconds of the steady clock.
 """
@@ -55,8 +58,8 @@ class Breaker:
     """See the head of this module."""
 
     __slots__ = (
-        "_failed", "_fails", "_made", "_round", "_slot", "_slot_s", "_spec", "begun", "calls", "consecutive", "fails",
-        "generation", "model", "opened", "passed", "since", "state", "times", "until",
+        "_called", "_failed", "_fails", "_made", "_out_since", "_round", "_slot", "_slot_s", "_spec", "begun",
+        "calls", "consecutive", "fails", "generation", "model", "opened", "passed", "since", "state", "times", "until",
     )  # fmt: skip
 
     def __init__(self, spec: BreakerSpec, model: str = "") -> None:
@@ -71,7 +74,8 @@ class Breaker:
         self.times = 0  # that it opened in a row
         self.opened = 0  # that it opened at all
         self.begun = self.passed = 0  # probes of this round, and those of the half-open time that succeeded
-        self._round = 0.0
+        self._round = self._called = 0.0
+        self._out_since = 0.0  # when it opened from closed
         self.consecutive = 0
         self._empty()
 
@@ -119,12 +123,31 @@ class Breaker:
         if self.state == "open" and now >= self.until:
             self._become("half_open", now)
             self.begun = self.passed = 0
-            self._round = now
+            self._round = self._called = now
             return True
         if self.state == "half_open" and now - self._round >= PROBE_EVERY_S:
+            if self.begun:
+                self._called = now
+            elif now - self._called >= self._spec.max_ejection_s:
+                self._close(now)
+                return True
             self.begun = 0
             self._round = now
         return False
+
+    @property
+    def out_s(self) -> float:
+        """How long after it opened a probe failed last, while it is open; else 0. What came since is not known."""
+        return self.since - self._out_since if self.state == "open" else 0.0
+
+    def recent(self, now: float) -> tuple[int, int]:
+        """The calls of the window that ends now, and how many of them failed."""
+        return (self.calls, self.fails) if int(now / self._slot_s) - self._slot < SLOTS else (0, 0)
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether it is closed because nobody called it, and not because probes succeeded."""
+        return self.state == "closed" and self.opened > 0 and self.passed < self._spec.probes
 
     # ---- inside
 
@@ -140,15 +163,19 @@ class Breaker:
         self.passed += 1
         if self.passed < self._spec.probes:
             return False
+        self._close(now)
+        return True
+
+    def _close(self, now: float) -> None:
         self._become("closed", now)
         self.consecutive = 0
         self._empty()
-        return True
 
     def _open(self, now: float) -> None:
         spec = self._spec
         if self.state == "closed":
             self.times = max(0, self.times - int((now - self.since) / spec.ejection_s))
+            self._out_since = now
         self.times += 1
         self.opened += 1
         longer = float(2 ** min(self.times - 1, _MOST_DOUBLINGS))

@@ -15,14 +15,23 @@ The canary of a rollout under way keeps its share all the same (`core.route`): i
 Calls that carry an arm's state are not asked here: their state is where it is. A conversation whose arm is not offered gets
 another one, and keeps it.
 
+**For good.** An arm that completed its rollout and that still fails when it is tried LASTING_S or more after its breaker
+opened is rolled back (`core.staging`), unless the other arms fail too: it is no hiccup any more, and each probe costs a
+client an answer. (Argo Rollouts and Flagger do not look at a release once it is promoted; Envoy ejects a host again and
+again.) Where other processes serve, they say so (`Guards.told`): no breaker of those that are called may be closed.
+
 What it does not know: why a breaker is open. It has no state of its own.
 """
 
 from collections.abc import Collection, Mapping
+from typing import Final
 
-from sidecar.core.breaker import Breaker, State
+from sidecar.core.breaker import Breaker
 from sidecar.core.guard import Guard, Guards
 from sidecar.core.policy import Route, Upstream
+
+LASTING_S: Final = 180.0  # 30..3,600; shorter: an outage of minutes costs a promotion, longer: probes cost more clients
+_WORST: Final = ("open", "half_open")
 
 
 class Ejection:
@@ -49,10 +58,28 @@ class Ejection:
             out -= standing
         return tuple(arm for arm in eligible if arm not in out) if standing else eligible
 
-    def state_of(self, arm: str) -> State:
-        """The state of the breaker behind an arm."""
+    def state_of(self, arm: str) -> str:
+        """The state of the breaker behind an arm; where others serve the worst of theirs, and in how many of them."""
         behind = self._behind.get(arm)
-        return "closed" if behind is None else behind[1].state
+        if behind is None:
+            return "closed"
+        guard, breaker = behind
+        states = [one.state for one in self.guards.told.get((guard.name, breaker.model), ())]
+        if not states:
+            return breaker.state
+        return next((f"{one} {states.count(one)}/{len(states)}" for one in _WORST if one in states), "closed")
+
+    def lasts(self, arm: str) -> str | None:
+        """Why the arm should not come back by itself; None while it may."""
+        behind = self._behind.get(arm)
+        if behind is None:
+            return None
+        guard, breaker = behind
+        told = self.guards.told.get((guard.name, breaker.model), ())
+        out_s = max((one.out_s for one in told), default=breaker.out_s)
+        if out_s < LASTING_S or any(one.state == "closed" and one.calls for one in told):
+            return None
+        return f"its breaker opened, and it still failed when it was tried after {out_s:.0f} s"
 
     def may_retry(self, arm: str) -> bool:
         """Whether a call that failed elsewhere may be tried with this arm now; one that may not is counted."""

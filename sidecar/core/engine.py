@@ -28,13 +28,13 @@ from sidecar.core.ejection import Ejection
 from sidecar.core.governance import Governance
 from sidecar.core.guard import Guards
 from sidecar.core.match import unknown_arm
-from sidecar.core.memory import UNREADABLE, Part, claim, dump, load, pack, part_of
+from sidecar.core.memory import UNREADABLE, Part, claim, dump, free_unit, load, pack, part_of
 from sidecar.core.policy import OWN_SOURCES, Policy, Route, Upstream
 from sidecar.core.route import PriceOf, RouteState
 from sidecar.core.rules import Value
 from sidecar.core.settle import NOTHING, Verdict, billed_nusd, learn, score
 from sidecar.core.status import RouteStatus, describe
-from sidecar.core.sticky import Sticky
+from sidecar.core.sticky import Sticky, salt_of
 from sidecar.core.types import Clocks, Decision, Endpoint, Event, Facts, Feedback, Outcome
 from sidecar.errors import RolloutError
 
@@ -338,6 +338,15 @@ class Engine:
         state = self._routes.get(route)
         if state is not None:
             state.ledger.charge(cost_nusd, at, call=False)
+
+    def free(self, key: int) -> None:
+        """Forgets which arm the conversation of this key has in each route, and how its newest call ended."""
+        for name in (*self._routes, *self._absent):
+            self._sticky.free(key ^ salt_of(name))
+        for state in self._order:
+            state.free(key)
+        for part in self._absent.values():
+            free_unit(part, key)
 
     def snapshot(self, *, bindings: bool = True) -> bytes:
         """All that outlives the process, as JSON; see `core.memory`.

@@ -21,7 +21,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec.structs import replace
 
-from sidecar.core.guardrails import GuardStatus, Sample, Verdict, guards_of, restore_guards
+from sidecar.core.guardrails import BoundedGuard, GuardStatus, Sample, Verdict, guards_of, restore_guards
 from sidecar.core.policy import RolloutSpec
 from sidecar.core.recent import Recent
 
@@ -34,27 +34,17 @@ _ALONE: Final = ("error_rate", "rejections", "gave_up")
 _NOTHING: Final = Sample()
 
 
-class Keys:
+class Keys(Recent[int, bool]):
     """The units of late. Key 0 is never known: such a request is its own unit."""
 
-    __slots__ = ("_recent",)
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self._recent = Recent[int, bool](REMEMBERED)
-
-    def __len__(self) -> int:
-        return len(self._recent)
-
-    def __contains__(self, key: int) -> bool:
-        return key in self._recent
+        super().__init__(REMEMBERED)
 
     def has_or_adds(self, key: int) -> bool:
         """Whether `key` is known; it is afterwards, and is young."""
-        if key == 0:
-            return False
-        known = key in self._recent
-        self._recent.put(key, True)
-        return known
+        return key != 0 and self.put(key, True)
 
 
 class Evidence:
@@ -66,6 +56,12 @@ class Evidence:
         self.step_units = 0  # of the canary, in the present step
         self.canary_units = 0
         self.control_units = 0
+        self._plain = tuple(guard for guard in self.guards if isinstance(guard, BoundedGuard) and guard.is_plain)
+        self._rest = tuple(guard for guard in self.guards if guard not in self._plain)
+        self._patient = self._patience if self._patience in self._plain else None
+        self._fine = [0, 0]  # units without any harm, of control and canary, that the plain ones are still to be told
+        self._beyond = False  # a harm test of theirs rejects
+        self.stirred = False  # whether `harm` may answer otherwise since the lesson learnt last
         self._outcomes, self._labels, self._aborted = Keys(), Keys(), Keys()
         self._failed, self._rejected, self._gave_up = Keys(), Keys(), Keys()
 
@@ -108,9 +104,30 @@ class Evidence:
 
     def _learn(self, group: Group, sample: Sample, share: float) -> bool:
         canary = group == "canary"
+        if sample.failed is False and sample.rejected is False and sample.gave_up is False:
+            self._fine[canary] += 1  # most units: no evidence against anybody, so it is enough to add them up
+            if self._patient is not None and not canary:
+                self._patient.wait(sample)
+            for guard in self._rest:
+                guard.observe(sample, canary=canary, share=share)
+            self.stirred = self._beyond or bool(self._rest)
+            return True
+        self._tell()
         for guard in self.guards:
             guard.observe(sample, canary=canary, share=share)
+        self._look()
         return True
+
+    def _tell(self) -> None:
+        """Tells the plain guardrails of the units without harm since they were told last."""
+        (control, canary), self._fine = self._fine, [0, 0]
+        for guard in self._plain:
+            guard.observe_harmless(control, canary=False)
+            guard.observe_harmless(canary, canary=True)
+
+    def _look(self) -> None:
+        self._beyond = any(guard.is_beyond for guard in self._plain)
+        self.stirred = True
 
     # -- what it shows -------------------------------------------------------------------------------------------
 
@@ -121,18 +138,26 @@ class Evidence:
 
     def harm(self) -> GuardStatus | None:
         """The first guardrail that demands a rollback."""
-        return next((guard.status() for guard in self.guards if guard.fails()), None)
+        if self._beyond:
+            self._tell()
+        for guard in self.guards if self._beyond else self._rest:  # no plain one can fail whose test does not reject
+            if guard.fails():
+                return guard.status()
+        return None
 
     def statuses(self) -> tuple[GuardStatus, ...]:
+        self._tell()
         return tuple(guard.status() for guard in self.guards)
 
     def alone(self) -> list[GuardStatus]:
         """The rates that a canary without a control shows, errors first, each once it has enough units."""
+        self._tell()
         found = [guard.status() for guard in self.guards if guard.metric in _ALONE]
         return [status for status in found if status.canary_n >= MIN_ALONE_UNITS]
 
     def unproven(self, spec: RolloutSpec) -> Iterator[str]:
         """What the guardrails still lack for the next step, in words."""
+        self._tell()
         for guard in self.guards:
             status = guard.status()
             if not (status.canary_n and status.control_n):
@@ -146,6 +171,7 @@ class Evidence:
 
     def to_state(self) -> dict[str, object]:
         """JSON values for `restore`."""
+        self._tell()
         units = [self.step_units, self.canary_units, self.control_units]
         return {"units": units, "guards": {guard.metric: guard.to_state() for guard in self.guards}}
 
@@ -155,7 +181,10 @@ class Evidence:
         units = msgspec.convert(state["units"], tuple[int, int, int])
         guards = msgspec.convert(state["guards"], dict[str, object])
         self.step_units, self.canary_units, self.control_units = units
-        return restore_guards(self.guards, guards)
+        self._fine = [0, 0]
+        anew = restore_guards(self.guards, guards)
+        self._look()
+        return anew
 
 
 def compared(status: GuardStatus) -> str:

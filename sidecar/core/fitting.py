@@ -74,12 +74,17 @@ class Fitting:
         self.limited = any(limits.any for limits in self._limits.values())  # some request does not fit some arm
         known = self._limits.values()
         self._lacked = reduce(or_, (limits.lacks for limits in known))  # by some arm or other
-        self._least = min(limits.context_tokens for limits in known), min(limits.output_tokens for limits in known)
+        self._least_context = min(limits.context_tokens for limits in known)
+        self._least_output = min(limits.output_tokens for limits in known)
         self._allow_loss = route.allow_loss
         self._native = {
             dialect: tuple(arm for arm, home in self._homes.items() if self._speaks(home, dialect))
             for dialect in CLIENTS
         }
+
+    def usual(self, facts: Facts) -> tuple[str, ...] | None:
+        """`arms` of a request that needs neither translation nor anything that an arm lacks; None of any other."""
+        return None if facts.lost or not self._suits_all(facts) else self._native[facts.dialect]
 
     def arms(self, facts: Facts) -> tuple[str, ...]:
         """The ids of the arms that can serve this request, in the policy's order."""
@@ -113,11 +118,11 @@ class Fitting:
 
     def _suits_all(self, facts: Facts) -> bool:
         """Whether nothing that any arm lacks is needed: most requests, found without asking each arm."""
-        output, (least_context, least_output) = facts.output_tokens, self._least
+        output, context = facts.output_tokens, facts.context_tokens
         return (
             not facts.needs & self._lacked
-            and output <= least_output
-            and (not facts.context_tokens or facts.context_tokens + (output or RESERVE) <= least_context)
+            and output <= self._least_output
+            and (not context or context + (output or RESERVE) <= self._least_context)
         )
 
     def _speaking(self, facts: Facts) -> tuple[str, ...]:

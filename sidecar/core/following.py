@@ -19,6 +19,7 @@ from typing import Final
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sidecar.core.engine import Engine, stated_price
 from sidecar.core.guard import Guards
@@ -63,6 +64,11 @@ def bind(sticky: Sticky, bound: Bound) -> None:
     generation = sticky.generation(bound.owner)
     made = Binding(bound.owner, bound.arm, bound.propensity, generation, bound.tag, bound.step)
     Sticky.bind(sticky, bound.key, made)
+
+
+def _told(facts: Facts) -> Facts:
+    """The facts without what only this process can work out from the call's own text, which may not pass to another."""
+    return facts if type(facts.lost) is dict else replace(facts, lost={})
 
 
 class Telling(Sticky):
@@ -113,7 +119,7 @@ class Follower(Engine):
 
     def settle(self, facts: Facts, decision: Decision, outcome: Outcome, now: float, *, call: bool = True) -> Verdict:
         """Books what it cost, and keeps the lesson for the leader."""
-        self.lessons.append(Lesson(facts, decision, outcome, call))
+        self.lessons.append(Lesson(_told(facts), decision, outcome, call))
         cost_nusd = billed_nusd(decision, outcome)
         if cost_nusd:
             self._ledger.charge(cost_nusd, now, call=call)
@@ -123,7 +129,7 @@ class Follower(Engine):
         return NOTHING
 
     def _blame(self, _state: RouteState, facts: Facts, decision: Decision, failure: Outcome, _now: float, /) -> None:
-        self.lessons.append(Lesson(facts, decision, failure, call=False))
+        self.lessons.append(Lesson(_told(facts), decision, failure, call=False))
 
     def charge(self, route: str, cost_nusd: int, at: float) -> None:
         """Books a call of the sidecar's own here, and keeps it for the leader."""

@@ -67,6 +67,7 @@ class BreakerStatus:
     left_s: float
     calls: int  # of the window
     fails: int
+    out_s: float = 0.0  # from its opening to the last probe that failed, while it is open
 
     def text(self) -> str:
         """One English sentence."""
@@ -150,6 +151,7 @@ class Guards:
     def __init__(self, spec: GuardSpec | None = None) -> None:
         self.spec = GuardSpec() if spec is None else spec
         self.unwell: dict[Breaker, Guard] = {}  # the breakers that are not closed
+        self.told: dict[tuple[str, str], list[BreakerStatus]] = {}  # by upstream and model: those of other processes
         self._guards: dict[Upstream, Guard] = {}
         self._untold: list[Event] = []
 
@@ -198,12 +200,18 @@ class Guards:
         told, self._untold = self._untold, []
         return told
 
+    def hear(self, rows: Iterable[BreakerStatus]) -> None:
+        """The breakers of the processes that serve, where that is not this one: all that they said last."""
+        self.told = {}
+        for row in rows:
+            self.told.setdefault((row.upstream, row.model), []).append(row)
+
     def status(self, now: float) -> list[BreakerStatus]:
-        """Every breaker."""
+        """Every breaker of this process."""
         return [
             BreakerStatus(
                 guard.name, one.model, one.state, one.opened,
-                max(0.0, one.until - now) if one.state == "open" else 0.0, one.calls, one.fails,
+                max(0.0, one.until - now) if one.state == "open" else 0.0, *one.recent(now), one.out_s,
             )
             for guard in self.all
             for one in guard.breakers
@@ -223,6 +231,6 @@ def _event(guard: Guard, breaker: Breaker, now: float) -> Event:
     elif state == "half_open":
         text += "a few calls are offered again"
     else:
-        text += "serves again"
+        text += "nobody calls it any more, and it is as good as new" if breaker.forgotten else "serves again"
     level: Severity = "high" if severity == "high" else "medium"
     return Event(kind=kind, severity=level, message=text, detail=detail)

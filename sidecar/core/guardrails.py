@@ -26,8 +26,9 @@ estimate is beyond the limit and the evidence leans to harm (E > 1); else `pass`
 `non_inferior` wants one, from each guardrail of a mean in [0, 1] (`sequential.MarginTest`, PROOF_ALPHA).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final, Literal, Protocol
 
 import msgspec
@@ -51,6 +52,7 @@ QUIET: Final = 0.25  # 0.05..1 of a full part of alpha, for what nobody asked fo
 OURS: Final = frozenset({"shed", "shutdown"})  # errors of the sidecar: no room, no connection free, going down
 _QUIET: Final = frozenset({"rejections", "gave_up"})
 _BOUNDED: Final = frozenset({"error_rate", "rejections", "quality", "validated_quality"})
+_TOGETHER: Final = 256  # 1..1e4 waits that are counted at once; more cost memory
 _PATIENCE: Final = (0.95,)  # quantile of the control's answers that a client must have waited for
 
 
@@ -80,20 +82,24 @@ def is_failure(outcome: Outcome, arm: str | None = None) -> bool:
     The one definition, for guardrails, thresholds and the brake: a call that failed, or that another arm had to serve;
     a stream that ended without a last event and without a finish reason; an answer that is none of its dialect.
     """
-    if outcome.kind == "failed" or outcome.error == "bad_body" or outcome.served_arm not in (None, arm):
+    if outcome.kind == "failed" or outcome.served_arm not in (None, arm):
         return True
-    return outcome.error == "no_terminal" and outcome.stream and outcome.finish is None
+    if outcome.error is None:
+        return False
+    return outcome.error == "bad_body" or (outcome.error == "no_terminal" and outcome.stream and outcome.finish is None)
 
 
 def sample_of(outcome: Outcome, quality: float | None, arm: str | None = None) -> Sample:
     """What an outcome teaches about `arm`, which was decided on. Of an aborted call: how long its client waited; of one
     that the sidecar itself refused: nothing."""
-    clocks = outcome.clocks
-    sent_s = clocks.sent_s or 0.0
-    ttft_s = None if clocks.ttft_s is None or not outcome.stream else max(0.0, clocks.ttft_s - sent_s)
-    latency_s = max(0.0, clocks.duration_s - sent_s)
     if outcome.error in OURS:
         return Sample()
+    clocks = outcome.clocks
+    sent_s, ttft_s = clocks.sent_s or 0.0, None
+    if outcome.stream and clocks.ttft_s is not None:
+        ttft_s = max(0.0, clocks.ttft_s - sent_s)
+    took_s = clocks.duration_s - sent_s
+    latency_s = took_s if took_s > 0.0 else 0.0
     if outcome.kind == "aborted":
         return Sample(stream=outcome.stream, ttft_s=ttft_s, left_s=latency_s)
     if outcome.caller_fault:
@@ -140,6 +146,15 @@ class Guard(Protocol):
     def restore(self, state: list[object]) -> None: ...
 
 
+_SHOWN: Final[Mapping[str, Callable[[Sample], float | None]]] = {
+    "error_rate": attrgetter("failed"),
+    "rejections": attrgetter("rejected"),
+    "gave_up": attrgetter("gave_up"),
+    "quality": attrgetter("labelled"),
+    "validated_quality": attrgetter("validated"),
+}  # of a unit, to the guardrail of this metric
+
+
 class _Tally:
     """How many values there were, and their sum."""
 
@@ -163,29 +178,27 @@ class BoundedGuard:
         self._worst = worst  # ratio to the control: at most for harms, at least for qualities
         self._alpha = alpha
         self._quality = metric in ("quality", "validated_quality")
+        self._shown = _SHOWN[metric]
         self._test = HarmTest()
         self._proof = None if margin is None else MarginTest(margin)
         self._canary, self._control = _Tally(), _Tally()  # of harm
 
-    def _harm(self, sample: Sample) -> float | None:
-        match self.metric:
-            case "error_rate":
-                return None if sample.failed is None else float(sample.failed)
-            case "rejections":
-                return None if sample.rejected is None else float(sample.rejected)
-            case "gave_up":
-                return None if sample.gave_up is None else float(sample.gave_up)
-            case "quality":
-                score = sample.labelled
-            case _:
-                score = sample.validated
-        return None if score is None else 1.0 - score
+    @property
+    def is_plain(self) -> bool:
+        """Whether units without harm may be told later, and all at once: `observe_harmless`."""
+        return self._proof is None and not self._quality
+
+    @property
+    def is_beyond(self) -> bool:
+        """Whether the harm test rejects: without that it cannot fail."""
+        return self._test.rejected(self._alpha)
 
     def observe(self, sample: Sample, *, canary: bool, share: float) -> None:
         """Counts one unit, which was put in the canary with probability `share`; nothing where its harm is unknown."""
-        harm = self._harm(sample)
-        if harm is None:
+        shown = self._shown(sample)
+        if shown is None:
             return
+        harm = 1.0 - shown if self._quality else float(shown)
         if canary:
             self._test.update_canary(harm, share)
         else:
@@ -280,15 +293,31 @@ class _Waits:
     """How long the control's answers take."""
 
     def __init__(self) -> None:
-        self.values = Histogram()
+        self.begin_with(Histogram())
         self._next = MIN_VALUES
         self.patience_s = PATIENCE_S
 
+    def begin_with(self, values: Histogram) -> None:
+        self._values = values
+        self._new: list[float] = []  # that are not counted yet
+
+    def add(self, wait_s: float) -> None:
+        self._new.append(wait_s)
+        if len(self._new) >= _TOGETHER:
+            self.counted()
+
+    def counted(self) -> Histogram:
+        """All of them."""
+        new, self._new = self._new, []
+        self._values.extend(new)
+        return self._values
+
     def refresh(self) -> None:
         """A new patience from the answers so far, again after a quarter more of them."""
-        if self.values.count >= self._next:
-            (self.patience_s,) = cuts_of(self.values, _PATIENCE)
-            self._next = self.values.count + max(1, self.values.count // 4)
+        values = self.counted()
+        if values.count >= self._next:
+            (self.patience_s,) = cuts_of(values, _PATIENCE)
+            self._next = values.count + max(1, values.count // 4)
 
 
 class PatienceGuard(BoundedGuard):
@@ -306,20 +335,25 @@ class PatienceGuard(BoundedGuard):
         waits.refresh()
         return sample.left_s > waits.patience_s
 
-    def observe(self, sample: Sample, *, canary: bool, share: float) -> None:
+    def wait(self, sample: Sample) -> None:
+        """Counts how long one unit of the control waited for its answer."""
         wait_s = sample.ttft_s if sample.stream else sample.latency_s
-        if wait_s is not None and not canary:
-            self._waits[sample.stream].values.add(wait_s)
+        if wait_s is not None:
+            self._waits[sample.stream].add(wait_s)
+
+    def observe(self, sample: Sample, *, canary: bool, share: float) -> None:
+        if not canary:
+            self.wait(sample)
         super().observe(sample, canary=canary, share=share)
 
     def to_state(self) -> list[object]:
-        return [*super().to_state(), *(waits.values.to_state() for waits in self._waits)]
+        return [*super().to_state(), *(waits.counted().to_state() for waits in self._waits)]
 
     def restore(self, state: list[object]) -> None:
         kept = [Histogram.from_state(one) for one in msgspec.convert(state[4:], list[list[object]])]
         super().restore(state[:4])
         for waits, values in zip(self._waits, kept, strict=True):
-            waits.values = values
+            waits.begin_with(values)
 
 
 class NumberGuard:

@@ -29,6 +29,7 @@ MIN_VALUES: Final = 30  # 10..1000 known values on each side; below it a mean is
 USUAL: Final = 10.0  # 2..100 calls that the past of the rest weighs; more overlooks what hits all arms at once
 
 _WIDTH: Final = 3  # count, sum, sum of squares
+_FAILED: Final = _WIDTH * METRICS.index("failed")
 Late = Callable[[str, Outcome], bool | None]  # of an exchange of a route; None: no limit, or unknown
 
 
@@ -49,23 +50,23 @@ class Sums:
     def add(self, outcome: Outcome, quality: float | None, late: bool | None = None) -> None:
         """Takes one exchange in; aborted ones have a cost and nothing else. `late` None: no limit, or unknown."""
         self.calls += 1
-        failed = outcome.kind == "failed" and not outcome.caller_fault
-        self._put(1, outcome.cost_nusd)
+        rows, cost_nusd = self.rows, outcome.cost_nusd
+        if cost_nusd is not None:
+            _put(rows, 1, cost_nusd)
         if outcome.kind == "aborted":
             return
-        self._put(0, quality)
-        self._put(3, 1.0 if failed else 0.0)
-        if not failed:
-            self._put(2, latency_s(outcome))
-            self._put(4, None if late is None else float(late))
-
-    def _put(self, metric: int, value: float | None) -> None:
-        if value is None:
+        if quality is not None:
+            _put(rows, 0, quality)
+        rows[_FAILED] += 1.0  # to its sums most calls add nothing
+        if outcome.kind == "failed" and not outcome.caller_fault:
+            rows[_FAILED + 1] += 1.0
+            rows[_FAILED + 2] += 1.0
             return
-        at, rows = _WIDTH * metric, self.rows
-        rows[at] += 1.0
-        rows[at + 1] += value
-        rows[at + 2] += value * value
+        took_s = latency_s(outcome)
+        if took_s is not None:
+            _put(rows, 2, took_s)
+        if late is not None:
+            _put(rows, 4, float(late))
 
     def join(self, other: "Sums") -> None:
         self.calls += other.calls
@@ -84,6 +85,13 @@ class Sums:
         """How many of how many, for `failed` and `late`."""
         at = _WIDTH * METRICS.index(metric)
         return self.rows[at + 1], self.rows[at]
+
+
+def _put(rows: list[float], metric: int, value: float) -> None:
+    at = _WIDTH * metric
+    rows[at] += 1.0
+    rows[at + 1] += value
+    rows[at + 2] += value * value
 
 
 def latency_s(outcome: Outcome) -> float | None:

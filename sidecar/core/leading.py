@@ -63,6 +63,10 @@ class Leader(Engine):
         self._told[who] = now
         return [owner for owner, generation in now.items() if generation != before.get(owner, 0)]
 
+    def unsaid(self, who: int) -> None:
+        """What `who` was to be told now did not leave: `unbound` says it again."""
+        self._told[who] = self._heard[who]
+
     def leases(self, who: int, now: float) -> dict[str, tuple[int, float]]:
         """What `who` may spend, for `Follower.lend`. Tell it before anything of this again, and `hear` says when."""
         told: dict[str, tuple[int, float]] = {}

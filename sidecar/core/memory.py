@@ -35,7 +35,7 @@ from sidecar.core.route import RouteState
 from sidecar.core.selector import Selector
 from sidecar.core.spend import ArmSpend, Spend
 from sidecar.core.staging import arm_digest
-from sidecar.core.sticky import Binding, Sticky
+from sidecar.core.sticky import Binding, Sticky, salt_of
 from sidecar.core.trial import trial_of
 from sidecar.core.types import Event
 
@@ -117,6 +117,32 @@ def _route(state: RouteState) -> dict[str, object]:
         "thresholds": state.thresholds.to_state(),
         **({"watch": state.watch.to_state()} if state.watch.active else {}),
     }
+
+
+def without(text: bytes, key: int) -> bytes:
+    """A snapshot without the conversation of this key: not its arm in any route, nor how its newest call ended.
+
+    What it taught stays, and so does 32 bits of the key in an experiment that counted it. Raises one of UNREADABLE when the
+    text is no snapshot, of whatever version.
+    """
+    state = orjson.loads(text)
+    free = {key ^ salt_of(name) for name in state["routes"]}
+    state["bindings"] = [
+        (*assignment, [one for one in keys if one not in free]) for *assignment, keys in state["bindings"]
+    ]
+    for part in state["routes"].values():
+        free_unit(part, key)
+    return orjson.dumps(state)
+
+
+def free_unit(part: object, key: int) -> None:
+    """Takes the unit out of what a snapshot holds of one route, as far as it can be read."""
+    match part:
+        case {"staging": {"brake": dict(brake)}}:
+            for ends in brake.values():
+                match ends:
+                    case [_, _, list(units)]:
+                        units[:] = [unit for unit in units if not (isinstance(unit, list) and unit[:1] == [key])]
 
 
 # ---- reading

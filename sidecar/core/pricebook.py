@@ -25,6 +25,7 @@ import msgspec
 
 from sidecar.core.cost import RateCard, Rates, Sizes
 from sidecar.errors import ConfigError
+from sidecar.secrecy import MAX_NAME
 
 FORMAT = 1
 OTHER_NAMES = {"azure-deployments": "azure"}  # of ours, for providers whose prices are another name's
@@ -106,6 +107,8 @@ class PriceBook:
             return self._cards[key]
         except KeyError:
             pass
+        if model is not None and len(model) > MAX_NAME:  # whoever writes that must not be remembered for it
+            return None
         card = self._find(provider, model, day) if provider and model else None
         if len(self._cards) >= CACHE_LIMIT:
             self._cards.clear()

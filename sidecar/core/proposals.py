@@ -69,10 +69,10 @@ def is_late(route: Route, outcome: Outcome) -> bool | None:
     """Whether an exchange took longer than the objective's limit; None without a limit, or where lateness has a price."""
     objective = route.objective
     limit_s = objective.ttft_s if outcome.stream else objective.latency_s
-    took_s = latency_s(outcome)
-    if route.mode != "optimize" or limit_s is None or took_s is None or objective.late_nusd:
+    if limit_s is None or route.mode != "optimize" or objective.late_nusd:
         return None
-    return took_s > limit_s
+    took_s = latency_s(outcome)
+    return None if took_s is None else took_s > limit_s
 
 
 # ---- fast

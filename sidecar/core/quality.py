@@ -157,12 +157,20 @@ class QualityModel:
             self._fit()
 
     def _add_up(self, pending: Sequence[Score]) -> None:
-        found: dict[tuple[str, int], tuple[float, float]] = {}
+        found: dict[tuple[str, int], list[float]] = {}
         for one in pending:
-            place, (before, counted) = (one.task, one.arm), one.previous or (0.0, 0.0)
-            total, weight = found.get(place, (0.0, 0.0))
-            found[place] = (total + one.weight * one.score - counted * before, weight + one.weight - counted)
-            self.learnt += one.previous is None
+            place, weight = (one.task, one.arm), one.weight
+            sums = found.get(place)
+            if sums is None:
+                sums = found[place] = [0.0, 0.0]
+            sums[0] += weight * one.score
+            sums[1] += weight
+            if one.previous is None:
+                self.learnt += 1
+            else:
+                before, counted = one.previous
+                sums[0] -= counted * before
+                sums[1] -= counted
         for (task, arm), (total, weight) in found.items():
             self._add(self._row(task), arm, total, weight)
         self._fit()

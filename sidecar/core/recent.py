@@ -36,16 +36,18 @@ class Recent(Generic[K, V]):
         found = self._newer.pop(key, None)
         return self._older.pop(key, None) if found is None else found
 
-    def put(self, key: K, value: V) -> None:
-        """Makes the entry the youngest, whether it was there or not."""
-        newer = self._newer
+    def put(self, key: K, value: V) -> bool:
+        """Makes the entry the youngest; whether there was one of this key."""
+        newer, known = self._newer, True
         if key in newer:
             del newer[key]
-        elif len(newer) >= self._half:
-            self._older = newer
-            self._newer = newer = {}
-        self._older.pop(key, None)
+        else:
+            known = self._older.pop(key, None) is not None
+            if len(newer) >= self._half:
+                self._older = newer
+                self._newer = newer = {}
         newer[key] = value
+        return known
 
     def youngest(self) -> Iterator[tuple[K, V]]:
         """All entries, the last that was put first. The table must not change meanwhile."""

@@ -55,6 +55,7 @@ class Phase(StrEnum):
     ROLLED_BACK = "rolled_back"  # takes nothing until started again
 
 
+UNDER_WAY: Final = (Phase.RUNNING, Phase.PAUSED)
 TRANSITIONS: Final[Mapping[tuple[Phase, Verb], Phase]] = {
     (Phase.PENDING, "start"): Phase.RUNNING,
     (Phase.PENDING, "rollback"): Phase.ROLLED_BACK,
@@ -162,11 +163,11 @@ class Rollout:
         self, group: Group, sample: Sample, *, now: float, unit_key: int = 0, step: int | None = None
     ) -> list[Event]:
         """As `observe`, for who has the sample already."""
-        if self.phase not in (Phase.RUNNING, Phase.PAUSED):
+        if self.phase not in UNDER_WAY:
             return []
-        share, current = self._share(step), step is None or step == self.step
-        learnt = self.evidence.observe(group, sample, unit_key, share, current=current)
-        return self._roll_back_on_harm(now) if learnt else []
+        evidence, share, current = self.evidence, self._share(step), step is None or step == self.step
+        learnt = evidence.observe(group, sample, unit_key, share, current=current)
+        return self._roll_back_on_harm(now) if learnt and (evidence.stirred or self.step == 100) else []
 
     def label(
         self, group: Group, score: float, *, now: float, unit_key: int = 0, step: int | None = None

@@ -18,7 +18,6 @@ What it does not know: connections, prompts, other pods.
 """
 
 from collections.abc import Callable
-from hashlib import blake2b
 
 import numpy as np
 from msgspec.structs import replace
@@ -36,7 +35,7 @@ from sidecar.core.selector import Selector
 from sidecar.core.serving import Chosen, Serving
 from sidecar.core.spend import ArmSpend, Spend
 from sidecar.core.staging import Staging, arm_digest
-from sidecar.core.sticky import Binding, HeavyKeys, Sticky
+from sidecar.core.sticky import Binding, HeavyKeys, Sticky, salt_of
 from sidecar.core.thresholds import ThresholdSet
 from sidecar.core.trial import carry_over, trial_of
 from sidecar.core.types import SELECTABLE, Decision, Drawn, Event, Facts, Unit
@@ -61,7 +60,7 @@ class RouteState:
         self.upstreams = policy.upstreams
         self.price_of = price_of
         self.sticky = sticky
-        self.salt = int.from_bytes(blake2b(route.name.encode(), digest_size=8).digest(), "big")
+        self.salt = salt_of(route.name)
         self.trial = trial_of(route, sticky, self.salt)
         self.chooses = route.mode in ("canary", "optimize") or self.trial is not None
         self.serving = Serving(policy, route)
@@ -123,17 +122,19 @@ class RouteState:
         if not self._may_choose(facts):
             return self.admission.admit(self.serving.as_asked(facts), facts, now)
         fitting = self.serving.fitting
-        eligible = fitting.arms(facts)
+        usual = fitting.usual(facts)
+        eligible = fitting.arms(facts) if usual is None else usual
         if allowed is not None:
             eligible = tuple(arm for arm in eligible if arm in allowed)
         if not eligible:
             opened = self.admission.admit(replace(self.serving.as_asked(facts), reason="fail-open"), facts, now)
             return fitting.note(opened, facts)
-        decision = self._at_its_state(facts, eligible)
+        stays = facts.stateful or facts.pinned is not None
+        decision = self._at_its_state(facts, eligible) if stays else None
         shut: tuple[str, ...] = ()
         if decision is None:
             offered = self.ejection.offered(eligible, self.staging.pool) if self.ejection.guards.unwell else eligible
-            decision = self._diverted(offered)
+            decision = self._diverted(offered) if self.thresholds.diversions else None
             if (
                 offered is not eligible
             ):  # a canary is judged by its rollout, on evidence that would not come in without calls
@@ -141,25 +142,27 @@ class RouteState:
                 shut = tuple(arm for arm in eligible if arm not in offered)
             decision = decision or self._assigned(facts, offered, rng)
         compared = () if self.trial is None else self.trial.experiment.compared
-        admitted = fitting.note(self.admission.admit(decision, facts, now, compared), facts)
+        admitted = decision
+        if self.route.budget is not None:
+            admitted = self.admission.admit(decision, facts, now, compared)
+        if usual is None:
+            admitted = fitting.note(admitted, facts)
         if shut:
             admitted = replace(admitted, left_out=(*admitted.left_out, *((arm, "breaker") for arm in shut)))
-        return self.watch.decide(facts, admitted, now)
+        return admitted if self.watch.tuner is None else self.watch.decide(facts, admitted, now)
 
     def _may_choose(self, facts: Facts) -> bool:
         """A body whose model is not known cannot be rewritten, so only what was asked for can serve it."""
         return self.chooses and not facts.off and facts.model is not None and facts.endpoint in SELECTABLE
 
-    def _at_its_state(self, facts: Facts, eligible: tuple[str, ...]) -> Decision | None:
+    def _at_its_state(self, facts: Facts, eligible: tuple[str, ...]) -> Decision:
         """Pins: nothing is drawn and no binding is made, and no breaker moves the call."""
         if facts.pinned is not None and facts.pinned in eligible:
             return self._pinned(facts.pinned, eligible)
-        if facts.stateful or facts.pinned is not None:
-            bound = self.sticky.get(facts.key ^ self.salt) if facts.key else None
-            arm = bound.arm if bound is not None and bound.arm in eligible else self._fixed(eligible)
-            made = self._pinned(arm, eligible)
-            return made if self.trial is None else self.trial.dress(made, bound)
-        return None
+        bound = self.sticky.get(facts.key ^ self.salt) if facts.key else None
+        arm = bound.arm if bound is not None and bound.arm in eligible else self._fixed(eligible)
+        made = self._pinned(arm, eligible)
+        return made if self.trial is None else self.trial.dress(made, bound)
 
     def _diverted(self, eligible: tuple[str, ...]) -> Decision | None:
         """Threshold actions: as pins."""
@@ -193,14 +196,16 @@ class RouteState:
             bound = self.sticky.get(facts.key ^ self.salt)  # an experiment's ends with it: no rollback would free it
             if bound is not None and bound.arm in eligible and bound.owner == self.owners[bound.arm]:
                 return self._kept(bound, eligible, unit)
-        active = staging.active if self._contested(eligible) else None
-        step = None if active is None else active.step
-        if active is not None and active.includes(facts.draw if unit == "request" else facts.key):
-            one = Chosen(staging.arm, "canary", staging.share)
-        else:
+        active = staging.active
+        if active is None or (len(eligible) < len(self.arms) and not self._contested(eligible)):
+            step = None
             one = self._established(facts, eligible, rng)
-            if step is not None:
-                one = Chosen(one.arm, one.reason, one.propensity * (1.0 - staging.share), one.drawn)
+        else:
+            step = active.step
+            if active.includes(facts.draw if unit == "request" else facts.key):
+                one = Chosen(staging.arm, "canary", staging.share)
+            else:
+                one = self._established(facts, eligible, rng, 1.0 - staging.share)
         if unit != "request":
             self.sticky.bind(facts.key ^ self.salt, self._binding(one.arm, one.propensity, step))
         elif self.route.context.cache and facts.key:
@@ -211,15 +216,19 @@ class RouteState:
         """A new conversation's binding: the arm's last one where nothing has changed since, thousands share it."""
         owner, tag = self.owners[arm], "" if step is None else self.staging.tag
         generation, last = self.sticky.generation(owner), self._bindings.get(arm)
-        made = (propensity, generation, tag, step)
-        if last is None or (last.propensity, last.generation, last.tag, last.step) != made:
-            last = self._bindings[arm] = Binding(owner, arm, propensity, generation, tag, step)
-        return last
+        if (
+            last is not None
+            and last.propensity == propensity
+            and last.generation == generation
+            and last.step == step
+            and last.tag == tag
+        ):
+            return last
+        made = self._bindings[arm] = Binding(owner, arm, propensity, generation, tag, step)
+        return made
 
     def _contested(self, eligible: tuple[str, ...]) -> bool:
         """Whether the canary and an established arm may serve: without one of them nothing is drawn."""
-        if len(eligible) == len(self.arms):
-            return True
         return self.staging.arm in eligible and any(arm in eligible for arm in self.staging.pool)
 
     def _kept(self, bound: Binding, eligible: tuple[str, ...], unit: Unit) -> Decision:
@@ -233,8 +242,10 @@ class RouteState:
         rollout = (None, None) if step is None or active is None else (active.id, step)
         return self.serving.serve(one, eligible, unit, rollout)
 
-    def _established(self, facts: Facts, eligible: tuple[str, ...], rng: np.random.Generator) -> Chosen:
-        """One of the arms already rolled out."""
+    def _established(
+        self, facts: Facts, eligible: tuple[str, ...], rng: np.random.Generator, rest: float = 1.0
+    ) -> Chosen:
+        """One of the arms already rolled out, for the `rest` of the units."""
         if self.route.mode == "optimize":
             pool = self.staging.pool
             if len(eligible) < len(self.arms):
@@ -243,11 +254,11 @@ class RouteState:
                 selector = self.selector
                 pick = selector.choose(pool, facts, rng, self.ledger.balance(), self._warm(facts))
                 drawn = Drawn(pick.arms, pick.worth, selector.price, selector.money)
-                return Chosen(pick.arm, "sampled", pick.propensity, drawn)
+                return Chosen(pick.arm, "sampled", pick.propensity * rest, drawn)
             if pool:
-                return Chosen(pool[0], "baseline" if pool[0] == self.route.baseline.id else "policy")
+                return Chosen(pool[0], "baseline" if pool[0] == self.route.baseline.id else "policy", rest)
         arm = self._fixed(eligible)
-        return Chosen(arm, "baseline" if arm == self.staging.stable else "policy")
+        return Chosen(arm, "baseline" if arm == self.staging.stable else "policy", rest)
 
     def _warm(self, facts: Facts) -> tuple[str, float] | None:
         """The arm that has the beginning of this conversation in its cache, and what that saves, in nano-dollars."""
@@ -260,7 +271,9 @@ class RouteState:
 
     def _fixed(self, eligible: tuple[str, ...]) -> str:
         """The arm of those who are not chosen for: stable arm, else baseline, else what rules and dialect left."""
-        for arm in (self.staging.stable, *self.staging.pool):
+        if self.staging.stable in eligible:
+            return self.staging.stable
+        for arm in self.staging.pool:
             if arm in eligible:
                 return arm
         return next((arm for arm in eligible if not self.diversion.is_out(arm)), eligible[0])
@@ -309,6 +322,11 @@ class RouteState:
         if self.trial is not None:
             self.trial.free()
 
+    def free(self, key: int) -> None:
+        """Forgets one conversation, but for what it taught."""
+        self.warm.pop(key)
+        self.staging.free(key)
+
     def unbind(self, arm: str) -> None:
         self.sticky.unbind(self.owners[arm])
 
@@ -316,6 +334,7 @@ class RouteState:
         self.ledger.roll(now)
         self.reprice()
         events = [*self.obey(self.thresholds.tick(now), now), *self.diversion.denials()]
+        events += self.staging.give_up(self.ejection.lasts, now)
         events += [*self.staging.tick(now), *self.watch.tick(now)]
         return events if self.trial is None else events + self.trial.experiment.tick(now)
 

@@ -41,6 +41,7 @@ class Serving:
         self.arms: Mapping[str, Arm] = {arm.id: arm for arm in route.all_arms}
         self.fitting = Fitting(route, policy.upstreams)
         self._as_asked: dict[tuple[str | None, str, bool], Decision] = {}
+        self._served: dict[tuple[object, ...], Decision] = {}
 
     def serve(
         self,
@@ -49,9 +50,23 @@ class Serving:
         unit: Unit = "request",
         rollout: tuple[str | None, int | None] = _UNDRAWN,
     ) -> Decision:
-        """The chosen arm serves; `rollout` is the id and step of the comparison that the request counts in."""
+        """The chosen arm serves; `rollout` is the id and step of the comparison that the request counts in. Decisions
+        without a draw are shared (cached)."""
+        if one.drawn is not None:
+            return self._made(one, eligible, unit, rollout)
+        key = (one.arm, one.reason, one.propensity, eligible, unit, rollout)
+        found = self._served.get(key)
+        if found is None:
+            if len(self._served) >= MAX_PLAIN:
+                self._served.clear()
+            found = self._served[key] = self._made(one, eligible, unit, rollout)
+        return found
+
+    def _made(
+        self, one: Chosen, eligible: tuple[str, ...], unit: Unit, rollout: tuple[str | None, int | None]
+    ) -> Decision:
         arm, fallback = self.arms[one.arm], self.route.fallback
-        return Decision(
+        made = Decision(  # not more than 15 named arguments: beyond, the interpreter makes a dict for a call
             route=self.route.name,
             mode=self.route.mode,
             arm=one.arm,
@@ -66,11 +81,12 @@ class Serving:
             rollout_id=rollout[0],
             rollout_step=rollout[1],
             policy_version=self.version,
-            fallbacks=()
-            if fallback is None
-            else tuple(two for two in fallback.arms if two != one.arm and two in eligible)[: fallback.max],
             drawn=one.drawn,
         )
+        if fallback is None:
+            return made
+        others = tuple(two for two in fallback.arms if two != one.arm and two in eligible)
+        return replace(made, fallbacks=others[: fallback.max])
 
     def as_asked(self, facts: Facts) -> Decision:
         """What the app asked for, at the baseline's upstream; virtual names and fitting arms get their own names

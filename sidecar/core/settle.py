@@ -37,7 +37,8 @@ def billed_nusd(decision: Decision, outcome: Outcome) -> int:
 
 def pay(state: RouteState, decision: Decision, outcome: Outcome, now: float, *, call: bool = True) -> None:
     """Books one exchange on the route's budget; `call` is as in `Engine.settle`."""
-    state.ledger.release(decision.reserved_nusd)  # also where an edit of the policy took the budget away meanwhile
+    if decision.reserved_nusd:
+        state.ledger.release(decision.reserved_nusd)  # also where an edit of the policy took the budget away meanwhile
     if state.route.budget is not None:
         billed = billed_nusd(decision, outcome)
         if billed or outcome.kind != "failed":  # a failure that cost nothing is no call that a mean may count

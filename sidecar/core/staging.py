@@ -11,6 +11,7 @@ rollback does not stop the queue, a pause does.
 the promotion, rejections count as bad too. In an optimize route the pool gives the comparison with other arms. In a
 canary route nobody else serves, so an outage of the provider trips it as well, arm by arm down to the baseline. A trip is
 a rollback: the arm promoted before, or the baseline, takes over, and the arm stays out until a person starts it again.
+So is a promoted arm that is ejected for long (`core.ejection`): it gets so few calls that its brake would take many minutes.
 The brake's memory outlives a restart, and a change of the policy for arms that stay as they are.
 
 An arm without quality evidence stays at its first step (`core.rollout`), so it reaches the pool only with labels or
@@ -27,11 +28,9 @@ from sidecar.core.evidence import Group
 from sidecar.core.guardrails import Sample, sample_of
 from sidecar.core.policy import Arm, RolloutSpec, Route
 from sidecar.core.resting import Kind, Resting
-from sidecar.core.rollout import Permit, Phase, Rollout, rollout_id_of
+from sidecar.core.rollout import UNDER_WAY, Permit, Phase, Rollout, rollout_id_of
 from sidecar.core.types import Event, Outcome
 from sidecar.errors import RolloutError
-
-UNDER_WAY = (Phase.RUNNING, Phase.PAUSED)
 
 
 def arm_digest(arm: Arm) -> str:
@@ -168,6 +167,15 @@ class Staging:
         why = self._brake.trips(arm, now) if arm in self._promoted else None
         return [] if why is None else self._after(self.rollouts[arm].rollback(now, why, "critical"))
 
+    def give_up(self, ejected: Callable[[str], str | None], now: float) -> list[Event]:
+        """Takes out the promoted arms that are `ejected` for long, for the reason that says, unless the others fail too."""
+        events: list[Event] = []
+        for arm in list(self._promoted):
+            why = ejected(arm)
+            if why is not None and self._brake.fails_alone(arm):
+                events += self._after(self.rollouts[arm].rollback(now, why, "critical"))
+        return events
+
     def tick(self, now: float) -> list[Event]:
         """What time alone causes: brakes that trip, steps, pauses, rests that end. Call it about once a second."""
         events: list[Event] = []
@@ -237,6 +245,10 @@ class Staging:
         if rollout is None:
             raise RolloutError(f"route {self._route.name}: no arm {arm!r} to roll back")
         return self._after(rollout.rollback(now, cause))
+
+    def free(self, key: int) -> None:
+        """Forgets one unit."""
+        self._brake.free(key)
 
     def may_roll_back(self, arm: str) -> bool:
         return self.rollouts[arm].phase in (*UNDER_WAY, Phase.PROMOTED)

@@ -31,7 +31,10 @@ class ArmStatus:
     expected_nusd: float | None
     cannot: tuple[str, ...] = ()  # needs of requests that it is known not to meet
     context_tokens: int | None = None  # None: not known
-    breaker: str = "closed"  # open | half_open: it is not offered, or to few calls, where another arm may serve
+    breaker: str = (
+        "closed"  # open | half_open: not offered, or to few calls, where another arm may serve; "open 1/2": in 1
+    )
+    # of 2 workers
 
 
 @dataclass(frozen=True, slots=True)

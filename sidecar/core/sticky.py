@@ -24,7 +24,9 @@ larger takes one back (an app that repeats a failed turn twice gains one repeat)
 What it does not know: apps that cut old turns off to keep a size. Such a conversation is a template after 16 turns.
 """
 
+import re
 from collections import OrderedDict
+from hashlib import blake2b
 from itertools import islice
 
 from msgspec import Struct
@@ -39,7 +41,18 @@ TEMPLATE_REPEATS = 16  # 4..64; fewer: apps that repeat failed calls lose their 
 MAX_KEYS = (
     8_192  # 1e3..1e5; fewer: templates among many conversations are forgotten, more: memory (about 250 bytes each)
 )
+_NAMED = re.compile(r"[0-9a-f]{16}")
 MIN_TRAFFIC = 500  # below it 2 % is fewer than ten requests: any real conversation would be "heavy"
+
+
+def salt_of(route: str) -> int:
+    """What tells the keys of a route from those of others: a conversation is bound under `key ^ salt`."""
+    return int.from_bytes(blake2b(route.encode(), digest_size=8).digest(), "big")
+
+
+def key_of(text: str) -> int | None:
+    """The key that the `sticky_key` of a row names, 16 hexadecimal digits; None when the text names none."""
+    return (int(text, 16) or None) if _NAMED.fullmatch(text) else None
 
 
 class Binding(Struct, frozen=True, gc=False):
@@ -59,7 +72,7 @@ class Sticky:
     def __init__(self, max_bindings: int = MAX_BINDINGS) -> None:
         self._bindings = Recent[int, Binding](max_bindings)
         self._generations: dict[str, int] = {}
-        self.unbound = 0  # calls of `unbind`
+        self.unbound = 0  # calls of `unbind` and `free`
 
     def __len__(self) -> int:
         return len(self._bindings)
@@ -83,6 +96,11 @@ class Sticky:
     def bind(self, key: int, binding: Binding) -> None:
         """Binds `key`; the keys that nobody asked for the longest time may be free by it."""
         self._bindings.put(key, binding)
+
+    def free(self, key: int) -> None:
+        """`key` is free from now on."""
+        self._bindings.pop(key)
+        self.unbound += 1
 
     def unbind(self, owner: str) -> None:
         """All keys of `owner` are free from now on (O(1))."""
@@ -112,13 +130,19 @@ class HeavyKeys:
 
     def observe(self, key: int, input_bytes: int) -> bool:
         """Counts one request of `key`; True when the key is now known to be a template."""
-        last_bytes, repeats = self._repeats.get(key, (-1, 0))
+        seen, known = self._repeats, self._repeats.pop(key, None)
+        if known is None:  # most often: the first call of a conversation
+            seen[key] = (input_bytes, 0)
+            if len(seen) > MAX_KEYS:
+                seen.popitem(last=False)
+            if key in self._counts or self._total >= HALVE_AFTER - 1:
+                return self._is_frequent(key, False)
+            self._total += 1
+            return False
+        last_bytes, repeats = known
         if repeats < TEMPLATE_REPEATS:
             repeats = repeats + 1 if input_bytes <= last_bytes else max(0, repeats - 1)
-        self._repeats[key] = (input_bytes, repeats)
-        self._repeats.move_to_end(key)
-        if len(self._repeats) > MAX_KEYS:
-            self._repeats.popitem(last=False)
+        seen[key] = (input_bytes, repeats)
         return self._is_frequent(key, input_bytes < last_bytes) or repeats >= TEMPLATE_REPEATS
 
     def _is_frequent(self, key: int, counted: bool) -> bool:

@@ -252,3 +252,4 @@ class Settled(Struct, frozen=True, gc=False, array_like=True, kw_only=True):
     stages: tuple[Stage, ...] | None = (
         None  # of a cascade, before the one that served; `outcome.cost_nusd` has them all
     )
+    traceparent: bytes | None = None  # W3C, as the request had it: not judged, told to no one but the spans

@@ -14,6 +14,7 @@ that slot has left the ring. A reading never changes the state. Values that are 
 dropped. What it does not do: exponential decay; exact quantiles.
 """
 
+from collections.abc import Sequence
 from math import ceil, inf, isfinite, log
 
 RELATIVE_ERROR = 0.01
@@ -61,6 +62,15 @@ class Histogram:
         self.bins[index] = self.bins.get(index, 0) + 1
         self.count += 1
         self.total += value
+
+    def extend(self, values: Sequence[float]) -> None:
+        """As `add` of each."""
+        bins = self.bins
+        for value in values:
+            index = ceil(log(value) * _PER_NEPER) if _LOWEST <= value <= _HIGHEST else bin_of(value)
+            bins[index] = bins.get(index, 0) + 1
+        self.count += len(values)
+        self.total = sum(values, self.total)
 
     def mean(self) -> float | None:
         return self.total / self.count if self.count else None

@@ -132,6 +132,8 @@ class Dialer:
                 return await self._direct(factory)
         except TimeoutError:
             raise DialError("timeout_connect", f"no connection to the upstream within {timeout_s:g} s") from None
+        except UnicodeError:
+            raise DialError("dns", "the upstream's name, or the egress proxy's, cannot be a host's") from None
         except (ssl.SSLError, ssl.CertificateError) as error:
             reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or "handshake failed"
             raise DialError("tls", f"TLS to the upstream failed: {reason}") from None
@@ -156,7 +158,10 @@ class Dialer:
                 continue
             set_keepalive(transport)
             return protocol
-        raise failure if failure is not None else DialError("dns", "the upstream's name has no address")
+        try:
+            raise failure if failure is not None else DialError("dns", "the upstream's name has no address")
+        finally:
+            failure = None  # its traceback refers to this frame: a cycle, if this frame kept it
 
     async def _resolve(self, loop: asyncio.AbstractEventLoop) -> list[tuple[str, int]]:
         try:

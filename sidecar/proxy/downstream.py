@@ -21,6 +21,7 @@ from sidecar.proxy.gate import Refused, Way
 from sidecar.proxy.intake import NEVER
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.plane import Plane
+from sidecar.proxy.stall import Stall
 from sidecar.proxy.tunnel import Tunnel
 from sidecar.proxy.upstream import WRITE_HIGH_BYTES, UpstreamConnection
 from sidecar.wire.http1 import RequestHead, parse_request, parse_request_fully
@@ -43,6 +44,7 @@ class Downstream(asyncio.Protocol):
         self.exchange: Exchange | LocalCall | None = None
         self.deadline = NEVER
         self.full = False  # the client reads slowly
+        self._stall: Stall | None = None  # while it is full, or closed with something left to send
         self._pending = b""
         self._searched = (
             0  # bytes of it in which no head ends: a head that comes byte by byte is not read for each byte
@@ -103,6 +105,8 @@ class Downstream(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.full = True
+        if self.exchange is not None or self._tunnel is not None:
+            self._watch()
         if self._tunnel is not None:
             self._tunnel.client_full(True)
         elif self.exchange is not None:
@@ -110,6 +114,10 @@ class Downstream(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.full = False
+        if self._stall is not None and not self.transport.is_closing():
+            self._stall = None
+            if self.exchange is not None or self._tunnel is not None:
+                self.deadline = NEVER
         if self._tunnel is not None:
             self._tunnel.client_full(False)
         elif self.exchange is not None:
@@ -172,13 +180,13 @@ class Downstream(asyncio.Protocol):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self.transport.abort()
         else:
-            self.transport.close()  # flushes first: what had arrived stays readable, the missing end is visible
+            self._close()  # flushes first: what had arrived stays readable, the missing end is visible
 
     def tunnel(self, connection: UpstreamConnection, data: bytes) -> None:
         """The upstream switched protocols: from here on bytes pass unread, both ways."""
         self.exchange = None
         self.deadline = NEVER
-        self._tunnel = Tunnel(self.transport, connection)
+        self._tunnel = Tunnel(self.transport, connection, self._close)
         self.write(data)
         if self._pending:
             self._tunnel.from_client(self._pending)
@@ -191,10 +199,37 @@ class Downstream(asyncio.Protocol):
         if self.deadline >= now:
             return
         self.deadline = NEVER
-        if self._pending and not self._discard:
+        stall = self._stall
+        if stall is not None and (self.exchange is not None or self._tunnel is not None or self.transport.is_closing()):
+            self._look(stall, now)
+        elif self._pending and not self._discard:
             self._refuse(408, "head_timeout", "the request head did not arrive in time")
         else:
-            self.transport.abort() if self._discard else self.transport.close()
+            self.transport.abort() if self._discard else self._close()
+
+    def _watch(self) -> None:
+        """From now on the client has to take some of what waits for it, or it is given up."""
+        limit_s = self.plane.settings.downstream_stall_timeout_s
+        if limit_s:
+            now = monotonic()
+            self._stall = Stall(self.transport, limit_s, now)
+            self.deadline = now + self._stall.every_s
+
+    def _look(self, stall: Stall, now: float) -> None:
+        if not stall.over(now):
+            self.deadline = now + stall.every_s
+            return
+        exchange = self.exchange
+        self.cut(reset=True)  # waking up, it must not find a clean end behind the part that it has
+        if exchange is not None:
+            exchange.on_client_lost("client_stalled")
+
+    def _close(self) -> None:
+        """Closes behind what was written, for as long as the client takes it."""
+        left = self.transport.get_write_buffer_size()
+        self.transport.close()
+        if left:
+            self._watch()
 
     # ---- heads
 
@@ -222,7 +257,7 @@ class Downstream(asyncio.Protocol):
                     continue
                 head = self._recall(data) or self._parse(data, max(0, searched - 3))
                 if head is None:
-                    self._wait_for_head(data)
+                    self._wait_for_head(data, fresh=not searched)
                     self._searched = len(data)
                     return
                 searched = 0
@@ -269,9 +304,9 @@ class Downstream(asyncio.Protocol):
         self._memo = head if ordinary else None
         self._memo_start, self._memo_end = head.raw[:first], head.raw[last:]
 
-    def _wait_for_head(self, data: bytes) -> None:
-        if not self._pending:
-            self.deadline = min(self.deadline, self._read_at + self.plane.settings.head_timeout_s)
+    def _wait_for_head(self, data: bytes, *, fresh: bool) -> None:
+        until = self._read_at + self.plane.settings.head_timeout_s
+        self.deadline = until if fresh else min(self.deadline, until)  # later bytes move nothing
         self._pending = data
 
     # ---- requests
@@ -361,7 +396,7 @@ class Downstream(asyncio.Protocol):
         elif head.chunked or length is None or length > _FEEDBACK_MAX_BYTES:
             refused = Refused(413, "too_large", "Feedback is at most 4 KiB, with a Content-Length.")
         elif length > len(data) - at:
-            self._wait_for_head(data)  # few bytes: looked at again when all are here
+            self._wait_for_head(data, fresh=False)  # few bytes: looked at again when all are here
             return b""
         elif self.plane.on_feedback is None:
             refused = Refused(503, "not_ready", "The sidecar takes no feedback yet.")
@@ -385,7 +420,7 @@ class Downstream(asyncio.Protocol):
         """Closes behind what was written. With `linger` the client may finish sending, so that no RST eats our answer."""
         self._pending = b""
         if not linger:
-            self.transport.close()
+            self._close()
             return
         self._discard = True
         self.deadline = monotonic() + _LINGER_S
@@ -411,7 +446,7 @@ class LocalCall:
             client.write(response(status, body, close=not self._keep))
             client.on_exchange_over(keep=self._keep)
 
-    def on_client_lost(self) -> None:
+    def on_client_lost(self, why: str = "") -> None:  # noqa: ARG002 - nobody asks
         self._client.exchange = None
 
     def on_client_full(self, full: bool) -> None:

@@ -35,6 +35,7 @@ from sidecar.proxy.signals import Heard, retries_of
 from sidecar.secrecy import recorded
 from sidecar.wire.http1 import RequestHead
 from sidecar.wire.meter import caller_fault
+from sidecar.wire.places import generates
 from sidecar.wire.reading import Reading
 
 _ABOUT_KEYS: Final = frozenset({401, 403})  # the caller's key, unless it is ours
@@ -169,6 +170,7 @@ def _record(exchange: Over, outcome: Outcome) -> None:
         quality=verdict.quality,
         quality_source=verdict.quality_source,
         stages=exchange.stages,
+        traceparent=exchange.head_in.fields.get(b"traceparent"),
     )
     plane.emit(settled)
     if exchange.witness is not None:
@@ -209,6 +211,7 @@ def _record_undecided(exchange: Over, kind: OutcomeKind, error: str | None, dura
             outcome=outcome,
             upstream="",
             sent_model=None,
+            traceparent=exchange.head_in.fields.get(b"traceparent"),
         )
     )
 
@@ -270,7 +273,7 @@ def outcome_of(exchange: Called, kind: OutcomeKind, error: str | None, duration_
     itl_s = None
     if first is not None and last is not None and tokens is not None and tokens > 1 and source == "provider":
         itl_s = (last - first) / (tokens - 1)
-    return Outcome(
+    outcome = Outcome(  # not more than 15 named arguments: beyond, the interpreter makes a dict for a call
         kind=kind,
         status=status,
         error=error,
@@ -296,10 +299,11 @@ def outcome_of(exchange: Called, kind: OutcomeKind, error: str | None, duration_
         finish=reading.finish,
         empty=reading.empty,
         refused=reading.refused,
-        caller_fault=fault,
-        served_arm=exchange.decision.arm if exchange.decided is not None and exchange.decision is not None else None,
         served_model=reading.model,
     )
+    if exchange.decided is not None and exchange.decision is not None:  # a fallback has taken its place
+        return replace(outcome, caller_fault=fault, served_arm=exchange.decision.arm)
+    return replace(outcome, caller_fault=True) if fault else outcome
 
 
 def _is_garbage(exchange: Called, reading: Reading) -> bool:
@@ -350,8 +354,10 @@ def _usage(exchange: Called, reading: Reading, kind: OutcomeKind) -> tuple[Usage
 
 def _had_read(exchange: Called) -> bool:
     """Whether a model had begun to answer: then the prompt is paid for, whatever was to be seen of the answer."""
-    reply = exchange.reply
-    return reply is not None and reply.head.status < 300 and exchange.facts.endpoint in SELECTABLE
+    reply, facts = exchange.reply, exchange.facts
+    if reply is None or reply.head.status >= 300:
+        return False
+    return facts.endpoint in SELECTABLE or (facts.endpoint == "other" and generates(facts.path))
 
 
 def _cost(

@@ -33,6 +33,7 @@ from sidecar.wire.json_edit import RequestView
 from sidecar.wire.target import asks_array
 
 _MAX_RESPONSE_HEAD_BYTES: Final = 256 * 1024
+_LEFT: Final = "client_closed"
 
 
 class Exchange(Outward):
@@ -270,7 +271,8 @@ class Exchange(Outward):
             self.deadline = NEVER if self.client.full else now + self.plane.settings.idle_timeout_s
 
     def on_client_full(self, full: bool) -> None:
-        """The client reads slowly: the upstream waits in its own socket, and the idle timer waits with it."""
+        """The client reads slowly: the upstream waits in its own socket, and the idle timer waits with it. A client that
+        takes nothing at all is found by its connection."""
         if self.connection is None or self.phase == "over":
             return
         if full:
@@ -404,20 +406,20 @@ class Exchange(Outward):
         if not self._fall_back("timeout"):
             self._answer(504, error, text, "failed", error)
 
-    def on_client_lost(self) -> None:
-        """The client is gone: the upstream learns it at once, whatever phase this is."""
+    def on_client_lost(self, why: str = _LEFT) -> None:
+        """The client is gone, or was given up: the upstream learns it at once, whatever phase this is."""
         if self.phase == "over":
             return
         if self.phase == "queue":
             self.origin.pool.give_up(self)
         self._drop_upstream()
         meter = self.reply.meter if self.reply is not None else None
-        if meter is not None and meter.ended:
+        if why == _LEFT and meter is not None and meter.ended:
             self._finish("completed", None)  # SDKs hang up at the dialect's last event, not at the last chunk
         else:
             if self.reply is None:  # what is held of an answer is paid for, too
                 self.reply = self.pending or (None if self.cascade is None else self.cascade.reply)
-            self._finish("aborted", "client_closed")
+            self._finish("aborted", why)
 
     def on_shutdown(self) -> None:
         """The process ends: who still waits is told so, who is in a response sees it break."""

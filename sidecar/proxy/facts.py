@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import unquote
 
+from msgspec.structs import replace
+
 from sidecar.core.abilities import TOOLS
 from sidecar.core.features import features
 from sidecar.core.types import SELECTABLE, Facts, Features, Unit
 from sidecar.proxy.gate import Way
 from sidecar.proxy.origin import CREDENTIALS
 from sidecar.proxy.plane import Plane
+from sidecar.secrecy import MAX_NAME
 from sidecar.wire.conversation import texts_of
 from sidecar.wire.http1 import RequestHead
 from sidecar.wire.json_edit import RequestView
@@ -47,12 +50,15 @@ def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None
     elif way.dialect == "gemini":
         path_model = any_model_in(head.target)
         model = model if path_model is None else unquote(path_model.decode("latin-1"))
+    if model is not None and len(model) > MAX_NAME:
+        model = None  # no model has such a name, and names are remembered, stored and logged
     tags, task = _NO_TAGS, ""
     if b"x-sidecar-tags" in fields:
         tags = _tags(fields[b"x-sidecar-tags"])
         task = next((tags[name] for name in engine.context_tags if name in tags), "")
     needs = _needs(seen, body) if engine.limited and view is not None and way.endpoint in SELECTABLE else _NO_NEEDS
-    return Facts(
+    off = b"x-sidecar-off" in fields and fields[b"x-sidecar-off"] == b"1"
+    facts = Facts(  # beyond 15 named arguments the interpreter makes a dict for a call, which costs four times as much
         endpoint=way.endpoint,
         dialect=way.dialect,
         path=way.path,
@@ -61,26 +67,25 @@ def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None
         key=key,
         key_source=source,
         draw=draw,
-        tags=tags,
-        stateful=seen.stateful,
-        pinned=pinned,
-        off=fields.get(b"x-sidecar-off") == b"1",
         input_bytes=len(body),
         max_tokens=seen.max_tokens,
         limit_key=seen.limit_key,
         tools=seen.tools,
-        task=task,
-        text=text,
         needs=needs.bits,
         context_tokens=needs.tokens,
         output_tokens=needs.output_tokens,
     )
+    if tags or seen.stateful or off or pinned is not None or text is not None:  # what few requests have
+        return replace(facts, tags=tags, stateful=seen.stateful, off=off, pinned=pinned, task=task, text=text)
+    return facts
 
 
 def _needs(view: RequestView, body: bytes) -> Needs:
     """What the request needs of a model, of which its top level says a part."""
     found = view.needs or needs_of(body)
-    output = max(0, view.max_tokens or found.output_tokens)  # what is below 0 is the upstream's to refuse
+    output = view.max_tokens or found.output_tokens
+    if output < 0:  # that is the upstream's to refuse
+        output = 0
     return Needs(found.bits | TOOLS if view.tools else found.bits, found.tokens, output)
 
 
@@ -113,8 +118,12 @@ def _named_key(plane: Plane, head: RequestHead, view: RequestView | None) -> tup
 
 def _derived_key(plane: Plane, head: RequestHead, way: Way, beginning: bytes) -> int:
     """The key of a conversation without a name: a keyed hash of who asks where, and of how it begins."""
-    credential = next((head.fields[name] for name in CREDENTIALS if name in head.fields), b"")
-    return plane.hash(b"derived", plane.settings.service.encode(), way.path.encode(), credential, beginning)
+    fields, credential = head.fields, b""
+    for name in CREDENTIALS:
+        if name in fields:
+            credential = fields[name]
+            break
+    return plane.derive(way.path, credential, beginning)
 
 
 def _tags(value: bytes) -> Mapping[str, str]:

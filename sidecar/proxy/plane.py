@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+import struct
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final, Protocol
@@ -25,6 +26,7 @@ from sidecar.wire.providers import FORMATS
 
 _MAX_KEPT: Final = 20_000  # some 3 MB
 _ENTROPY_BYTES: Final = 4096  # one system call for some 200 requests
+_DRAWS: Final = struct.Struct("<512Q")  # one system call for so many
 SWEEP_S: Final = 0.1  # deadlines are checked this often: a timer per request would cost more than the request's parsing
 
 SETTLE_S: Final = 0.005  # exchanges that are over are settled this much later at most,
@@ -112,6 +114,9 @@ class Books:
 class Plane:
     """The data plane's shared state. One per process; everything in it is touched by the loop's thread only."""
 
+    _asker: tuple[str, bytes] | None = None  # who asked last, where
+    _asked = blake2b()  # the keyed hash as far as that tells it
+    _draws: Iterator[int] = iter(())
     pressed = False  # memory is short: what the app does not miss is given up
 
     def __init__(self, settings: Settings, engine: Engine, tasks: Tasks, emit: Callable[[Settled], None]) -> None:
@@ -163,7 +168,7 @@ class Plane:
 
     @salt.setter
     def salt(self, salt: bytes) -> None:
-        self._salt = salt
+        self._salt, self._asker = salt, None
         self.text_salt = self.hash(b"text") & 0xFFFFFFFF
 
     def start(self) -> None:
@@ -216,7 +221,11 @@ class Plane:
 
     def draw(self) -> int:
         """64 random bits."""
-        return int.from_bytes(self._random(8), "little")
+        drawn = next(self._draws, None)
+        if drawn is None:
+            self._draws = iter(_DRAWS.unpack(os.urandom(_DRAWS.size)))
+            drawn = next(self._draws)
+        return drawn
 
     def keep(self, completion_id: str, arm: str, key: int) -> None:
         """Remembers which arm holds the state of a response; the oldest of 20,000 is forgotten."""
@@ -226,8 +235,22 @@ class Plane:
 
     def hash(self, *parts: bytes) -> int:
         """A keyed 64-bit hash of `parts`; never 0, which means "no key"."""
+        return int.from_bytes(self._begun(*parts).digest(), "little") or 1
+
+    def derive(self, path: str, credential: bytes, beginning: bytes) -> int:
+        """The hash of a conversation that begins so: `hash` of "derived", the service, and these. Apps ask with one
+        credential over and over, so what that adds is hashed once."""
+        asker = (path, credential)
+        if asker != self._asker:
+            self._asker = asker
+            self._asked = self._begun(b"derived", self.settings.service.encode(), path.encode(), credential)
+        hashed = self._asked.copy()
+        hashed.update(b"%d:%b" % (len(beginning), beginning))
+        return int.from_bytes(hashed.digest(), "little") or 1
+
+    def _begun(self, *parts: bytes) -> blake2b:
         told_apart = b"".join([b"%d:%b" % (len(part), part) for part in parts])
-        return int.from_bytes(blake2b(told_apart, digest_size=8, key=self._salt).digest(), "little") or 1
+        return blake2b(told_apart, digest_size=8, key=self._salt)
 
     def origin(self, name: str | None, way: Way) -> Origin:
         """The named upstream, or the default one of the dialect when there is none of that name; for a path that only

@@ -6,8 +6,9 @@
 | abandoned | the client left a stream after its first token | the stream was read to its end |
 
 Both ends of each scale are told, because signals of bad answers alone would speak against whoever serves more calls.
-What is no opinion is left out: SDKs that try again (`x-stainless-retry-count` above 0), calls that had failed, repeats
-within a second (a program asks for several answers), and every repeat after the first (a program in a loop).
+What is no opinion is left out: SDKs that try again (`x-stainless-retry-count` above 0), calls that had failed, streams that
+nobody read on (`client_stalled`), repeats within a second (a program asks for several answers), and every repeat after the
+first (a program in a loop).
 """
 
 import re
@@ -84,7 +85,8 @@ class Signals:
         if spec is None or call.decision.arm is None:
             return
         left = outcome.kind == "aborted"
-        if outcome.kind != "failed" and call.facts.stream and outcome.clocks.ttft_s is not None:
+        judged = outcome.kind != "failed" and outcome.error != "client_stalled"
+        if judged and call.facts.stream and outcome.clocks.ttft_s is not None:
             self._tell(call.id, ABANDONED, 0.0 if left else 1.0, now)
         if call.facts.key and 0 < len(call.body) <= MAX_BODY_BYTES:
             self._compare(call, spec, now)

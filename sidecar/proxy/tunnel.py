@@ -1,6 +1,7 @@
 """After a 101 on /v1/realtime: bytes pass both ways, unread, with backpressure, until either side closes."""
 
 import asyncio
+from collections.abc import Callable
 
 from sidecar.proxy.dial import DialError
 from sidecar.proxy.upstream import UpstreamConnection
@@ -9,8 +10,10 @@ from sidecar.proxy.upstream import UpstreamConnection
 class Tunnel:
     """Rides on the upstream's connection in place of the exchange that opened it."""
 
-    def __init__(self, client: asyncio.Transport, connection: UpstreamConnection) -> None:
+    def __init__(self, client: asyncio.Transport, connection: UpstreamConnection, close: Callable[[], None]) -> None:
+        """`close` closes the client's side behind what was written."""
         self._client = client
+        self._close_client = close
         self._connection = connection
         connection.rider = self
 
@@ -42,7 +45,7 @@ class Tunnel:
 
     def on_upstream_lost(self, error: Exception | None) -> None:
         del error
-        self._client.close()
+        self._close_client()
 
     def on_upstream_full(self, full: bool) -> None:
         """The upstream reads slowly, or does no longer."""

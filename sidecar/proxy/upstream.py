@@ -229,11 +229,16 @@ class Pool:
         try:
             connection = await self._dialer.connect(lambda: UpstreamConnection(self), self._connect_timeout_s)
         except DialError as error:
-            failure = error
-            self.dials_failed += 1
+            failure = error.with_traceback(None)  # it refers to this frame, which keeps the failure: a cycle
+        except Exception as bug:  # noqa: BLE001 - whatever it is, the one who waits is told at once
+            self._tasks.on_error("dial", bug)
+            failure = DialError("connect", "the upstream cannot be reached: a fault of the sidecar's own")
         finally:
             self._dialling -= 1
-        if connection is not None:
+        if failure is not None:
+            self.dials_failed += 1
+            self._refuse(failure)
+        elif connection is not None:
             self.dials += 1
             self._open.add(connection)
             if connection.closed:
@@ -242,12 +247,23 @@ class Pool:
                 self._hand(connection)
             else:
                 self.put(connection)
-        elif failure is not None and self._waiting:
+
+    def _refuse(self, failure: DialError) -> None:
+        """The next in line learns that there is no connection; for those behind it another one is tried."""
+        if not self._waiting:
+            return
+        try:
             self._waiting.popleft().on_no_connection(failure)
-            if self._waiting:
-                self._dial()
+        except Exception as bug:  # noqa: BLE001 - a fault of one must not leave the others waiting
+            self._tasks.on_error("dial", bug)
+        if self._waiting:
+            self._dial()
 
     def _hand(self, connection: UpstreamConnection) -> None:
         rider = self._waiting.popleft()
         connection.rider = rider
-        rider.on_connection(connection)
+        try:
+            rider.on_connection(connection)
+        except Exception as bug:  # noqa: BLE001 - it may be anybody's turn who hands it on
+            self._tasks.on_error("dial", bug)
+            connection.transport.abort()  # the rider is told by its loss

@@ -12,8 +12,10 @@ also tells it in its log, its status and a metric. Without a key, who can write 
 then only an anchor that was out of reach tells. With a key, so must have been the key.
 
 Markers are links that the sidecar writes about the chain itself, before whatever comes next: `chain.adopted` (rows without
-a chain, from an older version or another hand, with their number and sum), `chain.key` (another key from here on), and
-`chain.broken` (the head that was known is not in the file: it was cut, restored or made anew).
+a chain, from an older version or another hand, with their number and sum), `chain.key` (another key from here on),
+`chain.broken` (the head that was known is not in the file: it was cut, restored or made anew), and `chain.stray` (a row of
+another hand whose number lies beyond the next one). The chain goes on behind the head that the process knows, else the
+anchor, and no row that somebody put beyond it can lead it elsewhere or end it.
 
 All here runs inside the transaction of the caller, under the file's write lock, so links of two processes cannot fork;
 a unique index on `seq` holds that too. What is committed is a whole link or none.
@@ -40,14 +42,17 @@ from sidecar.store.keys import Keys, KeySet, no_keys
 GENESIS: Final = "0" * 64
 ADOPTED: Final = "chain.adopted"
 BROKEN: Final = "chain.broken"
+STRAY: Final = "chain.stray"
 KEY_CHANGED: Final = "chain.key"
 ITSELF: Final = "sidecar"  # the actor of markers
+LAST: Final = 10**18 - 1  # the greatest number of a link: heads have room for so many digits
 _PURPOSE: Final = b"llm-sidecar audit chain 1"
 _FIELDS: Final = ("seq", "at", "service", "actor", "action", "target", "why", "detail", "prev", "key")
 _INSERT: Final = f"INSERT INTO audit ({', '.join(_FIELDS)}, hash) VALUES ({', '.join('?' * (len(_FIELDS) + 1))})"  # noqa: S608 (names of ours)
 _SELECT: Final = f"SELECT id, {', '.join(_FIELDS)}, hash FROM audit"  # noqa: S608 (as above)
 _HEAD: Final = re.compile(r"(?:([1-9][0-9]{0,17}):)?([0-9a-f]{64})")
 _SUFFIX: Final = ".audit-head"
+_MOST: Final = 2**63 - 1  # of SQLite
 
 Stored: TypeAlias = str | int | float | bytes | None
 
@@ -147,7 +152,8 @@ def lines(connection: sqlite3.Connection, where: str = "", values: Sequence[int]
 
 def hashes(connection: sqlite3.Connection) -> dict[int, Stored]:
     """The hash of each number that a link may have."""
-    return dict(_read(connection, "SELECT seq, hash FROM audit WHERE typeof(seq) = 'integer' AND seq > 0"))
+    text = "SELECT seq, hash FROM audit WHERE typeof(seq) = 'integer' AND seq BETWEEN 1 AND ?"
+    return dict(_read(connection, text, (LAST,)))
 
 
 def _read(connection: sqlite3.Connection, text: str, values: Sequence[int] = ()) -> Iterator[Any]:
@@ -174,11 +180,25 @@ def sum_of(rows: Iterable[Line]) -> tuple[int, str]:
     return number, digest.hexdigest()
 
 
-def head_of(connection: sqlite3.Connection) -> Head | None:
-    """The newest link of the file; rows whose number is none do not end the chain. Raises sqlite3.Error."""
-    text = "SELECT seq, hash FROM audit WHERE seq > 0 AND typeof(seq) = 'integer' ORDER BY seq DESC LIMIT 1"
-    row = connection.execute(text).fetchone()
-    return None if row is None else Head(int(row[0]), str(row[1]))
+def head_of(connection: sqlite3.Connection, known: Head | None = None) -> Head | None:
+    """The newest link of the file: from `known` on, where that is in it, as far as each number is there; rows whose number
+    is none do not end the chain. Raises sqlite3.Error."""
+    seq = known.seq if known is not None and _holds(connection, known) else _greatest(connection)
+    while seq and _at(connection, "hash", seq + 1) is not None:
+        seq += 1
+    return Head(seq, _at(connection, "hash", seq) or "") if seq else None
+
+
+def _greatest(connection: sqlite3.Connection, until: int = LAST) -> int:
+    """The greatest number of a row, 0 without one."""
+    text = "SELECT max(seq) FROM audit WHERE typeof(seq) = 'integer' AND seq BETWEEN 1 AND ?"
+    return int(connection.execute(text, (until,)).fetchone()[0] or 0)
+
+
+def _at(connection: sqlite3.Connection, column: str, seq: int) -> str | None:
+    """A text of the row with this number, whatever lies there; None without such a row."""
+    row = connection.execute(f"SELECT CAST({column} AS BLOB) FROM audit WHERE seq = ?", (seq,)).fetchone()  # noqa: S608 (a name of ours)
+    return None if row is None else bytes(row[0] or b"").decode("utf-8", "replace")
 
 
 @contextlib.contextmanager
@@ -214,9 +234,11 @@ class Chain:
         Call `seal` once that is committed. Raises sqlite3.Error.
         """
         keys = self._keys()
-        seq, before = head_of(connection) or (0, GENESIS)
+        seq, before = head_of(connection, self._known) or (0, GENESIS)
         for line in (*self._markers(connection), *news):
             seq += 1
+            while (taken := _at(connection, "hash", seq)) is not None:  # by another hand
+                seq, before = seq + 1, taken
             fields: tuple[Stored, ...] = (
                 seq, at_text(line.at), service, line.actor, line.action, line.target, line.why, line.detail, before,
                 keys.first if keys is not None else "",
@@ -228,19 +250,26 @@ class Chain:
 
     def seal(self, connection: sqlite3.Connection) -> None:
         """Keeps the head of what is committed: here, and in the file beside the database. Raises sqlite3.Error."""
-        head = head_of(connection)
+        head = head_of(connection, self._known)
         if head is not None and head != self.head:
             self.head = head
             with contextlib.suppress(OSError):  # the head is told elsewhere too, and measuring must go on
                 _keep(anchor_file(self._database), head, self._database)
 
+    @property
+    def _known(self) -> Head | None:
+        """The head that this process wrote or saw last, else the one that lies beside the file."""
+        return self.head or read_anchor(self._database)
+
     def _markers(self, connection: sqlite3.Connection) -> list[Audit]:
         """What must be said about the chain before its next link."""
-        newest, known = head_of(connection), self.head or read_anchor(self._database)
+        known = self._known
+        newest = head_of(connection, known)
         made: list[Audit] = []
         if known is not None and not _holds(connection, known):
             why = "the head that was known is not in the file: it was cut, restored from a copy, or made anew"
             made.append(_marker(BROKEN, why, {"known": str(known), "found": None if newest is None else str(newest)}))
+        made += _strays(connection, newest)
         after = "WHERE seq IS NULL AND id > coalesce((SELECT id FROM audit WHERE seq = ?), -9223372036854775808)"
         rows, digest = sum_of(lines(connection, after, (0 if newest is None else newest.seq,)))
         if rows:
@@ -249,7 +278,7 @@ class Chain:
         keys = self._keys()
         present = "" if keys is None else keys.first
         if newest is not None:
-            used = connection.execute("SELECT key FROM audit WHERE seq = ?", (newest.seq,)).fetchone()[0]
+            used = _at(connection, "key", newest.seq)
             if used != present:
                 made.append(_marker(KEY_CHANGED, "another key from here on", {"from": used, "to": present}))
         return made
@@ -259,9 +288,19 @@ def _marker(action: str, why: str, detail: dict[str, object]) -> Audit:
     return Audit(wall(), ITSELF, action, "audit", orjson.dumps(detail).decode(), why)
 
 
+def _strays(connection: sqlite3.Connection, newest: Head | None) -> list[Audit]:
+    """A marker for the row with the greatest number beyond the newest link, if there is one that was not told of yet."""
+    found, end = _greatest(connection, _MOST), 0 if newest is None else newest.seq
+    if found <= end:
+        return []
+    why = "a row of another hand has a number that lies beyond the chain"
+    made = _marker(STRAY, why, {"number": str(found)})
+    told = "SELECT 1 FROM audit WHERE actor = ? AND action = ? AND detail = ?"
+    return [] if connection.execute(told, (made.actor, made.action, made.detail)).fetchone() else [made]
+
+
 def _holds(connection: sqlite3.Connection, head: Head) -> bool:
-    row = connection.execute("SELECT hash FROM audit WHERE seq = ?", (head.seq,)).fetchone()
-    return row is not None and row[0] == head.hash
+    return bool(head.seq) and _at(connection, "hash", head.seq) == head.hash
 
 
 def _keep(file: Path, head: Head, database: Path) -> None:

@@ -19,7 +19,21 @@ from typing import Final, Literal
 
 import orjson
 
-from sidecar.store.audit import ADOPTED, BROKEN, GENESIS, ITSELF, Head, Line, Stored, hashes, lines, link_hash, sum_of
+from sidecar.store.audit import (
+    ADOPTED,
+    BROKEN,
+    GENESIS,
+    ITSELF,
+    LAST,
+    STRAY,
+    Head,
+    Line,
+    Stored,
+    hashes,
+    lines,
+    link_hash,
+    sum_of,
+)
 from sidecar.store.keys import KeySet
 
 Kind = Literal["edited", "deleted", "reordered", "inserted", "cut", "unproven", "break"]
@@ -85,7 +99,7 @@ class _Walk:
         if seq is None:
             self._loose.append(line)
             return
-        if not isinstance(seq, int) or seq < 1:
+        if not isinstance(seq, int) or not 1 <= seq <= LAST:
             self._say("edited", f"row {line.id} has the number {seq!r}, which no link has", 0, line)
             return
         self._check_itself(line, seq)
@@ -172,6 +186,8 @@ class _Walk:
         self._refuse_loose(f"before link {seq}")
         if action == BROKEN:
             self._break(line, seq, f"the head that was known was gone: {line['detail']!r}")
+        elif action == STRAY:
+            self._break(line, seq, f"a row of another hand beyond the chain: {line['detail']!r}")
 
     def _break(self, line: Line, seq: int, what: str) -> None:
         if seq in self._accepted:

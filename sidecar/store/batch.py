@@ -6,15 +6,17 @@ must not count twice: sums are therefore part of the same transaction as the row
 """
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain
 
 import orjson
 
 from sidecar.core.record import COLUMNS, Scalar, at_text
 from sidecar.core.types import Event, Feedback
 from sidecar.store.audit import Audit, Chain
-from sidecar.store.migrations import DECISION_COLUMNS, OUTCOME_COLUMNS, SPLIT
+from sidecar.store.migrations import DECISION_COLUMNS, OUTCOME_COLUMNS
 from sidecar.store.vault import CLOSED, Vault, label_place, seal_context, state_place
 
 Row = tuple[Scalar, ...]
@@ -26,17 +28,11 @@ sqlite3.register_adapter(type(None), _NOTHING.get)
 sqlite3.register_adapter(bool, int)
 
 
-_TOGETHER = 16  # rows a statement: each statement gives the interpreter's lock away and takes it back
-
-
-def _insert(table: str, columns: Iterable[str], verb: str = "INSERT OR IGNORE", rows: int = 1) -> str:
+def _insert(table: str, columns: Iterable[str], verb: str = "INSERT OR IGNORE") -> str:
     names = tuple(columns)
-    one = f"({', '.join('?' * len(names))})"
-    return f"{verb} INTO {table} ({', '.join(names)}) VALUES {', '.join([one] * rows)}"
+    return f"{verb} INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
 
 
-INSERT_DECISIONS = {rows: _insert("decisions", DECISION_COLUMNS, rows=rows) for rows in (1, _TOGETHER)}
-INSERT_OUTCOMES = {rows: _insert("outcomes", OUTCOME_COLUMNS, rows=rows) for rows in (1, _TOGETHER)}
 INSERT_EVENT = _insert(
     "events", ("at", "service", "kind", "severity", "route", "arm", "message", "detail"), verb="INSERT"
 )
@@ -64,17 +60,54 @@ UPSERT_WINDOW = (
 
 STATE_KEY = "*"  # the engine's own row in `arms`: its snapshot holds every arm's posterior and every rollout
 
-(_AT, _SERVICE, _ROUTE, _STREAM, _ARM, _UPSTREAM, _MODEL) = (
-    COLUMNS.index(name) for name in ("at", "service", "route", "stream", "arm", "upstream", "model")
-)
-(_OUTCOME, _DURATION, _TTFT, _INPUT, _OUTPUT, _COST, _QUALITY, _REWARD) = (
+_AT = COLUMNS.index("at")
+_OF_WINDOW = tuple(COLUMNS.index(name) for name in WINDOW_KEYS[1:])
+_SUMMED = tuple(
     COLUMNS.index(name)
     for name in (
         "outcome", "duration_s", "ttft_s", "input_tokens", "output_tokens", "cost_nusd", "quality", "reward",
     )
 )  # fmt: skip
 _CONTEXT = COLUMNS.index("context")
-_KINDS = {"completed": 1, "failed": 2, "aborted": 3}
+
+# Rows a statement: each statement gives the interpreter's lock away some times, and takes it back in competition with the
+# loop; one of 64 rows holds it for a fifth of a millisecond.
+_GROUPS = (64, 16, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A table of rows. `families` are columns that mostly have one value, often null, throughout a group: such a value is
+    given to SQLite once a group and not once a row, which is a third of a row's cost. Few families, so that there are few
+    statements to prepare and to keep."""
+
+    name: str
+    places: tuple[int, ...]  # of its columns in a row
+    families: tuple[tuple[int, ...], ...]
+
+
+def _places(names: str) -> tuple[int, ...]:
+    return tuple(COLUMNS.index(name) for name in names.split())
+
+
+_DECISIONS = _Table(
+    "decisions",
+    _places(" ".join(DECISION_COLUMNS)),
+    (
+        _places("service route mode dialect stream requested_model policy_version"),
+        _places("arm upstream model reason propensity eligible"),
+        _places("rollout_id rollout_step"),
+    ),
+)
+_OUTCOMES = _Table(
+    "outcomes",
+    _places(" ".join(OUTCOME_COLUMNS)),
+    (
+        _places("outcome error status usage_source cost_kind price_version"),
+        _places("ttfe_s ttft_s ttfa_s itl_s itl_p50_s itl_p95_s"),
+        _places("cache_write_tokens reasoning_tokens quality quality_source reward"),
+    ),
+)
 
 
 @dataclass(slots=True)
@@ -147,50 +180,61 @@ def _sealed_label(score: Feedback, vault: Vault) -> str | None:
 
 
 def _write_rows(connection: sqlite3.Connection, rows: list[Row]) -> None:
-    whole = len(rows) - len(rows) % _TOGETHER
-    for group in [rows[at : at + _TOGETHER] for at in range(0, whole, _TOGETHER)] + [[row] for row in rows[whole:]]:
-        decisions: list[Scalar] = []
-        outcomes: list[Scalar] = []
-        for row in group:
-            decisions += row[:SPLIT]
-            outcomes.append(row[0])
-            outcomes += row[SPLIT:]
-        connection.execute(INSERT_DECISIONS[len(group)], decisions)
-        connection.execute(INSERT_OUTCOMES[len(group)], outcomes)
+    at = 0
+    for size in _GROUPS:
+        while len(rows) - at >= size:
+            columns = list(zip(*rows[at : at + size], strict=True))
+            at += size
+            for table in (_DECISIONS, _OUTCOMES):
+                alike = [all(columns[i].count(columns[i][0]) == size for i in family) for family in table.families]
+                statement, shared, own = _statement(table, tuple(alike), size)
+                values = [columns[i][0] for i in shared]
+                values.extend(chain.from_iterable(zip(*[columns[i] for i in own], strict=True)))
+                connection.execute(statement, values)
 
 
-def window_rows(rows: Iterable[Row]) -> list[tuple[Scalar, ...]]:
+@lru_cache(maxsize=2 * 2**3 * len(_GROUPS))
+def _statement(table: _Table, alike: tuple[bool, ...], rows: int) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+    """SQL for so many rows, with the places of the values that it takes once, and of those that it takes for each row."""
+    once = {i for family, one in zip(table.families, alike, strict=True) if one for i in family}
+    shared, own = [i for i in table.places if i in once], [i for i in table.places if i not in once]
+    texts = []
+    for row in range(rows):
+        number = {i: at for at, i in enumerate(shared, 1)}
+        number |= {i: at for at, i in enumerate(own, len(shared) + row * len(own) + 1)}
+        texts.append(f"({', '.join(f'?{number[i]}' for i in table.places)})")
+    into = _insert(table.name, (COLUMNS[i] for i in table.places)).partition("VALUES")[0]
+    return f"{into}VALUES {', '.join(texts)}", tuple(shared), tuple(own)
+
+
+def window_rows(rows: Sequence[Row]) -> list[tuple[Scalar, ...]]:
     """The hourly sums of these rows, one tuple per (hour, service, route, arm, upstream, model, stream)."""
-    sums: dict[tuple[Scalar, ...], list[float]] = {}
-    for row in rows:
-        at = row[_AT]
-        assert isinstance(at, str), "a row's time is RFC 3339 text"
-        arm, model = row[_ARM] or "", row[_MODEL] or ""
-        key = (at[:13], row[_SERVICE], row[_ROUTE], arm, row[_UPSTREAM] or "", model, row[_STREAM])
-        one = sums.get(key)
-        if one is None:
-            one = sums[key] = [0] * len(WINDOW_SUMS)
-        _count(one, row)
-    return [(*key, *one) for key, one in sums.items()]
-
-
-def _count(one: list[float], row: Row) -> None:
-    """Add one row to its window's sums, in the order of WINDOW_SUMS. Unknown values are not counted as zero."""
-    one[0] += 1
-    one[_KINDS[str(row[_OUTCOME])]] += 1
-    one[4] += row[_INPUT] or 0  # type: ignore[operator] # columns of these names hold numbers or None
-    one[5] += row[_OUTPUT] or 0  # type: ignore[operator] # as above
-    cost = row[_COST]
-    if cost is None:
-        one[7] += 1
+    columns = list(zip(*rows, strict=True))
+    hours = [str(at)[:13] for at in columns[_AT]]
+    keys = list(zip(hours, *[columns[i] for i in _OF_WINDOW], strict=True))
+    groups: dict[Row, list[Row]] = {}
+    if keys.count(keys[0]) == len(keys):
+        groups[keys[0]] = columns
     else:
-        one[6] += cost  # type: ignore[operator] # as above
-    one[8] += row[_DURATION] or 0.0  # type: ignore[operator] # as above
-    for slot, place in ((9, _TTFT), (11, _QUALITY), (13, _REWARD)):
-        value = row[place]
-        if value is not None:
-            one[slot] += value  # type: ignore[operator] # as above
-            one[slot + 1] += 1
+        parts: dict[Row, list[Row]] = {}
+        for key, row in zip(keys, rows, strict=True):
+            parts.setdefault(key, []).append(row)
+        groups = {key: list(zip(*found, strict=True)) for key, found in parts.items()}
+    return [(*("" if one is None else one for one in key), *_sums(found)) for key, found in groups.items()]
+
+
+def _sums(table: list[Row]) -> tuple[float, ...]:
+    """The sums of one window, whose columns these are, in the order of WINDOW_SUMS. What is unknown is not counted as 0."""
+    outcomes, *columns = [table[i] for i in _SUMMED]
+    rows = len(outcomes)
+    numbers: list[Iterable[float]] = [filter(None, column) for column in columns]  # type: ignore[arg-type] # or None
+    duration, ttft, asked, answered, cost, quality, reward = [sum(some) for some in numbers]
+    _, ttft_n, _, _, cost_n, quality_n, reward_n = [rows - column.count(None) for column in columns]
+    completed, failed, aborted = [outcomes.count(kind) for kind in ("completed", "failed", "aborted")]
+    return (
+        rows, completed, failed, aborted, asked, answered, cost, rows - cost_n, duration,
+        ttft, ttft_n, quality, quality_n, reward, reward_n,
+    )  # fmt: skip
 
 
 def _event_row(at: float, event: Event, service: str) -> Row:

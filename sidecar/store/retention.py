@@ -11,9 +11,13 @@ from dataclasses import dataclass
 
 import orjson
 
+from sidecar.core.memory import UNREADABLE, without
 from sidecar.core.record import at_text
+from sidecar.core.sticky import key_of
 from sidecar.store.audit import Audit, Chain, lasting
+from sidecar.store.batch import STATE_KEY
 from sidecar.store.database import size_bytes, transaction
+from sidecar.store.vault import CLOSED, Spoilt, Vault, state_place
 
 STEP_ROWS = 1000  # rows of one transaction
 STEPS = 8  # steps of one call, so that new rows wait only tens of milliseconds
@@ -69,10 +73,13 @@ def vacuum(connection: sqlite3.Connection, pages: int = VACUUM_PAGES) -> bool:
     return 0 < after < before
 
 
-def forget(connection: sqlite3.Connection, key_hash: str, audit: Forgetting, chain: Chain) -> int:
-    """Erase up to STEP_ROWS decisions of one sticky key, with outcomes and feedback; how many. Raises sqlite3.Error.
+def forget(
+    connection: sqlite3.Connection, key_hash: str, audit: Forgetting, chain: Chain, vault: Vault = CLOSED
+) -> int:
+    """Erase up to STEP_ROWS decisions of one sticky key, with outcomes and feedback; how many.
 
-    The step that finds fewer than STEP_ROWS is the last, and leaves an audit row, without the key, in its transaction.
+    The step that finds fewer than STEP_ROWS is the last: it takes the key out of what was learnt too, and leaves an audit
+    row, without the key, in its transaction. Raises sqlite3.Error, and Sealed when what was learnt cannot be opened.
     """
     with lasting(connection):
         ids = connection.execute(
@@ -80,11 +87,34 @@ def forget(connection: sqlite3.Connection, key_hash: str, audit: Forgetting, cha
         ).fetchall()
         _delete(connection, ids)
         if len(ids) < STEP_ROWS:
+            _free(connection, key_hash, vault)
             detail = orjson.dumps({"decisions": audit.before + len(ids)}).decode()
             line = Audit(audit.at, audit.actor, "forget", detail=detail, why=audit.why)
             chain.append(connection, audit.service, [line])
     chain.seal(connection)
     return len(ids)
+
+
+def _free(connection: sqlite3.Connection, key_hash: str, vault: Vault) -> None:
+    """Takes a conversation out of every stored snapshot, also of those that were set aside. What nobody can read stays."""
+    key = key_of(key_hash)
+    if key is None:
+        return
+    rows = connection.execute(
+        "SELECT service, arm, CAST(state AS BLOB) FROM arms WHERE route = ? AND state IS NOT NULL", (STATE_KEY,)
+    ).fetchall()
+    for service, arm, stored in rows:
+        place = state_place(service, STATE_KEY, arm)
+        try:
+            text = vault.open_blob(bytes(stored), place)
+            made = without(text, key)
+        except (Spoilt, *UNREADABLE):
+            continue
+        if made != text:
+            made = vault.seal_blob(made, place) if vault.key_id else made
+            connection.execute(
+                "UPDATE arms SET state = ? WHERE service = ? AND route = ? AND arm = ?", (made, service, STATE_KEY, arm)
+            )
 
 
 def _delete_raw(connection: sqlite3.Connection, older_than: str | None) -> int:

@@ -24,7 +24,7 @@ from sidecar.clock import earlier, monotonic, wall
 from sidecar.core.record import Row
 from sidecar.core.types import Event, Feedback
 from sidecar.errors import StoreError
-from sidecar.store.audit import ITSELF, Audit, Chain
+from sidecar.store.audit import ITSELF, Audit, Chain, lasting
 from sidecar.store.batch import Batch, write
 from sidecar.store.database import Identity, identity, is_damaged, move_aside, open_writer, transaction
 from sidecar.store.keys import NO_GUARDS, Guards
@@ -376,8 +376,7 @@ class Writer:
 
     def _commit(self, connection: sqlite3.Connection, batch: Batch) -> None:
         # A change that somebody made is on the disk before its head is told: no power cut may look like a forgery.
-        connection.execute(f"PRAGMA synchronous={'FULL' if batch.audit else 'NORMAL'}")
-        with transaction(connection):
+        with lasting(connection) if batch.audit else transaction(connection):
             write(connection, batch, self._service, self.chain, self.vault)
         self.commits += 1
         if batch.audit:

@@ -113,6 +113,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("log_lines_dropped", "counter", (), "Request lines given up because their reader was too slow."),
     Metric("workers", "gauge", (), "Worker processes that serve; only with `workers` above 1."),
     Metric("worker_restarts", "counter", (), "Worker processes that ended unasked and were started again."),
+    Metric("worker_hangs", "counter", (), "Worker processes that said nothing for ten seconds and were killed."),
     Metric("worker_rows_lost", "counter", (), "Calls without row and lesson: a worker could not tell of them in time."),
     Metric("spans_exported", "counter", (), "Spans given to the telemetry endpoint."),
     Metric("spans_dropped", "counter", (), "Spans given up because the telemetry endpoint did not take them."),

@@ -27,7 +27,7 @@ Counts: TypeAlias = NDArray[np.int64]
 
 
 class Histograms:
-    """Some histograms with the same edges: counts per bucket (rows are histograms) and sums. NaN is no value."""
+    """Some histograms with the same edges: counts per bucket (rows are histograms) and sums."""
 
     __slots__ = ("counts", "edges", "sums")
 
@@ -37,11 +37,9 @@ class Histograms:
         self.sums: Floats = np.zeros(rows)
 
     def add(self, row: int, values: Floats) -> None:
-        known = values[~np.isnan(values)]
-        if known.size:
-            at = np.searchsorted(self.edges, known, side="left")
-            self.counts[row] += np.bincount(at, minlength=self.counts.shape[1])
-            self.sums[row] += known.sum()
+        at = np.searchsorted(self.edges, values, side="left")
+        self.counts[row] += np.bincount(at, minlength=self.counts.shape[1])
+        self.sums[row] += values.sum()
 
     def merge(self, other: "Histograms") -> None:
         self.counts += other.counts
@@ -107,14 +105,12 @@ class Series:
 
     def digest(self) -> None:
         """Does the arithmetic of what was only kept."""
-        if self._clocks:
-            matrix = np.array([_clocks_of(clocks) for clocks in self._clocks], dtype=np.float64)
-            for column in range(len(CLOCKS)):
-                self.histograms.add(column, matrix[:, column])
-        for usage in self._usages:
-            for at, count in enumerate(_tokens_of(usage)):
-                if count is not None:
-                    self.tokens[at] += count
+        for row, column in enumerate(zip(*map(_clocks_of, self._clocks), strict=True)):
+            known = [value for value in column if value is not None]
+            if known:
+                self.histograms.add(row, np.array(known, dtype=np.float64))
+        for at, counts in enumerate(zip(*map(_tokens_of, self._usages), strict=True)):
+            self.tokens[at] += sum(filter(None, counts))
         if self._rewards:
             self.rewards.add(0, np.array(self._rewards))
         for source in {source for source, _ in self._qualities}:

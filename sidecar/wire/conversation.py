@@ -5,7 +5,6 @@ from call to call (cache_control) stand beside the texts and are not read.
 """
 
 import re
-from typing import NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
@@ -61,7 +60,7 @@ _decode_part = msgspec.json.Decoder(_Part).decode
 _FAULTS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
-class Texts(NamedTuple):
+class Texts(Struct, frozen=True, gc=False):
     """What was asked for of one body; empty where it was not, or where there is none."""
 
     beginning: bytes = b""  # the system or developer text and the first user message, at most 64 KiB
@@ -93,14 +92,15 @@ def last_user_text(body: bytes, limit: int = 2048, view: RequestView | None = No
 
 
 def _quick_beginning(call: _Quick) -> bytes:
-    texts = [call.system]
+    texts = [call.system] if call.system else []
     for message in call.messages:
-        if message.role == "user":
+        role = message.role
+        if message.content and (role == "user" or role in _SYSTEM_ROLES):
             texts.append(message.content)
+        if role == "user":
             break
-        if message.role in _SYSTEM_ROLES:
-            texts.append(message.content)
-    return "\0".join(filter(None, texts)).encode("utf-8", "surrogatepass")[:MAX_KEY_BYTES]
+    beginning = "\0".join(texts).encode("utf-8", "surrogatepass")
+    return beginning if len(beginning) <= MAX_KEY_BYTES else beginning[:MAX_KEY_BYTES]
 
 
 def _quick_last(call: _Quick) -> str:

@@ -29,18 +29,25 @@ MEDIA_BYTES_PER_TOKEN: Final = (
 
 _W: Final = rb"[ \t\r\n]{0,8}"
 _IS: Final = _W + rb":" + _W
+_BASE64: Final = rb'"' + _IS + rb'"(?:data:[^",]{0,120},)?([A-Za-z0-9+/_\-]{256})'
 _SEARCH: Final = re.compile(
-    rb'"(?=[tmrfdiu])(?:type"'
-    + _IS
-    + rb'"(?=i[nm]|fi|do|a[ud]|js|en)(?:((?:input_)?image(?:_url)?")|((?:input_)?file"|document")|((?:input_)?audio")'
-    rb'|(json_schema")|(adaptive"|enabled"))'
-    rb'|mime_?[tT]ype"' + _IS + rb'"(?:(image/)|(application/)|(audio/))'
-    rb'|(response(?:S|_s|JsonS|_json_s)chema"' + _IS + rb"[\[{])"
-    rb'|(reasoning_effort"' + _IS + rb'"(?!none")|reasoning"' + _IS + rb'\{[^{}]{0,80}?"effort"' + _IS + rb'"(?!none")'
-    rb'|thinking_?[lL]evel"' + _IS + rb'"|thinking_?[bB]udget"' + _IS + rb"-?[1-9])"
-    rb'|max_?[oO]utput_?[tT]okens"' + _IS + rb"([0-9]{1,9})"
-    rb'|(?:data|file_data|url|image_url)"' + _IS + rb'"(?:data:[^",]{0,120},)?([A-Za-z0-9+/_\-]{256}))'
-)
+    rb'"(?:t(?:ype"' + _IS + rb'"(?=i[nm]|fi|do|a[ud]|js|en)'
+    rb'(?:((?:input_)?image(?:_url)?")|((?:input_)?file"|document")|((?:input_)?audio")|(json_schema")|(adaptive"|enabled"))'
+    rb'|(hinking_?(?:[lL]evel"' + _IS + rb'"|[bB]udget"' + _IS + rb"-?[1-9])))"
+    rb'|m(?:ime_?[tT]ype"' + _IS + rb'"(?:(image/)|(application/)|(audio/))'
+    rb'|ax_?[oO]utput_?[tT]okens"' + _IS + rb"([0-9]{1,9}))"
+    rb'|r(?:(esponse(?:S|_s|JsonS|_json_s)chema"' + _IS + rb"[\[{])"
+    rb'|(easoning(?:_effort"' + _IS + rb'"(?!none")|"' + _IS + rb'\{[^{}]{0,80}?"effort"' + _IS + rb'"(?!none"))))'
+    rb"|d(?:ata"
+    + _BASE64
+    + rb")|f(?:ile_data"
+    + _BASE64
+    + rb")|i(?:mage_url"
+    + _BASE64
+    + rb")|u(?:rl"
+    + _BASE64
+    + rb"))"
+)  # alternatives that begin with one letter each: the others are passed over without trying them
 _BITS: Final = (
     0,
     IMAGES,
@@ -48,14 +55,15 @@ _BITS: Final = (
     AUDIO,
     JSON_SCHEMA,
     THINKING,
+    THINKING,
     IMAGES,
     DOCUMENTS,
     AUDIO,
+    0,
     JSON_SCHEMA,
     THINKING,
-)  # of the expression's groups
-_OUTPUT: Final = len(_BITS)
-_BLOB: Final = _OUTPUT + 1
+)  # of the expression's groups; those behind are base64
+_OUTPUT: Final = 10
 _MEDIA: Final = IMAGES | DOCUMENTS | AUDIO
 _LONGEST_BYTES: Final = 600  # the longest match and some more: slices overlap by this
 
@@ -71,10 +79,11 @@ class Needs(Struct, gc=False):
 class NeedSearch:
     """The search, which may be made in slices. Call `step` until it returns True; `found` is then final."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, begin: int = 0) -> None:
+        """Before `begin` there is known to be nothing."""
         self.found = Needs()
         self._body = body
-        self._at = 0
+        self._at = begin
         self._kind = 0  # of the part that was begun last
         self._blobs = 0  # bytes of base64
         self._tokens = 0.0  # of what is not text
@@ -97,18 +106,18 @@ class NeedSearch:
     def _take(self, match: re.Match[bytes]) -> None:
         """One find."""
         group = match.lastindex or 0
-        if group < _OUTPUT:
+        if group == _OUTPUT:
+            self.found.output_tokens = int(match[_OUTPUT])
+        elif group < len(_BITS):
             bit = _BITS[group]
             self.found.bits |= bit
             if bit & _MEDIA:
                 self._kind = bit
                 self._tokens += IMAGE_TOKENS if bit == IMAGES else DOCUMENT_TOKENS
-        elif group == _OUTPUT:
-            self.found.output_tokens = int(match[_OUTPUT])
         else:
             quote = self._body.find(b'"', self._at)
             self._at = len(self._body) if quote < 0 else quote
-            size = self._at - match.start(_BLOB)
+            size = self._at - match.start(group)
             self._blobs += size
             if self._kind != IMAGES:
                 self._tokens += size / MEDIA_BYTES_PER_TOKEN
@@ -116,6 +125,9 @@ class NeedSearch:
 
 def needs_of(body: bytes) -> Needs:
     """What this body needs, found in one go: for bodies of at most some hundred kilobytes."""
-    search = NeedSearch(body)
+    first = _SEARCH.search(body)
+    if first is None:  # most calls are text alone
+        return Needs(0, int(len(body) / BYTES_PER_TOKEN))
+    search = NeedSearch(body, first.start())
     search.step(len(body))
     return search.found

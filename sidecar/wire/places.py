@@ -116,6 +116,12 @@ def _bedrock(path: str) -> Place:
     return Place("/model/", "other", dialect, "bedrock", form, model, streams, reads=True)
 
 
+def generates(path: str) -> bool:
+    """Whether a model answers there in words, though the endpoint is "other": chats of Cohere and Bedrock."""
+    place = place_of(path)
+    return path == "/v2/chat" or (place is not None and place.form == "converse")
+
+
 def place_under(prefix: str, target: bytes) -> bytes:
     """A client's target under an upstream's path prefix ("" or "/x"): what both say is said once, as the upstream says it.
 

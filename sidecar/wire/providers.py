@@ -31,6 +31,7 @@ class Provider:
     asks: tuple[tuple[str, bytes], ...] = ()  # chat: what asks for the usage of a stream besides stream_options
     prefixes: tuple[str, ...] = ()  # of paths that its own clients ask at, where no other provider has them
     lacks: frozenset[str] = frozenset()  # members of the neutral request that its server refuses or ignores
+    strict_schemas: bool = True  # chat, Responses: every model that takes a schema takes `strict` with it
 
 
 _CHAT: Final[Mapping[Format, str]] = {"chat": "/v1/chat/completions"}
@@ -63,6 +64,7 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
         _BOTH,
         limit_key="max_completion_tokens",
         lacks=frozenset({"logprobs", "logit_bias", "frequency_penalty", "presence_penalty", "n"}),
+        strict_schemas=False,
     ),
     "openrouter": Provider(_CHAT, asks=(("usage", b'{"include":true}'),)),  # with the cost; others refuse the member
     "deepseek": Provider(_CHAT, lacks=frozenset({"n", "seed", "logit_bias", "service_tier", "metadata"})),

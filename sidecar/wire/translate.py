@@ -9,6 +9,7 @@ the Report. An answer that is not of the arm's format is the arm's fault (WrongA
 What it does not do: talk HTTP (`proxy.translated`), choose an arm, hold prompts longer than a call takes.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -31,7 +32,9 @@ from sidecar.wire.spokes.generate import spoke as generate
 from sidecar.wire.spokes.messages import spoke as messages
 from sidecar.wire.spokes.responses import spoke as responses
 from sidecar.wire.sse import SseParser
+from sidecar.wire.strict_schema import fits_strict
 from sidecar.wire.told import Listener, piece_of_whole
+from sidecar.wire.tool_names import OwnNames, other_names, renamed
 
 SPOKES: Final[Mapping[Format, Spoke]] = {
     "chat": chat.SPOKE,
@@ -45,10 +48,13 @@ MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 MAX_WHOLE_BYTES: Final = 64 * 1024 * 1024  # of an answer that is held until it is whole; more than any model says
 _MAX_PROBLEM_BYTES: Final = 256 * 1024  # of an error: what is behind is not read
 TOO_LARGE: Final = "it is too large"
+_REASON: Final = re.compile(r"[A-Z_]{1,64}")
 _FAILED: Final = "the provider says that its answer failed"
 _TOO_DEEP: Final = "the body is nested too deeply"
 _HINTS: Final = frozenset({"eager_input_streaming"})  # of a tool
 _NO_SINGLE: Final = frozenset({"generate", "cohere", "converse"})  # have no word for one call at most
+_HOLD: Final = frozenset({"messages", "generate"})  # hold an answer to its schema, without a word for it
+_HOLD_IF_STRICT: Final = frozenset({"chat", "responses"})
 _MAX_NAMES: Final = 16  # of changed members that a client is told
 _MAX_NAME_CHARS: Final = 64
 
@@ -129,6 +135,9 @@ def _write(request: Request, form: Format, provider: Provider, report: Report, *
     if request.format != form:
         said = _without(request, provider.lacks, report) if provider.lacks else request
         said = _unhinted(said)
+        said = _held(said, form, provider, report)
+        names = other_names(said, form)
+        said = renamed(said, names, report) if names else said
     try:
         body = SPOKES[form].write_request(said, report)
     except RecursionError:
@@ -173,6 +182,17 @@ def _unhinted(request: Request) -> Request:
     return replace(request, tools=tools)
 
 
+def _held(request: Request, form: Format, provider: Provider, report: Report) -> Request:
+    """The request with `strict`, where its own format holds every answer to its schema and the arm's does if told to."""
+    output = request.output
+    if output is None or output.schema is None or request.format not in _HOLD or form not in _HOLD_IF_STRICT:
+        return request
+    if not (provider.strict_schemas and fits_strict(output.schema)):
+        report.map("output.strict")  # the schema is sent, and the model mostly obeys it
+        return request
+    return replace(request, output=replace(output, strict=True))
+
+
 def problem_body(problem: Problem, client: Format) -> bytes:
     """An error as the client's own SDK understands it."""
     spoke = SPOKES[client]
@@ -182,8 +202,16 @@ def problem_body(problem: Problem, client: Format) -> bytes:
 
 def _failure(answer: Response) -> Problem | None:
     """What the provider says of its failure; None: it did not fail. A client is told an error then, and no answer."""
-    failed = any(choice.stop == "error" for choice in answer.choices)
-    return answer.problem or (problem_of(502, _FAILED) if failed else None)
+    failed = next((choice for choice in answer.choices if choice.stop == "error"), None)
+    return answer.problem or (None if failed is None else _failed(failed.extra))
+
+
+def _failed(extra: Json) -> Problem:
+    """A failure of which the provider tells no status. SDKs try again then, which helps where a model wrote a call that
+    cannot be read; told as an end like others it would be taken for an answer with nothing in it."""
+    reason = extra.get("finishReason")  # Gemini has a word for each failure
+    named = isinstance(reason, str) and _REASON.fullmatch(reason)
+    return problem_of(502, f"{_FAILED}: {reason}" if named else _FAILED)
 
 
 def _one_call(request: Request, form: Format) -> OneCall | None:
@@ -200,6 +228,7 @@ class WholeAnswer:
         self.problem: Problem | None = None  # the answer is an error, whatever the upstream's status was
         self._request = request
         self._one_call = _one_call(request, form)
+        self._names = OwnNames(request, form)
         self._from, self._to = SPOKES[form], SPOKES[request.format]
         self._status = status
         self._report = report
@@ -239,6 +268,7 @@ class WholeAnswer:
             self.pieces.append(piece_of_whole(answer, self.problem))
             if self.problem is not None:
                 return problem_body(self.problem, self._request.format)
+            self._names.whole(answer)
             if self._one_call is not None:
                 self._one_call.whole(answer)
             return _dumped(self._to.write_response(answer, self._request, self._report))
@@ -263,6 +293,7 @@ class StreamedAnswer:
         self._started = False
         self._failed = False  # the client was told so, and nothing behind it
         self._one_call = _one_call(request, form)
+        self._names = OwnNames(request, form)
         self._running = request.n or 1  # answers of which it was not told yet why they end
         arm = SPOKES[form]
         self._sse = arm.framing == "sse"
@@ -292,6 +323,7 @@ class StreamedAnswer:
                 if isinstance(event, Start):
                     self._named.name(event)
                     self._started = True
+        self._names.events(events)
         told = self._told(events)
         self.pieces += self._listener.pieces(events)
         if self._one_call is not None:
@@ -308,7 +340,7 @@ class StreamedAnswer:
             if isinstance(event, Stopped):
                 self._running -= 1
                 if event.stop == "error":
-                    event = events[number] = Failed(problem=problem_of(502, _FAILED))
+                    event = events[number] = Failed(problem=_failed(event.extra))
             if isinstance(event, Done | Failed):
                 self.done = True
                 if isinstance(event, Failed):

@@ -4,6 +4,11 @@ Each worker is a process with a socket to its leader (inherited, without a name)
 started again after a pause that doubles with each death in a row; what it had under way is lost with its clients'
 connections and is counted as failed.
 
+A worker says something once a second at least. One that is silent for SILENT_S hangs: it is killed, and then is one that
+died. Its silence is counted by the leader's own loop, and no more than _LOOK_S for a step: in a time in which the leader did
+not run it could have heard nobody, and says nothing of anybody. The last that serves is never killed, and while nobody at
+all is heard only one: the next when another serves in its place, which also shows that the leader hears.
+
 To each worker at most one message with a `turn` is on its way: what it has to know next waits until it says that it
 obeyed. So a worker that is slow gets less and not more, and a `core.lease` is never told twice.
 """
@@ -31,6 +36,11 @@ _FIRST_PAUSE_S: Final = 0.1
 _LAST_PAUSE_S: Final = 10.0
 _STEADY_S: Final = 60.0  # one that lived so long did not die in a row
 _REAP_S: Final = 5.0  # between the end of its socket and its own
+SILENT_S: Final = (
+    10.0  # 5..60; shorter takes a starved machine for a fault, longer leaves clients of a hung one waiting
+)
+_BORN_S: Final = 30.0  # of one that has not said anything yet: it imports and reads
+_LOOK_S: Final = 0.5  # some looks of the leader: what lies beyond was the leader's own stall
 
 
 class Member:
@@ -50,6 +60,8 @@ class Member:
         self.stand = b""  # that it was told last
         self.turn = 0  # on its way; 0: none
         self.late = False  # something waits for the next turn
+        self.silent_s = 0.0  # since it was heard last
+        self.hung = False  # it is killed for that
 
     @property
     def pid(self) -> int:
@@ -72,7 +84,7 @@ class Crew:
     ) -> None:
         """`settings` are those of each worker."""
         self.members: dict[int, Member] = {}  # by index
-        self.restarts = 0
+        self.restarts = self.hangs = 0
         self.gone = Books()  # of those that ended
         self.gone_lost = 0
         self.changed = asyncio.Event()  # somebody serves, or has ended
@@ -83,6 +95,7 @@ class Crew:
         self._leaving: set[subprocess.Popen[bytes]] = set()  # whose socket is closed and that may still be there
         self._whos = 0
         self._turns = 0
+        self._looked = 0.0
         self._deaths: dict[int, int] = {}
 
     @property
@@ -128,6 +141,37 @@ class Crew:
         member.turn, member.late = self._turns, False
         return self._turns
 
+    def unsaid(self, member: Member) -> None:
+        """What the last `turn` was for was not sent: it is free again."""
+        member.turn, member.late = 0, True
+
+    def look(self, now: float) -> Member | None:
+        """Kills the worker that hangs, if one does and another serves; call it some times a second. See the head."""
+        passed, self._looked = min(now - self._looked, _LOOK_S), now
+        worst: Member | None = None
+        for member in self.members.values():
+            member.silent_s += passed
+            hangs = member.silent_s >= (SILENT_S if member.greeted else _BORN_S) and not member.hung
+            if hangs and (worst is None or member.silent_s > worst.silent_s):
+                worst = member
+        if worst is None or not self._can_spare(worst):
+            return None
+        worst.hung = True
+        self.hangs += 1
+        assert worst.process is not None
+        worst.process.kill()
+        if worst.link is not None:
+            worst.link.abort()  # a process that the kernel holds may outlive its signal, its place may not
+        return worst
+
+    def _can_spare(self, member: Member) -> bool:
+        """Whether another one serves and is heard, or the crew is complete. While all end nobody is spared."""
+        if self._stopping or not member.serving:
+            return True
+        others = [one for one in self.members.values() if one is not member and one.serving and not one.hung]
+        complete = len(others) == self.settings.workers - 1
+        return bool(others) and (complete or any(one.silent_s < SILENT_S for one in others))
+
     def others(self, member: Member) -> Iterable[Member]:
         return [one for one in self.members.values() if one is not member and one.greeted]
 
@@ -142,6 +186,7 @@ class Crew:
 
     def _hear(self, member: Member, body: bytes) -> None:
         report = read_report(body)
+        member.silent_s = 0.0
         member.books, member.lost = report.books, report.lost
         if report.counted is not None:
             member.counted = report.counted

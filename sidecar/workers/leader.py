@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any, Final
 
+import msgspec
 import structlog
 from msgspec.structs import replace as with_
 
@@ -25,6 +26,7 @@ from sidecar.config.policy import Loaded
 from sidecar.config.settings import Settings
 from sidecar.control.health import Readiness
 from sidecar.core.following import Bound, Lesson
+from sidecar.core.guard import BreakerStatus
 from sidecar.core.leading import Leader
 from sidecar.core.settle import NOTHING, Verdict
 from sidecar.core.types import Event
@@ -44,6 +46,7 @@ _AGAIN_S: Final = 0.1  # feedback for a decision that another worker has not tol
 _START_S: Final = 30.0
 _GRACE_S: Final = 5.0  # beyond the drain, for workers to say the last
 _UNKNOWN: Final = 404
+_QUIET_S: Final = 3.0  # of a worker's silence before `/ready` notes it
 _KEPT: Final = 5_000  # response ids that a new worker is told
 _MOVES: Final = ("rollout.", "experiment.", "arm.", "threshold.", "tuning.")
 _BOOKS: Final = tuple(one.name for one in fields(Books))
@@ -72,6 +75,7 @@ class LeadingSidecar(Sidecar):
             self.metrics.gauge(name, "", self._sum_of(name))
         self.metrics.gauge("workers", "", lambda: self.crew.serving)
         self.metrics.gauge("worker_restarts", "", lambda: self.crew.restarts)
+        self.metrics.gauge("worker_hangs", "", lambda: self.crew.hangs)
         self.metrics.gauge("worker_rows_lost", "", lambda: self.crew.lost)
 
     # ---- up
@@ -216,25 +220,40 @@ class LeadingSidecar(Sidecar):
         if lost > 0:
             text = f"{lost} calls have no row and taught nothing: workers could not tell of them in time"
             self.on_events([Event(kind="worker.rows_lost", severity="medium", message=text, detail={"rows": lost})])
+        told = [row for one in self.crew.members.values() for row in one.counted.told.get("breakers", ())]
+        self.engine.guards.hear(msgspec.convert(told, list[BreakerStatus]))
 
     # ---- what workers are told
 
     def _greet(self, member: Member) -> None:
         """The first orders: all that there is to know."""
         bound = self.engine.welcome(member.who)
-        member.greeted = True
         kept = [(key, arm, sticky) for key, (arm, sticky) in list(self.plane.kept.items())[-_KEPT:]]
-        self._tell(member, self.engine.stand(), bound, kept)
+        member.greeted = self._tell(member, self.engine.stand(), bound, kept)
 
     def _tell(
         self, member: Member, stand: bytes, bound: Sequence[Bound] = (), kept: Sequence[tuple[str, str, int]] = ()
-    ) -> None:
-        """Tells one worker what it has to know now, unless it is still busy with what it was told before."""
+    ) -> bool:
+        """Tells one worker what it has to know now, unless it is still busy with what it was told before; whether it was
+        told. What cannot be sent, for a fault of ours, is as if it had not been tried, and is tried again."""
         turn = self.crew.turn(member)
         if not turn:
-            return
+            return False
+        try:
+            member.send(self._orders(member, turn, stand, bound, kept))
+        except Exception as bug:  # noqa: BLE001 - as in `_on_report`; the others are to be told all the same
+            self.crew.unsaid(member)
+            self.engine.unsaid(member.who)
+            self.on_bug("tell", bug)
+            return False
+        member.stand = stand
+        return True
+
+    def _orders(
+        self, member: Member, turn: int, stand: bytes, bound: Sequence[Bound], kept: Sequence[tuple[str, str, int]]
+    ) -> Orders:
         engine = self.engine
-        orders = Orders(
+        return Orders(
             turn=turn,
             policy=engine.policy.version,
             stand=b"" if stand == member.stand else stand,
@@ -243,8 +262,6 @@ class LeadingSidecar(Sidecar):
             leases=engine.leases(member.who, steady()),
             kept=list(kept),
         )
-        member.stand = stand
-        member.send(orders)
 
     def tell(self) -> None:
         """Tells all workers; while one is heard, afterwards."""
@@ -258,10 +275,19 @@ class LeadingSidecar(Sidecar):
 
     def _tell_again(self) -> None:
         self._teller = asyncio.get_running_loop().call_later(TELL_S, self._tell_again)
-        try:
-            self.tell()
-        except Exception as bug:  # noqa: BLE001 - the next time must come
-            self.on_bug("tell", bug)
+        for step in (self._look, self.tell):
+            try:
+                step()
+            except Exception as bug:  # noqa: BLE001 - what follows must come
+                self.on_bug("tell", bug)
+
+    def _look(self) -> None:
+        """One that hangs is ended, and told."""
+        hung = self.crew.look(monotonic())
+        if hung is not None:
+            text = f"worker {hung.index} (process {hung.pid}) said nothing for {hung.silent_s:.0f} s: it hangs and is killed"
+            detail: dict[str, object] = {"worker": hung.index, "pid": hung.pid, "silent_s": round(hung.silent_s, 1)}
+            self.on_events([Event(kind="worker.hung", severity="high", message=text, detail=detail)])
 
     def on_events(self, events: Sequence[Event]) -> None:
         """As `Sidecar.on_events`; what moved is told to the workers at once."""
@@ -288,6 +314,9 @@ class LeadingSidecar(Sidecar):
         notes = [*ready.notes, *(note for member in members for note in member.counted.notes)]
         if crew.serving < self.settings.workers:
             notes.append(f"{crew.serving} of {self.settings.workers} workers serve")
+        notes += [
+            f"worker {one.index} says nothing for {one.silent_s:.0f} s" for one in members if one.silent_s > _QUIET_S
+        ]
         detail: dict[str, object] = {**ready.detail, "exchanges": self.load().get("exchanges", 0)}
         for name in ("breakers", "errands"):
             detail[name] = [{"worker": one.index, **row} for one in members for row in one.counted.told.get(name, ())]

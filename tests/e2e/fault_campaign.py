@@ -17,13 +17,15 @@ from typing import Any
 from sidecar.clock import monotonic
 from tests.e2e import fault_stack
 from tests.e2e.fault_client import Caller
-from tests.e2e.fault_judge import Seen, judge, judge_row
+from tests.e2e.fault_judge import Seen, judge
 from tests.e2e.fault_plan import LONG_S, Plan, chains, flood, plan
+from tests.e2e.fault_row import judge_row
 from tests.e2e.process import Sidecar
 from tests.fixtures.answers import is_whole
 from tests.fixtures.relay import Passage, Relay, Toxic
 
 TOLD_S = LONG_S + 1.0  # for every leg to end when one has: 0.1 s is promised; a stalled relay needs the rest
+LATE_S = 0.5  # the promise is 0.1 s from a client's leaving to the end of its upstream's connection; machines are busy
 REST_S = 15.0  # for everything to close and to be written after the last exchange
 _PAUSE_S = 0.5
 _GLANCE_S = 0.005
@@ -62,9 +64,11 @@ class Told:
 class Campaign:
     """One run of some plans against one sidecar."""
 
-    def __init__(self, seed: int, *, progress: bool = False) -> None:
+    def __init__(self, seed: int, *, progress: bool = False, workers: int = 1) -> None:
+        """With `workers` the sidecar is a leader and so many processes that carry the traffic."""
         self.told = Told(seed)
         self._progress = progress
+        self._workers = workers
         self._seen: list[Seen] = []
 
     async def run(self, folder: Path, numbers: Sequence[int], concurrency: int = CONCURRENCY) -> Told:
@@ -72,7 +76,7 @@ class Campaign:
         begun = monotonic()
         with fault_stack.provider(folder) as provider, fault_stack.refusing() as nobody:
             async with Relay(provider.port, self._upstream_toxics) as upstream:
-                with fault_stack.sidecar(folder, upstream.port, nobody) as sidecar:
+                with fault_stack.sidecar(folder, upstream.port, nobody, self._workers) as sidecar:
                     async with Relay(sidecar.port, self._client_toxics) as near:
                         await self._all(sidecar, near, upstream, numbers, concurrency)
                     await self._stop(sidecar)
@@ -110,6 +114,9 @@ class Campaign:
                 self.told.broken.append("more calls than there is room for, and none was shed")
         self.told.exchanges = len(self._seen)
         self.told.closed_s = sorted(seen.closed_s for seen in self._seen if seen.closed_s is not None)
+        late_s = self.told.closed_s[len(self.told.closed_s) // 2] if self.told.closed_s else 0.0
+        if len(self.told.closed_s) >= 10 and late_s > LATE_S:
+            self.told.broken.append(f"half of the upstreams learnt later than {late_s:.2f} s that a client had left")
         await self._settled(sidecar, upstream, rest)
 
     async def _work(self, rows: list[list[Plan]], near: Relay, upstream: Relay) -> None:
@@ -135,10 +142,11 @@ class Campaign:
     async def _settled(self, sidecar: Sidecar, upstream: Relay, rest: dict[str, float]) -> None:
         """Waits until all is closed, then opens the books."""
         broken: list[str] = []
-        for _ in range(int(REST_S / _PAUSE_S)):
+        until = monotonic() + REST_S
+        while True:
             self.told.books, rows = await asyncio.to_thread(_books, sidecar, rest)
             broken = _unbalanced(self.told.books)
-            if not broken:
+            if not broken or monotonic() > until:
                 break
             await asyncio.sleep(_PAUSE_S)
         self.told.broken += broken
@@ -152,6 +160,8 @@ class Campaign:
         by_model = {row["requested_model"]: row for row in rows}
         for seen in self._seen:
             row = by_id.get(seen.decision) or by_model.get(seen.plan.model)
+            if row is not None and seen.decision not in ("", row["id"]):
+                self._fault(seen, [f"its client was told of decision {seen.decision}, which no row has"])
             if row is not None and not seen.plan.shape.twice:
                 self._fault(seen, judge_row(seen, row))
             elif seen.decision and row is None and seen.own != "overloaded":

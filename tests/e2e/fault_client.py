@@ -8,10 +8,12 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sidecar.clock import monotonic
 from tests.e2e.fault_plan import GENERATE, MAX_BODY, MESSAGES, MODELS, RESPONSES, TIMEOUT_S, Plan
 from tests.integration.raw import response_end
 
 PATIENCE_S = 4 * TIMEOUT_S  # longer than any timer of the sidecar and any stall
+CLIENT_KEY = "sk-of-the-client"
 BLIND_S = 1.0  # where the plan lets the answer vanish, there is nothing to wait for
 _RESET = struct.pack("ii", 1, 0)
 
@@ -22,17 +24,19 @@ class View:
 
     raw: bytes = b""
     end: str = ""
+    took_s: float = 0.0  # from its first byte
 
 
 def requests(plan: Plan) -> bytes:
     """What the client writes: one request, or two."""
     shape = plan.shape
     if not shape.twice:
-        return _request(plan, "a")
-    return _request(plan, "a") + _request(plan, "b")
+        return request(plan, "a")
+    return request(plan, "a") + request(plan, "b")
 
 
-def _request(plan: Plan, letter: str) -> bytes:
+def request(plan: Plan, letter: str) -> bytes:
+    """One of them."""
     shape = plan.shape
     mark = f"mark-{plan.number:06d}{letter}"
     body = _body(plan, mark)
@@ -41,7 +45,7 @@ def _request(plan: Plan, letter: str) -> bytes:
         "Host: localhost",
         f"X-Mark: {mark}",
         "Content-Type: application/json",
-        "x-api-key: sk-of-the-client" if shape.path == MESSAGES else "Authorization: Bearer sk-of-the-client",
+        f"x-api-key: {CLIENT_KEY}" if shape.path == MESSAGES else f"Authorization: Bearer {CLIENT_KEY}",
     ]
     if shape.path == MESSAGES:
         lines.append("anthropic-version: 2023-06-01")
@@ -108,7 +112,7 @@ class Caller:
         """Sends what the plan says and reads until its answers are whole, the connection ends, or it leaves."""
         if self._reader is None or self._writer is None:
             self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
-        view, writer = View(), self._writer
+        view, writer, began = View(), self._writer, monotonic()
         writer.write(requests(plan))
         lost = any(one.direction == "down" and one.kind in ("black_hole", "stall") for one in plan.client)
         try:
@@ -118,6 +122,7 @@ class Caller:
             view.end = "left" if lost else "silent"
         except OSError:
             view.end = "reset"
+        view.took_s = monotonic() - began
         astray = any(one.kind == "garbage" for one in plan.client)  # what it pushed out is the next request's beginning
         if astray or view.end != "whole" or b"\r\nconnection: close" in view.raw.lower():
             await self.close()

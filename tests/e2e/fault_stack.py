@@ -9,11 +9,12 @@ from pathlib import Path
 from tests.e2e.fault_plan import MAX_BODY, MAX_STREAMS, ROUTE_BODY_MAX, TIMEOUT_S
 from tests.e2e.process import Provider, Sidecar
 
+HELD_KEY = "sk-campaign-0123456789"  # of the routes of the policy; elsewhere the client's passes
 _TIMERS = ("connect_timeout", "first_byte_timeout", "idle_timeout", "body_stall_timeout", "head_timeout")
 _SETTINGS = {
     **dict.fromkeys(_TIMERS, f"{TIMEOUT_S}s"),
     "upstream_idle": "1s",
-    "keepalive_idle": "5s",
+    "keepalive_idle": "30s",  # a slow relay still passes an answer on: the connection must not end for idleness meanwhile
     "route_body_max_bytes": ROUTE_BODY_MAX,
     "max_body_bytes": MAX_BODY,
     "max_streams": MAX_STREAMS,
@@ -27,6 +28,8 @@ _FAULTS: tuple[dict[str, object], ...] = (
     {"kind": "no_done", "after_tokens": 6, "models": ["m-nodone"]},
     {"kind": "error_event", "after_tokens": 6, "models": ["m-errs"]},
 )
+PRICED = ("chat", "claude", "command", "converse")  # upstreams of the policy that answer, and what a token costs there
+INPUT_NUSD, OUTPUT_NUSD = 1000, 4000
 _POLICY = """
 version: 1
 service: bot
@@ -96,7 +99,7 @@ def refusing() -> Iterator[int]:
         yield int(sock.getsockname()[1])
 
 
-def sidecar(folder: Path, port: int, nobody: int) -> Sidecar:
+def sidecar(folder: Path, port: int, nobody: int, workers: int = 1) -> Sidecar:
     """A sidecar whose upstreams are all at `port`, but one at `nobody`; every timer is `TIMEOUT_S`."""
     url = f"http://127.0.0.1:{port}"
     routes = "".join(_ROUTE.format(name=name, upstream=upstream) for name, upstream in _PLAIN_ROUTES.items())
@@ -104,4 +107,5 @@ def sidecar(folder: Path, port: int, nobody: int) -> Sidecar:
     policies.mkdir()
     text = _POLICY.format(url=url, nobody=f"http://127.0.0.1:{nobody}", routes=routes)
     (policies / "bot.yaml").write_text(text)
-    return Sidecar(folder, url, policies=policies, environ={"CAMPAIGN_KEY": "sk-campaign-0123456789"}, **_SETTINGS)
+    environ = {"CAMPAIGN_KEY": HELD_KEY, "SIDECAR_WORKERS": str(workers)}
+    return Sidecar(folder, url, policies=policies, environ=environ, **_SETTINGS)

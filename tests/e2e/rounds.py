@@ -11,6 +11,7 @@ from typing import Any
 from sidecar.clock import monotonic
 from tests.e2e.process import Provider, Sidecar, ask
 from tests.e2e.traffic import Load
+from tests.fixtures.waiting import wait_for
 
 LOSABLE_S = 0.25  # DESIGN 2.6: a process killed may lose the last 250 ms of rows
 POLICY = """
@@ -59,6 +60,10 @@ def write_policy(folder: Path, provider: Provider, text: str = POLICY) -> Path:
 
 async def kill_round(sidecar: Sidecar, number: int, load_s: float) -> Round:
     """Load for `load_s`, SIGKILL, a look into the database, a restart on the same files."""
+    opened = await asyncio.to_thread(wait_for, lambda: _has_tables(sidecar.db), 30)
+    assert opened, (
+        "the store did not open its file"
+    )  # traffic does not wait for it; what is promised of rows begins here
     before = exchanges(await _status(sidecar))
     _, rows_before = _read(sidecar.db)
     load = Load(sidecar.port, name=f"round {number}")
@@ -111,12 +116,15 @@ def step(status: Mapping[str, Any]) -> int:
 
 
 def taught_by(db: Path) -> float:
-    """How many exchanges the stored snapshot's posteriors have taken in."""
+    """How many exchanges the stored snapshot's posteriors have taken in; none before the first snapshot."""
     connection = sqlite3.connect(db)
     try:
-        text = connection.execute("SELECT state FROM arms").fetchone()[0]
+        row = connection.execute("SELECT state FROM arms").fetchone()
     finally:
         connection.close()
+    if row is None:
+        return 0.0
+    text = row[0]
     beliefs = [one for route in json.loads(text)["routes"].values() for one in route["beliefs"].values()]
     return float(sum(one["answered"][0] for one in beliefs))
 
@@ -143,14 +151,21 @@ async def _watch(sidecar: Sidecar, load: Load, steps: list[tuple[float, int]]) -
         await asyncio.sleep(max(0.0, 0.05 - (monotonic() - begun)))
 
 
+def _has_tables(db: Path) -> bool:
+    """Whether the newest of the schema's tables is there."""
+    connection = sqlite3.connect(db)
+    try:
+        return bool(connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'audit_seq'").fetchone()[0])
+    finally:
+        connection.close()
+
+
 def _read(db: Path) -> tuple[str, dict[str, str | None]]:
     """What integrity_check says, and the arm of every decision that has its outcome."""
     connection = sqlite3.connect(db)
     try:
         said = str(connection.execute("PRAGMA integrity_check").fetchone()[0])
-        made = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]  # 0: the process has just begun
-        query = "SELECT id, arm FROM decisions JOIN outcomes USING (id)"
-        found = connection.execute(query).fetchall() if made else []
+        found = connection.execute("SELECT id, arm FROM decisions JOIN outcomes USING (id)").fetchall()
     finally:
         connection.close()
     return said, dict(found)

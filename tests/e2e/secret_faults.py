@@ -43,7 +43,7 @@ STAGES = {  # name -> module:function, or module:class.function
     "row": "sidecar.control.loop:row",
     "metrics": "sidecar.telemetry.metrics:Metrics.observe",
     "log": "sidecar.telemetry.log:RequestLog.observe",
-    "spans": "sidecar.telemetry.spans:_Otel.record",
+    "spans": "sidecar.telemetry.spans:Spans._record",
     "put": "sidecar.control.archive:Archive.put",
     "write": "sidecar.store.writer:write",
     "thread": "sidecar.store.writer:Writer._take",

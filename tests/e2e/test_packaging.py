@@ -15,7 +15,7 @@ from tests.supply import canonical
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCKS = ("run.txt", "dev.txt", "encryption.txt", "uv.txt", "supply.txt", "fuzz.txt")
+LOCKS = ("run.txt", "image.txt", "dev.txt", "encryption.txt", "uv.txt", "supply.txt", "fuzz.txt")
 
 
 def _make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -27,7 +27,8 @@ def _make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 
 
 @pytest.mark.parametrize(
-    "target", ["run", "test", "check", "test-real", "supply", "fuzz", "campaign", "bench", "lock", "image"]
+    "target",
+    ["run", "test", "check", "test-real", "supply", "fuzz", "campaign", "bench", "lock", "image", "test-image"],
 )
 def test_the_makefile_has_the_target_and_help_names_it(target: str) -> None:
     """Each target that the docs name can be planned, and `make help` tells what it does."""
@@ -94,6 +95,23 @@ def test_runtime_locks_are_the_same_in_both() -> None:
     assert run <= dev
 
 
+def test_the_image_is_what_is_tested_with_its_extras() -> None:
+    """No pin of image.txt is another version than dev.txt has, and the extras that serve are in it: the same image
+    encrypts at rest, serves the injection webhook and exports traces."""
+    image, dev = (
+        dict(re.findall(r"^([^\s=]+)==([^\s;]+)", (ROOT / "requirements" / name).read_text(), re.MULTILINE))
+        for name in ("image.txt", "dev.txt")
+    )
+    either = {
+        **image,
+        **{name: version for name, version in dev.items() if name != "numpy"},
+    }  # numpy: one for each Python
+    assert {name: either[name] for name in image} == image
+    extras = PROJECT["project"]["optional-dependencies"]
+    wanted = [one for name in ("encryption", "inject", "otel") for one in extras.get(name, ())]
+    assert {canonical(re.split(r"[^A-Za-z0-9._-]", one)[0]) for one in wanted} <= image.keys()
+
+
 def test_the_wheel_holds_the_product_and_runs(tmp_path: Path) -> None:
     """Built without a network: package, prices and licence are in it, tests are not, and it says its version."""
     subprocess.run(
@@ -133,6 +151,7 @@ def test_ci_starts_what_a_person_starts() -> None:
     assert "exec </dev/null" in text
     assert "check" in text
     assert "test-real" in text
+    assert "test-image" in text
     subprocess.run(["bash", "-n", str(script)], check=True, timeout=10)
 
 

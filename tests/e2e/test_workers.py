@@ -145,6 +145,35 @@ async def test_a_worker_that_is_killed_takes_only_its_own_calls_with_it(tmp_path
         ended(side)
 
 
+async def test_a_worker_that_hangs_is_killed_and_replaced(tmp_path: Path) -> None:
+    """SIGSTOP: what it holds breaks within a bounded time and not at its client's timeout, the others serve meanwhile, the
+    books balance, and it is told."""
+    with Provider(tmp_path, *LONG) as provider, sidecar(tmp_path, provider) as side:
+        victim, other = (one["pid"] for one in workers(side))
+        async with clients(side.port) as made:
+            begun = [await one.begin(chat("count", stream=True)) for one in made]
+            await until(lambda: sum(one["accepted"] for one in workers(side)) == MANY, "not all began")
+            lost = next(one["accepted"] for one in workers(side) if one["pid"] == victim)
+            os.kill(victim, signal.SIGSTOP)
+            whole = 0
+            for one, (_, fields) in zip(made, begun, strict=True):
+                try:
+                    whole += b"".join([chunk async for chunk in one.chunks(fields)]).endswith(b"data: [DONE]\n\n")
+                except (Broken, OSError):
+                    pass
+            assert whole == MANY - lost
+        await until(lambda: sum(one["serving"] for one in workers(side)) == N, "nobody took its place")
+        assert other in (pids := [one["pid"] for one in workers(side)])
+        assert victim not in pids
+        await until(lambda: not balance(books(side)), f"{books(side)}")
+        assert books(side)["failed"] == lost
+        assert "llm_sidecar_worker_hangs_total 1.0" in side.metrics()
+        assert "worker.hung" in side.output()
+        async with clients(side.port) as made:
+            assert {reply.status for reply in await everybody(made, "after", max_tokens=1)} == {200}
+        ended(side)
+
+
 async def test_workers_together_do_not_pass_a_ceiling(tmp_path: Path) -> None:
     """GW-19 with several processes at once: whatever each of them admits, the sum stays below the day's budget, and the
     last call's worth of each worker at most is left over. The budget comes while they serve: a policy is in force in all

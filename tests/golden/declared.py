@@ -107,13 +107,6 @@ ASKED: Final = (
         arms=("chat", "responses", "converse"),
         scenarios=("schema",),
     ),
-    _D(
-        "*.strict",
-        "OpenAI's strict mode refuses schemas that these clients may write (members that can be left out)",
-        clients=("messages", "generate"),
-        arms=("chat", "responses"),
-        scenarios=("schema",),
-    ),
     _D("logit_bias", _OWN, arms=("chat",), scenarios=("odd",)),
     _D("seed", _OWN, clients=("responses", "messages"), arms=("chat", "cohere"), scenarios=("odd",)),
     _D("user", _OWN, clients=("generate",), arms=("chat", "responses"), scenarios=("odd",)),

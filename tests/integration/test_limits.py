@@ -178,6 +178,17 @@ async def test_a_slow_head_is_408(upstream: Upstream, serve: Serve) -> None:
         assert monotonic() - began > 0.25
 
 
+async def test_a_head_that_has_begun_is_not_idle(upstream: Upstream, serve: Serve) -> None:
+    """INC-43: the rest of a head may come after keepalive_idle; only head_timeout counts from its first byte on."""
+    up = await upstream()
+    side = await serve(up, keepalive_idle="200ms", head_timeout="10s")
+    async with connected(side.port) as client:
+        for part in (b"GET /v1/models HTTP/1.1\r\nHo", b"st: localhost\r\nAuthorization", b": Bearer k\r\n\r\n"):
+            client.send(part)
+            await asyncio.sleep(0.4)
+        assert (await client.response(method="GET")).status == 200
+
+
 async def test_idle_connections_close_silently(upstream: Upstream, serve: Serve) -> None:
     """INC-43: a connection without a request ends after keepalive_idle, without an answer."""
     up = await upstream()

@@ -367,6 +367,42 @@ async def test_a_cohere_client_that_leaves(upstream: Upstream, serve: Serve, tmp
     assert (outcome.kind, outcome.usage_source, outcome.cost_kind) == ("failed", "estimate", "lower_bound")
 
 
+EVENTS = SSE_HEAD.replace(b"text/event-stream", b"application/vnd.amazon.eventstream")
+BEGUN = b'{"type":"message-start","id":"c1","delta":{"message":{"role":"assistant","content":[]}}}'
+
+
+@pytest.mark.parametrize(
+    ("far", "path", "start", "paid"),
+    [
+        (COHERE, "/v2/chat", SSE_HEAD, True),
+        (COHERE, "/v2/chat", SSE_HEAD + event(BEGUN), True),
+        (COHERE, "/v2/embed", SSE_HEAD, False),
+        (BEDROCK, f"/model/{MODEL}/converse-stream", EVENTS, True),
+    ],
+)
+async def test_who_leaves_before_the_first_token(
+    upstream: Upstream, serve: Serve, tmp_path: Path, far: dict[str, Any], path: str, start: bytes, paid: bool
+) -> None:
+    """GW-18: the model has the prompt by then: its estimate is the least that the call costs, as for every dialect."""
+    up = await upstream([start, 30.0])
+    side = await before(serve, tmp_path, up.port, far, key=AWS if far is BEDROCK else "held-key")
+    rows = rows_of(side)
+    body = b'{"model":"m","stream":true,"messages":[{"role":"user","content":[{"text":"' + b"word " * 200 + b'"}]}]}'
+    async with connected(side.port) as client:
+        client.send(post(path, body))
+        await client.until(b"\r\n\r\n")
+        client.close()
+        assert await up.until(lambda: side.books.aborted == 1)
+    side.app.plane.settle()
+    outcome = rows[0].outcome
+    assert (outcome.kind, outcome.cost_kind) == ("aborted", "lower_bound" if paid else None)
+    assert (outcome.usage_source, bool(outcome.cost_nusd)) == (("estimate", True) if paid else (None, False))
+    if outcome.usage is not None:
+        assert outcome.usage.input_tokens is not None
+        assert outcome.usage.input_tokens > 100
+        assert outcome.usage.output_tokens is None
+
+
 def told(got: Response) -> str:
     said = orjson.loads(got.body)
     return str(said["message"] if "message" in said else said["error"]["message"])

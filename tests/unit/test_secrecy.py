@@ -17,7 +17,7 @@ from sidecar.core.policy import Upstream
 from sidecar.errors import ConfigError
 from sidecar.process import server_tls, watch_loop
 from sidecar.proxy.dial import Egress
-from sidecar.secrecy import HIDDEN, guarded, hidden, recorded
+from sidecar.secrecy import HIDDEN, MAX_NAME, guarded, hidden, recorded
 from sidecar.store.keys import parse_keys
 from sidecar.telemetry.spans import connect
 from tests.fixtures.canaries import Canaries
@@ -218,3 +218,10 @@ async def test_a_callback_that_raises_is_a_bug_and_a_broken_connection_is_none()
     assert told == [("loop", failure)]
     undo()
     assert loop.get_exception_handler() is before
+
+
+def test_a_text_in_the_place_of_a_name_is_not_kept() -> None:
+    """However it is cut: what is remembered by name stays small."""
+    longest = "arn:aws:bedrock:eu-west-1:123456789012:inference-profile/".ljust(MAX_NAME, "m")
+    assert recorded(longest) == longest
+    assert recorded(longest + "m") == HIDDEN

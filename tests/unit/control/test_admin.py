@@ -21,8 +21,10 @@ from sidecar.control.feedback import FeedbackDesk
 from sidecar.control.health import Readiness
 from sidecar.core.engine import Engine
 from sidecar.core.policy import NO_POLICY
+from sidecar.core.sticky import Binding, salt_of
 from sidecar.core.types import Event
 from sidecar.errors import ConfigError
+from sidecar.store import queries
 from sidecar.store.database import open_reader
 from sidecar.tasks import Tasks
 from tests.fixtures.policies import SUPPORT
@@ -277,6 +279,19 @@ async def test_prune_and_forget(plane: Plane) -> None:
         ("bot", "admin", "forget", '{"decisions":1250}'),
         ("bot", "admin", "forget", '{"decisions":0}'),
     ]
+
+
+async def test_forgetting_reaches_what_was_learnt(plane: Plane) -> None:
+    """The engine's conversation and the stored one: the next snapshot does not bring it back."""
+    salted = 7 ^ salt_of("support")
+    plane.engine._sticky.bind(salted, Binding("support/mini", "mini", 1.0, 0))
+    plane.archive.state(plane.engine.snapshot())
+    assert (await plane.post("/api/v1/store/forget", {"key": f"{7:016x}"})).status == 200
+    assert str(salted).encode() not in plane.engine.snapshot()
+    assert plane.settings.db is not None
+    stored = queries.load_state(plane.settings.db, "bot")
+    assert stored is not None
+    assert str(salted).encode() not in stored
 
 
 async def test_what_is_not_erased(plane: Plane) -> None:

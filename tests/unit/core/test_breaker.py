@@ -270,3 +270,51 @@ def test_the_window_is_the_sum_of_its_parts(calls: Sequence[tuple[int, bool]]) -
         seen.append((int(now), good))
         inside = [good for slot, good in seen if int(now) - slot < SLOTS]
         assert (one.calls, one.fails) == (len(inside), inside.count(False))
+
+
+def test_one_that_nobody_calls_closes() -> None:
+    """Half open and not called for the longest ejection; a probe that hangs is a call."""
+    one = half_open(4.0)
+    for now in range(5, 24):
+        assert not one.tick(float(now))
+    assert one.tick(24.0)
+    assert (one.state, one.forgotten, one.offers) == ("closed", True, True)
+    fail(one, 2, 25.0)
+    assert one.state == "closed"
+    called = half_open(4.0)
+    for now in range(5, 100):
+        called.begin()
+        assert not called.tick(float(now))
+    assert (called.state, called.forgotten) == ("half_open", False)
+
+
+def test_one_that_probes_close_is_not_forgotten() -> None:
+    one = half_open(4.0)
+    for _ in range(SPEC.probes):
+        one.end(one.begin(), GOOD, 5.0)
+    assert (one.state, one.forgotten, Breaker(SPEC).forgotten) == ("closed", False, False)
+
+
+def test_how_long_it_has_not_served() -> None:
+    """From its opening to the last probe that failed, while it is open; a success begins it anew."""
+    one = opened(10.0)
+    assert one.out_s == 0.0
+    one.tick(14.0)
+    fail(one, 1, 15.0)
+    assert (one.state, one.out_s) == ("open", 5.0)
+    one.tick(23.0)
+    assert one.out_s == 0.0
+    fail(one, 1, 24.0)
+    assert (one.state, one.out_s) == ("open", 14.0)
+    one.tick(40.0)
+    for _ in range(SPEC.probes):
+        one.end(one.begin(), GOOD, 41.0)
+    fail(one, SPEC.consecutive, 50.0)
+    assert (one.state, one.out_s) == ("open", 0.0)
+
+
+def test_the_window_of_one_that_is_not_called_empties() -> None:
+    one = Breaker(SPEC)
+    one.end(one.begin(), GOOD, 100.0)
+    one.end(one.begin(), FAILED, 101.0)
+    assert (one.recent(105.0), one.recent(111.0)) == ((2, 1), (0, 0))

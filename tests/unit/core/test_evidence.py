@@ -1,15 +1,20 @@
 """Which outcome of a unit counts, in which guardrail, and once."""
 
 import json
+from typing import Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidecar.core.evidence import REMEMBERED, Evidence, Keys, compared, total
-from sidecar.core.guardrails import PATIENCE_S, GuardStatus, Sample
+from sidecar.core.guardrails import PATIENCE_S, GuardStatus, Sample, guards_of
 from sidecar.core.policy import Guardrail, RolloutSpec
 
 GOOD = Sample(failed=False, rejected=False, gave_up=False, latency_s=1.0)
 BAD = Sample(failed=True, rejected=False, gave_up=False)
+REFUSED = Sample(rejected=True, gave_up=False)
+DEAR = Sample(failed=False, rejected=False, gave_up=False, latency_s=1.0, cost_nusd=7_000, validated=0.5)
 WAITED = Sample(left_s=PATIENCE_S + 1)
 
 
@@ -112,3 +117,39 @@ def test_one_verdict_for_all() -> None:
     assert total((status("pass"), status("inconclusive", 0))) == "pass"
     assert total((status("pass", 0),)) == "inconclusive"
     assert compared(status("pass")) == "unknown against 0.5 (E = 2 of 50)"
+
+
+@pytest.mark.parametrize("require", ["no_harm", "non_inferior"])
+@pytest.mark.parametrize("guardrails", [(), (Guardrail("cost", ratio=2.0), Guardrail("quality", loss=0.05))])
+@given(units=st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=120))
+def test_units_without_harm_count_as_if_each_were_told_at_once(
+    require: Literal["no_harm", "non_inferior"], guardrails: tuple[Guardrail, ...], units: list[tuple[bool, int]]
+) -> None:
+    """The verdict is looked at where the evidence says that it may be another one, and only there: what the guardrails say
+    when each is told of each unit is never missed."""
+    spec = RolloutSpec(guardrails=guardrails, require=require, false_rollback=0.5)
+    one, naive = Evidence(spec), guards_of(spec)[1]
+    fell = False
+    for canary, what in units:
+        sample = (BAD, REFUSED, GOOD, GOOD, GOOD, GOOD, GOOD, GOOD, GOOD, DEAR)[what] if canary else GOOD
+        one.observe("canary" if canary else "control", sample, 0, 0.5, current=True)
+        for guard in naive:
+            guard.observe(sample, canary=canary, share=0.5)
+        fell = any(guard.fails() for guard in naive)
+        assert not fell or one.stirred
+        assert (one.harm() is not None) is fell
+    assert one.statuses() == tuple(guard.status() for guard in naive)
+    assert one.to_state()["guards"] == {guard.metric: guard.to_state() for guard in naive}
+
+
+def test_evidence_goes_on_over_a_restart_in_the_middle_of_units_without_harm() -> None:
+    one, other = Evidence(RolloutSpec()), Evidence(RolloutSpec())
+    for _ in range(9):
+        one.observe("control", GOOD, 0, 0.5, current=True)
+        one.observe("canary", BAD, 0, 0.5, current=True)
+    one.observe("control", GOOD, 0, 0.5, current=True)
+    other.observe("control", GOOD, 0, 0.5, current=True)
+    other.restore(json.loads(json.dumps(one.to_state())))
+    assert other.statuses() == one.statuses()
+    assert other.stirred
+    assert other.harm() == one.harm() is not None

@@ -1,6 +1,11 @@
 """One engine learns, others decide: what passes between them keeps them together."""
 
+from collections.abc import Iterator, Mapping
+
+import msgspec
 import numpy as np
+import pytest
+from msgspec.structs import replace
 
 from sidecar.core import following
 from sidecar.core.engine import Engine
@@ -168,6 +173,34 @@ def test_calls_without_a_route_are_paid_by_the_service() -> None:
 
 
 BASE_ROUTE = policy().routes[0]
+
+
+class Text(Mapping[str, tuple[str, ...]]):
+    """What a call loses at each upstream, worked out from its text, as the proxy has it."""
+
+    def __getitem__(self, _where: str) -> tuple[str, ...]:
+        return ()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("up",))
+
+    def __len__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("staged", [False, True], ids=["fallback", "stage of a cascade"])
+def test_a_lesson_of_a_call_under_way_leaves_its_text_here(staged: bool) -> None:
+    """Its facts still hold the call; in the lesson they have to pass between processes, and no prompt may."""
+    crew = Crew(policy(fallback=Fallback(("mini", "gpt-4o"), ("5xx",))))
+    asked = replace(facts(), lost=Text())
+    decided = crew[0].decide(asked, NOW)
+    if staged:
+        crew[0].settle(asked, decided, outcome(), NOW, call=False)
+    else:
+        assert crew[0].fallback(asked, decided, "503", NOW) is not None
+    (lesson,) = crew[0].lessons
+    assert lesson.facts == facts()
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(lesson.facts), type=Facts) == facts()
 
 
 def test_what_a_fallback_blames_is_a_lesson() -> None:

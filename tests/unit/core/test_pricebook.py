@@ -12,6 +12,7 @@ from sidecar.core.cost import cost
 from sidecar.core.pricebook import CACHE_LIMIT, ModelEntry, PriceBook, build_card, compile_clause
 from sidecar.core.types import Usage
 from sidecar.errors import ConfigError
+from sidecar.secrecy import MAX_NAME
 from sidecar.wire.providers import PROVIDERS
 
 FILE = Path(__file__).resolve().parents[3] / "policies/prices/genai-prices.json"
@@ -143,6 +144,9 @@ def test_answers_are_remembered_and_the_memory_is_bounded() -> None:
     for number in range(CACHE_LIMIT * 2):
         assert book.lookup("acme", f"invented-{number}", DAY) is None
     assert len(book._cards) <= CACHE_LIMIT
+    before = len(book._cards)
+    assert book.lookup("acme", "m" * (MAX_NAME + 1), DAY) is None
+    assert len(book._cards) == before
     assert book.lookup(" ACME-west", "M", DAY) is not None
     assert book.lookup("acme", "", DAY) is None
 

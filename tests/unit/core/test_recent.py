@@ -38,3 +38,9 @@ def test_the_younger_half_of_the_distinct_keys_is_always_known(keys: list[int], 
         assert [found for found, _ in table.youngest()][:half] == used[:half]
         assert dict(table.youngest())[key] == number
         assert list(table.youngest_keys()) == [found for found, _ in table.youngest()]
+
+
+def test_a_put_tells_whether_the_key_was_there() -> None:
+    """Also of a key that the same put would push out."""
+    table = Recent[int, bool](4)
+    assert [table.put(key, True) for key in (1, 2, 1, 3, 2)] == [False, False, True, False, True]

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from sidecar.core.serving import Serving
+from sidecar.core.serving import MAX_PLAIN, Chosen, Serving
+from sidecar.core.types import Drawn
 from tests.unit.core.engines import HAIKU, MINI, ROUTE, facts, policy
 
 BOTH = replace(ROUTE, arms=(MINI, HAIKU), virtual=("auto",), mode="observe")
@@ -48,3 +49,18 @@ def test_a_virtual_name_that_was_not_read_goes_on_as_it_is() -> None:
     """A call that continues some upstream's state is never translated: its own provider says that it knows no such name."""
     made = serving().as_asked(facts(dialect="anthropic", endpoint="messages", model="auto"))
     assert (made.arm, made.upstream, made.refusal) == (None, None, None)
+
+
+def test_equal_choices_without_a_draw_share_one_decision() -> None:
+    """However many there are: the table is bounded. What the selector drew is of one request alone."""
+    one = serving()
+    first = one.serve(Chosen("mini", "canary", 0.05), ("gpt-4o", "mini"), "conversation", ("id", 5))
+    assert one.serve(Chosen("mini", "canary", 0.05), ("gpt-4o", "mini"), "conversation", ("id", 5)) is first
+    assert one.serve(Chosen("mini", "canary", 0.05), ("gpt-4o", "mini"), "conversation", ("id", 25)) != first
+    drawn = Chosen("mini", "sampled", 0.05, Drawn(("mini",), (1.0,), 0.0, 0.0))
+    assert one.serve(drawn) == one.serve(drawn) is not one.serve(drawn)
+    for number in range(MAX_PLAIN):
+        one.serve(Chosen("mini", "canary", (number + 1) / 2_000))
+    again = one.serve(Chosen("mini", "canary", 0.05), ("gpt-4o", "mini"), "conversation", ("id", 5))
+    assert again == first
+    assert again is not first

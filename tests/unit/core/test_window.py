@@ -125,3 +125,13 @@ def test_a_histogram_round_trips_and_keeps_its_mean(values: list[float]) -> None
     assert (again.count, again.bins, again.mean()) == (one.count, one.bins, one.mean())
     if values:
         assert one.mean() == pytest.approx(sum(values) / len(values))
+
+
+@given(values=st.lists(st.floats(0.0, 1e16), max_size=30))
+def test_many_values_at_once_are_as_many_one_by_one(values: list[float]) -> None:
+    one, other = Histogram(), Histogram()
+    for value in values:
+        one.add(value)
+    other.extend(values)
+    assert other.to_state() == one.to_state()
+    assert other.count == one.count

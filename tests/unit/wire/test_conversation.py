@@ -25,7 +25,7 @@ def both(call: dict[str, object]) -> tuple[bytes, str]:
     body = json.dumps(call).encode()
     view = read_in_slices(body)
     key, text = texts_of(body).beginning, last_user_text(body)
-    assert texts_of(body) == texts_of(body, view) == (key, text)
+    assert texts_of(body) == texts_of(body, view) == Texts(key, text)
     return key, text
 
 

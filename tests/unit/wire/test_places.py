@@ -3,7 +3,7 @@
 import pytest
 
 from sidecar.errors import ProtocolError
-from sidecar.wire.places import Place, place_of, place_under
+from sidecar.wire.places import Place, generates, place_of, place_under
 from sidecar.wire.providers import PROVIDERS
 
 OURS = "/v1/projects/P/locations/L"
@@ -50,6 +50,23 @@ VERTEX = "/v1/projects/p/locations/l/publishers"
 )
 def test_what_a_path_says(path: str, place: Place | None) -> None:
     assert place_of(path) == place
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/v2/chat", True),
+        ("/v2/embed", False),
+        ("/v2/chat/more", False),
+        ("/model/m/converse", True),
+        ("/model/m/converse-stream", True),
+        ("/model/m/invoke", False),
+        ("/v1/files", False),
+    ],
+)
+def test_where_a_model_answers_in_words(path: str, words: bool) -> None:
+    """A client that leaves there before the first of them has a prompt to pay."""
+    assert generates(path) is words
 
 
 def test_every_prefix_has_its_provider() -> None:

@@ -478,6 +478,11 @@ FAILED_CHOICE: Json = {"index": 0, "message": {"content": "half"}, "finish_reaso
 FAILED_TEXT = "the provider says that its answer failed"
 
 
+def ended(reason: str) -> Json:
+    """Gemini's answer that ends for this reason."""
+    return {"candidates": [{"finishReason": reason}]}
+
+
 @pytest.mark.parametrize(
     ("form", "answer", "status", "message"),
     [
@@ -486,7 +491,8 @@ FAILED_TEXT = "the provider says that its answer failed"
         ("chat", {"error": {"code": 503, "message": "busy"}}, 503, "busy"),
         ("responses", {"output": [], "status": "failed", "error": {"code": "server_error", "message": "x"}}, 500, "x"),
         ("responses", {"output": [], "status": "cancelled"}, 502, "the provider's answer failed or was cancelled"),
-        ("generate", {"candidates": [{"finishReason": "MALFORMED_FUNCTION_CALL"}]}, 502, FAILED_TEXT),
+        ("generate", ended("MALFORMED_FUNCTION_CALL"), 502, f"{FAILED_TEXT}: MALFORMED_FUNCTION_CALL"),
+        ("chat", {"choices": [FAILED_CHOICE | {"finishReason": "Words of an answer"}]}, 502, FAILED_TEXT),
     ],
 )
 def test_a_whole_answer_that_failed_is_an_error(form: Format, answer: Json, status: int, message: str) -> None:
@@ -511,6 +517,17 @@ def test_a_stream_that_stops_by_a_failure_ends_with_an_error() -> None:
     assert (events[-1], b"message_stop" in events, behind) == (b"error", False, b"")
     assert any(piece.error for piece in answer.pieces)
     assert any(piece.usage is not None and piece.usage.output_tokens == 4 for piece in answer.pieces)
+
+
+@pytest.mark.parametrize("client", ["chat", "responses", "messages"])
+def test_a_call_that_cannot_be_read_is_no_end_of_a_stream(client: Format) -> None:
+    """No dialect but Gemini's has a word for it, and every other end would be taken for a good one."""
+    answer = StreamedAnswer(Request(format=client, model="m", messages=[], stream=True), "generate", Report())
+    out = answer.feed(b"data: " + orjson.dumps(ended("MALFORMED_FUNCTION_CALL")) + b"\n\n") + answer.end()
+    assert FAILED_TEXT.encode() + b": MALFORMED_FUNCTION_CALL" in out
+    assert b'"error"' in out
+    for good in (b"[DONE]", b"message_stop", b"response.completed", b'"finish_reason":"stop"'):
+        assert good not in out
 
 
 @pytest.mark.parametrize("arm", ["openai", "anthropic", "cohere", "bedrock"])

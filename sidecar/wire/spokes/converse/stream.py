@@ -9,8 +9,8 @@ The end is where both messageStop and metadata were seen: the counts come last. 
 Ping's extra; `metrics` say how long the service took, and nobody is told.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, Final
 
 import msgspec
 import orjson
@@ -97,13 +97,6 @@ class Reader:
         self._blocks: dict[int, _Block] = {}
         self._parts = 0
         self._started = self._stopped = self._told = self._ended = False
-        self._kinds: dict[bytes, Callable[[Members], Sequence[Event]]] = {
-            b"messageStart": self._start,
-            b"contentBlockStart": self._begin,
-            b"contentBlockStop": self._stop_block,
-            b"messageStop": self._stop,
-            b"metadata": self._tell,
-        }
 
     def feed(self, event: SseEvent) -> Sequence[Event]:
         """What one event says."""
@@ -121,7 +114,7 @@ class Reader:
         if read is None:
             return ()
         try:
-            return read(Members(orjson.loads(event.data)))
+            return read(self, Members(orjson.loads(event.data)))
         except (orjson.JSONDecodeError, TranslationError):
             return ()
 
@@ -249,6 +242,15 @@ class Reader:
     def _end(self, events: list[Event]) -> list[Event]:
         self._ended = self._stopped and self._told
         return [*events, Done()] if self._ended else events
+
+    # Of the class: a table in the object would refer back to it, and only a collection could free the answer.
+    _kinds: ClassVar[Mapping[bytes, Callable[["Reader", Members], Sequence[Event]]]] = {
+        b"messageStart": _start,
+        b"contentBlockStart": _begin,
+        b"contentBlockStop": _stop_block,
+        b"messageStop": _stop,
+        b"metadata": _tell,
+    }
 
 
 def _rest(body: Members) -> dict[str, object]:

@@ -9,8 +9,8 @@ Deltas of blocks that stay whole (Opaque) and deltas of an unknown type are Mark
 It does not know how the stream goes on to the client (`writer`).
 """
 
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, Final
 
 import msgspec
 import orjson
@@ -82,14 +82,6 @@ class Reader:
         self._parts = 0
         self._counts: AnthropicUsage | None = None
         self._started = self._stopped = self._ended = False
-        self._kinds: dict[str, Callable[[Members], Sequence[Event]]] = {
-            "message_start": self._start,
-            "content_block_start": self._open,
-            "content_block_stop": self._close,
-            "message_delta": self._tell,
-            "message_stop": self._end,
-            "ping": lambda _: (Ping(),),
-        }
 
     def feed(self, event: SseEvent) -> Sequence[Event]:
         """What one event says."""
@@ -106,7 +98,7 @@ class Reader:
                 return (Failed(problem=read_problem(0, event.data)),)
             if kind not in self._kinds or not (self._started or kind in ("message_start", "ping")):
                 return ()
-            return self._kinds[kind](body)
+            return self._kinds[kind](self, body)
         except (orjson.JSONDecodeError, TranslationError):
             return ()
 
@@ -217,6 +209,19 @@ class Reader:
     def _end(self, _: Members) -> Sequence[Event]:
         self._ended = True
         return [*self._close_all(), Done()]
+
+    def _ping(self, _: Members) -> Sequence[Event]:
+        return (Ping(),)
+
+    # Of the class: a table in the object would refer back to it, and only a collection could free the answer.
+    _kinds: ClassVar[Mapping[str, Callable[["Reader", Members], Sequence[Event]]]] = {
+        "message_start": _start,
+        "content_block_start": _open,
+        "content_block_stop": _close,
+        "message_delta": _tell,
+        "message_stop": _end,
+        "ping": _ping,
+    }
 
 
 def _emptied(part: AnyPart) -> tuple[str, str]:

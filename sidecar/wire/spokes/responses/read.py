@@ -11,8 +11,8 @@ event in `Mark`. Events of the provider's own tools, and those that are not know
 Waits: a part is closed when its item is done or another part begins, as only the whole item tells its signature.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Final
 
 import orjson
 
@@ -29,6 +29,15 @@ _MAX_DEPTH: Final = 200  # what is nested deeper cannot be written again
 _DELTA: Final = ".delta"
 _FAILURES: Final = frozenset({"error", "response.failed", "response.cancelled"})
 _PINGS: Final = frozenset({"keepalive", "ping", "response.in_progress", "response.queued"})
+_OUTPUT: Final[Mapping[str, Callable[[OutputReader, Json, list[Event]], None]]] = {
+    "response.output_item.added": OutputReader.added,
+    "response.output_item.done": OutputReader.done,
+    "response.content_part.added": OutputReader.part_added,
+    "response.content_part.done": OutputReader.part_done,
+    "response.reasoning_summary_part.added": OutputReader.part_added,
+    "response.reasoning_summary_part.done": OutputReader.part_done,
+    "response.output_text.annotation.added": OutputReader.annotation,
+}
 _loads = orjson.loads
 
 
@@ -42,21 +51,6 @@ class ResponsesReader:
         self._frame: Json = {}
         self._extra: Json = {}
         self._named: set[str] = set()  # of model and created_at those that were told at the beginning
-        self._handlers: dict[str, Callable[[Json, list[Event]], None]] = {
-            "response.created": self._begin,
-            "response.output_item.added": self._output.added,
-            "response.output_item.done": self._output.done,
-            "response.content_part.added": self._output.part_added,
-            "response.content_part.done": self._output.part_done,
-            "response.reasoning_summary_part.added": self._output.part_added,
-            "response.reasoning_summary_part.done": self._output.part_done,
-            "response.output_text.annotation.added": self._output.annotation,
-            "response.completed": self._end,
-            "response.incomplete": self._end,
-            "response.failed": self._failed,
-            "response.cancelled": self._failed,
-            "error": self._failed,
-        }
 
     def feed(self, event: SseEvent) -> Sequence[Event]:
         """What one event says; nothing after the end."""
@@ -92,12 +86,8 @@ class ResponsesReader:
         if _too_deep(body):
             return
         body.pop("sequence_number", None)
-        handler = self._handlers.get(kind)
-        if handler is not None:
-            try:
-                handler(body, events)
-            except TranslationError:
-                events.clear()  # it cannot be read
+        if kind in _OUTPUT or kind in self._frames:
+            self._read_known(kind, body, events)
         elif kind.removesuffix(".done") in TEXTS:
             self._output.text_done(TEXTS[kind.removesuffix(".done")], body, events)
         elif kind.removesuffix(".done") in CALL_TEXTS:
@@ -106,6 +96,16 @@ class ResponsesReader:
             events.append(Ping())
         else:
             events.append(Ping(extra={"event": {"type": kind, **body}}))
+
+    def _read_known(self, kind: str, body: Json, events: list[Event]) -> None:
+        output = _OUTPUT.get(kind)
+        try:
+            if output is not None:
+                output(self._output, body, events)
+            else:
+                self._frames[kind](self, body, events)
+        except TranslationError:
+            events.clear()  # it cannot be read
 
     # ---- the frame
 
@@ -178,6 +178,16 @@ class ResponsesReader:
         events.append(Stopped(choice=0, stop=stop or "stop", extra=extra, frame=frame or None))
         events.append(Done())
         self._over = True
+
+    # Of the class: a table in the object would refer back to it, and only a collection could free the answer.
+    _frames: ClassVar[Mapping[str, Callable[["ResponsesReader", Json, list[Event]], None]]] = {
+        "response.created": _begin,
+        "response.completed": _end,
+        "response.incomplete": _end,
+        "response.failed": _failed,
+        "response.cancelled": _failed,
+        "error": _failed,
+    }
 
 
 def _too_deep(value: Json) -> bool:

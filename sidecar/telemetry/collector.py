@@ -1,0 +1,188 @@
+"""How OTLP requests reach a collector: over HTTP with what Python has, over gRPC with grpcio where port 4317 asks for it.
+
+Of the environment it reads what OpenTelemetry's own exporters read: OTEL_EXPORTER_OTLP_HEADERS (also _TRACES_HEADERS and
+_METRICS_HEADERS), _COMPRESSION (gzip), _CERTIFICATE, _CLIENT_CERTIFICATE and _CLIENT_KEY, and the proxies of HTTP_PROXY,
+HTTPS_PROXY and NO_PROXY. Headers and URLs may hold keys: no text of an error says any of them. It blocks; its caller is a
+thread of its own.
+"""
+
+import ssl
+from base64 import b64encode
+from collections.abc import Mapping
+from enum import Enum
+from gzip import compress
+from importlib import import_module
+from typing import Any, Final, Literal, Protocol, TypeAlias
+from urllib.error import HTTPError, URLError
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener
+
+from sidecar.errors import ConfigError
+
+TIMEOUT_S: Final = 5.0
+_GRPC_PORT: Final = 4317
+_BUSY: Final = frozenset({429, 502, 503, 504})  # of HTTP: asked again (OTLP's specification)
+_BUSY_GRPC: Final = frozenset({
+    "CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS",
+})  # fmt: skip
+_READ_BYTES: Final = 65536
+
+Signal = Literal["traces", "metrics"]
+SIGNALS: Final[tuple[Signal, ...]] = ("traces", "metrics")
+Foreign: TypeAlias = Any  # grpcio's objects, whose types may not be imported while serving
+
+
+class Sent(Enum):
+    """What became of a request."""
+
+    TAKEN = "taken"
+    REFUSED = "refused"  # for good
+    BUSY = "busy"  # the same again may be taken
+
+
+class Transport(Protocol):
+    """What takes requests; tests pass their own."""
+
+    def send(self, signal: Signal, body: bytes) -> Sent:
+        """Waits TIMEOUT_S at most. Whatever it raises counts as refused."""
+
+    def close(self) -> None:
+        """No more requests; one that is under way ends as soon as it can be made to."""
+
+
+class Headers:
+    """`name=value,...` of the environment, by signal; the signal's own go before those for all."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        everywhere = _pairs(environ.get("OTEL_EXPORTER_OTLP_HEADERS", ""))
+        self.of: dict[Signal, dict[str, str]] = {
+            signal: everywhere | _pairs(environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_HEADERS", ""))
+            for signal in SIGNALS
+        }
+
+
+def _pairs(text: str) -> dict[str, str]:
+    parts = [one.partition("=") for one in text.split(",")]
+    return {
+        unquote(name.strip()).lower(): unquote(value.strip()) for name, mark, value in parts if mark and name.strip()
+    }
+
+
+def pairs(text: str) -> dict[str, str]:
+    """`name=value,name=value` with percent-encoding, as OpenTelemetry writes lists in the environment; names as they are."""
+    parts = [one.partition("=") for one in text.split(",")]
+    return {unquote(name.strip()): unquote(value.strip()) for name, mark, value in parts if mark and name.strip()}
+
+
+class _Stay(HTTPRedirectHandler):
+    """A redirected POST would go on as a GET without its body."""
+
+    def redirect_request(self, *_: object, **__: object) -> None:
+        return None
+
+
+class Http:
+    """Posts protobuf to `<base>/v1/traces` and `<base>/v1/metrics`, each on a connection of its own: one or two a second."""
+
+    def __init__(self, base: SplitResult, environ: Mapping[str, str]) -> None:
+        user, _, place = base.netloc.rpartition("@")
+        self._base = base._replace(netloc=place, query="", fragment="").geturl().rstrip("/")
+        common = {"content-type": "application/x-protobuf", "user-agent": "llm-sidecar"}
+        if user:
+            common["authorization"] = "Basic " + b64encode(unquote(user).encode()).decode()
+        self._gzip = environ.get("OTEL_EXPORTER_OTLP_COMPRESSION", "").strip().lower() == "gzip"
+        if self._gzip:
+            common["content-encoding"] = "gzip"
+        self._headers = {signal: common | own for signal, own in Headers(environ).of.items()}
+        secure = [HTTPSHandler(context=_context(environ))] if base.scheme == "https" else []
+        self._opener = build_opener(ProxyHandler(), HTTPHandler(), _Stay(), *secure)
+
+    def send(self, signal: Signal, body: bytes) -> Sent:
+        sent = compress(body, 1) if self._gzip else body
+        request = Request(f"{self._base}/v1/{signal}", sent, self._headers[signal])  # noqa: S310 - http(s), see `connect`
+        try:
+            with self._opener.open(request, timeout=TIMEOUT_S) as answer:
+                answer.read(_READ_BYTES)
+        except HTTPError as error:
+            error.close()
+            return Sent.BUSY if error.code in _BUSY else Sent.REFUSED
+        except (URLError, OSError):
+            return Sent.BUSY
+        return Sent.TAKEN
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+
+def _context(environ: Mapping[str, str]) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE") or None)
+    certificate = environ.get("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE")
+    if certificate:
+        context.load_cert_chain(certificate, environ.get("OTEL_EXPORTER_OTLP_CLIENT_KEY") or None)
+    return context
+
+
+class Grpc:
+    """The same messages through grpcio, which takes and gives bytes where it is told of no message class."""
+
+    def __init__(self, base: SplitResult, environ: Mapping[str, str]) -> None:
+        grpc = import_module("grpc")
+        self._failed = grpc.RpcError
+        place = f"{base.hostname if ':' not in (base.hostname or '') else f'[{base.hostname}]'}:{_GRPC_PORT}"
+        gzip = environ.get("OTEL_EXPORTER_OTLP_COMPRESSION", "").strip().lower() == "gzip"
+        more = {"compression": grpc.Compression.Gzip if gzip else grpc.Compression.NoCompression}
+        if base.scheme == "https":
+            names = ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
+            files = [_content(environ.get(f"OTEL_EXPORTER_OTLP_{name}")) for name in names]
+            self._channel: Foreign = grpc.secure_channel(place, grpc.ssl_channel_credentials(*files), **more)
+        else:
+            self._channel = grpc.insecure_channel(place, **more)
+        self._metadata = {signal: tuple(own.items()) for signal, own in Headers(environ).of.items()}
+        service = "/opentelemetry.proto.collector.{}.v1.{}Service/Export"
+        self._calls: dict[Signal, Foreign] = {
+            "traces": self._channel.unary_unary(service.format("trace", "Trace")),
+            "metrics": self._channel.unary_unary(service.format("metrics", "Metrics")),
+        }
+
+    def send(self, signal: Signal, body: bytes) -> Sent:
+        try:
+            self._calls[signal](body, timeout=TIMEOUT_S, metadata=self._metadata[signal])
+        except self._failed as error:
+            return Sent.BUSY if error.code().name in _BUSY_GRPC else Sent.REFUSED
+        return Sent.TAKEN
+
+    def close(self) -> None:
+        """Cancels what is under way."""
+        self._channel.close()
+
+
+def _content(path: str | None) -> bytes | None:
+    if not path:
+        return None
+    with open(path, "rb") as file:  # noqa: PTH123 - what the operator named
+        return file.read()
+
+
+def connect(url: str, environ: Mapping[str, str]) -> Transport:
+    """The way to an OTLP endpoint: port 4317 speaks gRPC, everything else http/protobuf under /v1/.
+
+    Raises ConfigError when the URL is no URL, when grpcio is needed and not installed, or when a certificate that the
+    environment names cannot be read. No text of it holds the URL.
+    """
+    try:
+        base = urlsplit(url)
+        grpc = base.port == _GRPC_PORT
+    except ValueError:  # its text holds what stands in the port's place, which may be a password
+        base, grpc = urlsplit(""), False
+    if base.scheme not in ("http", "https") or not base.hostname:
+        raise ConfigError("OBSERVATORY_URL: the value is no http(s) URL; write http://host:4318")
+    try:
+        return Grpc(base, environ) if grpc else Http(base, environ)
+    except ImportError as error:
+        raise ConfigError(
+            f"OBSERVATORY_URL: port 4317 needs `pip install 'llm-sidecar[otel]'` ({error.name})"
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"OTEL_EXPORTER_OTLP_CERTIFICATE: a file of the certificates cannot be used ({type(error).__name__})"
+        ) from error

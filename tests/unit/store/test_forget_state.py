@@ -1,0 +1,80 @@
+"""`store forget` and what was learnt: the key leaves stored snapshots, also sealed ones and those that were set aside."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import orjson
+import pytest
+
+from sidecar.core.sticky import salt_of
+from sidecar.store import queries
+from sidecar.store.audit import Chain
+from sidecar.store.database import open_writer
+from sidecar.store.keys import Guards, KeySet
+from sidecar.store.retention import Forgetting, forget
+from sidecar.store.vault import Sealed, Vault
+from sidecar.store.writer import Writer
+from tests.fixtures.settled import as_rows, settled
+
+KEY, OTHER = 0xABCDEF0123456789, 7
+HASH = f"{KEY:016x}"
+SEALING = Guards(fields=lambda: KeySet({"k": b"k" * 32}))
+
+
+def state(version: int = 1) -> bytes:
+    bound = [["support/mini", "mini", 0.5, [one ^ salt_of("support") for one in (KEY, OTHER)]]]
+    return orjson.dumps({"version": version, "routes": {"support": {"spend": 1.5}}, "bindings": bound})
+
+
+def database(path: Path, stored: bytes, guards: Guards = Guards()) -> Path:  # noqa: B008 - it is frozen
+    writer = Writer(path, service="bot", guards=guards)
+    writer.put(as_rows([settled(1, key=KEY)]))
+    writer.put_state(stored)
+    writer.start()
+    assert writer.close(5.0)
+    return path
+
+
+def keys(stored: bytes | None) -> list[int]:
+    assert stored is not None
+    return [key ^ salt_of("support") for *_, keys in orjson.loads(stored)["bindings"] for key in keys]
+
+
+@pytest.mark.parametrize("guards", [Guards(), SEALING])
+def test_the_key_leaves_what_was_learnt(tmp_path: Path, guards: Guards) -> None:
+    """The row too; other conversations stay, and what is encrypted is so afterwards."""
+    path, vault = database(tmp_path / "s.db", state(), guards), Vault(guards.fields)
+    assert keys(queries.load_state(path, "bot", vault=vault)) == [KEY, OTHER]
+    assert queries.forget(path, HASH, queries.By("alice", guards=guards)) == 1
+    assert keys(queries.load_state(path, "bot", vault=vault)) == [OTHER]
+    if guards is SEALING:
+        with pytest.raises(Sealed):
+            queries.load_state(path, "bot")
+    assert str(KEY ^ salt_of("support")).encode() not in path.read_bytes()
+
+
+def test_what_was_set_aside_is_searched_too(tmp_path: Path) -> None:
+    path = database(tmp_path / "s.db", state(9))
+    with closing(open_writer(path)) as connection:
+        queries.set_aside(connection, "bot", 9)
+    queries.forget(path, HASH)
+    assert keys(queries.load_state(path, "bot", 9)) == [OTHER]
+
+
+def test_what_is_sealed_with_a_key_that_is_not_given_is_told(tmp_path: Path) -> None:
+    """It may hold the person: nobody is told that they are forgotten."""
+    path = database(tmp_path / "s.db", state(), SEALING)
+    with closing(open_writer(path)) as connection, pytest.raises(Sealed):
+        forget(connection, HASH, Forgetting(0.0, "alice"), Chain(path))
+    assert [line["action"] for line in queries.audit(path)] == []
+
+
+@pytest.mark.parametrize("stored", [b"{}", b"[1]", b"\xff", b'{"bindings":[3],"routes":{}}'])
+def test_what_is_no_snapshot_stays(tmp_path: Path, stored: bytes) -> None:
+    """Nobody can read it; the rows go all the same, and so they do for a key that no conversation has."""
+    path = database(tmp_path / "s.db", stored)
+    assert queries.forget(path, HASH) == 1
+    assert queries.forget(path, "no key at all") == 0
+    with closing(sqlite3.connect(path)) as connection:
+        assert bytes(connection.execute("SELECT state FROM arms").fetchone()[0]) == stored

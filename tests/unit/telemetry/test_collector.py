@@ -1,0 +1,133 @@
+"""The way to a collector, on real sockets: what arrives, what the answers mean, and what the environment changes."""
+
+import gzip
+import ssl
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import trustme
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from sidecar.errors import ConfigError
+from sidecar.telemetry.collector import Sent, connect
+from sidecar.telemetry.spans import Spans
+from tests.unit.telemetry.records import settled
+
+
+class Collector:
+    """An OTLP/HTTP collector that keeps (path, headers, body); answers with `status`."""
+
+    def __init__(self, certificate: trustme.LeafCert | None = None) -> None:
+        self.status = 200
+        self.posts: list[tuple[str, dict[str, str], bytes]] = []
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                collector.posts.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+                self.send_response(collector.status)
+                self.send_header("location", "/elsewhere")
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_arguments: object) -> None:
+                return
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.place = f"127.0.0.1:{self.server.server_port}"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            certificate.configure_cert(context)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    one = Collector()
+    yield one
+    one.close()
+
+
+def test_a_collector_receives_protobuf(collector: Collector) -> None:
+    """SEC-PRIVACY: over HTTP, spans and points arrive, parse, and hold no content."""
+    spans = Spans(connect(f"http://{collector.place}/", {}), "bot", "1.0", environ={})
+    spans.observe([settled(), settled()])
+    spans.close(5)
+    assert (spans.exported, spans.dropped) == (2, 0)
+    (path, headers, body), (other, _, numbers) = collector.posts
+    assert (path, other) == ("/v1/traces", "/v1/metrics")
+    assert headers["content-type"] == "application/x-protobuf"
+    found = ExportTraceServiceRequest.FromString(body).resource_spans[0].scope_spans[0].spans
+    assert [span.name for span in found] == ["chat gpt-4o-mini"] * 2
+    metrics = ExportMetricsServiceRequest.FromString(numbers).resource_metrics[0].scope_metrics[0].metrics
+    assert "gen_ai.client.operation.duration" in {metric.name for metric in metrics}
+
+
+@pytest.mark.parametrize(
+    ("status", "sent"),
+    [(200, Sent.TAKEN), (202, Sent.TAKEN), (400, Sent.REFUSED), (401, Sent.REFUSED), (302, Sent.REFUSED),
+     (307, Sent.REFUSED), (429, Sent.BUSY), (500, Sent.REFUSED), (502, Sent.BUSY), (503, Sent.BUSY), (504, Sent.BUSY)],
+)  # fmt: skip
+def test_what_an_answer_means(collector: Collector, status: int, sent: Sent) -> None:
+    """As OTLP's specification has it; a redirection is not followed, its GET would carry nothing."""
+    collector.status = status
+    assert connect(f"http://{collector.place}", {}).send("traces", b"x") is sent
+    assert [path for path, _, _ in collector.posts] == ["/v1/traces"]
+
+
+def test_a_collector_that_is_not_there_is_busy() -> None:
+    assert connect("http://127.0.0.1:9", {}).send("metrics", b"x") is Sent.BUSY
+
+
+def test_the_environment_adds_headers_and_compression(collector: Collector) -> None:
+    """OTEL_EXPORTER_OTLP_HEADERS for all, those of a signal before them; a user in the URL is an Authorization line, and
+    stands in no path and no Host."""
+    environ = {
+        "OTEL_EXPORTER_OTLP_HEADERS": "X-Tenant=a%20b, broken,x-all=1",
+        "OTEL_EXPORTER_OTLP_METRICS_HEADERS": "x-tenant=other",
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+    }
+    transport = connect(f"http://bob:pa%40ss@{collector.place}/prefix", environ)
+    assert transport.send("traces", b"body") is Sent.TAKEN
+    assert transport.send("metrics", b"body") is Sent.TAKEN
+    transport.close()
+    (path, first, body), (_, second, _) = collector.posts
+    assert (path, gzip.decompress(body), first["content-encoding"]) == ("/prefix/v1/traces", b"body", "gzip")
+    assert (first["x-tenant"], first["x-all"], second["x-tenant"], second["x-all"]) == ("a b", "1", "other", "1")
+    assert (first["authorization"], first["host"]) == ("Basic Ym9iOnBhQHNz", collector.place)
+
+
+def test_tls_is_checked(tmp_path: Path) -> None:
+    """A certificate that nobody vouches for is not talked to; with its authority named it is."""
+    authority = trustme.CA()
+    one = Collector(authority.issue_cert("127.0.0.1"))
+    try:
+        assert connect(f"https://{one.place}", {}).send("traces", b"x") is Sent.BUSY
+        assert one.posts == []
+        file = tmp_path / "ca.pem"
+        authority.cert_pem.write_to_path(file)
+        environ = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(file)}
+        assert connect(f"https://{one.place}", environ).send("traces", b"x") is Sent.TAKEN
+    finally:
+        one.close()
+
+
+def test_what_the_url_needs_is_said(tmp_path: Path) -> None:
+    """No URL, port 4317 without grpcio, or a certificate that cannot be read: configuration errors that say what to do."""
+    with pytest.raises(ConfigError, match="is no http"):
+        connect("collector:4318", {})
+    with pytest.raises(ConfigError, match=r"pip install 'llm-sidecar\[otel\]'"):
+        connect("http://127.0.0.1:4317", {})
+    with pytest.raises(ConfigError, match="OTEL_EXPORTER_OTLP_CERTIFICATE"):
+        connect("https://127.0.0.1", {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(tmp_path / "none")})
