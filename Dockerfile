@@ -26,7 +26,8 @@ RUN python3 k8s/image/rootfs.py /opt/llm-sidecar /rootfs && mkdir /state
 FROM scratch AS runtime
 COPY --from=build /rootfs /
 COPY --from=build --chown=10001:10001 /state /var/lib/llm-sidecar
-ENV SIDECAR_DB=/var/lib/llm-sidecar/sidecar.db PATH=/opt/llm-sidecar/bin LANG=C.UTF-8
+ENV SIDECAR_DB=/var/lib/llm-sidecar/sidecar.db
+ENV PATH=/opt/llm-sidecar/bin LANG=C.UTF-8
 VOLUME /var/lib/llm-sidecar
 USER 10001:10001
 WORKDIR /var/lib/llm-sidecar

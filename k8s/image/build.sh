@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 name=${1:-llm-sidecar:$(sed -n 's/^__version__ = "\(.*\)"/\1/p' sidecar/__init__.py)}
 python=${PYTHON:-.venv/bin/python}
-wheels=build/image/wheels
+wheels=build/image/wheels-$(sha256sum requirements/image.txt | cut -c 1-12)
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --pretty=%ct 2>/dev/null || echo 0)}
 export SOURCE_DATE_EPOCH
 
@@ -30,12 +30,15 @@ base=${BASE:-localhost/llm-sidecar-base:bookworm-$(sha256sum k8s/image/base.sh |
 buildah inspect --type image "$base" >/dev/null 2>&1 || k8s/image/base.sh "$base"
 
 # Wheels for the base's Python and C library, whatever this machine's are. The lock has a hash for each.
-platforms=()
-for minor in $(seq 36 -1 5); do platforms+=(--platform "manylinux_2_${minor}_$(uname -m)"); done
-mkdir -p "$wheels"
-"$python" -m pip download -qq --disable-pip-version-check --require-hashes --no-deps --only-binary=:all: \
-    --python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none "${platforms[@]}" \
-    --dest "$wheels" --requirement requirements/image.txt
+if [[ ! -e $wheels/.whole ]]; then
+    platforms=()
+    for minor in $(seq 36 -1 5); do platforms+=(--platform "manylinux_2_${minor}_$(uname -m)"); done
+    mkdir -p "$wheels"
+    "$python" -m pip download -qq --disable-pip-version-check --require-hashes --no-deps --only-binary=:all: \
+        --python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none "${platforms[@]}" \
+        --dest "$wheels" --requirement requirements/image.txt
+    touch "$wheels/.whole"
+fi
 
 # chroot: neither namespaces of the network nor cgroups are needed, so it works inside a container too
 buildah build --quiet --isolation chroot --layers=false --format docker --timestamp "$SOURCE_DATE_EPOCH" \

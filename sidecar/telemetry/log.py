@@ -23,6 +23,7 @@ from sidecar.telemetry.sink import Sink
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
 _UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029]")
+_UNSAFE_LEADS = (b"\x7f", b"\xc2", b"\xe2\x80")  # the UTF-8 bytes that such a character begins with
 _RAW_JSON = frozenset({"eligible", "context"})  # columns that hold JSON text and stand in the line as JSON
 _SECRET_NAME = re.compile(r"key$|token$|secret|password|authorization|credential|cookie", re.IGNORECASE)
 
@@ -50,7 +51,10 @@ def lines(rows: Sequence[Row]) -> bytes:
 
 def _safe(text: bytes) -> bytes:
     """Escapes what JSON leaves alone although lines or terminals would act on it."""
-    if text.isascii() and b"\x7f" not in text:  # nearly always, and a tenth of what looking for each costs
+    if text.isascii():  # nearly always, and found ten times as fast as the leads
+        if b"\x7f" not in text:
+            return text
+    elif not any(lead in text for lead in _UNSAFE_LEADS):
         return text
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode()).encode()
 

@@ -14,7 +14,7 @@ _TIMERS = ("connect_timeout", "first_byte_timeout", "idle_timeout", "body_stall_
 _SETTINGS = {
     **dict.fromkeys(_TIMERS, f"{TIMEOUT_S}s"),
     "upstream_idle": "1s",
-    "keepalive_idle": "30s",  # a slow relay still passes an answer on: the connection must not end for idleness meanwhile
+    "keepalive_idle": "5s",
     "route_body_max_bytes": ROUTE_BODY_MAX,
     "max_body_bytes": MAX_BODY,
     "max_streams": MAX_STREAMS,

@@ -239,6 +239,8 @@ async def test_random_model_names_stay_bounded(tmp_path: Path) -> None:
 
 # ---- spans
 
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
 
 class Collector:
     """An OTLP collector: counts the posts, keeps the bodies of traces."""
@@ -285,13 +287,15 @@ async def test_spans_arrive(tmp_path: Path, collector: Collector) -> None:
     with serving(tmp_path, *QUICK, observatory_url=collector.url) as (sidecar, _):
         connection = Connection(sidecar.port)
         for number in range(20):
-            await connection.call(chat("the secret of the prompt", stream=number % 2 == 0))
+            traced = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"} if number < 5 else {}
+            await connection.call(chat("the secret of the prompt", stream=number % 2 == 0), traced)
         await connection.close()
         assert await asyncio.to_thread(wait_for, lambda: bool(collector.bodies), 15.0)
         exported = await asyncio.to_thread(wait_for, lambda: total(sidecar.metrics(), "spans_exported") == 20, 15.0)
         assert exported, sidecar.metrics()
     text = b"".join(collector.bodies)
     assert text.count(b"chat gpt-4o") == 20
+    assert text.count(bytes.fromhex(TRACE)) == 5, "the caller's trace goes on"
     assert b"gen_ai.request.model" in text
     assert b"the secret of the prompt" not in text
     assert b"sk-of-the-client" not in text

@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import json
 import re
+import shlex
 import sqlite3
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from tests.e2e.test_container import BALLOON
 from tests.e2e.traffic import Connection, Load, chat
 from tests.fixtures import cgroups
 from tests.fixtures.waiting import wait_for
-from tests.image.engine import MEMORY_MIB, PYTHON, STATE, UID, Container, health_check
+from tests.image.engine import MEMORY_MIB, PYTHON, ROOT, STATE, UID, Container, health_check, podman
 
 READY_S = 30.0
 SLOW = ("default:ttft=0.05", "default:itl=0.05", "default:output_tokens=40")  # a stream of two seconds
@@ -212,6 +214,26 @@ def test_as_it_comes(image: str) -> None:
         assert alone.stop() == 0
     with Container(image, "simulate-provider", network="none") as other:
         assert wait_for(lambda: other.execute(*check).returncode != 0, 1.0)
+
+
+def test_the_line_of_the_docs(image: str) -> None:
+    """`docker run` as docs/operations.md has it, but for the ports, which need a bridge: it starts under its own flags,
+    and a named volume is the image's user's to write to."""
+    (line,) = re.findall(r"^docker run ((?:.*\\\n)*.*)$", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
+    words = shlex.split(line.replace("\\\n", " "))
+    assert words.pop() == f"llm-sidecar:{__version__}"
+    assert {"--read-only", "no-new-privileges", "ALL"} <= set(words)
+    ports = [words[at + 1] for at, word in enumerate(words) if word == "-p"]
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    volume = f"llm-sidecar-test-{uuid.uuid4().hex[:8]}"
+    options = [word.replace("llm-sidecar-state", volume) for word in words if word != "-p" and word not in ports]
+    try:
+        with Container(image, network="none", options=options) as one:
+            assert wait_for(lambda: one.execute(*health_check(image)).returncode == 0, READY_S, 0.2)
+            assert one.python("import os; print(os.stat('/var/lib/llm-sidecar/sidecar.db').st_uid)") == f"{UID}\n"
+            assert one.stop() == 0
+    finally:
+        podman("volume", "rm", volume)
 
 
 def test_every_module_and_verb_is_there(image: str) -> None:

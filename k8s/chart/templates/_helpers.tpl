@@ -1,0 +1,141 @@
+{{/* Names, labels and what all pods have in common. Every template takes a dict: root (the chart's context), component. */}}
+
+{{- define "llm-sidecar.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* At most 40 characters: with the longest suffix of ours it is still the name of a Service. */}}
+{{- define "llm-sidecar.fullname" -}}
+{{- $name := include "llm-sidecar.name" . -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The name of a component's objects: FULLNAME-injector and so on. */}}
+{{- define "llm-sidecar.componentName" -}}
+{{- printf "%s-%s" (include "llm-sidecar.fullname" .root) .component -}}
+{{- end -}}
+
+{{/* The name of what is not in a namespace: two releases of one name must not share it. */}}
+{{- define "llm-sidecar.clusterName" -}}
+{{- printf "%s-%s" (include "llm-sidecar.componentName" .) .root.Release.Namespace | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* What selectors match: it can never change. */}}
+{{- define "llm-sidecar.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "llm-sidecar.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- define "llm-sidecar.labels" -}}
+{{ include "llm-sidecar.selectorLabels" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: {{ include "llm-sidecar.name" .root }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* The labels of our own pods: never injected themselves. */}}
+{{- define "llm-sidecar.podLabels" -}}
+{{ include "llm-sidecar.labels" . }}
+llm-sidecar.io/inject: "false"
+{{- with .values.podLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "llm-sidecar.image" -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* PodSecurity `restricted`; what may be changed are the numbers only (OpenShift gives its own). */}}
+{{- define "llm-sidecar.podSecurityContext" -}}
+runAsNonRoot: true
+seccompProfile: {type: RuntimeDefault}
+{{- with .Values.podSecurityContext }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "llm-sidecar.containerSecurityContext" -}}
+runAsNonRoot: true
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{/* Readiness and start ask /ready, liveness asks /health: neither depends on an upstream or the database. Takes the port's name. */}}
+{{- define "llm-sidecar.probes" -}}
+startupProbe:
+  httpGet: {path: /ready, port: {{ . }}}
+  periodSeconds: 1
+  failureThreshold: 60
+readinessProbe:
+  httpGet: {path: /ready, port: {{ . }}}
+  periodSeconds: 2
+  failureThreshold: 2
+livenessProbe:
+  httpGet: {path: /health, port: {{ . }}}
+  periodSeconds: 10
+  timeoutSeconds: 3
+  failureThreshold: 3
+{{- end -}}
+
+{{/* Where a component's pods may run. Takes root, component, values, spread. */}}
+{{- define "llm-sidecar.placement" -}}
+{{- with .values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if .values.affinity }}
+affinity:
+  {{- toYaml .values.affinity | nindent 2 }}
+{{- else if .spread }}
+affinity:
+  podAntiAffinity:
+    preferredDuringSchedulingIgnoredDuringExecution:
+      - weight: 100
+        podAffinityTerm:
+          topologyKey: kubernetes.io/hostname
+          labelSelector:
+            matchLabels:
+              {{- include "llm-sidecar.selectorLabels" . | nindent 14 }}
+{{- end }}
+{{- if .spread }}
+topologySpreadConstraints:
+  - maxSkew: 1
+    topologyKey: topology.kubernetes.io/zone
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "llm-sidecar.selectorLabels" . | nindent 8 }}
+{{- end }}
+{{- end -}}
+
+{{- define "llm-sidecar.imagePullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
