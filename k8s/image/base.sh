@@ -15,7 +15,7 @@ root=$work/root
 log=$work/log
 
 sources() { # "deb URI SUITE main" of this machine for the suite, its updates and its security updates
-    apt-get indextargets --format '$(CREATED_BY) $(REPO_URI) $(RELEASE) $(COMPONENT)' 2>/dev/null |
+    { apt-get indextargets --format '$(CREATED_BY) $(REPO_URI) $(RELEASE) $(COMPONENT)' 2>/dev/null || true; } |
         awk -v suite="$suite" '$1 == "Packages" && $4 == "main" && ($3 == suite || index($3, suite "-") == 1) \
             && $2 ~ /debian/ { print "deb", $2, $3, "main" }' | sort -u
 }

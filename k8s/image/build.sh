@@ -27,7 +27,7 @@ done
 
 # The base is made once for this recipe and kept in the machine's image store: `buildah rmi` it for newer packages.
 base=${BASE:-localhost/llm-sidecar-base:bookworm-$(sha256sum k8s/image/base.sh | cut -c 1-12)}
-buildah inspect --type image "$base" >/dev/null 2>&1 || k8s/image/base.sh "$base"
+buildah inspect --type image "$base" >/dev/null 2>&1 || bash k8s/image/base.sh "$base"
 
 # Wheels for the base's Python and C library, whatever this machine's are. The lock has a hash for each.
 if [[ ! -e $wheels/.whole ]]; then
@@ -40,9 +40,13 @@ if [[ ! -e $wheels/.whole ]]; then
     touch "$wheels/.whole"
 fi
 
+before=$(buildah inspect --type image --format '{{.FromImageID}}' "$name" 2>/dev/null || true)
 # chroot: neither namespaces of the network nor cgroups are needed, so it works inside a container too
 buildah build --quiet --isolation chroot --layers=false --format docker --timestamp "$SOURCE_DATE_EPOCH" \
     --build-arg PYTHON_IMAGE="$base" --build-arg SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" \
     --build-arg PIP_NO_INDEX=1 --build-arg PIP_FIND_LINKS=/wheels --volume "$PWD/$wheels:/wheels:ro" \
     --tag "$name" . >/dev/null
-echo "image: $name $(buildah inspect --type image --format '{{.FromImageID}}' "$name" | cut -c 1-12)"
+after=$(buildah inspect --type image --format '{{.FromImageID}}' "$name")
+# The image that had this name goes, unless it is the same or somebody else has use for it.
+[[ -z $before || $before == "$after" ]] || buildah rmi "$before" >/dev/null 2>&1 || true
+echo "image: $name ${after:0:12}"

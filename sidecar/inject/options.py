@@ -120,7 +120,7 @@ class Options:
     image: str = ""
     log_level: str | None = None
     mode: str = "auto"
-    resources: Resources = Resources()
+    resources: Resources = field(default_factory=Resources)
     resources_said: bool = False
     policies: str | None = None
     priors: str | None = None
@@ -214,18 +214,18 @@ class _Said:
         return sorted(self._found.keys() - ANNOTATIONS)
 
     def read(self, name: str, parse: Callable[[str], T]) -> T | None:
-        """What `parse` makes of the text, or None when it is absent or wrong."""
-        if name not in self._found:
+        """What `parse` makes of the text; None when it is absent, empty or wrong."""
+        text = self._found.get(name, "")
+        if not isinstance(text, str):
+            self.problems.append(f"{self._kind} {PREFIX}{name}: is not a text; put it in quotes")
             return None
-        text = self._found[name]
+        if not text.strip():
+            return None
         try:
-            if not isinstance(text, str):
-                raise ValueError("is not a text; put it in quotes")
             return parse(text.strip())
         except ValueError as error:
             what, _, fix = str(error).partition("; ")
-            value = quoted(text) + " " if isinstance(text, str) else ""
-            self.problems.append(f"{self._kind} {PREFIX}{name}: {value}{what}; {fix}")
+            self.problems.append(f"{self._kind} {PREFIX}{name}: {quoted(text)} {what}; {fix}")
             return None
 
     def ports(self) -> dict[str, int]:

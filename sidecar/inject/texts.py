@@ -6,7 +6,7 @@ refused. Not known here: what exists (images, ConfigMaps, Secrets).
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 
 from sidecar.config.document import nearest
@@ -24,7 +24,7 @@ _SCALES = {
     **{unit: Decimal(1000) ** (power + 1) for power, unit in enumerate("kMGT")},
     **{f"{unit}i": Decimal(1024) ** (power + 1) for power, unit in enumerate("KMGT")},
 }
-_RESOURCES = {"cpu": "cpu", "memory": "memory", "cpu-limit": "cpu_limit", "memory-limit": "memory_limit"}
+_RESOURCES = ("cpu", "memory", "cpu-limit", "memory-limit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +63,23 @@ def resources(text: str, before: Resources | None = None) -> Resources:
         if amount != "none" or not name.endswith("-limit"):
             _check_amount(name, amount)
         said[name] = amount
-    made = replace(before or Resources(), **_fields(said))
-    for name, asked, most in (("cpu", made.cpu, made.cpu_limit), ("memory", made.memory, made.memory_limit)):
-        if most is None or quantity(most) >= quantity(asked):
-            continue
-        if f"{name}-limit" in said:
-            raise ValueError(f"has a {name}-limit below {name}; a limit is at least what is asked for")
-        made = replace(made, cpu_limit=asked) if name == "cpu" else replace(made, memory_limit=asked)
-    return made
+    base = before or Resources()
+    cpu, memory = said.get("cpu", base.cpu), said.get("memory", base.memory)
+    return Resources(
+        cpu, memory, _limit("cpu", cpu, said, base.cpu_limit), _limit("memory", memory, said, base.memory_limit)
+    )
 
 
-def _fields(said: Mapping[str, str]) -> dict[str, str | None]:
-    return {_RESOURCES[name]: None if amount == "none" else amount for name, amount in said.items()}
+def _limit(name: str, asked: str, said: Mapping[str, str], before: str | None) -> str | None:
+    """The limit that is said or was before; None for `none`. Raises ValueError where it is said below its request."""
+    most = said.get(f"{name}-limit", before)
+    if most is None or most == "none":
+        return None
+    if quantity(most) >= quantity(asked):
+        return most
+    if f"{name}-limit" in said:
+        raise ValueError(f"has a {name}-limit below {name}; a limit is at least what is asked for")
+    return asked
 
 
 def _check_amount(name: str, amount: str) -> None:

@@ -71,7 +71,7 @@ _SUMMED = tuple(
 _CONTEXT = COLUMNS.index("context")
 
 # Rows a statement: each statement gives the interpreter's lock away some times, and takes it back in competition with the
-# loop; one of 64 rows holds it for a fifth of a millisecond.
+# loop. With many more rows one would hold it for too long while its values are bound.
 _GROUPS = (64, 16, 1)
 
 

@@ -1,6 +1,6 @@
 """OTLP's protobuf messages as bytes: attributes, spans, histograms, counters, and the requests that carry them.
 
-Why by hand: a span of opentelemetry's SDK costs 80 us and 40 objects; these are a dozen pieces that lie ready, joined. The
+Why by hand: a span of opentelemetry's SDK costs 80 us, a dozen pieces that lie ready and are joined cost 4. The
 numbers below are field numbers of opentelemetry-proto 1.x, which never change; the tests read every message back with
 opentelemetry's own classes. Values are not judged here: what must not leave the process is the caller's to leave out.
 """

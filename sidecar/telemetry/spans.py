@@ -1,8 +1,9 @@
 """OpenTelemetry: one span and a few metric points per exchange, by the gen_ai conventions as of v1.41.
 
 Why v1.41: it is what shipping libraries emit today; later names are still moving. A span is bytes as soon as its exchange
-is told of (`otlp`), some six microseconds of work in a batch behind the answers; a thread of its own sends them. An endpoint
-that is down, slow or wrong costs spans, which are counted, and nothing else. Content (prompts, completions) is never sent.
+is told of (`otlp`): some seven microseconds of work, in batches behind the answers. A thread of its own sends them. An
+endpoint that is down, slow or wrong costs spans, which are counted, and nothing else. Content (prompts, completions) is
+never sent.
 
 Not emitted: `time_per_output_chunk` (records do not keep single gaps) and every `gen_ai.server.*` metric (those are for
 model servers). Our own TTFT is `llm_sidecar.ttft`: the first chunk is not the first token.

@@ -1,0 +1,37 @@
+{{/* What the injector is told, as `sidecar/inject/options.py` reads it. */}}
+
+{{- define "llm-sidecar.certificateSecret" -}}
+{{- default (printf "%s-tls" (include "llm-sidecar.componentName" (dict "root" . "component" "injector"))) .Values.injector.certificates.secret -}}
+{{- end -}}
+
+{{/* `cpu=100m,memory=256Mi,cpu-limit=none,memory-limit=512Mi`: as the annotation llm-sidecar.io/resources is written. */}}
+{{- define "llm-sidecar.resourcesText" -}}
+{{- printf "cpu=%s,memory=%s,cpu-limit=%s,memory-limit=%s" .requests.cpu .requests.memory (default "none" .limits.cpu) .limits.memory -}}
+{{- end -}}
+
+{{- define "llm-sidecar.injectConfig" -}}
+image: {{ include "llm-sidecar.image" . | quote }}
+image_pull_policy: {{ .Values.image.pullPolicy }}
+{{- with .Values.sidecar }}
+mode: {{ .mode }}
+log_level: {{ .logLevel }}
+port: {{ .ports.traffic }}
+health_port: {{ .ports.health }}
+admin_port: {{ .ports.admin }}
+resources: {{ include "llm-sidecar.resourcesText" .resources | quote }}
+state_size: {{ .stateSize }}
+strict: {{ .strict }}
+{{- with .policies }}
+policies: {{ . | quote }}
+{{- end }}
+{{- with .priors }}
+priors: {{ . | quote }}
+{{- end }}
+{{- with .upstreamSecrets }}
+upstream_secrets: {{ toJson . }}
+{{- end }}
+{{- with .env }}
+env: {{ toJson . }}
+{{- end }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,179 @@
+"""Whether a pod gets the sidecar, and the one patch that gives it: container, volumes and the app's variables together.
+
+Pure: no I/O, no clock. The same pod gives the same patch, and the pod that the patch makes gives an empty one. What is the
+user's stays as it is, but for what is listed here: two variables and NO_PROXY of the app's containers, the grace period
+when it is below 40 s, one annotation. Whatever keeps the sidecar out leaves the app calling its provider directly.
+
+Ours stands first, before the init containers of others, so that those which call a model find it; theirs keep their order.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from sidecar import __version__
+from sidecar.errors import ConfigError
+from sidecar.inject import container as ours
+from sidecar.inject import env, identity, ports, resources
+from sidecar.inject.options import PORTS, PREFIX, STATUS, Options
+from sidecar.inject.patch import Operation, Patch, pointer
+from sidecar.inject.texts import service as check_service
+from sidecar.inject.tree import Place
+
+GRACE_S = 40  # drain is 25 s, the app ends before it, and the store is flushed after
+SYSTEM = frozenset({"kube-system", "kube-public", "kube-node-lease"})
+MESH = frozenset(  # proxies and set-up of others: no app, and injected anew by their own webhooks
+    {
+        *("istio-proxy", "istio-init", "istio-validation", "linkerd-proxy", "linkerd-init", "linkerd-network-validator"),
+        *("consul-dataplane", "consul-connect-inject-init", "kuma-sidecar", "kuma-init"),
+    }
+)
+MAX_TOLD = 8  # warnings in the status and the answer
+Result = Literal["injected", "skipped", "already"]
+Reason = Literal[
+    "",
+    "opt-out",
+    "namespace",
+    "mirror",
+    "windows",
+    "host-network",
+    "run-to-end",
+    "no-containers",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Injection:
+    """What is done to a pod: the patch, what its owner should know, and a word for it of a closed set."""
+
+    result: Result
+    reason: Reason = ""
+    operations: tuple[Operation, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def inject(pod: Place, namespace: str, options: Options) -> Injection:
+    """The patch that puts the sidecar into the pod, or the reason why there is none.
+
+    Raises:
+        ConfigError: an annotation cannot hold for this pod: it names a container that is not there, or a taken port.
+        WrongShape: a member of the pod that we read has a wrong type.
+    """
+    spec = pod["spec"]
+    if any(one["name"].text() == ours.NAME for one in (*spec["initContainers"].items(), *spec["containers"].items())):
+        return Injection("already")
+    quiet = _not_ours(pod, namespace, options)
+    if quiet:
+        return Injection("skipped", quiet)
+    native = options.native and options.mode != "plain"
+    obstacle = _obstacle(spec, options, native)
+    if obstacle is not None:
+        reason, what = obstacle
+        told = f"llm-sidecar is not injected: {what}"
+        return Injection("skipped", reason, tuple(status(pod, {"injected": False, "reason": what})), (told,))
+    return _injected(pod, options, native)
+
+
+def status(pod: Place, said: dict[str, object]) -> list[Operation]:
+    """The operation that writes the status annotation; none where it says that already."""
+    patch, text = Patch(), json.dumps(said, separators=(",", ":"))
+    metadata = pod["metadata"]
+    if metadata["annotations"].mapping().get(STATUS) == text:
+        return []
+    if metadata.is_absent:
+        patch.set("/metadata", {})
+    patch.put_member(metadata["annotations"], "/metadata/annotations", STATUS, text)
+    return patch.operations
+
+
+def _not_ours(pod: Place, namespace: str, options: Options) -> Reason:
+    """Why the pod is none of our business: nothing is written into it and nobody is warned."""
+    if options.wanted is False:
+        return "opt-out"
+    if namespace in SYSTEM:
+        return "namespace"
+    if "kubernetes.io/config.mirror" in pod["metadata"]["annotations"].mapping():
+        return "mirror"
+    return "" if pod["spec"]["containers"].items() else "no-containers"
+
+
+def _obstacle(spec: Place, options: Options, native: bool) -> tuple[Reason, str] | None:
+    """What keeps the sidecar out of a pod that should have it, and how to change that."""
+    if "windows" in (spec["os"]["name"].text(), spec["nodeSelector"].mapping().get("kubernetes.io/os")):
+        return "windows", "the pod runs on Windows, the sidecar on Linux only"
+    if spec["hostNetwork"].flag() and not (options.wanted and len(options.ports) == len(PORTS)):
+        given = ", ".join(f"{PREFIX}{name}" for name in PORTS)
+        return "host-network", f'the pod has the ports of its node; set {PREFIX}inject: "true" and {given} to allow it'
+    if not native and spec["restartPolicy"].text() in ("Never", "OnFailure"):
+        return "run-to-end", "a plain container would keep a pod that runs to its end alive; it needs Kubernetes 1.29"
+    return None
+
+
+def _injected(pod: Place, options: Options, native: bool) -> Injection:
+    spec, metadata, patch = pod["spec"], pod["metadata"], Patch()
+    mine, others = spec["initContainers"].items(), spec["containers"].items()
+    used = ports.taken([*mine, *others], metadata["annotations"].mapping())
+    chosen = ports.choose(options.defaults, options.ports, used)
+    warnings = [f"port {old} is taken by {used.get(old, 'a port of ours')}: the sidecar uses {new}" for old, new in chosen.moved.items()]
+    if options.mode == "native" and not native:
+        warnings.append("this cluster has no native sidecars (Kubernetes 1.29): injected as a plain container")
+    targets = list(_targets(spec, options, native))
+    for path, found in targets:
+        warnings += env.extend(found, path, chosen.traffic, patch)
+    proxies, told = env.proxies([found for _, found in targets], options.defaults.env)
+    own, doubts = resources.fitting(options, spec, [*mine, *others])
+    plan = ours.Plan(native, _service(metadata, options), chosen, own, proxies)
+    where = "initContainers" if native else "containers"
+    patch.put_first(spec[where], f"/spec/{where}", ours.container(options, plan))
+    there = {one["name"].text() for one in spec["volumes"].items()}
+    patch.append(spec["volumes"], "/spec/volumes", [one for one in ours.volumes(options) if one["name"] not in there])
+    grace = spec["terminationGracePeriodSeconds"].number()
+    if grace is None or grace < GRACE_S:
+        patch.set("/spec/terminationGracePeriodSeconds", GRACE_S)
+    warnings = [*warnings, *told, *doubts][:MAX_TOLD]
+    patch.operations += status(pod, _said(plan, warnings))
+    return Injection("injected", "", tuple(patch.operations), tuple(f"llm-sidecar: {one}" for one in warnings))
+
+
+def _service(metadata: Place, options: Options) -> str:
+    """The annotation's name, else one from the pod itself; `default` where that is none which the sidecar takes."""
+    if options.service is not None:
+        return options.service
+    try:
+        return check_service(identity.service(metadata))
+    except ValueError:
+        return "default"
+
+
+def _targets(spec: Place, options: Options, native: bool) -> Iterator[tuple[str, Place]]:
+    """The containers that get the variables, each with its pointer in the pod as it is.
+
+    All but the proxies of a mesh, or those that an annotation names. Init containers that end only in native mode: they
+    run before a plain container starts.
+    """
+    missing = set(options.containers or ())
+    for where in ("containers", "initContainers"):
+        for index, found in enumerate(spec[where].items()):
+            name, stays = found["name"].text(), found["restartPolicy"].text() == "Always"
+            usual = name not in MESH and (where == "containers" or (native and not stays))
+            if name in missing if options.containers is not None else usual:
+                missing.discard(name)
+                yield pointer("spec", where, index), found
+    if missing:
+        what = f"annotation {PREFIX}containers: there is no container {', '.join(sorted(missing))} in this pod"
+        raise ConfigError(f"{what}; name containers as the pod does")
+
+
+def _said(plan: ours.Plan, warnings: list[str]) -> dict[str, object]:
+    """The status annotation of an injected pod."""
+    chosen = plan.ports
+    said: dict[str, object] = {
+        "injected": True,
+        "mode": "native" if plan.native else "plain",
+        "version": __version__,
+        "ports": [chosen.traffic, chosen.health, chosen.admin],
+    }
+    if chosen.moved:
+        said["moved"] = {str(old): new for old, new in chosen.moved.items()}
+    return said | ({"warnings": warnings} if warnings else {})
