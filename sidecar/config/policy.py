@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sidecar.config.address import parse_origin
@@ -104,6 +104,8 @@ def _read(root: Node, environ: Mapping[str, str], settings: Settings | None, pro
         written = POLICY_FILE.read(root, problems)
     except Wrong:
         return None
+    if settings is not None and settings.replicas is not None:  # the version stays: it is of what the file says
+        written = replace(written, replicas=settings.replicas)
     more = settings.catalogue if settings is not None else None
     around = Surroundings(environ, settings.listeners if settings is not None else (), load_catalogue(more))
     policy = build_policy(written, version_of(root), around, problems)

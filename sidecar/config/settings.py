@@ -32,6 +32,11 @@ def _memory(text: str) -> object:
     return _bytes(32 * MIB)(text) if text.strip() else None
 
 
+def _pods(text: str) -> object:
+    """A number of pods, or nothing."""
+    return scalars.within(units.integer, 1, 10_000)(text) if text.strip() else None
+
+
 def _bytes(low: int, high: int = 2**40) -> Parse:
     return scalars.within(units.size_bytes, low, high, units.show_size)
 
@@ -58,6 +63,13 @@ class Settings:
         metadata=about(
             scalars.within(units.integer, 1, 64),
             "processes that carry traffic; one is enough beside one service. With more, another one leads them",
+        ),
+    )
+    replicas: int | None = field(
+        default=None,
+        metadata=about(
+            _pods,
+            "unset: as the policy says. Who starts the pods knows how many there are; budgets are divided by it",
         ),
     )
     listen: tuple[Address, ...] = field(

@@ -110,7 +110,7 @@ def begin(names: Sequence[str], now: float, times: Lifetimes, held: Certificates
     return Certificates(leaf, leaf_key, _pem(authority), _pem_key(key))
 
 
-def next_step(  # noqa: PLR0911 - the rules, in order
+def next_step(
     held: Certificates, names: Sequence[str], now: float, *, settled: bool, times: Lifetimes, jitter: float = 0.0
 ) -> Step | None:
     """What to keep instead of `held`, a set that `read` took; None when all is well.
@@ -167,9 +167,7 @@ def jitter_of(pod: str) -> float:
     return _JITTER * (2 * first / 0xFFFF_FFFF - 1)
 
 
-def _led_by(
-    authority: x509.Certificate, key: EllipticCurvePrivateKey, held: Certificates, now: float
-) -> Certificates:
+def _led_by(authority: x509.Certificate, key: EllipticCurvePrivateKey, held: Certificates, now: float) -> Certificates:
     alive = [old for old in _authorities(held.bundle) if now < _ends(old)]
     return replace(held, bundle=_pem(authority, *alive), authority_key=_pem_key(key))
 
@@ -239,9 +237,7 @@ def _builder(
     return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
 
 
-def _lasting(
-    builder: x509.CertificateBuilder, now: float, until: float, times: Lifetimes
-) -> x509.CertificateBuilder:
+def _lasting(builder: x509.CertificateBuilder, now: float, until: float, times: Lifetimes) -> x509.CertificateBuilder:
     first, last = datetime.fromtimestamp(now - times.skew_s, UTC), datetime.fromtimestamp(until, UTC)
     return builder.not_valid_before(first.replace(microsecond=0)).not_valid_after(last.replace(microsecond=0))
 
@@ -291,9 +287,9 @@ def _private(text: bytes, name: str) -> EllipticCurvePrivateKey:
         key = load_pem_private_key(text, None)
     except (ValueError, TypeError):
         raise ValueError(f"{name} holds no private key without a password") from None
-    if not isinstance(key, EllipticCurvePrivateKey):
-        raise ValueError(f"{name} is no key on an elliptic curve")
-    return key
+    if isinstance(key, EllipticCurvePrivateKey):
+        return key
+    raise ValueError(f"{name} is no key on an elliptic curve")
 
 
 def _public(holder: x509.Certificate | EllipticCurvePrivateKey) -> bytes:

@@ -11,7 +11,7 @@ import binascii
 import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -26,7 +26,10 @@ CALLS: Final = ("secret_get", "secret_create", "secret_update", "webhook_get", "
 NATIVE_SINCE: Final = (1, 29)  # SidecarContainers is on by default
 _TIMEOUT_S: Final = 5.0
 _DESIRED: Final = ("deployment.kubernetes.io/desired-replicas", "rollout.argoproj.io/desired-replicas")
-_MERGE: Final = "application/strategic-merge-patch+json"  # merges `webhooks` by their names, where JSON merge replaces all
+_MERGE: Final = (
+    "application/strategic-merge-patch+json"  # merges `webhooks` by their names, where JSON merge replaces all
+)
+_TLS: Final = "kubernetes.io/tls"
 _WORD: Final = re.compile(r"[A-Za-z]{1,40}")
 
 Call = Literal["secret_get", "secret_create", "secret_update", "webhook_get", "webhook_patch", "version", "owner"]
@@ -62,6 +65,7 @@ class Secret:
 
     data: Mapping[str, bytes] = field(repr=False)
     metadata: Object = field(repr=False)
+    kind: str = _TLS  # a Secret's type cannot be changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +102,17 @@ class Cluster:
         found = await self._ask("secret_get", "GET", _secrets(name, name.name), absent=404)
         if found is None:
             return None
-        return Secret({key: _decoded(text) for key, text in _map(found, "data").items()}, _map(found, "metadata"))
+        data = {key: _decoded(text) for key, text in _map(found, "data").items()}
+        return Secret(data, _map(found, "metadata"), str(found.get("type", _TLS)))
 
     async def create_secret(self, name: Name, data: Mapping[str, bytes]) -> bool:
         """Makes the Secret; False when somebody else was quicker."""
-        body = _tls_secret({"name": name.name, "namespace": name.namespace}, data)
+        body = _written(Secret(data, {"name": name.name, "namespace": name.namespace}))
         return await self._ask("secret_create", "POST", _secrets(name), body, absent=409) is not None
 
     async def update_secret(self, name: Name, old: Secret, data: Mapping[str, bytes]) -> bool:
         """Replaces the content of the Secret that was read as `old`; False when it is another one, or gone, by now."""
-        body = _tls_secret(old.metadata, data)
+        body = _written(replace(old, data=data))
         path = _secrets(name, name.name)
         try:
             return await self._ask("secret_update", "PUT", path, body, absent=409) is not None
@@ -126,7 +131,13 @@ class Cluster:
         return Webhook(
             str(_map(found, "metadata").get("resourceVersion", "")),
             {name: _decoded(client.get("caBundle")) for name, client in clients.items()},
-            tuple({Name(str(one["namespace"]), str(one["name"])): None for one in services if len(one) >= 2}),
+            tuple(
+                {
+                    Name(str(one["namespace"]), str(one["name"])): None
+                    for one in services
+                    if {"name", "namespace"} <= one.keys()
+                }
+            ),
         )
 
     async def trust(self, name: str, seen: Webhook, bundle: bytes) -> bool:
@@ -231,9 +242,9 @@ def _reason(error: Exception) -> str:
     return type(error).__name__
 
 
-def _tls_secret(metadata: Object, data: Mapping[str, bytes]) -> Object:
-    coded = {name: base64.b64encode(content).decode() for name, content in data.items()}
-    return {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": metadata, "data": coded}
+def _written(secret: Secret) -> Object:
+    coded = {name: base64.b64encode(content).decode() for name, content in secret.data.items()}
+    return {"apiVersion": "v1", "kind": "Secret", "type": secret.kind, "metadata": secret.metadata, "data": coded}
 
 
 def _secrets(name: Name, one: str = "") -> str:

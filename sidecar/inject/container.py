@@ -13,7 +13,12 @@ from sidecar.inject.ports import Ports
 
 NAME = "llm-sidecar"
 USER = 10001  # the image's own
-STATE, POLICIES, PRIORS, SECRET = "llm-sidecar-state", "llm-sidecar-policies", "llm-sidecar-priors", "llm-sidecar-secret"
+STATE, POLICIES, PRIORS, SECRET = (
+    "llm-sidecar-state",
+    "llm-sidecar-policies",
+    "llm-sidecar-priors",
+    "llm-sidecar-secret",
+)
 STATE_AT = "/var/lib/llm-sidecar"
 POLICIES_AT = "/etc/llm-sidecar/policies"
 PRIORS_AT = "/etc/llm-sidecar/priors"

@@ -1,4 +1,4 @@
-"""The environment: what an app's container gets so that its SDK calls the sidecar, and the proxy that the sidecar takes over.
+"""The environment: what an app's container gets so that its SDK calls the sidecar, and what the sidecar takes over.
 
 An app's own value wins, always: where OPENAI_BASE_URL or ANTHROPIC_BASE_URL is set, it stays, and a warning says so. A
 proxy that is set must not be asked for localhost, so NO_PROXY gets three more entries. What `envFrom` brings in is read
@@ -57,7 +57,9 @@ def extend(container: Place, path: str, port: int, patch: Patch) -> list[str]:
     for name in _exceptions_due(variables):
         before = variables.entries[name][1] if name in variables.entries else Place(None)
         if not before["valueFrom"].is_absent:
-            warnings.append(f"container {variables.container} has {name} from elsewhere: add {','.join(LOOPBACK)} there")
+            warnings.append(
+                f"container {variables.container} has {name} from elsewhere: add {','.join(LOOPBACK)} there"
+            )
             continue
         wanted = _with_loopback(before["value"].text())
         if wanted != before["value"].text():

@@ -25,12 +25,20 @@ GRACE_S = 40  # drain is 25 s, the app ends before it, and the store is flushed 
 SYSTEM = frozenset({"kube-system", "kube-public", "kube-node-lease"})
 MESH = frozenset(  # proxies and set-up of others: no app, and injected anew by their own webhooks
     {
-        *("istio-proxy", "istio-init", "istio-validation", "linkerd-proxy", "linkerd-init", "linkerd-network-validator"),
+        *(
+            "istio-proxy",
+            "istio-init",
+            "istio-validation",
+            "linkerd-proxy",
+            "linkerd-init",
+            "linkerd-network-validator",
+        ),
         *("consul-dataplane", "consul-connect-inject-init", "kuma-sidecar", "kuma-init"),
     }
 )
 MAX_TOLD = 8  # warnings in the status and the answer
 Result = Literal["injected", "skipped", "already"]
+# of every answer, here and in review: the values of a metric's label
 Reason = Literal[
     "",
     "opt-out",
@@ -40,6 +48,15 @@ Reason = Literal[
     "host-network",
     "run-to-end",
     "no-containers",
+    "annotation",
+    "operation",
+    "subresource",
+    "kind",
+    "shape",
+    "version",
+    "uid",
+    "json",
+    "too-large",
 ]
 
 
@@ -115,7 +132,10 @@ def _injected(pod: Place, options: Options, native: bool) -> Injection:
     mine, others = spec["initContainers"].items(), spec["containers"].items()
     used = ports.taken([*mine, *others], metadata["annotations"].mapping())
     chosen = ports.choose(options.defaults, options.ports, used)
-    warnings = [f"port {old} is taken by {used.get(old, 'a port of ours')}: the sidecar uses {new}" for old, new in chosen.moved.items()]
+    warnings = [
+        f"port {old} is taken by {used.get(old, 'a port of ours')}: the sidecar uses {new}"
+        for old, new in chosen.moved.items()
+    ]
     if options.mode == "native" and not native:
         warnings.append("this cluster has no native sidecars (Kubernetes 1.29): injected as a plain container")
     targets = list(_targets(spec, options, native))

@@ -80,8 +80,8 @@ def choose(defaults: Defaults, given: Mapping[str, int], used: Mapping[int, str]
 
 def _free(usual: int, barred: set[int]) -> int:
     """The first port from `usual` on, in steps of a hundred, then one by one, that nobody has."""
-    steps = (*range(usual, HIGHEST_PORT + 1, _STEP), *range(LOWEST_PORT, HIGHEST_PORT + 1))
-    free = next((port for port in steps if port not in barred), None)
-    if free is None:
-        raise ConfigError("the pod declares every port from 1024 on; declare fewer")
-    return free
+    for steps in (range(usual, HIGHEST_PORT + 1, _STEP), range(LOWEST_PORT, HIGHEST_PORT + 1)):
+        for port in steps:
+            if port not in barred:
+                return port
+    raise ConfigError("the pod declares every port from 1024 on; declare fewer")

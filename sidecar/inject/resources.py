@@ -22,7 +22,9 @@ def fitting(options: Options, spec: Place, containers: Iterable[Place]) -> tuple
     if guaranteed and not options.resources_said:
         chosen = chosen.guaranteed()
     elif guaranteed and chosen != chosen.guaranteed():
-        warnings.append("the annotation resources makes this pod Burstable: for Guaranteed give limits equal to requests")
+        warnings.append(
+            "the annotation resources makes this pod Burstable: for Guaranteed give limits equal to requests"
+        )
     if whole & set(_KINDS) and options.resources_said:
         warnings.append("the annotation resources is not used: the pod states its resources as a whole")
     return _member(chosen, whole), warnings

@@ -32,7 +32,7 @@ from sidecar.proxy.origin import Origin
 from sidecar.proxy.plane import Plane, Witness
 from sidecar.proxy.reply import Reply
 from sidecar.proxy.signals import Heard, retries_of
-from sidecar.secrecy import recorded
+from sidecar.secrecy import MAX_NAME, recorded
 from sidecar.wire.http1 import RequestHead
 from sidecar.wire.meter import caller_fault
 from sidecar.wire.places import generates
@@ -270,7 +270,9 @@ def outcome_of(exchange: Called, kind: OutcomeKind, error: str | None, duration_
     took_s = None if exchange.sent_s is None else duration_s - exchange.sent_s
     cost_nusd, version, cost_kind = _cost(exchange, usage, source, kind, took_s, reading.model)
     first, last, tokens = reading.ttft_s, reading.last_token_s, usage.output_tokens if usage is not None else None
-    itl_s = None
+    itl_s, completion_id = None, reading.completion_id
+    if completion_id is not None and len(completion_id) > MAX_NAME:
+        completion_id = None  # ids are remembered, stored and logged
     if first is not None and last is not None and tokens is not None and tokens > 1 and source == "provider":
         itl_s = (last - first) / (tokens - 1)
     outcome = Outcome(  # not more than 15 named arguments: beyond, the interpreter makes a dict for a call
@@ -295,7 +297,7 @@ def outcome_of(exchange: Called, kind: OutcomeKind, error: str | None, duration_
         cost_nusd=cost_nusd,
         cost_kind=cost_kind,
         price_version=version,
-        completion_id=reading.completion_id,
+        completion_id=completion_id,
         finish=reading.finish,
         empty=reading.empty,
         refused=reading.refused,

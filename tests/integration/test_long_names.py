@@ -5,8 +5,8 @@ import pytest
 
 from sidecar.secrecy import MAX_NAME
 from tests.integration.canary import rows_of, talking
-from tests.integration.conftest import Serve, Sim
-from tests.integration.raw import post
+from tests.integration.conftest import Serve, Sim, Upstream
+from tests.integration.raw import ok, post
 
 
 @pytest.mark.parametrize("length", [MAX_NAME + 1, 200_000])
@@ -26,3 +26,17 @@ async def test_a_name_that_is_a_text_goes_on_and_is_not_kept(sim: Sim, serve: Se
     (row,) = rows
     assert row.facts.model is None
     assert row.outcome.served_model == "[hidden]"
+
+
+@pytest.mark.parametrize("length", [MAX_NAME, MAX_NAME + 1])
+async def test_an_id_that_is_a_text_is_not_kept(upstream: Upstream, serve: Serve, length: int) -> None:
+    """INC-46: the same for what an upstream says in the place of its answer's id."""
+    told = "i" * length
+    body = orjson.dumps({"id": told, "object": "chat.completion", "model": "m", "choices": []})
+    provider = await upstream([ok(body)])
+    side = await serve(provider)
+    rows = rows_of(side)
+    async with talking(side) as app:
+        app.client.send(post("/v1/chat/completions", b'{"model":"m","messages":[]}'))
+        assert orjson.loads((await app.client.response()).body)["id"] == told
+    assert rows[0].outcome.completion_id == (told if length <= MAX_NAME else None)

@@ -148,10 +148,10 @@ spec:
   terminationGracePeriodSeconds: {{ add .values.drainSeconds 15 }}   # drain, then the store's flush
   securityContext:
     {{- include "llm-sidecar.podSecurityContext" .root | nindent 4 }}
-  {{- with include "llm-sidecar.imagePullSecrets" .root }}
+  {{- with include "llm-sidecar.imagePullSecrets" .root | trim }}
   {{- . | nindent 2 }}
   {{- end }}
-  {{- with include "llm-sidecar.placement" . }}
+  {{- with include "llm-sidecar.placement" . | trim }}
   {{- . | nindent 2 }}
   {{- end }}
   containers:
