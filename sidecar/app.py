@@ -277,6 +277,8 @@ class Sidecar:
         if self.prices.error is not None:
             notes.append(f"prices: {self.prices.error}")
         notes += self.keys.problems(self.policies.current.policy.upstreams, steady())
+        if self.plane.tokens is not None and self.plane.tokens.error is not None:
+            notes.append(f"client tokens: {self.plane.tokens.error}")
         notes += [*self.archive.notes(), *self.guarding.notes()]
         notes += [text for route in self.engine.status() for text in route.explanations]
         breakers = self.engine.guards.status(steady())

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from sidecar import __version__, auditing, reading
+from sidecar import __version__, auditing, injecting, reading
 from sidecar.clock import rfc3339, steady, wall
 from sidecar.config.policy import load_file
 from sidecar.config.settings import Settings
@@ -82,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     reading.add(verbs)
     _steering(verbs)
     auditing.add(verbs)
+    injecting.add(verbs)
     return parser
 
 

@@ -58,6 +58,7 @@ def register(metrics: Metrics, parts: Parts) -> None:
     _register_store(metrics, parts.archive)
     _register_spans(metrics, parts.spans)
     _register_routes(metrics, parts.engine)
+    metrics.gauge("budget_limit_usd", "", lambda: _limits(parts.policies.current.policy))
     of_traffic(lambda name, read: metrics.gauge(name, "", read), plane, parts.beside)
 
 
@@ -176,3 +177,11 @@ def _spent(routes: Sequence[RouteStatus]) -> dict[tuple[str, ...], float]:
         spent[(route.route, "day")] = route.spent_day_nusd / 1e9
         spent[(route.route, "month")] = route.spent_month_nusd / 1e9
     return spent
+
+
+def _limits(policy: Policy) -> dict[tuple[str, ...], float]:
+    """The ceilings that routes have, as their part of this pod."""
+    budgets = [(route.name, route.budget) for route in policy.routes if route.budget is not None]
+    ceilings = [(name, "day", budget.daily_nusd) for name, budget in budgets]
+    ceilings += [(name, "month", budget.monthly_nusd) for name, budget in budgets]
+    return {(name, period): nusd / 1e9 for name, period, nusd in ceilings if nusd is not None}

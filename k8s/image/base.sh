@@ -23,7 +23,7 @@ inside() {
     DEBIAN_FRONTEND=noninteractive chroot "$root" "$@" >>"$log" 2>&1 || { tail -n 20 "$log" >&2; return 1; }
 }
 
-mirror=$(sources | awk -v suite="$suite" '$3 == suite { print $2; exit }')
+mirror=$(sources | awk -v suite="$suite" '$3 == suite && !found++ { print $2 }')
 echo "base: debootstrap $suite"
 debootstrap --variant=minbase --include="$packages" "$suite" "$root" ${mirror:+"$mirror"} >"$log" 2>&1 ||
     { tail -n 20 "$log" >&2; exit 1; }

@@ -19,7 +19,7 @@ import aiohttp
 import orjson
 
 from sidecar.errors import ConfigError, SidecarError
-from sidecar.inject.review import Owner
+from sidecar.inject.identity import Owner
 
 ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 CALLS: Final = ("secret_get", "secret_create", "secret_update", "webhook_get", "webhook_patch", "version", "owner")

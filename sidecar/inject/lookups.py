@@ -10,7 +10,7 @@ from typing import Final
 
 from sidecar.clock import monotonic
 from sidecar.inject.cluster import Cluster, ClusterError
-from sidecar.inject.review import Owner
+from sidecar.inject.identity import Owner
 from sidecar.tasks import Tasks
 
 BUDGET_S: Final = 0.3  # of the five seconds that the API server waits for the whole review

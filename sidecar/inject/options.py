@@ -4,6 +4,7 @@ As written -> validated: an unknown key or annotation, or one with a wrong value
 how to fix it. An annotation wins over the installation. Not known here: what is in the pod besides.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
@@ -21,6 +22,12 @@ PREFIX = "llm-sidecar.io/"
 STATUS = f"{PREFIX}status"
 MODES = ("auto", "native", "plain")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+RESERVED = frozenset(  # of the sidecar's variables: those that place it in the pod
+    {
+        *("SERVICE_ID", "MODE", "NODE_NAME", "SIDECAR_DB", "SIDECAR_POLICIES", "SIDECAR_PRIORS", "SIDECAR_REPLICAS"),
+        *("SIDECAR_LISTEN", "SIDECAR_HEALTH_LISTEN", "SIDECAR_ADMIN_LISTEN", "SIDECAR_LOG_LEVEL"),
+    }
+)
 _EMPTY = Node("", 1, "null")
 _name = scalar("name of an object", texts.object_name)
 _port = scalar("port", texts.port)
@@ -98,7 +105,9 @@ class Defaults:
         if len({made.port, made.health_port, made.admin_port}) < 3:
             problems.add(tree, "gives two listeners one port", "give port, health_port and admin_port a number each")
         for name in made.env:
-            if not name.replace("_", "").isalnum() or not name.isascii() or name[0].isdigit():
+            if name in RESERVED:
+                problems.add(tree.find("env", name), "is set by the injector", "remove it: keys and annotations say it")
+            elif not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", name, re.ASCII):
                 problems.add(tree.find("env", name), "is not the name of a variable", "use letters, digits and _")
         problems.check()
         return made

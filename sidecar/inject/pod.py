@@ -172,12 +172,17 @@ def _targets(spec: Place, options: Options, native: bool) -> Iterator[tuple[str,
     All but the proxies of a mesh, or those that an annotation names. Init containers that end only in native mode: they
     run before a plain container starts.
     """
-    missing = set(options.containers or ())
+    named = options.containers
+    missing = set(named or ())
     for where in ("containers", "initContainers"):
         for index, found in enumerate(spec[where].items()):
             name, stays = found["name"].text(), found["restartPolicy"].text() == "Always"
-            usual = name not in MESH and (where == "containers" or (native and not stays))
-            if name in missing if options.containers is not None else usual:
+            reached = where == "containers" or native or stays
+            if name in missing and not reached:
+                what = f"annotation {PREFIX}containers: {name} ends before the sidecar starts as a plain container"
+                raise ConfigError(f"{what}; leave it out")
+            usual = reached and name not in MESH and (where == "containers" or not stays)
+            if name in missing if named is not None else usual:
                 missing.discard(name)
                 yield pointer("spec", where, index), found
     if missing:

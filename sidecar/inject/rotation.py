@@ -36,6 +36,7 @@ class Timing:
     """The clocks, the lifetimes and this replica's place among the others (see `certificates.jitter_of`)."""
 
     times: Lifetimes = field(default_factory=Lifetimes)
+    every_s: float = 10.0  # a caBundle that somebody overwrites is put back within that
     jitter: float = 0.0
     wall: Callable[[], float] = wall
     monotonic: Callable[[], float] = monotonic
@@ -44,10 +45,9 @@ class Timing:
 class OwnCertificates:
     """An authority of our own in a Secret. `trusted` is true as soon as the webhook has been told of it once."""
 
-    every_s = 10.0  # a caBundle that somebody overwrites is put back within that
-
     def __init__(self, cluster: Cluster, secret: Name, webhook: str, served: Served, timing: Timing) -> None:
         self.trusted = False
+        self.every_s = timing.every_s
         self._cluster, self._secret, self._webhook = cluster, secret, webhook
         self._served, self._timing = served, timing
         self._held: Certificates | None = None

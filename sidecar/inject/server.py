@@ -1,7 +1,7 @@
 """The webhook's HTTP: `POST /mutate`, answered within the API server's patience, and nothing else.
 
-Every answer is JSON. What a pod holds is never logged: an event of a review has its result, reason, owner and duration. TLS, the
-listeners and the process are not known here.
+Every answer is JSON. What a pod holds is never logged: an event of a review has its result, reason, owner and duration.
+TLS, the listeners and the process are not known here.
 """
 
 import asyncio
@@ -16,10 +16,9 @@ from sidecar.clock import monotonic
 from sidecar.inject.counts import FAILED, UNREAD, Counts
 from sidecar.inject.lookups import Lookups
 from sidecar.inject.options import Defaults
-from sidecar.inject.review import answer, owner_of
+from sidecar.inject.review import MAX_REVIEW_BYTES, answer, owner_of
 
 log = structlog.get_logger()
-MAX_BODY_BYTES: Final = 8 * 1024 * 1024  # an API server takes objects of 3 MiB; a review may hold an old and a new one
 BODY_S: Final = 3.0  # for the body to arrive: with the lookup's 0.3 s well below the webhook's timeout of 5 s
 OnBug = Callable[[str, BaseException], None]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -35,7 +34,7 @@ class Reviews:
 
     def app(self) -> web.Application:
         """The application of the webhook's port."""
-        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._always_json])
+        app = web.Application(client_max_size=MAX_REVIEW_BYTES, middlewares=[self._always_json])
         app.router.add_post("/mutate", self._mutate)
         return app
 

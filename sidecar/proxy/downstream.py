@@ -22,6 +22,7 @@ from sidecar.proxy.intake import NEVER
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.plane import Plane
 from sidecar.proxy.stall import Stall
+from sidecar.proxy.tenant import TENANT, admits, named_by_path
 from sidecar.proxy.tunnel import Tunnel
 from sidecar.proxy.upstream import WRITE_HIGH_BYTES, UpstreamConnection
 from sidecar.wire.http1 import RequestHead, parse_request, parse_request_fully
@@ -291,9 +292,24 @@ class Downstream(asyncio.Protocol):
         if end < 0:
             _looks_like_http(data, start)
             return None
+        named = named_by_path(data) if self.plane.shared else None
+        if named is not None:
+            return self._parse_named(named, len(data) - end - 4)
         head = parse_request(data) or parse_request_fully(data[: end + 4])
         self._memo_size = len(head.raw)
         self._remember(head)
+        return head
+
+    def _parse_named(self, named: tuple[bytes, bytes], behind: int) -> RequestHead:
+        """A head whose path named a tenant, as if it had not; `behind` bytes belong to the body. It is never remembered:
+        its bytes are not those that come."""
+        tenant, data = named
+        whole = len(data) - behind
+        head = parse_request(data) or parse_request_fully(data[:whole])
+        self._memo_size = whole + len(b"/for/") + len(tenant)
+        self._remember(head)
+        self._memo = None
+        head.fields[TENANT] = tenant
         return head
 
     def _remember(self, head: RequestHead) -> None:
@@ -320,7 +336,7 @@ class Downstream(asyncio.Protocol):
             if isinstance(judged, Refused):
                 return self._turn_away(head, judged, data, at)
             way = self._way = judged
-        if self.plane.tokens is not None and not self._known(head):
+        if self.plane.tokens is not None and not admits(self.plane.tokens, head, self.now()):
             refused = Refused(401, "token", "Send a token of this sidecar as the API key.")
             return self._turn_away(head, refused, data, at)
         if way.local:
@@ -332,18 +348,6 @@ class Downstream(asyncio.Protocol):
         if expects and self.exchange is exchange and exchange.body_left:
             self.write(CONTINUE)
         return data[at:] if at < len(data) else b""
-
-    def _known(self, head: RequestHead) -> bool:
-        """Whether the request carries a token of this sidecar, where every SDK puts its key."""
-        tokens = self.plane.tokens
-        fields = head.fields
-        given = fields.get(b"authorization", b"")
-        token = (
-            given[7:]
-            if given[:7].lower() == b"bearer "
-            else fields.get(b"x-api-key", fields.get(b"x-goog-api-key", b""))
-        )
-        return tokens is None or tokens.service_of(token, self.now()) is not None
 
     def _during(self, data: bytes) -> None:
         exchange = self.exchange

@@ -12,6 +12,7 @@ from sidecar.core.types import SELECTABLE, Facts, Features, Unit
 from sidecar.proxy.gate import Way
 from sidecar.proxy.origin import CREDENTIALS
 from sidecar.proxy.plane import Plane
+from sidecar.proxy.tenant import TENANT
 from sidecar.secrecy import MAX_NAME
 from sidecar.wire.conversation import texts_of
 from sidecar.wire.http1 import RequestHead
@@ -21,6 +22,7 @@ from sidecar.wire.target import any_model_in, model_in
 
 _MAX_TAGS: Final = 16
 _MAX_TAG_CHARS: Final = 64
+_MAX_TENANT_CHARS: Final = 128  # as a service's name
 _NO_TAGS: Final[Mapping[str, str]] = {}
 _NO_KEY: Final[tuple[int, Unit]] = (0, "request")
 _NOTHING: Final[tuple[int, Unit, int, Features | None]] = (0, "request", 0, None)
@@ -55,6 +57,9 @@ def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None
     tags, task = _NO_TAGS, ""
     if b"x-sidecar-tags" in fields:
         tags = _tags(fields[b"x-sidecar-tags"])
+    if TENANT in fields:
+        tags = {**tags, "tenant": fields[TENANT].decode("latin-1")[:_MAX_TENANT_CHARS]}
+    if tags:
         task = next((tags[name] for name in engine.context_tags if name in tags), "")
     needs = _needs(seen, body) if engine.limited and view is not None and way.endpoint in SELECTABLE else _NO_NEEDS
     off = b"x-sidecar-off" in fields and fields[b"x-sidecar-off"] == b"1"

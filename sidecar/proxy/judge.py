@@ -111,7 +111,7 @@ def _head(client: RequestHead, origin: Origin, path: str) -> RequestHead:
     )
     if origin.spec.dialect == "anthropic":
         lines += _ANTHROPIC_VERSION
-    if not origin.holds_key:
+    if not (origin.holds_key or client.spent):
         given = [(name, client.fields[name]) for name in CREDENTIALS if name in client.fields]
         lines += b"".join(name + b": " + value + b"\r\n" for name, value in given)
     head = parse_request(b"POST %b HTTP/1.1\r\n%bContent-Length: 0\r\n\r\n" % (path.encode(), lines))

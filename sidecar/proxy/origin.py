@@ -76,10 +76,10 @@ class Origin:
             replace[b"accept-encoding"] = b"identity"
         if way.realtime and b"upgrade" in head.fields:
             add += b"Connection: Upgrade\r\nUpgrade: " + head.fields[b"upgrade"] + b"\r\n"
-        if self.holds_key:
+        if self.holds_key or head.spent:
             # The client's credential is meant for another origin: it never goes here, not even when ours is missing.
             replace.update(dict.fromkeys(CREDENTIALS))
-            key = self._key()
+            key = self._key() if self.holds_key else None
             if key is not None:
                 name, scheme = self.provider.key_field, self.provider.key_scheme
                 if name in head.fields:
@@ -236,6 +236,8 @@ def _of_client(line: bytes, nominated: AbstractSet[bytes]) -> bool:
 
 def _credential(client: RequestHead) -> bytes | None:
     """The key that the client sent, whatever the header that its dialect has for it."""
+    if client.spent:
+        return None
     for name in CREDENTIALS:
         if name in client.fields:
             value = client.fields[name]

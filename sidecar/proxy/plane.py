@@ -127,6 +127,7 @@ class Plane:
         self.tasks = tasks
         self.emit = emit
         self.books = Books()
+        self.shared = settings.mode != "sidecar"  # by many services, which are told apart
         self.gate = Gate(frozenset(settings.host_names), frozenset(settings.allowed_origins))
         self.origins: Mapping[str, Origin] = {}
         self.foreign: Mapping[Endpoint, Mapping[str, Origin]] = {}  # upstreams for which a call is translated

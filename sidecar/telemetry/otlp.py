@@ -52,7 +52,7 @@ def any_value(value: Scalar | Sequence[str]) -> bytes:
 
 def key_value(name: str, value: Scalar | Sequence[str]) -> bytes:
     """KeyValue, without the field that it stands in."""
-    return delimited(1, name.encode()) + delimited(2, any_value(value))
+    return delimited(1, name.encode("utf-8", "replace")) + delimited(2, any_value(value))
 
 
 def attributes(found: dict[str, Scalar | Sequence[str]], field: int = _SPAN_ATTRIBUTE) -> bytes:

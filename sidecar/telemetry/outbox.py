@@ -75,19 +75,28 @@ class Outbox:
         due = monotonic() + METRICS_EVERY_S
         while True:
             self._wake.wait(GATHER_S)
-            ending = self._ending.is_set()
-            self._wake.clear()
-            while taken := self._take(REQUEST_SPANS):
-                spans = sum(count for _, count in taken)
-                if self._export("traces", [made for made, _ in taken]):
-                    self.exported += spans
-                else:
-                    self._failed += spans
-            if ending or monotonic() >= due:
-                due = monotonic() + METRICS_EVERY_S
-                self._tell_points()
+            self._wake.clear()  # before `_ending` is looked at: who sets that wakes us behind it
+            ending, more = self._ending.is_set(), True
+            while more:
+                more = self._send()
+                if monotonic() >= due:  # also while spans, which a slow collector makes wait, come on and on
+                    due = monotonic() + METRICS_EVERY_S
+                    self._tell_points()
             if ending:
+                self._tell_points()
                 return
+
+    def _send(self) -> bool:
+        """One request of spans that wait; False when none did."""
+        taken = self._take(REQUEST_SPANS)
+        if not taken:
+            return False
+        spans = sum(count for _, count in taken)
+        if self._export("traces", [made for made, _ in taken]):
+            self.exported += spans
+        else:
+            self._failed += spans
+        return True
 
     def _take(self, most: int) -> list[tuple[bytes, int]]:
         """The oldest that wait, about `most` spans."""

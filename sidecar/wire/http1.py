@@ -82,6 +82,7 @@ class RequestHead(Struct, gc=False):
     fields: dict[bytes, bytes]
     spans: list[tuple[bytes, int, int]]
     nominated: frozenset[bytes] = frozenset()  # fields that Connection names (RFC 9110 7.6.1)
+    spent: bool = False  # its credential was meant for us, and goes no further
 
 
 class ResponseHead(Struct, gc=False):

@@ -45,7 +45,8 @@ def _is_known(node: Json) -> bool:
     """Whether one schema, without those in it, is of the kind that is taken."""
     kinds = node.get("type")
     types = kinds if isinstance(kinds, list) else [kinds]
-    if not (node.keys() <= _KNOWN and node.keys() & _KINDS) or node.get("format", "date") not in _FORMATS:
+    form = node.get("format", "date")
+    if not (node.keys() <= _KNOWN and node.keys() & _KINDS and isinstance(form, str) and form in _FORMATS):
         return False
     if not all(isinstance(node.get(name, []), list) for name in ("enum", "anyOf", "required")):
         return False

@@ -11,6 +11,8 @@ from sidecar.telemetry.catalogue import BY_NAME, PREFIX
 from tests.fixtures.policies import SUPPORT
 
 POLICY = f"""{SUPPORT}    thresholds: [{{name: errors, metric: error_rate, above: 0.5, window: 5m, severity: low}}]
+    budget: {{daily_usd: 12}}
+replicas: 4
 """
 
 
@@ -34,6 +36,8 @@ async def test_registered_gauges(tmp_path: Path) -> None:
     assert told["rollout_phase", "mini", "running", "support"] == 1
     assert told["arm_share", "gpt-4o", "support"] == 0.95
     assert told["budget_spent_usd", "day", "support"] == 0
+    assert told["budget_limit_usd", "day", "support"] == 3  # of 12 for four pods
+    assert ("budget_limit_usd", "month", "support") not in told
     assert told["policy_error",] == 0
     assert told["store_lag_rows",] == 0
     assert told["spans_exported",] == 0

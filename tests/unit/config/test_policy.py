@@ -270,7 +270,7 @@ def test_who_starts_the_pods_says_how_many() -> None:
         assert policy.version == load(text + written).policy.version
     assert Settings.load({"SIDECAR_REPLICAS": ""}).replicas is None
     for wrong in ("0", "10001", "many"):
-        with pytest.raises(ConfigError, match="replicas"):
+        with pytest.raises(ConfigError, match="SIDECAR_REPLICAS"):
             Settings.load({"SIDECAR_REPLICAS": wrong})
 
 

@@ -208,11 +208,12 @@ def test_a_sampler_that_is_none_is_told(environ: dict[str, str]) -> None:
 
 def test_who_sends_stands_once_in_a_request() -> None:
     """Resource, scope and schema, with the attributes that the environment adds; the service's name is ours."""
-    kept = told(settled(), environ={"OTEL_RESOURCE_ATTRIBUTES": "k8s.pod.name=pod%2D7, service.name=other,broken"})
+    kept = told(settled(), environ={"OTEL_RESOURCE_ATTRIBUTES": "k8s.pod.name=pod%2D7, service.name=other,broken,\udce4=a\udce4"})
     (sent,) = kept.traces[0].resource_spans
     assert named(sent.resource.attributes) == {
         "service.name": "bot",
         "k8s.pod.name": "pod-7",
+        "?": "a?",  # what is no text is told as well as it can be
         "telemetry.sdk.language": "python",
         "telemetry.sdk.name": "llm-sidecar",
         "telemetry.sdk.version": "1.0",
@@ -322,6 +323,27 @@ def test_a_busy_endpoint_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None
     assert (spans.exported, spans.dropped) == (1, 0)
     assert len({one.SerializeToString() for one in kept.traces}) == 1
     assert len(kept.traces) == 3
+
+
+def test_points_are_told_while_spans_find_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collector that takes no spans leaves some waiting always; its metrics come in time all the same."""
+    monkeypatch.setattr(outbox, "GATHER_S", 0.01)
+    monkeypatch.setattr(outbox, "METRICS_EVERY_S", 0.0)
+    told_, spans = threading.Event(), []
+
+    class Choked(Kept):
+        def send(self, signal: Signal, body: bytes) -> Sent:
+            if signal == "metrics":
+                told_.set()
+            elif not told_.is_set():
+                spans[0].observe([settled()])  # the next are here before these are sent
+            return super().send(signal, body)
+
+    spans.append(Spans(Choked(), "bot", environ={}))
+    spans[0].observe([settled()])
+    assert told_.wait(10)
+    spans[0].close()
+    assert spans[0].dropped == 0
 
 
 def test_a_hanging_endpoint_never_holds_anybody_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,8 @@ def test_schemas_that_are_taken(schema: Json) -> None:
         closed(a=TEXT | {"pattern": "^a"}),
         closed(a=TEXT | {"default": "x"}),
         closed(a=TEXT | {"format": "uri"}),
+        closed(a=TEXT | {"format": ["date"]}),
+        closed(a=TEXT | {"format": {}}),
         closed(a={"anyOf": [TEXT, {"not": TEXT}]}),
         closed(a={"anyOf": TEXT}),
         nested(11),

@@ -1,0 +1,185 @@
+"""Many services on one shared port: each is told apart by token, header or path, and has arms, budgets and figures of its own."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import Running, Serve, Upstream
+from tests.integration.raw import call, connected, get, ok, post
+
+CHAT = b'{"model":"m","messages":[]}'
+ANSWER = ok(b'{"choices":[],"usage":{"prompt_tokens":1000000,"completion_tokens":0}}')  # a dollar
+SHOP, SEARCH = b"token-of-the-shop-service", b"token-of-the-search-service"
+POLICY = """
+version: 1
+service: gateway
+upstreams:
+  held: {{dialect: openai, base_url: "http://127.0.0.1:{port}", api_key: {{file: "{key}"}}, price: {{input_mtok: 1, output_mtok: 1}}}}
+  passing: {{dialect: openai, base_url: "http://127.0.0.1:{port}", price: free}}
+routes:
+  - name: shop
+    match: {{tenant: shop}}
+    baseline: {{id: large, upstream: held, model: large}}
+    budget: {{daily_usd: 1, on_exceeded: deny}}
+  - name: search
+    match: {{tenant: search}}
+    baseline: {{id: small, upstream: held, model: small}}
+    budget: {{daily_usd: 1, on_exceeded: deny}}
+  - name: others
+    baseline: {{id: m, upstream: passing, model: m}}
+"""
+
+
+def files(folder: Path, port: int) -> dict[str, Any]:
+    """The settings of a shared sidecar with a policy, tokens and a database."""
+    (folder / "policies").mkdir()
+    (folder / "key").write_text("sk-held-by-the-sidecar\n")
+    (folder / "policies" / "gateway.yaml").write_text(POLICY.format(port=port, key=folder / "key"))
+    lines = [b"%b shop" % SHOP, b"%b search" % SEARCH, b"token-of-somebody-else else"]
+    (folder / "tokens").write_bytes(b"\n".join(lines) + b"\n")
+    return {
+        "mode": "standalone",
+        "service": "gateway",
+        "policies": folder / "policies",
+        "client_tokens_file": folder / "tokens",
+        "db": folder / "sidecar.db",
+    }
+
+
+def seen_by(side: Running) -> list[Any]:
+    """What is settled from now on."""
+    seen: list[Any] = []
+    emit = side.app.plane.emit
+
+    def both(settled: Any) -> None:
+        seen.append(settled)
+        emit(settled)
+
+    side.app.plane.emit = both
+    return seen
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Authorization: Bearer %b",
+        b"X-Api-Key: %b",
+        b"api-key: %b",
+        b"x-goog-api-key: %b",
+        b"x-sidecar-token: %b",
+    ],
+)
+async def test_a_token_says_whose_call_it_is(upstream: Upstream, serve: Serve, tmp_path: Path, line: bytes) -> None:
+    """DESIGN 2.3: the token chooses the route, on one connection too, whatever header or path say besides."""
+    up = await upstream([ANSWER])
+    side = await serve(up, **files(tmp_path, up.port))
+    seen = seen_by(side)
+    async with connected(side.port) as client:
+        for token, path in ((SHOP, "/v1"), (SEARCH, "/v1"), (SHOP, "/for/search/v1")):
+            lie = [b"x-sidecar-tenant: search", b"x-sidecar-tags: tenant=search, tier=gold"]
+            client.send(post(f"{path}/chat/completions", CHAT, line % token, *lie))
+            await client.response()
+    assert [one.decision.route for one in seen] == ["shop", "search", "shop"]
+    assert [dict(one.facts.tags) for one in seen[:2]] == [
+        {"tenant": "shop", "tier": "gold"},
+        {"tenant": "search", "tier": "gold"},
+    ]
+    assert all(SHOP not in one.head and SEARCH not in one.head for one in up.requests)
+
+
+async def test_tenants_have_budgets_rows_and_metrics_of_their_own(
+    upstream: Upstream, serve: Serve, tmp_path: Path
+) -> None:
+    """One service's empty purse is no other's: the second call of the shop is refused, that of search is served. Rows name
+    the tenant, metrics its route."""
+    up = await upstream([ANSWER])
+    side = await serve(up, **files(tmp_path, up.port))
+    got = []
+    for token in (SHOP, SHOP, SEARCH):
+        got.append(await call(side.port, post("/v1/chat/completions", CHAT, b"Authorization: Bearer " + token)))
+    assert [one.status for one in got] == [200, 429, 200]
+    side.app.loop.flush()
+    assert await side.app.archive.stored(5.0)
+    with closing(sqlite3.connect(tmp_path / "sidecar.db")) as connection:
+        tenant = "json_extract(context, '$.tags.tenant')"
+        rows = connection.execute(f"SELECT service, {tenant}, route FROM decisions ORDER BY id").fetchall()  # noqa: S608
+    assert rows == [("gateway", "shop", "shop"), ("gateway", "shop", "shop"), ("gateway", "search", "search")]
+    metrics = (await call(side.health_port, get("/metrics"))).body.decode()
+    counted = [line for line in metrics.splitlines() if line.startswith("llm_sidecar_requests_total")]
+    assert {line.split('route="')[1].split('"')[0] for line in counted} == {"shop", "search"}
+
+
+async def test_a_token_never_reaches_a_provider(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """SEC-KEYS: a token in the place of a key is ours alone: an upstream to which the client's key passes gets none. A
+    client that brings a key of its own sends its token in x-sidecar-token, and its key passes, but to no held upstream."""
+    up = await upstream([ANSWER])
+    side = await serve(up, **files(tmp_path, up.port))
+    both = (b"x-sidecar-token: token-of-somebody-else", b"Authorization: Bearer sk-own")
+    for lines in ((b"Authorization: Bearer token-of-somebody-else",), both):
+        assert (await call(side.port, post("/v1/chat/completions", CHAT, *lines))).status == 200
+        assert (await call(side.port, post("/v1/messages", CHAT, *lines))).status == 200  # no route: a default upstream
+    mine = (b"x-sidecar-token: " + SHOP, b"Authorization: Bearer sk-own")
+    assert (await call(side.port, post("/v1/chat/completions", CHAT, *mine))).status == 200
+    sent = [one.value(b"authorization") for one in up.requests]
+    assert sent == [None, None, b"Bearer sk-own", b"Bearer sk-own", b"Bearer sk-held-by-the-sidecar"]
+    assert all(b"token-of" not in one.head for one in up.requests)
+
+
+async def test_without_tokens_a_header_or_the_path_says_it(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """Where no key is held nobody asks for a token: a service names itself, by header or by base URL, and the upstream
+    sees neither."""
+    up = await upstream([ok()])
+    (tmp_path / "p.yaml").write_text(
+        POLICY.replace(', api_key: {{file: "{key}"}}', "").format(port=up.port).replace("service: gateway", "service: '*'")
+    )
+    side = await serve(up, mode="daemon", policies=tmp_path)
+    seen = seen_by(side)
+    async with connected(side.port) as client:
+        for one in (
+            post("/for/shop/v1/chat/completions?a=1", CHAT),
+            post("/v1/chat/completions", CHAT),
+            post("/v1/chat/completions", CHAT, b"X-Sidecar-Tenant: search"),
+            post("/for/search/v1/chat/completions", CHAT) + post("/for/shop/v1/chat/completions", CHAT),
+            post("/for/shop/v1/chat/completions", CHAT, b"Transfer-Encoding: chunked").replace(
+                b"Content-Length: 27\r\n\r\n" + CHAT, b"\r\n1b\r\n" + CHAT + b"\r\n0\r\n\r\n"
+            ),
+        ):
+            client.send(one)
+            for _ in range(one.count(b"POST ")):
+                assert (await client.response()).status == 200
+        client.send(get("/for/shop/admin"))
+        assert (await client.response()).status == 404
+    assert [one.decision.route for one in seen] == ["shop", "others", "search", "search", "shop", "shop"]
+    assert up.requests[0].line == b"POST /v1/chat/completions?a=1 HTTP/1.1"
+    assert {one.line.split()[1].partition(b"?")[0] for one in up.requests} == {b"/v1/chat/completions"}
+    assert not any(b"tenant" in one.head.lower() for one in up.requests)
+
+
+@pytest.mark.parametrize("path", ["/for/", "/for//v1/chat/completions", "/for/a b/v1/x", "/for/" + "x" * 65 + "/v1/models"])
+async def test_what_names_no_tenant_is_no_path(upstream: Upstream, serve: Serve, path: str) -> None:
+    up = await upstream()
+    side = await serve(up, mode="standalone")
+    assert (await call(side.port, post(path))).status in (400, 404)
+    assert not up.requests
+
+
+async def test_a_sidecar_has_one_service(upstream: Upstream, serve: Serve) -> None:
+    """In mode sidecar a path that names a tenant is not known."""
+    up = await upstream()
+    side = await serve(up)
+    assert (await call(side.port, post("/for/shop/v1/chat/completions"))).status == 404
+
+
+async def test_a_broken_tokens_file_is_told(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """The last good tokens stay in use, and /ready says why the new ones are not."""
+    up = await upstream([ok()])
+    side = await serve(up, **files(tmp_path, up.port))
+    assert side.app.readiness().notes == []
+    (tmp_path / "tokens").write_text("half\n")
+    tokens = side.app.plane.tokens
+    assert tokens is not None
+    assert tokens.service_of(SHOP, float("inf")) == "shop"
+    assert any(note.startswith("client tokens: ") and "line 1" in note for note in side.app.readiness().notes)
