@@ -82,6 +82,7 @@ class Sidecar:
         self._servers: list[asyncio.Server] = []
         self._runners: list[web.AppRunner] = []
         self._snapshot_at = self._bindings_at = 0.0
+        self._owed = False  # something was learnt that no snapshot has
         self.tasks = Tasks(self._task_failed)
         self.prices = PriceSource(settings.prices)
         self.policies = PolicySource(settings.policies, settings.service, environ, settings)
@@ -303,6 +304,7 @@ class Sidecar:
         """Feedback may come right behind its answer: what waits to be recorded is handed on first."""
         self.plane.settle()
         self.loop.flush()
+        self._owed = True
         self.desk.handle(body, answer)
 
     def on_events(self, events: Sequence[Event]) -> None:
@@ -333,6 +335,8 @@ class Sidecar:
         self.on_events(self.engine.tick(steady()))
         self.on_events([*self.cycling.tick(), *self.guarding.poll(steady(), self.archive.audit_head)])
         self._look_around()
+        if self._owed:  # the last calls before a silence
+            self._keep_state(())
         if self.archive.may_take_over:
             self.tasks.spawn(self._take_over(), "store")
 
@@ -343,7 +347,8 @@ class Sidecar:
     def _keep_state(self, _rows: Sequence[Row]) -> None:
         """What was learnt goes to the store behind the rows that taught it, a few times a second."""
         now = monotonic()
-        if self.engine.policy.routes and now >= self._snapshot_at:
+        self._owed = now < self._snapshot_at
+        if self.engine.policy.routes and not self._owed:
             self._snapshot_at = now + _SNAPSHOT_EVERY_S
             bindings = now >= self._bindings_at
             if bindings:

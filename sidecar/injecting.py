@@ -22,7 +22,7 @@ def add(verbs: Any) -> None:
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="what every sidecar gets (YAML)")
     parser.add_argument("--listen", default=":8443", metavar="HOST:PORT", help="reviews, by TLS (default: :8443)")
     parser.add_argument(
-        "--health-listen", default=":8081", metavar="HOST:PORT", help="/health, /ready, /metrics (default: :8081)"
+        "--health-listen", default=":9091", metavar="HOST:PORT", help="/health, /ready, /metrics (default: :9091)"
     )
     parser.add_argument(
         "--certificates",

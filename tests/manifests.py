@@ -43,6 +43,8 @@ _ONLY_HELM: Final = re.compile(
 _HEAD: Final = """\
 # {what}. Rendered from k8s/chart by `make manifests`: change the chart, not this file.
 # Put your registry's name before `llm-sidecar` wherever the image is named, then: kubectl apply -f {name}
+"""
+_NAMESPACE: Final = """\
 apiVersion: v1
 kind: Namespace
 metadata:
@@ -63,7 +65,9 @@ def rendered(name: str) -> str:
     done = chart.template(values, kube, NAMESPACE, NAMESPACE, "--skip-tests")
     if done.returncode != 0:
         raise RuntimeError(done.stderr)
-    head = _HEAD.format(what=what[0].upper() + what[1:], name=name, namespace=NAMESPACE)
+    head = _HEAD.format(what=what[0].upper() + what[1:], name=name)
+    if f"namespace: {NAMESPACE}\n" in done.stdout:
+        head += _NAMESPACE.format(namespace=NAMESPACE)
     return head + _ONLY_HELM.sub("", done.stdout).rstrip() + "\n"
 
 

@@ -99,7 +99,7 @@ class Cluster:
 
     async def secret(self, name: Name) -> Secret | None:
         """The Secret; None when there is none. What is not base64 in it reads as empty."""
-        found = await self._ask("secret_get", "GET", _secrets(name, name.name), absent=404)
+        found = await self._ask("secret_get", "GET", _secrets(name, name.name), absent=(404,))
         if found is None:
             return None
         data = {key: _decoded(text) for key, text in _map(found, "data").items()}
@@ -108,14 +108,14 @@ class Cluster:
     async def create_secret(self, name: Name, data: Mapping[str, bytes]) -> bool:
         """Makes the Secret; False when somebody else was quicker."""
         body = _written(Secret(data, {"name": name.name, "namespace": name.namespace}))
-        return await self._ask("secret_create", "POST", _secrets(name), body, absent=409) is not None
+        return await self._ask("secret_create", "POST", _secrets(name), body, absent=(409,)) is not None
 
     async def update_secret(self, name: Name, old: Secret, data: Mapping[str, bytes]) -> bool:
         """Replaces the content of the Secret that was read as `old`; False when it is another one, or gone, by now."""
         body = _written(replace(old, data=data))
         path = _secrets(name, name.name)
         try:
-            return await self._ask("secret_update", "PUT", path, body, absent=409) is not None
+            return await self._ask("secret_update", "PUT", path, body, absent=(409,)) is not None
         except ClusterError as error:
             if error.answered == 404:
                 return False
@@ -145,7 +145,7 @@ class Cluster:
         client = {"caBundle": base64.b64encode(bundle).decode()}
         hooks = [{"name": hook, "clientConfig": client} for hook in seen.bundles]
         body = {"metadata": {"resourceVersion": seen.version}, "webhooks": hooks}
-        return await self._ask("webhook_patch", "PATCH", _webhooks(name), body, absent=409) is not None
+        return await self._ask("webhook_patch", "PATCH", _webhooks(name), body, absent=(409,)) is not None
 
     async def has_native(self) -> bool:
         """Whether the API server knows native sidecars (init containers that restart always)."""
@@ -154,7 +154,8 @@ class Cluster:
         return all(digits) and tuple(int(one[0]) for one in digits if one) >= NATIVE_SINCE
 
     async def replicas(self, owner: Owner) -> int | None:
-        """How many pods this owner wants; None for a kind that has no such number, or when it is gone.
+        """How many pods this owner wants; None for a kind without such a number, when it is gone, or where looking is not
+        allowed.
 
         Of a ReplicaSet it is its Deployment's number: during an update the set itself begins with few.
         """
@@ -162,7 +163,7 @@ class Cluster:
         if plural is None:
             return None
         path = f"/apis/apps/v1/namespaces/{_safe(owner.namespace)}/{plural}/{_safe(owner.name)}"
-        found = await self._ask("owner", "GET", path, absent=404)
+        found = await self._ask("owner", "GET", path, absent=(403, 404))  # an installation may forbid it
         if found is None:
             return None
         notes = _map(_map(found, "metadata"), "annotations")
@@ -177,8 +178,10 @@ class Cluster:
         if self._session is not None:
             await self._session.close()
 
-    async def _ask(self, call: Call, method: str, path: str, body: object = None, absent: int = 0) -> Object | None:
-        """The object that the API server answers with; None for the status `absent`."""
+    async def _ask(
+        self, call: Call, method: str, path: str, body: object = None, absent: Sequence[int] = ()
+    ) -> Object | None:
+        """The object that the API server answers with; None for a status of `absent`."""
         try:
             return await self._told(call, method, path, body, absent)
         except ClusterError:
@@ -188,7 +191,7 @@ class Cluster:
             self._on_error(call)
             raise ClusterError(call, f"{method} {path}: {_reason(error)}") from None
 
-    async def _told(self, call: Call, method: str, path: str, body: object, absent: int) -> Object | None:
+    async def _told(self, call: Call, method: str, path: str, body: object, absent: Sequence[int]) -> Object | None:
         if self._session is None:
             self._session = aiohttp.ClientSession(trust_env=False, timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S))
         headers = {"Authorization": f"Bearer {self._read('token').strip()}", "Accept": "application/json"}
@@ -200,7 +203,7 @@ class Cluster:
         )
         async with asked as response:
             text = await response.read()
-            if response.status == absent:
+            if response.status in absent:
                 return None
             found = orjson.loads(text) if text else None
             if response.status >= 300 or not isinstance(found, dict):

@@ -3,6 +3,10 @@
 Everything that PodSecurity `restricted` asks for stands at the container itself, so it holds whatever the pod says. Its
 probes ask only its own health port: neither an upstream nor the database can take the app out of its Service. What is
 mounted is optional: a ConfigMap or Secret that is missing does not keep the app from starting.
+
+In a pod of Istio's the probes are commands inside the container. Istio lets the kubelet in by rewriting the probes that it
+finds when it injects itself; those of containers that come later, and of init containers, it leaves, and under STRICT
+mTLS it then refuses the kubelet: a pod that would never be ready.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +28,7 @@ POLICIES_AT = "/etc/llm-sidecar/policies"
 PRIORS_AT = "/etc/llm-sidecar/priors"
 SECRETS_AT = "/var/run/secrets/llm-sidecar"
 _HEALTH = "sidecar-health"
+_PYTHON = "/opt/llm-sidecar/bin/python"  # the image has no shell
 _WAIT = """\
 import time, urllib.request
 for _ in range(120):
@@ -33,18 +38,29 @@ for _ in range(120):
     except OSError:
         time.sleep(0.25)
 """
+_ASK = """\
+import socket
+peer = socket.create_connection(("127.0.0.1", {port}), 3)
+peer.sendall(b"GET {path} HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n")
+raise SystemExit(b" 200 " not in peer.recv(64))
+"""
 Json = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What was found out about one pod. `resources` is the container's own member, `env` what it takes over from the app."""
+    """What was found out about one pod.
+
+    `resources` is the container's own member, `env` what it takes over from the app; `commands`: probes must not come over
+    the network.
+    """
 
     native: bool
     service: str
     ports: Ports
     resources: Mapping[str, object]
     env: Sequence[Json] = ()
+    commands: bool = False
 
 
 def container(options: Options, plan: Plan) -> Json:
@@ -59,19 +75,9 @@ def container(options: Options, plan: Plan) -> Json:
     return made | {
         "env": _environment(options, plan),
         "ports": [{"name": _HEALTH, "containerPort": plan.ports.health, "protocol": "TCP"}],
-        "startupProbe": _probe("/ready", periodSeconds=1, failureThreshold=30),
-        "readinessProbe": _probe("/ready", periodSeconds=2, failureThreshold=2),
-        "livenessProbe": _probe("/health", periodSeconds=10, timeoutSeconds=3, failureThreshold=3),
+        **_probes(plan),
         "resources": dict(plan.resources),
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": _security(options.defaults.fixed_user),
         "volumeMounts": _mounts(options),
     }
 
@@ -89,15 +95,48 @@ def volumes(options: Options) -> list[Json]:
 
 def _wait(port: int) -> list[str]:
     """Returns when the sidecar is ready, after half a minute at the latest: the kubelet starts the app only then."""
-    return ["/opt/llm-sidecar/bin/python", "-I", "-c", _WAIT.format(port=port)]
+    return [_PYTHON, "-I", "-c", _WAIT.format(port=port)]
 
 
-def _probe(path: str, **times: int) -> Json:
+def _security(fixed_user: bool) -> Json:
+    """All of `restricted`. Without the numbers the image's own user holds, or what OpenShift gives to the namespace."""
+    numbers = {"runAsUser": USER, "runAsGroup": USER} if fixed_user else {}
+    return {
+        "runAsNonRoot": True,
+        **numbers,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _probes(plan: Plan) -> Json:
+    """Start and readiness ask /ready; liveness asks /health, so that one which drains is not killed."""
+    if not plan.commands:
+        return {
+            "startupProbe": _get("/ready", periodSeconds=1, failureThreshold=30),
+            "readinessProbe": _get("/ready", periodSeconds=2, failureThreshold=2),
+            "livenessProbe": _get("/health", periodSeconds=10, timeoutSeconds=3, failureThreshold=3),
+        }
+    health = plan.ports.health  # a command costs 20 ms of processor time, so it runs less often
+    return {
+        "startupProbe": _command("/ready", health, periodSeconds=1, timeoutSeconds=5, failureThreshold=30),
+        "readinessProbe": _command("/ready", health, periodSeconds=5, timeoutSeconds=5, failureThreshold=2),
+        "livenessProbe": _command("/health", health, periodSeconds=15, timeoutSeconds=5, failureThreshold=3),
+    }
+
+
+def _get(path: str, **times: int) -> Json:
     return {"httpGet": {"path": path, "port": _HEALTH}, **times}
 
 
+def _command(path: str, port: int, **times: int) -> Json:
+    return {"exec": {"command": [_PYTHON, "-I", "-S", "-c", _ASK.format(port=port, path=path)]}, **times}
+
+
 def _environment(options: Options, plan: Plan) -> list[Json]:
-    """Ours, then the installation's; of one name the installation's wins, but not over what places the sidecar."""
+    """Ours, then the installation's, which wins; what places the sidecar cannot be among it (`options.RESERVED`)."""
     ports = plan.ports
     values = {
         "SERVICE_ID": plan.service,
@@ -107,14 +146,17 @@ def _environment(options: Options, plan: Plan) -> list[Json]:
         "SIDECAR_LISTEN": f"localhost:{ports.traffic}" if ports.traffic != 9090 else None,
         "SIDECAR_HEALTH_LISTEN": f":{ports.health}" if ports.health != 9091 else None,
         "SIDECAR_ADMIN_LISTEN": f"127.0.0.1:{ports.admin}" if ports.admin != 9092 else None,
+        # SIGTERM comes to both at once: the app may pause so long between its last calls. A native one is told later.
+        "SIDECAR_DRAIN_IDLE": None if plan.native else "5s",
         "SIDECAR_LOG_LEVEL": options.log_level,
         "SIDECAR_REPLICAS": str(options.replicas) if options.replicas is not None else None,
     }
     made: list[Json] = [{"name": name, "value": value} for name, value in values.items() if value is not None]
     made.append({"name": "NODE_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "spec.nodeName"}}})
     made += plan.env
-    taken = {entry["name"] for entry in made}
-    return made + [{"name": name, "value": value} for name, value in options.defaults.env.items() if name not in taken]
+    common = options.defaults.env
+    kept = [entry for entry in made if entry["name"] not in common]
+    return kept + [{"name": name, "value": value} for name, value in common.items()]
 
 
 def _mounts(options: Options) -> list[Json]:

@@ -79,6 +79,13 @@ class Defaults:
             map_of(scalar("value of a variable", texts.variable), "variables"), "further variables of the sidecar"
         ),
     )
+    fixed_user: bool = field(
+        default=True,
+        metadata=key(
+            scalar("true or false", units.flag),
+            "run as the image's user 10001; false where the namespace gives the numbers, as on OpenShift",
+        ),
+    )
     strict: bool = field(
         default=False,
         metadata=key(
@@ -95,13 +102,10 @@ class Defaults:
         problems.check()
         if tree is None or tree.is_empty:
             return cls()
-        made = None
         try:
             made = struct(cls, "the injector's configuration").read(tree, problems)
         except Wrong:
-            problems.check()
-        if made is None:
-            raise ConfigError("inject: cannot be read")  # never: Wrong always comes with its problem
+            raise ConfigError("\n".join(problems.told())) from None
         if len({made.port, made.health_port, made.admin_port}) < 3:
             problems.add(tree, "gives two listeners one port", "give port, health_port and admin_port a number each")
         for name in made.env:

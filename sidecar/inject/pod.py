@@ -8,7 +8,7 @@ Ours stands first, before the init containers of others, so that those which cal
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -143,7 +143,8 @@ def _injected(pod: Place, options: Options, native: bool) -> Injection:
         warnings += env.extend(found, path, chosen.traffic, patch)
     proxies, told = env.proxies([found for _, found in targets], options.defaults.env)
     own, doubts = resources.fitting(options, spec, [*mine, *others])
-    plan = ours.Plan(native, _service(metadata, options), chosen, own, proxies)
+    istio = _is_of_istio(metadata, [*mine, *others])
+    plan = ours.Plan(native, _service(metadata, options), chosen, own, proxies, commands=istio)
     where = "initContainers" if native else "containers"
     patch.put_first(spec[where], f"/spec/{where}", ours.container(options, plan))
     there = {one["name"].text() for one in spec["volumes"].items()}
@@ -164,6 +165,12 @@ def _service(metadata: Place, options: Options) -> str:
         return check_service(identity.service(metadata))
     except ValueError:
         return "default"
+
+
+def _is_of_istio(metadata: Place, containers: Iterable[Place]) -> bool:
+    """Whether Istio's proxy is in the pod, or the pod asks for it."""
+    asked = [metadata[where].mapping().get("sidecar.istio.io/inject") for where in ("labels", "annotations")]
+    return "true" in asked or any(one["name"].text() == "istio-proxy" for one in containers)
 
 
 def _targets(spec: Place, options: Options, native: bool) -> Iterator[tuple[str, Place]]:

@@ -15,7 +15,7 @@ import structlog
 
 from sidecar.clock import monotonic, wall
 from sidecar.errors import SidecarError
-from sidecar.inject.certificates import Certificates, Lifetimes, begin, next_step, read, trusts
+from sidecar.inject.certificates import KEYS, Certificates, Lifetimes, begin, next_step, read, trusts
 from sidecar.inject.cluster import Cluster, Name, Secret, names_of
 from sidecar.inject.served import Served
 
@@ -100,8 +100,8 @@ class OwnCertificates:
         """The set that the Secret holds now, brought one step further where it is time; None: somebody was quicker."""
         found = await self._cluster.secret(self._secret)
         now, times = self._timing.wall(), self._timing.times
-        if found is None:
-            return await self._write(None, begin(names, now, times, self._held), "there was none")
+        if found is None or not any(found.data.get(name) for name in KEYS):  # installed empty: that is no trouble
+            return await self._write(found, begin(names, now, times, self._held), "there was none")
         try:
             held = read(found.data)
         except ValueError as error:

@@ -253,6 +253,8 @@ class Chain:
         head = head_of(connection, self._known)
         if head is not None and head != self.head:
             self.head = head
+            if parse_head(str(head)) is None:
+                return  # a row of another hand, with the next number: as an anchor nobody could read it
             with contextlib.suppress(OSError):  # the head is told elsewhere too, and measuring must go on
                 _keep(anchor_file(self._database), head, self._database)
 

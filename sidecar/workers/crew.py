@@ -151,10 +151,12 @@ class Crew:
         worst: Member | None = None
         for member in self.members.values():
             member.silent_s += passed
+        for member in self.members.values():
             hangs = member.silent_s >= (SILENT_S if member.greeted else _BORN_S) and not member.hung
-            if hangs and (worst is None or member.silent_s > worst.silent_s):
+            longest = worst is None or member.silent_s > worst.silent_s
+            if hangs and longest and self._can_spare(member):
                 worst = member
-        if worst is None or not self._can_spare(worst):
+        if worst is None:
             return None
         worst.hung = True
         self.hangs += 1

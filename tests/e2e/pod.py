@@ -151,12 +151,12 @@ class Pod:
     def end(self) -> list[Ended]:
         """What `kubectl delete pod` begins; the containers in the order in which they ended."""
         until = monotonic() + self.spec["terminationGracePeriodSeconds"]
-        ended = self._stop([one["name"] for one in self.spec["containers"]], until)
+        ended = self.stop([one["name"] for one in self.spec["containers"]], until)
         for one in reversed(self.spec.get("initContainers", [])):
-            ended += self._stop([one["name"]], until)
+            ended += self.stop([one["name"]], until)
         return ended
 
-    def _stop(self, names: list[str], until: float) -> list[Ended]:
+    def stop(self, names: list[str], until: float = float("inf")) -> list[Ended]:
         """SIGTERM to these at once, SIGKILL at the end of the grace period."""
         assert not any("preStop" in self.container(name).get("lifecycle", {}) for name in names), "is not simulated"
         running, ended = {name: self.processes[name] for name in names}, []

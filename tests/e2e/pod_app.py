@@ -59,7 +59,7 @@ class App:
             if not any(reasons):
                 error = "no end"
         except (openai.OpenAIError, OSError, TimeoutError) as failure:
-            error = f"{type(failure).__name__}: {failure}"
+            error = f"{failure!r} by {failure.__cause__!r}"
         self.lost += error is not None
         print(json.dumps({"decision": decision, "stream": stream, "last": last, "error": error}), file=self.log, flush=True)
 

@@ -5,6 +5,7 @@ import base64
 import contextlib
 import io
 import os
+import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,19 @@ import orjson
 import pytest
 import structlog
 import trustme
+from aiohttp.test_utils import TestClient, TestServer
 
 from sidecar.clock import wall
 from sidecar.errors import ConfigError
 from sidecar.inject import server as server_module
 from sidecar.inject.certificates import Lifetimes, begin, trusts
 from sidecar.inject.cluster import Name, names_of
+from sidecar.inject.lookups import Lookups
+from sidecar.inject.options import Defaults
 from sidecar.inject.rotation import Timing
+from sidecar.inject.server import Reviews
 from sidecar.injector import Injector, Plan
+from sidecar.tasks import Tasks
 from sidecar.telemetry.catalogue import CATALOGUE
 from tests.fixtures import pods
 from tests.fixtures.apiserver import HOST, NAMESPACE, SECRET, SERVICE, WEBHOOK, ApiServer, Caller
@@ -165,6 +171,36 @@ async def test_two_replicas_that_start_at_once_share_one_secret(cluster: Cluster
         assert (status, patched(told)["image"]) == (200, "llm-sidecar:first")
 
 
+async def test_who_is_refused_because_somebody_was_quicker_looks_again(cluster: Cluster) -> None:
+    """Twice at the Secret and once at the webhook; never by writing over what it has not seen."""
+    cluster.api.secret = {"metadata": {"name": SECRET, "resourceVersion": "1"}, "type": "Opaque"}
+    cluster.api.interlopers = 3
+    injector = await cluster.begin()
+    await cluster.ready(injector)
+    assert (cluster.api.asked("PUT"), cluster.api.asked("PATCH")) in ((4, 1), (3, 2))
+    assert (await cluster.ask(injector))[0] == 200
+
+
+async def test_who_is_always_refused_says_so_and_goes_on_trying(cluster: Cluster) -> None:
+    cluster.api.interlopers = 10**9
+    injector = await cluster.begin()
+    await until(lambda: any("others change them all the time" in note for note in injector.readiness().notes))
+    cluster.api.interlopers = 0
+    await cluster.ready(injector)
+
+
+async def test_a_webhook_that_calls_no_service_is_told(cluster: Cluster) -> None:
+    """Nobody knows by which name it should be trusted."""
+    assert cluster.api.webhook is not None
+    hooks = cluster.api.webhook["webhooks"]
+    cluster.api.webhook["webhooks"] = [{"name": "x", "clientConfig": {"url": "https://elsewhere.example.com/mutate"}}]
+    injector = await cluster.begin()
+    await until(lambda: any("calls no Service" in note for note in injector.readiness().notes))
+    assert cluster.api.secret is None
+    cluster.api.webhook["webhooks"] = hooks
+    await cluster.ready(injector)
+
+
 async def test_a_restart_uses_the_certificate_that_is_there(cluster: Cluster) -> None:
     first = await cluster.begin()
     await cluster.ready(first)
@@ -239,8 +275,19 @@ async def test_a_secret_of_rubbish_is_replaced_and_told(cluster: Cluster, events
     assert (cluster.api.secret["type"], cluster.api.secret["metadata"]["labels"]) == ("Opaque", {"of": "helm"})
     assert cluster.api.entry("other") == b"kept"
     told = next(one for one in events if one["event"] == "inject.secret")
+    assert len([one for one in events if one["event"] == "inject.secret"]) == 1
     assert told["note"] == "is replaced: tls.key, ca.crt, ca.key missing or empty"
     assert (await cluster.ask(injector))[0] == 200
+
+
+async def test_the_empty_secret_of_an_installation_is_filled(cluster: Cluster, events: list[dict[str, Any]]) -> None:
+    """As the chart makes it, so that the injector needs no right to make Secrets; that is no trouble and told as none."""
+    cluster.api.secret = {"metadata": {"name": SECRET, "resourceVersion": "1"}, "type": "Opaque"}
+    injector = await cluster.begin()
+    await cluster.ready(injector)
+    assert (await cluster.ask(injector))[0] == 200
+    assert cluster.api.asked("POST") == 0
+    assert [one for one in events if one["event"] in ("inject.secret", "inject.trouble")] == []
 
 
 @pytest.mark.parametrize("spoil", [None, {"tls.crt": "", "tls.key": "", "ca.crt": "", "ca.key": ""}])
@@ -441,6 +488,40 @@ async def test_a_review_that_does_not_arrive_is_given_up(cluster: Cluster, monke
     assert 'result="unread"} 1.0' in (await health(injector, "/metrics"))[1]
 
 
+async def test_a_review_that_is_cut_off_is_counted_and_no_bug(cluster: Cluster, events: list[dict[str, Any]]) -> None:
+    injector = await cluster.begin()
+    await cluster.ready(injector)
+    context = ssl.create_default_context(cadata=cluster.api.bundles[0].decode())
+    port = injector.ports["webhook"][0]
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=HOST)
+    writer.write(b"POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+    await writer.drain()
+    writer.close()
+    async with asyncio.timeout(WAIT_S):
+        while 'result="unread"} 1.0' not in (await health(injector, "/metrics"))[1]:  # noqa: ASYNC110 - as in `until`
+            await asyncio.sleep(0.01)
+    assert [one for one in events if one["event"] == "bug"] == []
+
+
+async def test_a_bug_is_an_answer_without_a_pod_in_it(cluster: Cluster, events: list[dict[str, Any]]) -> None:
+    """The API server lets the pod start without us; the log has the place and no text of the exception."""
+    injector = await cluster.begin()
+    await cluster.ready(injector)
+    told: list[tuple[str, str]] = []
+
+    def broken() -> Defaults:
+        raise RuntimeError("canary-of-a-pod")
+
+    lookups = Lookups(None, Tasks(lambda *_: None))
+    reviews = Reviews(broken, lookups, injector.counts, lambda where, error: told.append((where, type(error).__name__)))
+    async with TestClient(TestServer(reviews.app())) as client, client.post("/mutate", data=REVIEW) as response:
+        assert response.status == 500
+        assert "canary-of-a-pod" not in await response.text()
+    assert told == [("review", "RuntimeError")]
+    assert 'result="failed"} 1.0' in (await health(injector, "/metrics"))[1]
+    assert "canary-of-a-pod" not in str(events)
+
+
 async def test_the_clusters_version_decides_the_way(cluster: Cluster) -> None:
     """GW-52: native from 1.29 on; `34+` is how some clouds write it."""
     injector = await cluster.begin()
@@ -461,6 +542,24 @@ async def test_the_owner_says_how_many_pods_there_are(cluster: Cluster) -> None:
     answers = await asyncio.gather(*(cluster.ask(injector) for _ in range(10)))
     assert {variables(patched(told))["SIDECAR_REPLICAS"] for _, told in answers} == {"8"}
     assert cluster.api.asked("replicasets") == 1
+
+
+async def test_a_stateful_set_says_its_own_number(cluster: Cluster) -> None:
+    made = pods.stateful()
+    cluster.api.owners[made["metadata"]["ownerReferences"][0]["name"]] = {"metadata": {}, "spec": {"replicas": 5}}
+    injector = await cluster.begin()
+    await cluster.ready(injector)
+    assert variables(patched((await cluster.ask(injector, pods.body(made)))[1]))["SIDECAR_REPLICAS"] == "5"
+    assert cluster.api.asked("/statefulsets/") == 1
+
+
+async def test_an_installation_may_forbid_to_look_at_owners(cluster: Cluster) -> None:
+    """Then no pod has the number, and nothing counts as an error."""
+    injector = await cluster.begin()
+    await cluster.ready(injector)
+    cluster.api.forbidden.add("replicasets")
+    assert "SIDECAR_REPLICAS" not in variables(patched((await cluster.ask(injector))[1]))
+    assert 'inject_cluster_errors_total{call="owner"} 0.0' in (await health(injector, "/metrics"))[1]
 
 
 async def test_a_slow_api_server_holds_no_pod_up(cluster: Cluster) -> None:

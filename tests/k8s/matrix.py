@@ -138,6 +138,7 @@ WRONG: Final[tuple[tuple[dict[str, Any], str, str], ...]] = (
     ({"injector": {"certificates": {"mode": "files", "secret": "a"}}}, "1.31", "needs injector.webhook.caBundle"),
     ({"injector": {"certificates": {"mode": "selfsigned"}}}, "1.31", '"self", "cert-manager", "files"'),
     ({"injector": {"kind": "policy"}}, "1.35", "needs Kubernetes 1.36 or newer, and this is v1.35.0: use webhook"),
+    ({"injector": {"kind": "policy"}, "sidecar": {"mode": "plain"}}, "1.36", "the policy makes native sidecars only"),
     ({"sidecar": {"mode": "native"}}, "1.28", "needs Kubernetes 1.29 or newer, and this is v1.28.0: use auto or plain"),
     ({"sidecar": {"ports": {"health": 9090}}}, "1.31", "give traffic, health and admin a port each"),
     ({"sidecar": {"logLevel": "verbose"}}, "1.31", '"debug", "info", "warning", "error"'),

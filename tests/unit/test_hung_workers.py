@@ -99,6 +99,15 @@ def test_one_that_never_said_a_word_has_more_time(crew: Crew) -> None:
     assert looks(crew, heard=(0, 2), until_s=2 * SILENT_S, at=1_000.0) == [1]
 
 
+def test_a_hung_one_that_is_spared_hides_no_other(crew: Crew) -> None:
+    """The last that serves hangs, and so does its successor before it serves: that one is replaced until one comes up."""
+    for born in (crew.members[0], crew.members[2]):
+        born.serving = born.greeted = False
+    crew.members[1].silent_s = SILENT_S
+    assert looks(crew, heard=(2,), until_s=5 * SILENT_S) == [0]
+    assert alive(crew) == [1, 2]
+
+
 def test_nobody_is_spared_while_all_end(crew: Crew) -> None:
     """A worker that hangs does not hold the drain up until its end."""
     crew.stop()

@@ -44,10 +44,15 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end }}
 {{- end -}}
 
-{{/* The labels of our own pods: never injected themselves. */}}
+{{/* The labels of our own pods: never injected themselves. The chart's version is not among them: it would restart them. */}}
 {{- define "llm-sidecar.podLabels" -}}
-{{ include "llm-sidecar.labels" . }}
+{{ include "llm-sidecar.selectorLabels" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: {{ include "llm-sidecar.name" .root }}
 llm-sidecar.io/inject: "false"
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- with .values.podLabels }}
 {{ toYaml . }}
 {{- end }}

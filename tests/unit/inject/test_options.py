@@ -44,6 +44,7 @@ priors: learnt
 upstream_secrets: [openai, claude]
 state_size: 1Gi
 env: {OBSERVATORY_URL: "http://collector:4318", SIDECAR_CONNECT_TIMEOUT: 3s}
+fixed_user: false
 strict: true
 """)
     assert read.resources == Resources("200m", "300Mi", None, "600Mi")
@@ -55,7 +56,7 @@ strict: true
     )
     assert (read.port, read.health_port, read.admin_port) == (19090, 19091, 19092)
     assert (read.policies, read.priors, read.upstream_secrets) == ("bots", "learnt", ("openai", "claude"))
-    assert read.state_size == "1Gi"
+    assert (read.state_size, read.fixed_user) == ("1Gi", False)
     assert read.env == {"OBSERVATORY_URL": "http://collector:4318", "SIDECAR_CONNECT_TIMEOUT": "3s"}
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 from jsonpatch import JsonPatch
 
+from sidecar.config.settings import Settings
 from tests.fixtures.injections import CASES
 from tests.fixtures.pod_security import containers, violations
 from tests.fixtures.pods import Json
@@ -77,11 +78,10 @@ class TestInjected:
         """Health is the one port that is declared; the traffic port is the one that the app's variables name."""
         found, own = sidecar(made(case)), variables(sidecar(made(case)))
         assert [port["containerPort"] for port in found["ports"]] == [case.ports[1]]
-        asked = [found[f"{name}Probe"]["httpGet"] for name in ("startup", "readiness", "liveness")]
-        assert [(one["path"], one["port"]) for one in asked] == [
-            ("/ready", "sidecar-health"),
-            ("/ready", "sidecar-health"),
-            ("/health", "sidecar-health"),
+        assert [_asks(found[f"{name}Probe"]) for name in ("startup", "readiness", "liveness")] == [
+            ("/ready", case.commands),
+            ("/ready", case.commands),
+            ("/health", case.commands),
         ]
         listens = [f"localhost:{case.ports[0]}", f":{case.ports[1]}", f"127.0.0.1:{case.ports[2]}"]
         usual = ["localhost:9090", ":9091", "127.0.0.1:9092"]
@@ -90,6 +90,15 @@ class TestInjected:
         assert {name: own.get(name) for name in case.own} == dict(case.own)
         assert own["SIDECAR_DB"] == "/var/lib/llm-sidecar/sidecar.db"
         assert own["NODE_NAME"]["fieldRef"]["fieldPath"] == "spec.nodeName"
+
+    def test_the_sidecar_takes_its_settings(self, case: Case) -> None:
+        """GW-52: what is injected starts: the sidecar accepts each of its variables and listens where the app looks."""
+        own = {name: text for name, text in variables(sidecar(made(case))).items() if isinstance(text, str)}
+        settings = Settings.load(own)
+        listens = (settings.listen, settings.health_listen, settings.admin_listen)
+        assert tuple({port for _, port in one} for one in listens) == tuple({port} for port in case.ports)
+        assert settings.replicas == (int(own["SIDECAR_REPLICAS"]) if "SIDECAR_REPLICAS" in own else None)
+        assert (str(settings.db), settings.service) == ("/var/lib/llm-sidecar/sidecar.db", own["SERVICE_ID"])
 
     def test_its_volumes_are_there_and_optional(self, case: Case) -> None:
         """Each mount has its volume; a ConfigMap or Secret that is missing does not keep the app from starting."""
@@ -135,6 +144,14 @@ class TestInjected:
         after = violations(made(case))
         assert after <= violations(case.pod)
         assert not any(one.startswith(OURS) for one in after)
+
+
+def _asks(probe: Json) -> tuple[str, bool]:
+    """The path that a probe asks, and whether it is a command."""
+    if "httpGet" in probe:
+        assert probe["httpGet"]["port"] == "sidecar-health"
+        return probe["httpGet"]["path"], False
+    return probe["exec"]["command"][-1].partition("GET ")[2].partition(" ")[0], True
 
 
 def _without_ours(pod: Json) -> Json:

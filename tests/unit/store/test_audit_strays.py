@@ -67,6 +67,21 @@ def numbers(path: Path) -> list[tuple[str, int]]:
         return connection.execute("SELECT action, seq FROM audit ORDER BY id").fetchall()
 
 
+@pytest.mark.parametrize("made", ["'no hash'", "x'ff'", "NULL"])
+def test_a_stray_that_is_no_link_is_not_kept_as_the_head(path: Path, made: str) -> None:
+    """It has the next number, and lies there when a process begins: the file beside names the last link that is one, or a
+    cut that follows would have nothing to show it."""
+    before = read_anchor(path)
+    forge(path, 4, made)
+    with closing(open_writer(path)) as connection:
+        Chain(path).begin(connection, "bot")
+    assert before is not None
+    assert read_anchor(path) == before
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM audit WHERE seq > 1")
+    assert [one.kind for one in check(path).problems] == ["cut"]
+
+
 @pytest.mark.parametrize("seq", [2**63 - 1, LAST + 1, LAST, 5_000])
 def test_a_stray_does_not_lead_the_chain(path: Path, running: tuple[sqlite3.Connection, Chain], seq: int) -> None:
     """The next lines follow the head that the process holds; what lies beyond is told once, and verify finds it."""
