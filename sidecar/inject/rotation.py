@@ -16,7 +16,7 @@ import structlog
 from sidecar.clock import monotonic, wall
 from sidecar.errors import SidecarError
 from sidecar.inject.certificates import KEYS, Certificates, Lifetimes, begin, next_step, read, trusts
-from sidecar.inject.cluster import Cluster, Name, Secret, names_of
+from sidecar.inject.cluster import Cluster, ClusterError, Name, Secret, Webhook, names_of
 from sidecar.inject.served import Served
 
 log = structlog.get_logger()
@@ -71,7 +71,11 @@ class OwnCertificates:
         names = names_of(seen.services)
         if not names:
             raise RotationError(f"webhook {self._webhook} calls no Service: give it a clientConfig.service")
-        held = await self._kept(names)
+        try:
+            held = await self._kept(names)
+        except ClusterError:
+            await self._put_back(seen)
+            raise
         if held is None:
             return False
         self._held = held
@@ -84,6 +88,14 @@ class OwnCertificates:
             self._in_place = (held.bundle, self._timing.monotonic())
         self._serve(held)
         return True
+
+    async def _put_back(self, seen: Webhook) -> None:
+        """Without the Secret nobody knows the newest bundle: only one that makes what is served fail is replaced."""
+        held = self._held
+        if held is not None and not all(trusts(bundle, held.leaf) for bundle in seen.bundles.values()):
+            self._in_place = None
+            if await self._cluster.trust(self._webhook, seen, held.bundle):
+                log.info("inject.trusted", webhook=self._webhook)
 
     def _serve(self, held: Certificates) -> None:
         if not trusts(held.bundle, held.leaf):

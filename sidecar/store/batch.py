@@ -180,8 +180,10 @@ def _sealed_label(score: Feedback, vault: Vault) -> str | None:
 
 
 def _write_rows(connection: sqlite3.Connection, rows: list[Row]) -> None:
-    at = 0
+    at, most = 0, connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)  # 999 before SQLite 3.32
     for size in _GROUPS:
+        if size * len(COLUMNS) > most:
+            continue
         while len(rows) - at >= size:
             columns = list(zip(*rows[at : at + size], strict=True))
             at += size

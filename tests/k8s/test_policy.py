@@ -37,7 +37,7 @@ VALUES: dict[str, Json] = {
             "policies": "p",
             "priors": "learnt",
             "upstreamSecrets": ["s", "openai"],
-            "env": {"OBSERVATORY_URL": 'http://c:4318/<"&>', "A_B": "$(NODE_NAME)"},
+            "env": {"OBSERVATORY_URL": 'http://c:4318/<"&>', "no_proxy": ".svc"},
             "stateSize": "1Gi",
             "ports": {"traffic": 8090, "health": 9092, "admin": 9090},
             "resources": {"requests": {"cpu": "0.2", "memory": "128Mi"}, "limits": {"cpu": None, "memory": "1Gi"}},

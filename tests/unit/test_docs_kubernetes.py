@@ -24,23 +24,24 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 MAIN = DOCS / "kubernetes.md"
 PAGES = sorted([*DOCS.glob("kubernetes*.md"), DOCS / "troubleshooting.md", DOCS / "alerts.md"])
-VALUES: dict[str, Any] = yaml.safe_load((ROOT / "k8s" / "chart" / "values.yaml").read_text())
+VALUES: dict[str, Any] = yaml.safe_load((ROOT / "k8s" / "chart" / "values.yaml").read_text(encoding="utf-8"))
 FREE = {"sidecar.env", "standalone.policies.files", "standalone.secretFiles", "daemon.secretFiles",
         "standalone.extraEnv", "podMonitor.labels", "prometheusRule.labels"}  # fmt: skip
 
 
 def between(page: Path, what: str) -> str:
     """What stands between two comments of a page."""
-    found = re.search(rf"<!-- {what}: begin[^>]*-->\n(.*?)<!-- {what}: end -->", page.read_text(), re.DOTALL)
+    found = re.search(rf"<!-- {what}: begin[^>]*-->\n(.*?)<!-- {what}: end -->", page.read_text(encoding="utf-8"), re.DOTALL)
     assert found is not None, what
     return found[1]
 
 
 def rendered() -> str:
-    """The pod of the page as the injector makes it, for the page."""
+    """The pod of the page as the injector makes it with the chart's values, for the page."""
     pod = yaml.safe_load(between(MAIN, "before").replace("```yaml", "").replace("```", ""))
     metadata = pod["metadata"]
-    options = read_options(metadata["annotations"], metadata["labels"], Defaults(), replicas=3)
+    usual = Defaults(image_pull_policy=VALUES["image"]["pullPolicy"], log_level=VALUES["sidecar"]["logLevel"])
+    options = read_options(metadata["annotations"], metadata["labels"], usual, replicas=3)
     made = inject(Place(pod), "shop", options)
     patched = jsonpatch.apply_patch(json.loads(json.dumps(pod)), [asdict(one) for one in made.operations])
     return f"```yaml\n{yaml.dump(patched, Dumper=_Dumper, sort_keys=False, width=150, default_flow_style=None)}```\n"
@@ -58,7 +59,7 @@ class _Dumper(yaml.SafeDumper):
 
 def commands(page: Path) -> list[list[str]]:
     """Every command of the shell blocks, in words; pipes end one."""
-    text = "\n".join(re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
+    text = "\n".join(re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
     words = [shlex.split(line, comments=True) for line in text.replace("\\\n", " ").splitlines()]
     return [one for one in words if one]
 
@@ -104,14 +105,14 @@ def test_the_ports_of_the_table_are_the_defaults() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_annotations_that_are_named_exist(page: Path) -> None:
     """Or are the namespace's label."""
-    named = set(re.findall(r"\bllm-sidecar\\?\.io/([a-z-]+[a-z])", page.read_text()))
+    named = set(re.findall(r"\bllm-sidecar\\?\.io/([a-z-]+[a-z])", page.read_text(encoding="utf-8")))
     assert named <= ANNOTATIONS | {"injection"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_parse(page: Path) -> None:
     """Each `llm-sidecar` command, also behind `kubectl exec ... --`, has a verb and options that exist."""
-    texts = [shlex.split(one) for one in re.findall(r"`([^`\n]* -- llm-sidecar [^`]*)`", page.read_text())]
+    texts = [shlex.split(one) for one in re.findall(r"`([^`\n]* -- llm-sidecar [^`]*)`", page.read_text(encoding="utf-8"))]
     for words in [*commands(page), *texts]:
         if "llm-sidecar" not in words or words[0] == "helm" or words[:2] == ["docker", "push"]:
             continue
@@ -129,7 +130,7 @@ def test_values_that_are_set_exist(page: Path) -> None:
         given = [words[at + 1] for at, word in enumerate(words) if word in ("--set", "--set-string", "--set-file")]
         assert [one for one in given if not _is_value(one.partition("=")[0])] == []
         assert words[1] in ("install", "upgrade", "uninstall", "test", "template", "get", "status", "list")
-    for text in re.findall(r"^```yaml\n# values.yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+    for text in re.findall(r"^```yaml\n# values.yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
         assert [path for path in _values_named(yaml.safe_load(text)) if not _is_value(path)] == []
 
 
@@ -137,31 +138,30 @@ def test_values_that_are_set_exist(page: Path) -> None:
 def test_values_that_are_named_exist(page: Path) -> None:
     """`injector.webhook.failurePolicy` and its like in text."""
     roots = "|".join(VALUES)
-    named = re.findall(rf"`((?:{roots})(?:\.\w+)+)(?:[:=][^`]*)?`", page.read_text())
+    named = re.findall(rf"`((?:{roots})(?:\.\w+)+)(?:[:=][^`]*)?`", page.read_text(encoding="utf-8"))
     assert [one for one in named if not _is_value(one) and not any(one.startswith(f"{free}.") for free in FREE)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_sections_that_are_linked_exist(page: Path) -> None:
     """Of this page, and of others."""
-    for name, section in re.findall(r"\]\(([\w-]+\.md)?#([\w-]+)\)", page.read_text()):
+    for name, section in re.findall(r"\]\(([\w-]+\.md)?#([\w-]+)\)", page.read_text(encoding="utf-8")):
         file = DOCS / name if name else page
-        headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+        headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
         assert section.lower() in {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_policies_load(page: Path, tmp_path: Path) -> None:
     """A policy that a reader copies is valid, also one in a ConfigMap's key."""
-    for text in re.findall(r"^```yaml\n(version: 1\n.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+    for text in re.findall(r"^```yaml\n(version: 1\n.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
         file = tmp_path / "policy.yaml"
         file.write_text(text)
         assert load_file(file, {}).policy.routes
 
 
 if __name__ == "__main__":
-    whole = MAIN.read_text()
-    MAIN.write_text(whole.replace(between(MAIN, "after"), "", 1) if between(MAIN, "after") else whole)
-    whole = MAIN.read_text()
-    head, mark, tail = whole.partition("<!-- after: end -->")
-    MAIN.write_text(head + rendered() + mark + tail)
+    whole = MAIN.read_text(encoding="utf-8")
+    begin, end = re.findall(r"<!-- after: \w+.*?-->", whole)
+    head, tail = whole.split(begin)[0], whole.split(end)[1]
+    MAIN.write_text(f"{head}{begin}\n{rendered()}{end}{tail}", encoding="utf-8")

@@ -44,7 +44,9 @@ def test_a_configuration_that_is_not_there(tmp_path: Path, capsys: pytest.Captur
 
 def test_without_its_extra_it_says_which(tmp_path: Path) -> None:
     """And no other verb needs it: this one imports it when it runs."""
-    program = "import sys; sys.modules['cryptography'] = None; from sidecar.cli import main; sys.exit(main(sys.argv[1:]))"
+    program = (
+        "import sys; sys.modules['cryptography'] = None; from sidecar.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
     command = [sys.executable, "-c", program]
     verb = ["inject-webhook", "--config", str(tmp_path / "config.yaml"), *OWN]
     assert subprocess.run([*command, "version"], capture_output=True, timeout=60, check=False).returncode == 0

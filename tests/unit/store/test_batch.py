@@ -52,6 +52,17 @@ def test_what_is_written_is_read(tmp_path: Path, number: int, nulls: float) -> N
     assert found == given
 
 
+def test_an_older_sqlite_takes_smaller_groups(tmp_path: Path) -> None:
+    """Before 3.32 a statement has 999 values at most, which 64 rows are more than."""
+    given = rows(200, 3, nulls=0.3)
+    connection = open_writer(tmp_path / "x.db")
+    connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 999)
+    with transaction(connection):
+        _write_rows(connection, given)
+    assert connection.execute("SELECT count(*) FROM decisions JOIN outcomes USING (id)").fetchone() == (200,)
+    connection.close()
+
+
 def test_the_statements_stay_few(tmp_path: Path) -> None:
     """However rows are mixed, no statement has to be made a second time: SQLite's cache of 128 holds them all."""
     connection = open_writer(tmp_path / "x.db")

@@ -208,7 +208,10 @@ def test_a_sampler_that_is_none_is_told(environ: dict[str, str]) -> None:
 
 def test_who_sends_stands_once_in_a_request() -> None:
     """Resource, scope and schema, with the attributes that the environment adds; the service's name is ours."""
-    kept = told(settled(), environ={"OTEL_RESOURCE_ATTRIBUTES": "k8s.pod.name=pod%2D7, service.name=other,broken,\udce4=a\udce4"})
+    kept = told(
+        settled(),
+        environ={"OTEL_RESOURCE_ATTRIBUTES": "k8s.pod.name=pod%2D7, service.name=other,broken,\udce4=a\udce4"},
+    )
     (sent,) = kept.traces[0].resource_spans
     assert named(sent.resource.attributes) == {
         "service.name": "bot",
