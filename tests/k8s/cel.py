@@ -77,6 +77,11 @@ class Policy:
         return made
 
 
+def evaluate(expression: str, pod: Json) -> Any:
+    """The value of one expression without variables, such as a validation's."""
+    return _Scope(pod, {}).value("the expression", _program(expression))
+
+
 class _Scope:
     """One pod's evaluation: every variable once, when it is needed."""
 

@@ -17,7 +17,7 @@ COMBINATIONS = matrix.combinations()
 EVERY = pytest.mark.parametrize(
     ("values", "kube"), [(values, kube) for _, values, kube in COMBINATIONS], ids=[name for name, _, _ in COMBINATIONS]
 )
-POLICY_KINDS = ("MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding")
+POLICY_KINDS = tuple(f"{does}AdmissionPolicy{what}" for does in ("Mutating", "Validating") for what in ("", "Binding"))
 
 
 @pytest.mark.parametrize(
