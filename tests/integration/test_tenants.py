@@ -1,5 +1,6 @@
 """Many services on one shared port: each is told apart by token, header or path, and has arms, budgets and figures of its own."""
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.core.cycle import Lane
 from tests.integration.conftest import Running, Serve, Upstream
 from tests.integration.raw import call, connected, get, ok, post
 
@@ -183,3 +185,16 @@ async def test_a_broken_tokens_file_is_told(upstream: Upstream, serve: Serve, tm
     assert tokens is not None
     assert tokens.service_of(SHOP, float("inf")) == "shop"
     assert any(note.startswith("client tokens: ") and "line 1" in note for note in side.app.readiness().notes)
+
+
+async def test_a_node_works_at_its_interval(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """OPTIMIZATION_INTERVAL is the pace of the main lane of the control loop; the lanes beside it keep theirs."""
+    up = await upstream()
+    side = await serve(up, environ={"MODE": "daemon", "OPTIMIZATION_INTERVAL": "1s"}, **files(tmp_path, up.port) | {"mode": "daemon"})
+    passes: dict[Lane, list[float]] = {Lane.MAIN: [], Lane.DEEP: []}
+    for lane, seen in passes.items():
+        side.app.cycling.cycle.add(lane, lambda now, seen=seen: seen.append(now) or [])
+    async with asyncio.timeout(20):
+        while len(passes[Lane.MAIN]) < 3:
+            await asyncio.sleep(0.05)
+    assert passes[Lane.DEEP] == []

@@ -100,6 +100,8 @@ def test_the_injector_s_options_are_the_verb_s(values: dict[str, Any]) -> None:
             continue
         (one,) = containers(pod)
         options = build_parser().parse_args(one["args"])
+        said = {text.partition("=")[0] for text in one["args"][1:]}
+        assert {name.removeprefix("--").replace("-", "_") for name in said} <= vars(options).keys()  # none is cut short
         offered = {port["name"]: port["containerPort"] for port in one["ports"]}
         assert {"webhook": options.listen, "health": options.health_listen} == {
             name: f":{port}" for name, port in offered.items()

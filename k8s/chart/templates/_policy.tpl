@@ -38,6 +38,7 @@ matchConditions:
     expression: >-
       !has(object.metadata.annotations) || !("kubernetes.io/config.mirror" in object.metadata.annotations)
 {{- end -}}
+
 {{- define "llm-sidecar.policyNamespaces" -}}
 matchResources:
   matchPolicy: Equivalent
