@@ -5,7 +5,8 @@ pod's does: its start, silence, 10, 100 and 1,000 small calls a second (507 B in
 time is that of its whole process tree, from the kernel's own clocks; memory is resident, with its peak so far. Cores are
 processor seconds per second, which a busy machine changes little; latencies are not told, as it would change those.
 
-What it does not know: bodies of megabytes (`max_buffered` bounds them), a policy with judges, and a longer life (`bench.soak`).
+What it does not know: bodies of megabytes (`max_buffered` bounds them), a policy with judges, and a longer life
+(`bench.soak`).
 """
 
 import argparse
@@ -57,6 +58,7 @@ def needs(seconds: float) -> Iterator[Need]:
             peers.start(recipe(Path(folder) / "compiled", upstream.peer.port), first).stop()
             running = peers.start(recipe(Path(folder) / "run", upstream.peer.port), first)
             try:
+                assert running.process is not None
                 pid = running.process.pid
                 yield _need("start", pid, 0, machine.cpu_s(pid), 1.0)  # its cores are the whole seconds that it took
                 before = machine.cpu_s(pid)
@@ -101,7 +103,9 @@ def main(argv: Sequence[str]) -> int:
     for one in needs(options.seconds):
         found.append(one)
         each = "" if one.per_call_us is None else f"{one.per_call_us:.0f}"
-        print(f"{one.scene:<16}{one.calls:>10,.0f}{one.cores * 1000:>12.0f}{each:>10}{one.rss_mib:>10.0f}{one.peak_mib:>10.0f}")
+        print(
+            f"{one.scene:<16}{one.calls:>10,.0f}{one.cores * 1000:>12.0f}{each:>10}{one.rss_mib:>10.0f}{one.peak_mib:>10.0f}"
+        )
     if options.out is not None:
         told = {"machine": machine.description(), "needs": [asdict(one) for one in found]}
         options.out.write_text(json.dumps(told, indent=2) + "\n")

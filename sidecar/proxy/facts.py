@@ -55,11 +55,8 @@ def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None
     if model is not None and len(model) > MAX_NAME:
         model = None  # no model has such a name, and names are remembered, stored and logged
     tags, task = _NO_TAGS, ""
-    if b"x-sidecar-tags" in fields:
-        tags = _tags(fields[b"x-sidecar-tags"])
-    if TENANT in fields:
-        tags = {**tags, "tenant": fields[TENANT].decode("latin-1")[:_MAX_TENANT_CHARS]}
-    if tags:
+    if b"x-sidecar-tags" in fields or TENANT in fields:
+        tags = _tags(fields)
         task = next((tags[name] for name in engine.context_tags if name in tags), "")
     needs = _needs(seen, body) if engine.limited and view is not None and way.endpoint in SELECTABLE else _NO_NEEDS
     off = b"x-sidecar-off" in fields and fields[b"x-sidecar-off"] == b"1"
@@ -131,11 +128,13 @@ def _derived_key(plane: Plane, head: RequestHead, way: Way, beginning: bytes) ->
     return plane.derive(way.path, credential, beginning)
 
 
-def _tags(value: bytes) -> Mapping[str, str]:
-    """`k=v, k2=v2` as a mapping; what goes beyond 16 tags or 64 characters is dropped."""
+def _tags(fields: Mapping[bytes, bytes]) -> Mapping[str, str]:
+    """`k=v, k2=v2` as a mapping, and whose call it is; what goes beyond 16 tags or 64 characters is dropped."""
     tags: dict[str, str] = {}
-    for part in value.decode("latin-1").split(","):
+    for part in fields.get(b"x-sidecar-tags", b"").decode("latin-1").split(","):
         name, separator, text = part.strip().partition("=")
         if separator and name and len(tags) < _MAX_TAGS:
             tags[name[:_MAX_TAG_CHARS]] = text[:_MAX_TAG_CHARS]
+    if TENANT in fields:
+        tags["tenant"] = fields[TENANT].decode("latin-1")[:_MAX_TENANT_CHARS]
     return tags

@@ -127,7 +127,6 @@ class Plane:
         self.tasks = tasks
         self.emit = emit
         self.books = Books()
-        self.shared = settings.mode != "sidecar"  # by many services, which are told apart
         self.gate = Gate(frozenset(settings.host_names), frozenset(settings.allowed_origins))
         self.origins: Mapping[str, Origin] = {}
         self.foreign: Mapping[Endpoint, Mapping[str, Origin]] = {}  # upstreams for which a call is translated
@@ -161,6 +160,11 @@ class Plane:
         self._entropy_at = 0
         self._lines: dict[tuple[str, str, str], bytes] = {}
         self._sweeper: asyncio.TimerHandle | None = None
+
+    @property
+    def shared(self) -> bool:
+        """Whether many services share this port, which are told apart."""
+        return self.settings.mode != "sidecar"
 
     @property
     def salt(self) -> bytes:

@@ -7,9 +7,9 @@ and the grace period; the processes; the signals. The kubelet's rules that it ho
 
 * An init container with `restartPolicy: Always` is a native sidecar: it stays. The next container starts when it is
   *started*: its process runs, and its startup probe, if it has one, has succeeded (workloads/pods/sidecar-containers).
-* Ordinary containers are started in the order of the list. A postStart hook runs beside the process, and "other management of
-  the container blocks until the hook completes" (API, Lifecycle). That the NEXT container waits for it too is how the kubelet
-  is written and no promise of the API; Istio's `holdApplicationUntilProxyStarts` leans on the same.
+* Ordinary containers are started in the order of the list. A postStart hook runs beside the process, and "other management
+  of the container blocks until the hook completes" (API, Lifecycle). That the NEXT container waits for it too is how the
+  kubelet is written and no promise of the API; Istio's `holdApplicationUntilProxyStarts` leans on the same.
 * A probe by HTTP is good with 200..399. A startup probe that failed `failureThreshold` times in a row has the container killed
   and started again (configuration/liveness-readiness-startup-probes).
 * A pod's end: the grace period begins; preStop hooks run inside it; then SIGTERM. Ordinary containers get it at once, in no
@@ -70,7 +70,8 @@ class Pod:
         config_maps: Mapping[str, Path] | None = None,
         **variables: str,
     ) -> None:
-        """`config_maps` are folders by name, `annotations` those of llm-sidecar.io/, `variables` the app's and the sidecar's."""
+        """`config_maps` are folders by name, `annotations` those of llm-sidecar.io/, `variables` the app's (APP_...) and the
+        sidecar's."""
         self.folder, self.native = folder, native
         self.app_log = folder / "app.jsonl"
         self.port, self.health_port, self.admin_port = free_port(), free_port(), free_port()
@@ -126,7 +127,9 @@ class Pod:
 
     def container(self, name: str) -> Json:
         """What the pod says of this container."""
-        (found,) = (one for one in [*self.spec.get("initContainers", []), *self.spec["containers"]] if one["name"] == name)
+        (found,) = (
+            one for one in [*self.spec.get("initContainers", []), *self.spec["containers"]] if one["name"] == name
+        )
         return found  # type: ignore[no-any-return]  # JSON
 
     def probe(self, one: Json, probe: Json) -> bool:
@@ -164,9 +167,11 @@ class Pod:
             process.terminate()
         killed = False
         while running:
-            wait_for(lambda: monotonic() >= until or any(one.poll() is not None for one in running.values()), STARTS_S, 0.005)
-            for name in [name for name, process in running.items() if process.poll() is not None]:
-                ended.append(Ended(name, running.pop(name).returncode, killed))
+            wait_for(
+                lambda: monotonic() >= until or any(one.poll() is not None for one in running.values()), STARTS_S, 0.005
+            )
+            over = [name for name, process in running.items() if process.poll() is not None]
+            ended += [Ended(name, running.pop(name).returncode, killed) for name in over]
             if monotonic() >= until:
                 killed = True
                 for process in running.values():
@@ -184,7 +189,9 @@ class Pod:
 
     def _environment(self, one: Json) -> dict[str, str]:
         places = {mount["mountPath"]: str(self._volume(mount["name"])) for mount in one.get("volumeMounts", [])}
-        base = {name: text for name, text in os.environ.items() if not name.startswith(OURS) and "proxy" not in name.lower()}
+        base = {
+            name: text for name, text in os.environ.items() if not name.startswith(OURS) and "proxy" not in name.lower()
+        }
         for entry in one.get("env", []):
             text = entry.get("value", "node-1")  # the only fieldRef is the node's name
             for place, real in places.items():

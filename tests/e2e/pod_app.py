@@ -1,8 +1,8 @@
 """The app of a simulated pod: the official SDK, configured by its environment only, as an injected container is.
 
 Eight workers call without a pause worth the name, every second call a stream. On SIGTERM each ends the call that is under
-way and then, for a second, makes the last ones that a real app makes at its end. What became of each call is a JSON line of the
-file `APP_LOG`. Exit 0 when all calls came whole, else 1.
+way and then, for a second, makes the last ones that a real app makes at its end. What became of each call is a JSON line
+of the file `APP_LOG`. Exit 0 when all calls came whole, else 1.
 """
 
 import asyncio
@@ -61,20 +61,29 @@ class App:
         except (openai.OpenAIError, OSError, TimeoutError) as failure:
             error = f"{failure!r} by {failure.__cause__!r}"
         self.lost += error is not None
-        print(json.dumps({"decision": decision, "stream": stream, "last": last, "error": error}), file=self.log, flush=True)
+        print(
+            json.dumps({"decision": decision, "stream": stream, "last": last, "error": error}),
+            file=self.log,
+            flush=True,
+        )
 
 
-async def main() -> int:
+def app_of(log: TextIO) -> App:
+    """An app that SIGTERM ends."""
     ending = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ending.set)
-    with Path(os.environ["APP_LOG"]).open("w", encoding="utf-8") as log:
-        app = App(log, ending)
-        async with asyncio.TaskGroup() as group:
-            for number in range(WORKERS):
-                group.create_task(app.worker(number))
-        await app.client.close()
-        return 1 if app.lost else 0
+    return App(log, ending)
+
+
+async def main(log: TextIO) -> int:
+    app = app_of(log)
+    async with asyncio.TaskGroup() as group:
+        for number in range(WORKERS):
+            group.create_task(app.worker(number))
+    await app.client.close()
+    return 1 if app.lost else 0
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    with Path(f"{os.environ['APP_LOG']}.new").open("w", encoding="utf-8") as file:
+        sys.exit(asyncio.run(main(file)))

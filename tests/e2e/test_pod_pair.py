@@ -2,7 +2,7 @@
 load, again and again. No call is lost, every call has its row, and the sidecar ends last."""
 
 import json
-import random  # noqa: TID251 - the moment of each end, from a seed
+import random
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -65,9 +65,7 @@ def stored(db: Path) -> dict[str, str]:
 
 def rounds(folder: Path, count: int, *, native: bool) -> list[Round]:
     with Provider(folder, *KNOBS) as provider, ThreadPoolExecutor(TOGETHER) as pool:
-        made = [
-            pool.submit(a_round, folder / str(number), provider, number, native=native) for number in range(count)
-        ]
+        made = [pool.submit(a_round, folder / str(number), provider, number, native=native) for number in range(count)]
         return [one.result() for one in made]
 
 

@@ -81,7 +81,9 @@ def status(pod: Pod) -> Any:
 def known(pod: Pod, *, stored: bool = True) -> Known:
     """What it knows, when all of that is in its database (`stored`), or now."""
     db = pod.state() / "sidecar.db"
-    assert not stored or wait_for(lambda: _rows(db) >= 0 and taught_by(db) >= exchanges(status(pod)), BUSY_S, 0.05), "not stored"
+    assert not stored or wait_for(lambda: _rows(db) >= 0 and taught_by(db) >= exchanges(status(pod)), BUSY_S, 0.05), (
+        "not stored"
+    )
     told = status(pod)
     (route,) = told["routes"]
     phase = route["rollouts"][0]["phase"] if route["rollouts"] else ""
@@ -116,7 +118,18 @@ def export(pod: Pod, priors: Path) -> None:
     """`kubectl exec POD -c llm-sidecar -- llm-sidecar state export`, and the file as a ConfigMap."""
     priors.mkdir(exist_ok=True)
     db = str(pod.state() / "sidecar.db")
-    command = [sys.executable, "-m", "sidecar", "state", "export", str(priors / "priors.json"), "--db", db, "--set", "service=bot"]
+    command = [
+        sys.executable,
+        "-m",
+        "sidecar",
+        "state",
+        "export",
+        str(priors / "priors.json"),
+        "--db",
+        db,
+        "--set",
+        "service=bot",
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=60, cwd=ROOT)
 
 

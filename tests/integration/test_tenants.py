@@ -1,14 +1,15 @@
-"""Many services on one shared port: each is told apart by token, header or path, and has arms, budgets and figures of its own."""
+"""Many services on one shared port, told apart by token, header or path: each has arms, budgets and figures of its own."""
 
 import asyncio
 import sqlite3
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sidecar.core.cycle import Lane
+from sidecar.core.cycle import Lane, Proposal, Source
 from tests.integration.conftest import Running, Serve, Upstream
 from tests.integration.raw import call, connected, get, ok, post
 
@@ -19,7 +20,8 @@ POLICY = """
 version: 1
 service: gateway
 upstreams:
-  held: {{dialect: openai, base_url: "http://127.0.0.1:{port}", api_key: {{file: "{key}"}}, price: {{input_mtok: 1, output_mtok: 1}}}}
+  held:
+    {{dialect: openai, base_url: "http://127.0.0.1:{port}", api_key: {{file: "{key}"}}, price: {{input_mtok: 1, output_mtok: 1}}}}
   passing: {{dialect: openai, base_url: "http://127.0.0.1:{port}", price: free}}
 routes:
   - name: shop
@@ -99,15 +101,13 @@ async def test_tenants_have_budgets_rows_and_metrics_of_their_own(
     the tenant, metrics its route."""
     up = await upstream([ANSWER])
     side = await serve(up, **files(tmp_path, up.port))
-    got = []
-    for token in (SHOP, SHOP, SEARCH):
-        got.append(await call(side.port, post("/v1/chat/completions", CHAT, b"Authorization: Bearer " + token)))
-    assert [one.status for one in got] == [200, 429, 200]
+    asked = [post("/v1/chat/completions", CHAT, b"Authorization: Bearer " + token) for token in (SHOP, SHOP, SEARCH)]
+    assert [(await call(side.port, one)).status for one in asked] == [200, 429, 200]
     side.app.loop.flush()
     assert await side.app.archive.stored(5.0)
     with closing(sqlite3.connect(tmp_path / "sidecar.db")) as connection:
         tenant = "json_extract(context, '$.tags.tenant')"
-        rows = connection.execute(f"SELECT service, {tenant}, route FROM decisions ORDER BY id").fetchall()  # noqa: S608
+        rows = connection.execute(f"SELECT service, {tenant}, route FROM decisions ORDER BY id").fetchall()
     assert rows == [("gateway", "shop", "shop"), ("gateway", "shop", "shop"), ("gateway", "search", "search")]
     metrics = (await call(side.health_port, get("/metrics"))).body.decode()
     counted = [line for line in metrics.splitlines() if line.startswith("llm_sidecar_requests_total")]
@@ -135,7 +135,9 @@ async def test_without_tokens_a_header_or_the_path_says_it(upstream: Upstream, s
     sees neither."""
     up = await upstream([ok()])
     (tmp_path / "p.yaml").write_text(
-        POLICY.replace(', api_key: {{file: "{key}"}}', "").format(port=up.port).replace("service: gateway", "service: '*'")
+        POLICY.replace(', api_key: {{file: "{key}"}}', "")
+        .format(port=up.port)
+        .replace("service: gateway", "service: '*'")
     )
     side = await serve(up, mode="daemon", policies=tmp_path)
     seen = seen_by(side)
@@ -160,7 +162,9 @@ async def test_without_tokens_a_header_or_the_path_says_it(upstream: Upstream, s
     assert not any(b"tenant" in one.head.lower() for one in up.requests)
 
 
-@pytest.mark.parametrize("path", ["/for/", "/for//v1/chat/completions", "/for/a b/v1/x", "/for/" + "x" * 65 + "/v1/models"])
+@pytest.mark.parametrize(
+    "path", ["/for/", "/for//v1/chat/completions", "/for/a b/v1/x", "/for/" + "x" * 65 + "/v1/models"]
+)
 async def test_what_names_no_tenant_is_no_path(upstream: Upstream, serve: Serve, path: str) -> None:
     up = await upstream()
     side = await serve(up, mode="standalone")
@@ -188,13 +192,25 @@ async def test_a_broken_tokens_file_is_told(upstream: Upstream, serve: Serve, tm
 
 
 async def test_a_node_works_at_its_interval(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
-    """OPTIMIZATION_INTERVAL is the pace of the main lane of the control loop; the lanes beside it keep theirs."""
-    up = await upstream()
-    side = await serve(up, environ={"MODE": "daemon", "OPTIMIZATION_INTERVAL": "1s"}, **files(tmp_path, up.port) | {"mode": "daemon"})
-    passes: dict[Lane, list[float]] = {Lane.MAIN: [], Lane.DEEP: []}
-    for lane, seen in passes.items():
-        side.app.cycling.cycle.add(lane, lambda now, seen=seen: seen.append(now) or [])
+    """OPTIMIZATION_INTERVAL is the pace of the main lane of the control loop, while calls come; other lanes keep theirs."""
+    up = await upstream([ok()])
+    open_to_all = POLICY.replace(', api_key: {{file: "{key}"}}', "").format(port=up.port)
+    chooses = "    mode: optimize\n    arms: [{id: n, upstream: passing, model: n}]\n"
+    (tmp_path / "p.yaml").write_text(open_to_all.replace("service: gateway", "service: '*'") + chooses)
+    side = await serve(up, environ={"MODE": "daemon", "OPTIMIZATION_INTERVAL": "1s"}, policies=tmp_path)
+    passes = Counter[Lane]()
+
+    def counting(lane: Lane) -> Source:
+        def looked(_now: float) -> list[Proposal]:
+            passes[lane] += 1
+            return []
+
+        return looked
+
+    for lane in (Lane.MAIN, Lane.DEEP):
+        side.app.cycling.cycle.add(lane, counting(lane))
     async with asyncio.timeout(20):
-        while len(passes[Lane.MAIN]) < 3:
+        while passes[Lane.MAIN] < 3:
+            assert (await call(side.port, post())).status == 200
             await asyncio.sleep(0.05)
-    assert passes[Lane.DEEP] == []
+    assert passes[Lane.DEEP] == 0

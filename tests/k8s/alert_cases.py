@@ -109,7 +109,8 @@ CASES: Final = (
     ),
     _one("LlmSidecarRolledBack", _EVENTS, "_x50 1x10", "1x60", 'kind="rollout.rolled_back",severity="critical"'),
     _one("LlmSidecarRolledBack", _EVENTS, "1x50 2x10", "_x20 1x40", 'kind="change.rolled_back",severity="high"'),
-    _one("LlmSidecarThresholdBreached", "llm_sidecar_threshold_breached", "1x60", "1x35 0x1 1x24", 'route="r",threshold="t"'),
+    _one("LlmSidecarThresholdBreached", "llm_sidecar_threshold_breached", "1x60", "1x35 0x1 1x24", 'route="r",threshold="t"',
+         60),
     Case("LlmSidecarBudgetNearlySpent", {_SPENT: "9.5x60", _LIMIT: "10x60"}, {_SPENT: "8x60", _LIMIT: "10x60"}),
     Case(
         "LlmSidecarBudgetSpent",

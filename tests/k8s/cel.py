@@ -6,9 +6,10 @@ what the API server adds to it:
 * `JSONPatch{...}` and `Object.spec...{...}` are rewritten into map literals with the same members. So the names of types
   are not checked here, nor that lists and maps hold one type: the Rust implementation checks no types.
 * Kubernetes' functions on texts and lists that the package lacks (FUNCTIONS) are Python, as the CEL documentation has them.
-* `variables.NAME` is one variable, evaluated when it is first asked for, as the API server does.
+* `variables.NAME` is one name here, evaluated when it is first asked for, as the API server does.
 
-What the API server lets an expression see is held by `faults`. Not simulated: cost limits, matchConstraints, bindings.
+What the API server lets an expression see is held by `faults`. Not simulated: cost limits, matchConstraints, bindings. The
+same expressions were once run through cel-go and the API server's own patch types, 1.36 and 1.37, with equal operations.
 """
 
 import re
@@ -86,7 +87,8 @@ class _Scope:
     """One pod's evaluation: every variable once, when it is needed."""
 
     def __init__(self, pod: Json, variables: dict[str, Any]) -> None:
-        self._variables, self._known, self._broken = variables, {}, CelError("")  # type: dict[str, Any], dict[str, Any], CelError
+        self._variables, self._known = variables, dict[str, Any]()
+        self._broken: CelError | None = None
         self._context = cel.Context({"object": pod}, FUNCTIONS)
         self._context.set_variable_resolver(self._variable)
 
@@ -94,7 +96,7 @@ class _Scope:
         try:
             return program.execute(self._context)
         except Exception as error:
-            raise self._broken if str(self._broken) else CelError(f"{name}: {error}") from error
+            raise self._broken or CelError(f"{name}: {error}") from error
 
     def _variable(self, asked: str) -> Any:
         name = asked.removeprefix("variables_")
@@ -149,10 +151,12 @@ def faults(policy: Json) -> list[str]:
     Variables and matchConditions know neither JSONPatch nor Object; matchConditions know no variables; a variable knows
     those before it.
     """
-    spec, said = policy["spec"], []
-    for one in (*spec["variables"], *spec["matchConditions"]):
-        if {text for kind, text in tokens(one["expression"]) if kind == "name"} & set(_PATCH_TYPES):
-            said.append(f"{one['name']} builds a patch")
+    spec = policy["spec"]
+    said = [
+        f"{one['name']} builds a patch"
+        for one in (*spec["variables"], *spec["matchConditions"])
+        if {text for kind, text in tokens(one["expression"]) if kind == "name"} & set(_PATCH_TYPES)
+    ]
     before: set[str] = set()
     for one in spec["variables"]:
         said += [f"{one['name']} uses {name} before it is there" for name in _used(one["expression"]) - before]

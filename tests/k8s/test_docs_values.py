@@ -13,7 +13,9 @@ PAGES = sorted((ROOT / "docs").glob("kubernetes*.md"))
 SHOWN: list[tuple[str, dict[str, Any]]] = [
     (f"{page.name} {number}", yaml.safe_load(text))
     for page in PAGES
-    for number, text in enumerate(re.findall(r"^```yaml\n# values.yaml\n(.*?)^```", page.read_text("utf-8"), re.M | re.S))
+    for number, text in enumerate(
+        re.findall(r"^```yaml\n# values.yaml\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
+    )
 ]
 
 

@@ -1,8 +1,8 @@
 """The policy does what the webhook does: the same pods, through CEL, come out the same, but for what is declared here.
 
 Both are rendered from the chart with the same values: the webhook's ConfigMap is read by sidecar.inject, the policy's
-expressions are evaluated (tests/k8s/cel.py says what is simulated of the API server). A pod comes as the API server shows it
-to a policy: without nulls and empty lists, quantities in one form. What differs, and why, stands in docs/kubernetes-policy.md.
+expressions are evaluated (tests/k8s/cel.py says what is simulated of the API server). A pod comes as the API server shows
+it to a policy: without nulls and empty lists, quantities in one form. docs/kubernetes-policy.md says what differs, and why.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""The alert rules, by Prometheus' own tool: they are valid, and each fires when it should and keeps quiet when it should not."""
+"""The alert rules, by Prometheus' own tool: each is valid, fires when it should, and is quiet when it should not."""
 
 import shutil
 import subprocess

@@ -3,12 +3,15 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
-from sidecar.telemetry.catalogue import CATALOGUE, PREFIX
+from sidecar.core.types import OutcomeKind, Reason, Severity
+from sidecar.inject.cluster import CALLS
+from sidecar.inject.counts import RESULTS
+from sidecar.telemetry.catalogue import CATALOGUE, PREFIX, SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES: list[dict[str, Any]] = [
@@ -42,6 +45,17 @@ def _known() -> dict[str, set[str]]:
 
 
 KNOWN = _known()
+CLOSED = {  # labels whose values are a closed set
+    "outcome": set(get_args(OutcomeKind)),
+    "reason": set(get_args(Reason)),
+    "status_class": {"none", "2xx", "3xx", "4xx", "5xx"},
+    "state": {"closed", "open", "half_open"},
+    "cause": {"overload", "head", "engine"},
+    "result": set(RESULTS),
+    "call": set(CALLS),
+    "stream": {"true", "false"},
+    "le": {"+Inf", *(repr(edge) for edge in SECONDS)},
+}
 
 
 def _asked(expression: str) -> Iterator[tuple[str, set[str]]]:
@@ -64,6 +78,16 @@ def test_what_a_rule_asks_for_exists(rule: dict[str, Any]) -> None:
         for label in re.split(r",\s*", found)
     }
     assert grouped <= TARGET.union(*(KNOWN[name] for name, _ in asked))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
+def test_values_of_labels_exist(rule: dict[str, Any]) -> None:
+    """A value that no metric ever has matches nothing, and `!=` of it everything."""
+    for label, text in re.findall(r'(\w+)\s*(?:=~|!~|!=|=)\s*"([^"]*)"', rule["expr"]):
+        if label in CLOSED:
+            assert set(text.split("|") if label != "le" else [text]) <= CLOSED[label]
+        if label == "severity":
+            assert set(text.split("|")) <= set(get_args(Severity))
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])

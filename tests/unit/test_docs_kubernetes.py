@@ -29,9 +29,18 @@ FREE = {"sidecar.env", "standalone.policies.files", "standalone.secretFiles", "d
         "standalone.extraEnv", "podMonitor.labels", "prometheusRule.labels"}  # fmt: skip
 
 
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(page: Path, language: str, first: str = "") -> list[str]:
+    """The fenced blocks of a language that begin with this line; without it."""
+    return re.findall(rf"^```{language}\n{first}(.*?)^```", text_of(page), re.MULTILINE | re.DOTALL)
+
+
 def between(page: Path, what: str) -> str:
     """What stands between two comments of a page."""
-    found = re.search(rf"<!-- {what}: begin[^>]*-->\n(.*?)<!-- {what}: end -->", page.read_text(encoding="utf-8"), re.DOTALL)
+    found = re.search(rf"<!-- {what}: begin[^>]*-->\n(.*?)<!-- {what}: end -->", text_of(page), re.DOTALL)
     assert found is not None, what
     return found[1]
 
@@ -59,7 +68,7 @@ class _Dumper(yaml.SafeDumper):
 
 def commands(page: Path) -> list[list[str]]:
     """Every command of the shell blocks, in words; pipes end one."""
-    text = "\n".join(re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
+    text = "\n".join(blocks(page, "sh"))
     words = [shlex.split(line, comments=True) for line in text.replace("\\\n", " ").splitlines()]
     return [one for one in words if one]
 
@@ -91,7 +100,8 @@ def test_the_table_of_annotations_is_whole_and_its_examples_hold() -> None:
     names = [row[0].strip("| `") for row in rows]
     assert sorted(names) == sorted(ANNOTATIONS - {"status"})
     for name, row in zip(names, rows, strict=True):
-        assert read_options({f"{PREFIX}{name}": row[1].strip('`"')}, {}, Defaults())
+        taken = read_options({f"{PREFIX}{name}": row[1].strip('`"')}, {}, Defaults())
+        assert name in {"mode"} or taken != read_options({}, {}, Defaults()), name
 
 
 def test_the_ports_of_the_table_are_the_defaults() -> None:
@@ -105,14 +115,14 @@ def test_the_ports_of_the_table_are_the_defaults() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_annotations_that_are_named_exist(page: Path) -> None:
     """Or are the namespace's label."""
-    named = set(re.findall(r"\bllm-sidecar\\?\.io/([a-z-]+[a-z])", page.read_text(encoding="utf-8")))
+    named = set(re.findall(r"\bllm-sidecar\\?\.io/([a-z-]+[a-z])", text_of(page)))
     assert named <= ANNOTATIONS | {"injection"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_parse(page: Path) -> None:
     """Each `llm-sidecar` command, also behind `kubectl exec ... --`, has a verb and options that exist."""
-    texts = [shlex.split(one) for one in re.findall(r"`([^`\n]* -- llm-sidecar [^`]*)`", page.read_text(encoding="utf-8"))]
+    texts = [shlex.split(one) for one in re.findall(r"`([^`\n]* -- llm-sidecar [^`]*)`", text_of(page))]
     for words in [*commands(page), *texts]:
         if "llm-sidecar" not in words or words[0] == "helm" or words[:2] == ["docker", "push"]:
             continue
@@ -130,7 +140,7 @@ def test_values_that_are_set_exist(page: Path) -> None:
         given = [words[at + 1] for at, word in enumerate(words) if word in ("--set", "--set-string", "--set-file")]
         assert [one for one in given if not _is_value(one.partition("=")[0])] == []
         assert words[1] in ("install", "upgrade", "uninstall", "test", "template", "get", "status", "list")
-    for text in re.findall(r"^```yaml\n# values.yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+    for text in blocks(page, "yaml", "# values.yaml\n"):
         assert [path for path in _values_named(yaml.safe_load(text)) if not _is_value(path)] == []
 
 
@@ -138,14 +148,14 @@ def test_values_that_are_set_exist(page: Path) -> None:
 def test_values_that_are_named_exist(page: Path) -> None:
     """`injector.webhook.failurePolicy` and its like in text."""
     roots = "|".join(VALUES)
-    named = re.findall(rf"`((?:{roots})(?:\.\w+)+)(?:[:=][^`]*)?`", page.read_text(encoding="utf-8"))
+    named = re.findall(rf"`((?:{roots})(?:\.\w+)+)(?:[:=][^`]*)?`", text_of(page))
     assert [one for one in named if not _is_value(one) and not any(one.startswith(f"{free}.") for free in FREE)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_sections_that_are_linked_exist(page: Path) -> None:
     """Of this page, and of others."""
-    for name, section in re.findall(r"\]\(([\w-]+\.md)?#([\w-]+)\)", page.read_text(encoding="utf-8")):
+    for name, section in re.findall(r"\]\(([\w-]+\.md)?#([\w-]+)\)", text_of(page)):
         file = DOCS / name if name else page
         headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
         assert section.lower() in {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}
@@ -154,9 +164,9 @@ def test_sections_that_are_linked_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_policies_load(page: Path, tmp_path: Path) -> None:
     """A policy that a reader copies is valid, also one in a ConfigMap's key."""
-    for text in re.findall(r"^```yaml\n(version: 1\n.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+    for text in blocks(page, "yaml", "version: 1\n"):
         file = tmp_path / "policy.yaml"
-        file.write_text(text)
+        file.write_text(f"version: 1\n{text}")
         assert load_file(file, {}).policy.routes
 
 

@@ -257,13 +257,19 @@ def test_held_keys_need_client_authentication() -> None:
 def test_who_starts_the_pods_says_how_many() -> None:
     """SIDECAR_REPLICAS takes the place of the file's `replicas` wherever that divides, and leaves the version, of which salt
     and rollout ids are made, as it is: pods that are told different numbers agree on who is in."""
-    spent = "    budget: {daily_usd: 10}\n    arms: [{id: mini, upstream: openai, model: mini}]\n    rollout: {false_rollback: 4%}\n"
-    text = HEAD + ROUTE + "    mode: canary\n" + spent
+    arms = "    arms: [{id: mini, upstream: openai, model: mini}]\n    rollout: {false_rollback: 4%}\n"
+    text = HEAD + ROUTE + "    mode: canary\n    budget: {daily_usd: 10}\n" + arms
     shared = Settings.load({"SIDECAR_REPLICAS": "4"})
-    for written, given, expected in (("", None, 1), ("replicas: 2\n", None, 2), ("replicas: 2\n", shared, 4), ("", shared, 4)):
-        policy = load_text(text + written, Path("p.yaml"), {}, given).policy
+    for written, told, expected in (
+        ("", None, 1),
+        ("replicas: 2\n", None, 2),
+        ("replicas: 2\n", shared, 4),
+        ("", shared, 4),
+    ):
+        policy = load_text(text + written, Path("p.yaml"), {}, told).policy
         (route,) = policy.routes
-        assert route.budget is not None and route.rollout is not None
+        assert route.budget is not None
+        assert route.rollout is not None
         assert policy.replicas == expected
         assert route.budget.daily_nusd == 10_000_000_000 // expected
         assert route.rollout.false_rollback == pytest.approx(0.04 / expected)

@@ -1,10 +1,9 @@
 """How large the state folder gets: what an emptyDir's `sizeLimit` has to hold, or the kubelet evicts the pod.
 
-Derived. The file: `max_bytes` of pages in use, and a step of pruning above it. Its WAL: CHECKPOINT_BYTES until it is copied,
-what one commit adds, and what readers hold back meanwhile. What comes between two prunes (CHORE_S). Beside them at most one copy of the file in ordinary use, as
-`store backup` makes it, or as damage leaves it (`.corrupt-...`, of which KEPT_CORRUPT are kept). So twice the file and
-WALs; with each copy that is kept one more. The test has a cap of 12 MiB for the 256 of production;
-what does not grow with it (WALs) is allowed for in full.
+Derived. The file: `max_bytes` of pages in use, and what comes between two prunes (CHORE_S). Its WAL: CHECKPOINT_BYTES until
+it is copied, what one commit adds, and what readers hold back meanwhile. Beside them at most one copy of the file in
+ordinary use, as `store backup` makes it, or as damage leaves it (`.corrupt-...`, of which KEPT_CORRUPT are kept). The test
+has a cap of 12 MiB for the 256 of production; what does not grow with it (the WAL) is allowed for in full.
 """
 
 from pathlib import Path
