@@ -1,7 +1,7 @@
 """`python3 k8s/image/rootfs.py VENV ROOT`: what the image holds, and nothing else, laid out below the folder ROOT.
 
 The interpreter, the part of its standard library that a server uses, the virtual environment VENV, the shared libraries
-that these load (as `ldd` tells), certificate authorities, and a few files of /etc. So there is no shell, no package
+that these load (as `ldd` tells), certificate authorities, a few files of /etc, and the licences of what came from Debian. So there is no shell, no package
 manager, and nothing that is setuid: what is not copied is not there.
 
 The result does not depend on when or how often it is made: names are taken in order, bytecode is compiled anew without
@@ -34,6 +34,9 @@ SCRIPT: Final = "llm-sidecar"
 # libgcc_s is loaded only when a thread ends, so no file names it.
 LOADED_LATE: Final = ("libgcc_s.so.1",)
 AUTHORITIES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
+SHIPPED_AUTHORITIES: Final = Path("/usr/share/ca-certificates")
+DOCUMENTS: Final = Path("/usr/share/doc")
+LICENCES: Final = Path("/usr/share/common-licenses")
 ETC: Final = {
     "passwd": f"root:x:0:0:root:/:/sbin/nologin\nllm-sidecar:x:{UID}:{UID}::/var/lib/llm-sidecar:/sbin/nologin\n",
     "group": f"root:x:0:\nllm-sidecar:x:{UID}:\n",
@@ -130,6 +133,24 @@ def lay_system(root: Path) -> None:
     (root / "tmp").chmod(0o1777)
 
 
+def lay_licences(root: Path) -> None:
+    """The copyright file of each Debian package that something below `root` comes from, and the licences that these name.
+
+    What is in no package brings its own: packages of Python in their `.dist-info`, a Python that was compiled in its folder.
+    """
+    laid = sorted(f"/{path.relative_to(root)}" for path in (root / "usr").rglob("*") if not path.is_dir())
+    # dpkg knows some files by the place that they had before /lib became a link to /usr/lib
+    names = [name for path in laid for name in (path, path.removeprefix("/usr"))] + [str(SHIPPED_AUTHORITIES)]
+    told = subprocess.run(["dpkg-query", "--search", *names], capture_output=True, text=True).stdout
+    owners = [line.rpartition(": ")[0] for line in told.splitlines() if not line.startswith("diversion ")]
+    for package in sorted({one.partition(":")[0] for owner in owners for one in owner.split(", ")}):
+        source = DOCUMENTS / package / "copyright"
+        target = root / source.relative_to("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target)  # some are links to another package's
+    copy(LICENCES, root)
+
+
 def settle(root: Path, at: int) -> None:
     """Owner root, no bit more than needed, one time for all."""
     for path in [root, *sorted(root.rglob("*"))]:
@@ -147,6 +168,7 @@ def main() -> None:
     lay_python(venv, root)
     lay_libraries(root)
     lay_system(root)
+    lay_licences(root)
     settle(root, int(os.environ.get("SOURCE_DATE_EPOCH") or 0))
 
 

@@ -31,11 +31,13 @@ _HEALTH = "sidecar-health"
 _PYTHON = "/opt/llm-sidecar/bin/python"  # the image has no shell
 _WAIT = """\
 import time, urllib.request
-for _ in range(120):
+direct = urllib.request.build_opener(urllib.request.ProxyHandler({{}}))
+end = time.monotonic() + 30
+while time.monotonic() < end:
     try:
-        urllib.request.urlopen("http://127.0.0.1:{port}/ready", timeout=1)
+        direct.open("http://127.0.0.1:{port}/ready", timeout=1)
         break
-    except OSError:
+    except Exception:
         time.sleep(0.25)
 """
 _ASK = """\
@@ -94,7 +96,10 @@ def volumes(options: Options) -> list[Json]:
 
 
 def _wait(port: int) -> list[str]:
-    """Returns when the sidecar is ready, after half a minute at the latest: the kubelet starts the app only then."""
+    """Returns when the sidecar is ready, after half a minute at the latest: the kubelet starts the app only then.
+
+    It never fails: the kubelet would kill the sidecar for that.
+    """
     return [_PYTHON, "-I", "-c", _WAIT.format(port=port)]
 
 

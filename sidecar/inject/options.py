@@ -13,6 +13,7 @@ from sidecar import __version__
 from sidecar.config import units
 from sidecar.config.document import Node, Problems, nearest, quoted, read_document
 from sidecar.config.kinds import Wrong, choice, key, list_of, map_of, scalar, struct
+from sidecar.config.settings import Settings
 from sidecar.errors import ConfigError
 from sidecar.inject import texts
 from sidecar.inject.texts import Resources
@@ -114,6 +115,8 @@ class Defaults:
             elif not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", name, re.ASCII):
                 problems.add(tree.find("env", name), "is not the name of a variable", "use letters, digits and _")
         problems.check()
+        _check_settings(made, tree, problems)
+        problems.check()
         return made
 
 
@@ -191,7 +194,7 @@ def read_options(
         priors=said.read("priors", texts.object_name) or defaults.priors,
         secrets=_secrets(defaults.upstream_secrets, said.read("upstream-secrets", texts.secret_names)),
         ports=said.ports(),
-        replicas=said.read("replicas", texts.replicas) or (max(1, replicas) if replicas is not None else None),
+        replicas=said.read("replicas", texts.replicas) or _countable(replicas),
         containers=said.read("containers", texts.container_names),
     )
     if said.problems:
@@ -202,6 +205,31 @@ def read_options(
 def _secrets(common: tuple[str, ...], own: tuple[str, ...] | None) -> tuple[str, ...]:
     """The installation's and the pod's own: what all pods need is not lost by naming one more."""
     return tuple(dict.fromkeys((*common, *(own or ()))))
+
+
+def _countable(replicas: int | None) -> int | None:
+    """An owner's number as the sidecar's setting takes it: what it refuses at its start keeps the app from starting."""
+    return None if replicas is None else min(max(1, replicas), texts.MAX_REPLICAS)
+
+
+def _check_settings(made: Defaults, tree: Node, problems: Problems) -> None:
+    """A variable that the sidecar refuses would keep every app from starting: better the injector keeps its old file.
+
+    Not looked at where the kubelet fills in a part of one: what it will say is not known here.
+    """
+    if any("$(" in text for text in made.env.values()):
+        return
+    listens = {
+        "SIDECAR_LISTEN": f"localhost:{made.port}",
+        "SIDECAR_HEALTH_LISTEN": f":{made.health_port}",
+        "SIDECAR_ADMIN_LISTEN": f"127.0.0.1:{made.admin_port}",
+    }
+    try:
+        Settings.load({**made.env, **listens})
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            what, _, fix = line.removeprefix("environment: ").rpartition("; ")
+            problems.add(tree.find("env"), what, fix)
 
 
 def _one_of(words: tuple[str, ...]) -> Callable[[str], str]:

@@ -4,6 +4,7 @@
 operation sees what those before it did.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -49,9 +50,10 @@ class Patch:
         for value in values:
             self.set(f"{path}/-", value)
 
-    def put_member(self, found: Place, path: str, name: str, value: object) -> None:
-        """Member `name` of the object `found`, which stands at `path`."""
-        if found.is_absent:
-            self.set(path, {name: value})
-        else:
+    def put_members(self, found: Place, path: str, members: Mapping[str, object]) -> None:
+        """Members of the object `found`, which stands at `path`; in one operation where the object is absent."""
+        if found.is_absent and members:
+            self.set(path, dict(members))
+            return
+        for name, value in members.items():
             self.set(f"{path}{pointer(name)}", value)

@@ -2,13 +2,13 @@
 
 Pure: no I/O, no clock. The same pod gives the same patch, and the pod that the patch makes gives an empty one. What is the
 user's stays as it is, but for what is listed here: two variables and NO_PROXY of the app's containers, the grace period
-when it is below 40 s, one annotation. Whatever keeps the sidecar out leaves the app calling its provider directly.
+when it is below 40 s, the status annotation, and those two that tell the cluster autoscaler and kubectl of the sidecar. Whatever keeps the sidecar out leaves the app calling its provider directly.
 
 Ours stands first, before the init containers of others, so that those which call a model find it; theirs keep their order.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +36,8 @@ MESH = frozenset(  # proxies and set-up of others: no app, and injected anew by 
         *("consul-dataplane", "consul-connect-inject-init", "kuma-sidecar", "kuma-init"),
     }
 )
+EVICTABLE = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
+DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 MAX_TOLD = 8  # warnings in the status and the answer
 Result = Literal["injected", "skipped", "already"]
 # of every answer, here and in review: the values of a metric's label
@@ -92,15 +94,15 @@ def inject(pod: Place, namespace: str, options: Options) -> Injection:
     return _injected(pod, options, native)
 
 
-def status(pod: Place, said: dict[str, object]) -> list[Operation]:
-    """The operation that writes the status annotation; none where it says that already."""
-    patch, text = Patch(), json.dumps(said, separators=(",", ":"))
-    metadata = pod["metadata"]
-    if metadata["annotations"].mapping().get(STATUS) == text:
-        return []
-    if metadata.is_absent:
+def status(pod: Place, said: dict[str, object], besides: Mapping[str, str] | None = None) -> list[Operation]:
+    """The operations that write the status annotation and those besides it; none for one that says that already."""
+    patch, metadata = Patch(), pod["metadata"]
+    wanted = {**(besides or {}), STATUS: json.dumps(said, separators=(",", ":"))}
+    there = metadata["annotations"].mapping()
+    due: dict[str, object] = {name: text for name, text in wanted.items() if there.get(name) != text}
+    if due and metadata.is_absent:
         patch.set("/metadata", {})
-    patch.put_member(metadata["annotations"], "/metadata/annotations", STATUS, text)
+    patch.put_members(metadata["annotations"], "/metadata/annotations", due)
     return patch.operations
 
 
@@ -153,8 +155,23 @@ def _injected(pod: Place, options: Options, native: bool) -> Injection:
     if grace is None or grace < GRACE_S:
         patch.set("/spec/terminationGracePeriodSeconds", GRACE_S)
     warnings = [*warnings, *told, *doubts][:MAX_TOLD]
-    patch.operations += status(pod, _said(plan, warnings))
+    patch.operations += status(pod, _said(plan, warnings), _notes(pod, native))
     return Injection("injected", "", tuple(patch.operations), tuple(f"llm-sidecar: {one}" for one in warnings))
+
+
+def _notes(pod: Place, native: bool) -> dict[str, str]:
+    """Annotations for others. An emptyDir keeps the autoscaler from emptying a node, unless the pod says that it may be
+    lost, as ours may. kubectl takes the first container for the app, unless the pod names another: a plain one of ours is.
+    """
+    spec, there, notes = pod["spec"], pod["metadata"]["annotations"], {}
+    if not any(one["name"].text() == ours.STATE for one in spec["volumes"].items()):
+        volumes = [one.strip() for one in there[EVICTABLE].text().split(",") if one.strip()]
+        if ours.STATE not in volumes:
+            notes[EVICTABLE] = ",".join([*volumes, ours.STATE])
+    apps = [name for one in spec["containers"].items() if (name := one["name"].text()) not in MESH]
+    if not native and apps and not there[DEFAULT_CONTAINER].text():
+        notes[DEFAULT_CONTAINER] = apps[0]
+    return notes
 
 
 def _service(metadata: Place, options: Options) -> str:

@@ -3,7 +3,8 @@
 All containers of a pod share one network, so two listeners on one port cannot both start. A port counts as taken when a
 container declares it (TCP, also as hostPort), a probe or a hook asks it, or `prometheus.io/port` names it; what listens
 without saying so cannot be seen. A taken port is moved by hundreds (9090 -> 9190) to one that is free. A port that an
-annotation gives is never moved: if it is taken, that is an error.
+annotation gives is never moved: if it is taken, that is an error. A health port that is given may be the one of
+`prometheus.io/port`: then the sidecar is what is to be scraped.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +19,7 @@ _STEP = 100
 _PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 _HOOKS = ("postStart", "preStop")
 _ASKS = ("httpGet", "tcpSocket", "grpc")
+_SCRAPED = "annotation prometheus.io/port"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ def taken(containers: Iterable[Place], annotations: Mapping[str, object]) -> dic
             found.setdefault(number, whose)
     scraped = annotations.get("prometheus.io/port")
     if isinstance(scraped, str) and scraped.isascii() and scraped.isdigit():
-        found.setdefault(int(scraped), "annotation prometheus.io/port")
+        found.setdefault(int(scraped), _SCRAPED)
     return found
 
 
@@ -60,7 +62,7 @@ def choose(defaults: Defaults, given: Mapping[str, int], used: Mapping[int, str]
     clashes = [
         f"annotation {PREFIX}{name}: {given[name]} is taken by {used[given[name]]}; choose another port"
         for name in PORTS
-        if name in given and given[name] in used
+        if name in given and given[name] in used and (name, used[given[name]]) != ("health-port", _SCRAPED)
     ]
     if clashes:
         raise ConfigError("\n".join(clashes))

@@ -71,9 +71,15 @@ def answer(body: bytes, defaults: Defaults, replicas: int | None, native: bool) 
     except WrongShape as error:
         told = f"llm-sidecar is not injected: {error}"
         outcome = _Outcome("malformed", "shape", warnings=(told,))
-    version = review.mapping().get("apiVersion")
-    known = isinstance(version, str) and version.startswith("admission.k8s.io/")
-    return Answer(200, _written(uid, str(version) if known else VERSION, outcome), outcome.result, outcome.reason)
+    found = review.mapping().get("apiVersion")
+    version = found if isinstance(found, str) and found.startswith("admission.k8s.io/") else VERSION
+    try:
+        body = _written(uid, version, outcome)
+    except orjson.JSONEncodeError:  # what we copied is nested deeper than JSON is written
+        told = "llm-sidecar is not injected: a member of the pod is nested deeper than any of Kubernetes"
+        outcome = _Outcome("malformed", "shape", warnings=(told,))
+        body = _written(uid, version, outcome)
+    return Answer(200, body, outcome.result, outcome.reason)
 
 
 def owner_of(body: bytes) -> Owner | None:

@@ -12,6 +12,7 @@ from decimal import Decimal
 from sidecar.config.document import nearest
 
 MAX_SECRETS = 16
+MAX_REPLICAS = 10_000  # what the sidecar's own setting takes
 LOWEST_PORT, HIGHEST_PORT = 1024, 65535  # uid 10001 may bind these on every kernel
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
 _CONTAINER = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
@@ -145,8 +146,8 @@ def port(text: str) -> int:
 
 
 def replicas(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,6}", text, re.ASCII) or int(text) < 1:
-        raise ValueError("is not a number of pods; write 1 or more")
+    if not re.fullmatch(r"[0-9]{1,6}", text, re.ASCII) or not 1 <= int(text) <= MAX_REPLICAS:
+        raise ValueError(f"is not a number of pods; write 1 to {MAX_REPLICAS}")
     return int(text)
 
 

@@ -2,8 +2,8 @@
 
 A call says it in one of three ways: by its token (lines `token service` of `client_tokens_file`), by the header
 `x-sidecar-tenant`, or by its path: `/for/NAME/v1/...` is `/v1/...` of NAME. The token is believed, the other two only
-where no token is asked for. The name becomes the tag `tenant`, by which routes match, so that each service has arms, budgets and
-rollouts of its own. A token that stands where a provider's key would stand is ours: no upstream ever sees it.
+where no token is asked for. The name becomes the tag `tenant`, by which routes match, so that each service has arms,
+budgets and rollouts of its own. A token that stands where a provider's key would stand is ours: no upstream ever sees it.
 """
 
 import re

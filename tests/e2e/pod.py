@@ -10,8 +10,8 @@ and the grace period; the processes; the signals. The kubelet's rules that it ho
 * Ordinary containers are started in the order of the list. A postStart hook runs beside the process, and "other management
   of the container blocks until the hook completes" (API, Lifecycle). That the NEXT container waits for it too is how the
   kubelet is written and no promise of the API; Istio's `holdApplicationUntilProxyStarts` leans on the same.
-* A probe by HTTP is good with 200..399. A startup probe that failed `failureThreshold` times in a row has the container killed
-  and started again (configuration/liveness-readiness-startup-probes).
+* A probe by HTTP is good with 200..399. A startup probe that failed `failureThreshold` times in a row has the container
+  killed and started again (configuration/liveness-readiness-startup-probes): here it is a test that failed.
 * A pod's end: the grace period begins; preStop hooks run inside it; then SIGTERM. Ordinary containers get it at once, in no
   order that is promised. Native sidecars get theirs when every ordinary container has ended, the last of the list first.
   What still runs when the grace period is over gets SIGKILL (workloads/pods/pod-lifecycle, "Pod termination").
@@ -184,6 +184,12 @@ class Pod:
         self.processes[name].kill()
         self.processes[name].wait(10)
         self.run(name)
+
+    def verb(self, *arguments: str) -> bytes:
+        """What `kubectl exec POD -c llm-sidecar -- llm-sidecar ...` prints; CalledProcessError when it fails."""
+        environ = self._environment(self.container(NAME))
+        command = [sys.executable, "-m", "sidecar", *arguments]
+        return subprocess.run(command, env=environ, check=True, capture_output=True, timeout=STARTS_S, cwd=ROOT).stdout
 
     # ---- what a container sees
 

@@ -68,22 +68,22 @@ class App:
         )
 
 
-def app_of(log: TextIO) -> App:
-    """An app that SIGTERM ends."""
+def app_of(path: Path) -> App:
+    """An app that SIGTERM ends well, once the file is there."""
     ending = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ending.set)
-    return App(log, ending)
+    return App(path.open("w", encoding="utf-8"), ending)
 
 
-async def main(log: TextIO) -> int:
-    app = app_of(log)
-    async with asyncio.TaskGroup() as group:
-        for number in range(WORKERS):
-            group.create_task(app.worker(number))
+async def main() -> int:
+    app = app_of(Path(os.environ["APP_LOG"]))
+    with app.log:
+        async with asyncio.TaskGroup() as group:
+            for number in range(WORKERS):
+                group.create_task(app.worker(number))
     await app.client.close()
     return 1 if app.lost else 0
 
 
 if __name__ == "__main__":
-    with Path(f"{os.environ['APP_LOG']}.new").open("w", encoding="utf-8") as file:
-        sys.exit(asyncio.run(main(file)))
+    sys.exit(asyncio.run(main()))

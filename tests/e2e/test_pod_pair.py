@@ -2,13 +2,13 @@
 load, again and again. No call is lost, every call has its row, and the sidecar ends last."""
 
 import json
-import random
+import random  # noqa: TID251 - the moment of each end, from a seed
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from time import sleep  # noqa: TID251 - the moments at which a pod is ended
+from time import sleep
 
 import pytest
 
@@ -93,6 +93,19 @@ def judge(done: list[Round], *, native: bool) -> None:
 def test_a_pod_ends_without_losing_a_call(tmp_path: Path, native: bool) -> None:
     """GW-51, INC-33: a handful of what the campaign does fifty times."""
     judge(rounds(tmp_path, FEW, native=native), native=native)
+
+
+def test_an_app_may_pause_before_its_last_calls(tmp_path: Path) -> None:
+    """INC-33: two and a half seconds of other work after SIGTERM, then calls again: a native sidecar was not told yet, and a
+    plain one waits so long."""
+    with Provider(tmp_path, *KNOBS) as provider, ThreadPoolExecutor(2) as pool:
+        kinds = (True, False)
+        made = [
+            pool.submit(a_round, tmp_path / str(native), provider, 0, native=native, APP_LULL_S="2.5")
+            for native in kinds
+        ]
+        for native, one in zip(kinds, made, strict=True):
+            judge([one.result()], native=native)
 
 
 @pytest.mark.campaign

@@ -6,8 +6,6 @@ The kubelet is simulated (`pod.py`); the sidecar, its volume and its verbs are r
 import asyncio
 import json
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ import pytest
 
 from sidecar.clock import monotonic
 from tests.e2e.pod import NAME, Ended, Pod
-from tests.e2e.process import ROOT, Provider, ask
+from tests.e2e.process import Provider, ask
 from tests.e2e.rounds import exchanges, step, taught_by, write_policy
 from tests.e2e.traffic import Load
 from tests.fixtures.waiting import wait_for
@@ -117,20 +115,7 @@ async def load_until(load: Load, reached: Callable[[], bool]) -> None:
 def export(pod: Pod, priors: Path) -> None:
     """`kubectl exec POD -c llm-sidecar -- llm-sidecar state export`, and the file as a ConfigMap."""
     priors.mkdir(exist_ok=True)
-    db = str(pod.state() / "sidecar.db")
-    command = [
-        sys.executable,
-        "-m",
-        "sidecar",
-        "state",
-        "export",
-        str(priors / "priors.json"),
-        "--db",
-        db,
-        "--set",
-        "service=bot",
-    ]
-    subprocess.run(command, check=True, capture_output=True, timeout=60, cwd=ROOT)
+    (priors / "priors.json").write_bytes(pod.verb("state", "export", "/dev/stdout"))
 
 
 async def test_a_container_starts_again(make: Made) -> None:

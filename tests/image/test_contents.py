@@ -94,6 +94,15 @@ def test_the_configuration(image: str) -> None:
     assert {name.split("=")[0] for name in config["Env"]} == {"PATH", "LANG", "SIDECAR_DB"}
 
 
+def test_licences_come_along(files: Path) -> None:
+    """Of each Debian package that a library or Python comes from, of each package of Python, and of the product."""
+    told = {path.parent.name for path in files.glob("usr/share/doc/*/copyright") if path.stat().st_size > 100}
+    assert {"libc6", "libssl3", "zlib1g", "libsqlite3-0", "ca-certificates"} <= told
+    assert any(files.glob("usr/**/python3.11/LICENSE.txt")) or "libpython3.11-stdlib" in told
+    assert (files / "usr/share/common-licenses/GPL-3").stat().st_size > 10_000
+    assert next(files.glob("opt/**/llm_sidecar-*.dist-info/licenses/LICENSE")).read_text() == (ROOT / "LICENSE").read_text()
+
+
 def test_it_is_small(image: str) -> None:
     size_mib = inspect(image)["Size"] / 2**20
     print("size", round(size_mib), "MiB")

@@ -21,7 +21,9 @@ version: 1
 service: gateway
 upstreams:
   held:
-    {{dialect: openai, base_url: "http://127.0.0.1:{port}", api_key: {{file: "{key}"}}, price: {{input_mtok: 1, output_mtok: 1}}}}
+    dialect: openai
+    base_url: "http://127.0.0.1:{port}"{api_key}
+    price: {{input_mtok: 1, output_mtok: 1}}
   passing: {{dialect: openai, base_url: "http://127.0.0.1:{port}", price: free}}
 routes:
   - name: shop
@@ -41,7 +43,9 @@ def files(folder: Path, port: int) -> dict[str, Any]:
     """The settings of a shared sidecar with a policy, tokens and a database."""
     (folder / "policies").mkdir()
     (folder / "key").write_text("sk-held-by-the-sidecar\n")
-    (folder / "policies" / "gateway.yaml").write_text(POLICY.format(port=port, key=folder / "key"))
+    (folder / "policies" / "gateway.yaml").write_text(
+        POLICY.format(port=port, api_key=f"\n    api_key: {{file: {folder / 'key'}}}")
+    )
     lines = [b"%b shop" % SHOP, b"%b search" % SEARCH, b"token-of-somebody-else else"]
     (folder / "tokens").write_bytes(b"\n".join(lines) + b"\n")
     return {
@@ -134,11 +138,8 @@ async def test_without_tokens_a_header_or_the_path_says_it(upstream: Upstream, s
     """Where no key is held nobody asks for a token: a service names itself, by header or by base URL, and the upstream
     sees neither."""
     up = await upstream([ok()])
-    (tmp_path / "p.yaml").write_text(
-        POLICY.replace(', api_key: {{file: "{key}"}}', "")
-        .format(port=up.port)
-        .replace("service: gateway", "service: '*'")
-    )
+    open_to_all = POLICY.format(port=up.port, api_key="").replace("service: gateway", "service: '*'")
+    (tmp_path / "p.yaml").write_text(open_to_all)
     side = await serve(up, mode="daemon", policies=tmp_path)
     seen = seen_by(side)
     async with connected(side.port) as client:
@@ -194,7 +195,7 @@ async def test_a_broken_tokens_file_is_told(upstream: Upstream, serve: Serve, tm
 async def test_a_node_works_at_its_interval(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
     """OPTIMIZATION_INTERVAL is the pace of the main lane of the control loop, while calls come; other lanes keep theirs."""
     up = await upstream([ok()])
-    open_to_all = POLICY.replace(', api_key: {{file: "{key}"}}', "").format(port=up.port)
+    open_to_all = POLICY.format(port=up.port, api_key="")
     chooses = "    mode: optimize\n    arms: [{id: n, upstream: passing, model: n}]\n"
     (tmp_path / "p.yaml").write_text(open_to_all.replace("service: gateway", "service: '*'") + chooses)
     side = await serve(up, environ={"MODE": "daemon", "OPTIMIZATION_INTERVAL": "1s"}, policies=tmp_path)

@@ -9,7 +9,7 @@ what the API server adds to it:
 * `variables.NAME` is one name here, evaluated when it is first asked for, as the API server does.
 
 What the API server lets an expression see is held by `faults`. Not simulated: cost limits, matchConstraints, bindings. The
-same expressions were once run through cel-go and the API server's own patch types, 1.36 and 1.37, with equal operations.
+same expressions were once run through cel-go with the patch types of Kubernetes 1.36.2 and 1.37 beta: equal operations.
 """
 
 import re

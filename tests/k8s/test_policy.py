@@ -182,6 +182,23 @@ def test_the_same_pod_comes_out_of_both(case: Case, name: str) -> None:
     assert comparable(by_policy(made, name)) == comparable(by_webhook(made, name))
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"fieldRef": {"fieldPath": "metadata.annotations['proxy']"}},
+        {"configMapKeyRef": {"name": "c", "key": "k"}},
+        {"secretKeyRef": {"name": "s", "key": "k", "optional": True}},
+        {"resourceFieldRef": {"resource": "limits.cpu"}},
+    ],
+    ids=lambda source: next(iter(source)),
+)
+def test_a_proxy_from_elsewhere_is_taken_over_alike(source: Json) -> None:
+    """Of two entries of a name the last counts; a source that means something else in another container does not."""
+    twice = [variable("HTTPS_PROXY", "http://first:1"), {"name": "HTTPS_PROXY", "valueFrom": source}]
+    made = served(pod(container(env=[*twice, variable("NO_PROXY", " a, ,"), variable("no_proxy", "b")])))
+    assert comparable(by_policy(made)) == comparable(by_webhook(made))
+
+
 @pytest.mark.parametrize("case", SERVED, ids=lambda case: case.name)
 def test_twice_is_once_and_restricted_stays(case: Case) -> None:
     """GW-52: nothing to do at a pod that is done, no control of `restricted` that it did not break before."""

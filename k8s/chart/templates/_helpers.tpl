@@ -4,16 +4,11 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* At most 40 characters: with the longest suffix of ours it is still the name of a Service. */}}
+{{/* At most 40 characters and no dots: with the longest suffix of ours it is still the name of a Service. */}}
 {{- define "llm-sidecar.fullname" -}}
 {{- $name := include "llm-sidecar.name" . -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
-{{- else if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
-{{- end -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- default $full .Values.fullnameOverride | replace "." "-" | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
 {{/* The name of a component's objects: FULLNAME-injector and so on. */}}
@@ -21,9 +16,9 @@
 {{- printf "%s-%s" (include "llm-sidecar.fullname" .root) .component -}}
 {{- end -}}
 
-{{/* The name of what is not in a namespace: two releases of one name must not share it. */}}
+{{/* The name of what is not in a namespace: two releases of one name must not share it, so it is never cut. */}}
 {{- define "llm-sidecar.clusterName" -}}
-{{- printf "%s-%s" (include "llm-sidecar.componentName" .) .root.Release.Namespace | trunc 63 | trimSuffix "-" -}}
+{{- printf "%s-%s" (include "llm-sidecar.componentName" .) .root.Release.Namespace -}}
 {{- end -}}
 
 {{/* What selectors match: it can never change. */}}
@@ -33,29 +28,25 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
+{{/* Labels that values may change: those of one object (more), then those of all, then ours. */}}
+{{- define "llm-sidecar.freeLabels" -}}
+{{- $ours := dict "app.kubernetes.io/version" .root.Chart.AppVersion "app.kubernetes.io/part-of" (include "llm-sidecar.name" .root) -}}
+{{- toYaml (merge dict (default dict .more) .root.Values.commonLabels $ours) -}}
+{{- end -}}
+
+{{/* Labels of an object. Takes root, component and `more`: labels of this object only. */}}
 {{- define "llm-sidecar.labels" -}}
 {{ include "llm-sidecar.selectorLabels" . }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/part-of: {{ include "llm-sidecar.name" .root }}
+{{ include "llm-sidecar.freeLabels" . }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
 {{- end -}}
 
 {{/* The labels of our own pods: never injected themselves. The chart's version is not among them: it would restart them. */}}
 {{- define "llm-sidecar.podLabels" -}}
 {{ include "llm-sidecar.selectorLabels" . }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/part-of: {{ include "llm-sidecar.name" .root }}
+{{ include "llm-sidecar.freeLabels" (dict "root" .root "more" .values.podLabels) }}
 llm-sidecar.io/inject: "false"
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
-{{- with .values.podLabels }}
-{{ toYaml . }}
-{{- end }}
 {{- end -}}
 
 {{- define "llm-sidecar.image" -}}

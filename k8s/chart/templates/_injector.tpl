@@ -1,12 +1,14 @@
 {{/* What the injector is told, as `sidecar/inject/options.py` reads it. */}}
 
+{{/* Another one for cert-manager, which keeps its Secret when it is asked no more: `self` could not make that its own. */}}
 {{- define "llm-sidecar.certificateSecret" -}}
-{{- default (printf "%s-tls" (include "llm-sidecar.componentName" (dict "root" . "component" "injector"))) .Values.injector.certificates.secret -}}
+{{- $kind := ternary "cert" "tls" (eq .Values.injector.certificates.mode "cert-manager") -}}
+{{- default (printf "%s-%s" (include "llm-sidecar.componentName" (dict "root" . "component" "injector")) $kind) .Values.injector.certificates.secret -}}
 {{- end -}}
 
 {{/* `cpu=100m,memory=256Mi,cpu-limit=none,memory-limit=512Mi`: as the annotation llm-sidecar.io/resources is written. */}}
 {{- define "llm-sidecar.resourcesText" -}}
-{{- printf "cpu=%s,memory=%s,cpu-limit=%s,memory-limit=%s" .requests.cpu .requests.memory (default "none" .limits.cpu) .limits.memory -}}
+{{- printf "cpu=%v,memory=%s,cpu-limit=%v,memory-limit=%s" .requests.cpu .requests.memory (default "none" .limits.cpu) .limits.memory -}}
 {{- end -}}
 
 {{- define "llm-sidecar.injectConfig" -}}
@@ -21,6 +23,9 @@ admin_port: {{ .ports.admin }}
 resources: {{ include "llm-sidecar.resourcesText" .resources | quote }}
 state_size: {{ .stateSize }}
 strict: {{ .strict }}
+{{- if not .fixedUser }}
+fixed_user: false
+{{- end }}
 {{- with .policies }}
 policies: {{ . | quote }}
 {{- end }}

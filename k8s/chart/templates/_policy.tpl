@@ -13,7 +13,7 @@ variables.istio
 
 {{- /* A map of cpu and memory ("" is left out) without what the pod states as a whole. */}}
 {{- define "llm-sidecar.celAmounts" -}}
-{{- $both := omit . "ephemeral-storage" }}{{- if not .cpu }}{{- $both = omit $both "cpu" }}{{- end -}}
+{{- $both := . }}{{- if not .cpu }}{{- $both = omit . "cpu" }}{{- end -}}
 ("memory" in variables.whole ? ("cpu" in variables.whole ? {} : {{ toJson (omit $both "memory") }}) : ("cpu" in variables.whole ? {{ toJson (omit $both "cpu") }} : {{ toJson $both }}))
 {{- end -}}
 

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from sidecar.config.settings import Settings
 from sidecar.errors import ConfigError
 from sidecar.inject import texts
 from sidecar.inject.options import ANNOTATIONS, RESERVED, Defaults, Options, opted_out, read_options
@@ -75,6 +76,9 @@ strict: true
         ("env: {1a: x}", "env.1a: is not the name of a variable"),
         ("env: {SIDECAR_LISTEN: x}", "env.SIDECAR_LISTEN: is set by the injector"),
         ('env: {A: "\\0"}', "is not the value of a variable"),
+        ("env: {SIDECAR_MAX_STREAMS: lots}", "SIDECAR_MAX_STREAMS: 'lots' is not a whole number"),
+        ("env: {SIDECAR_MAX_STREAM: 1}", "SIDECAR_MAX_STREAM: is not a setting"),
+        ("{port: 8090, env: {OPENAI_UPSTREAM: 'http://localhost:8090'}}", "is this sidecar itself"),
         ("strict: maybe", "is neither true nor false"),
         ("- a", "must be the injector's configuration, a map"),
         ("a: [", "is not valid YAML"),
@@ -115,6 +119,17 @@ def test_an_annotation_wins_over_the_installation() -> None:
     assert made.secrets == ("s", "t")
 
 
+def test_a_variable_that_the_kubelet_fills_in_cannot_be_checked() -> None:
+    text = "env: {OBSERVATORY_URL: 'http://$(NODE_NAME):4318', SIDECAR_MAX_STREAMS: '$(MOST)', OTHER: x}"
+    assert Defaults.read(text).env["SIDECAR_MAX_STREAMS"] == "$(MOST)"
+
+
+def test_more_pods_than_the_sidecar_can_count_are_as_many_as_it_can() -> None:
+    """What it would refuse at its start keeps the app from starting."""
+    assert read_options({}, {}, Defaults(), 10_001).replicas == 10_000
+    assert Settings.load({"SIDECAR_REPLICAS": "10000"}).replicas == 10_000
+
+
 def test_an_empty_annotation_says_nothing() -> None:
     """A template that fills in an empty value does not keep the pod from its sidecar."""
     assert read_options(said(policies="", mode=" ", port=""), {}, Defaults()) == read_options({}, {}, Defaults())
@@ -145,6 +160,7 @@ def test_an_empty_annotation_says_nothing() -> None:
         ("port", "70000", "is not a port"),
         ("health-port", "http", "is not a port"),
         ("replicas", "0", "is not a number of pods"),
+        ("replicas", "10001", "is not a number of pods"),
         ("replicas", "many", "is not a number of pods"),
     ],
 )

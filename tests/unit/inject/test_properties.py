@@ -5,10 +5,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecar.inject.pod import DEFAULT_CONTAINER, EVICTABLE
 from sidecar.inject.texts import Resources
 from tests.fixtures.pod_security import containers, violations
 from tests.fixtures.pods import Json, container, pod
-from tests.fixtures.reviewed import NO_PROXY, OURS, STATUS, Case, patch_of, patched, said
+from tests.fixtures.reviewed import NO_PROXY, NOTES, OURS, STATUS, Case, patch_of, patched, said
 
 URLS = ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL")
 NAMES = (*URLS, "HTTPS_PROXY", "http_proxy", "NO_PROXY", "no_proxy", "OTHER")
@@ -53,6 +54,9 @@ _annotations = st.fixed_dictionaries(
         "policies": st.just("bots"),
         "service": st.sampled_from(("bot", "-")),
         "status": st.just('{"injected":true}'),
+        EVICTABLE: st.sampled_from(("", "cache", "llm-sidecar-state")),
+        "prometheus.io/port": st.sampled_from(("9091", "19091", "x")),
+        DEFAULT_CONTAINER: st.sampled_from(("c0", "nobody")),
     },
 )
 _spec = st.fixed_dictionaries(
@@ -77,8 +81,10 @@ def cases(draw: st.DrawFn) -> Case:
     for at, more in enumerate(draw(st.lists(_members, max_size=2))):
         stays = {"restartPolicy": "Always"} if draw(st.booleans()) else {}
         first.append(container(f"i{at}", **more, **stays))
-    annotations = {name.replace("-", "_"): text for name, text in draw(_annotations).items()}
-    made = pod(*named, annotations=said(**annotations), init=draw(st.sampled_from((first, None, first))), **draw(_spec))
+    drawn = draw(_annotations)
+    notes = {name: drawn.pop(name) for name in list(drawn) if "/" in name}
+    annotations = said(**{name.replace("-", "_"): text for name, text in drawn.items()}) | notes
+    made = pod(*named, annotations=annotations, init=draw(st.sampled_from((first, None, first))), **draw(_spec))
     defaults = draw(st.sampled_from(("", "{policies: p, upstream_secrets: [z], port: 9092, admin_port: 9290}")))
     return Case(
         name="random",
@@ -121,8 +127,11 @@ def test_what_is_the_users_stays(case: Case) -> None:
     assert (after["spec"].get("volumes") or [])[: len(volumes)] == volumes
     asked, given_ = (one["spec"].get("terminationGracePeriodSeconds") for one in (case.pod, after))
     assert given_ == (max(40, asked or 0) if ours else asked)
-    annotations = {**after["metadata"]["annotations"], STATUS: ""}
-    assert annotations == {**case.pod["metadata"]["annotations"], STATUS: ""}
+    before = case.pod["metadata"]["annotations"]
+    assert {name: text for name, text in after["metadata"]["annotations"].items() if name not in (STATUS, *NOTES)} == {
+        name: text for name, text in before.items() if name not in (STATUS, *NOTES)
+    }
+    assert all(after["metadata"]["annotations"].get(name, "").startswith(before.get(name, "")) for name in NOTES)
 
 
 def _check_variables(before: list[Json], now: list[Json], injected: bool) -> None:

@@ -116,6 +116,22 @@ def test_another_version_is_let_through(version: Any) -> None:
     assert orjson.loads(answered.body)["apiVersion"] == asked
 
 
+def test_what_cannot_be_written_back_is_let_through() -> None:
+    """JSON may be read deeper than it can be written: the pod is allowed, and nobody crashes."""
+    deep: Json = {}
+    for _ in range(400):
+        deep = {"a": deep}
+    told = answer(
+        pods.body(pod(container(env=[{"name": "HTTPS_PROXY", "valueFrom": {"secretKeyRef": deep}}]))),
+        Defaults(),
+        None,
+        True,
+    )
+    assert (told.status, told.result, told.reason) == (200, "malformed", "shape")
+    assert response(told)["allowed"] is True
+    assert patch_of(told) == []
+
+
 def test_a_large_pod_is_injected() -> None:
     """A hundred containers with a thousand variables each: one patch, and the twice-applied one is empty."""
     many = [container(f"c{at}", env=[{"name": f"V{one}", "value": "x"} for one in range(1000)]) for at in range(100)]

@@ -9,7 +9,7 @@ from sidecar.config.settings import Settings
 from tests.fixtures.injections import CASES
 from tests.fixtures.pod_security import containers, violations
 from tests.fixtures.pods import Json
-from tests.fixtures.reviewed import OURS, STATUS, Case, patch_of, patched, response, variables
+from tests.fixtures.reviewed import NOTES, OURS, STATUS, Case, patch_of, patched, response, variables
 
 INJECTED = [case for case in CASES if case.result == "injected"]
 LEFT = [case for case in CASES if case.result != "injected"]
@@ -135,7 +135,7 @@ class TestInjected:
         assert patch_of(again) == []
 
     def test_nothing_else_is_changed(self, case: Case) -> None:
-        """INC-45: without the sidecar, its volumes, the status, two variables and NO_PROXY the pod is as it came."""
+        """INC-45: without the sidecar, its volumes, annotations of ours, two variables and NO_PROXY the pod is as it came."""
         before, after = _without_ours(case.pod), _without_ours(made(case))
         assert after == before
 
@@ -165,7 +165,7 @@ def _without_ours(pod: Json) -> Json:
     spec.pop("terminationGracePeriodSeconds", None)
     metadata = dict(pod.get("metadata") or {})
     metadata["annotations"] = {
-        name: text for name, text in (metadata.get("annotations") or {}).items() if name != STATUS
+        name: text for name, text in (metadata.get("annotations") or {}).items() if name not in (STATUS, *NOTES)
     }
     return {"metadata": metadata, "spec": spec}
 

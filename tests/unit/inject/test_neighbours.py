@@ -1,0 +1,87 @@
+"""An injected pod among what else reads it: the cluster autoscaler, kubectl, Prometheus, and the kubelet that runs its hook."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from tests.fixtures.pods import Json, container, istio_proxy, pod
+from tests.fixtures.reviewed import NOTES, Case, patched, ports, said
+
+EVICT, DEFAULT = NOTES
+STATE = "llm-sidecar-state"
+
+
+def annotations(case: Case) -> Json:
+    found: Json = patched(case.pod, case.answer())["metadata"].get("annotations") or {}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, STATE),
+        ({}, STATE),
+        ({EVICT: ""}, STATE),
+        ({EVICT: "cache, tmp,"}, f"cache,tmp,{STATE}"),
+        ({EVICT: f"{STATE},cache"}, f"{STATE},cache"),
+    ],
+)
+def test_our_volume_keeps_no_node_alive(before: Json | None, after: str) -> None:
+    """The autoscaler leaves a node that has a pod with an emptyDir, unless the pod says that it may go with it."""
+    case = Case(name="scaled", pod=pod(annotations=before))
+    assert annotations(case)[EVICT] == after
+
+
+def test_a_volume_of_the_users_own_is_for_them_to_say() -> None:
+    volumes = [{"name": STATE, "persistentVolumeClaim": {"claimName": "d"}}]
+    assert EVICT not in annotations(Case(name="own", pod=pod(volumes=volumes)))
+    assert EVICT not in annotations(Case(name="windows", pod=pod(os={"name": "windows"})))
+
+
+@pytest.mark.parametrize(
+    ("before", "native", "after"),
+    [
+        (None, False, "app"),
+        ({DEFAULT: "worker"}, False, "worker"),
+        (None, True, None),
+    ],
+)
+def test_kubectl_goes_to_the_app(before: Json | None, native: bool, after: str | None) -> None:
+    """`kubectl logs` and `exec` take the first container unless the pod names another; a plain one of ours is first."""
+    case = Case(
+        name="kubectl", pod=pod(istio_proxy(), container(), container("worker"), annotations=before), native=native
+    )
+    assert annotations(case).get(DEFAULT) == after
+
+
+def test_a_pod_of_proxies_only_has_no_app_to_name() -> None:
+    assert DEFAULT not in annotations(Case(name="gateway", pod=pod(istio_proxy()), native=False))
+
+
+def test_prometheus_may_be_led_to_the_sidecar() -> None:
+    """Who gives the health port and names it for scraping wants just that; a container's own port stays its own."""
+    wanted = {"prometheus.io/port": "19091"} | said(health_port="19091")
+    assert Case(name="scraped", pod=pod(annotations=wanted)).answer().result == "injected"
+    assert Case(name="taken", pod=pod(ports(19091), annotations=wanted)).answer().result == "refused"
+    other = {"prometheus.io/port": "19091"} | said(port="19091")
+    assert Case(name="traffic", pod=pod(annotations=other)).answer().result == "refused"
+
+
+def test_the_hook_of_a_plain_container_waits_through_whatever_answers() -> None:
+    """Its failure would kill the sidecar: no answer, a strange one and a proxy in the environment only make it try again."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        case = Case(name="plain", pod=pod(), native=False, defaults=f"health_port: {listener.getsockname()[1]}")
+        ours = patched(case.pod, case.answer())["spec"]["containers"][0]
+        command = ours["lifecycle"]["postStart"]["exec"]["command"]
+        environ = {**os.environ, "http_proxy": "http://127.0.0.1:1", "no_proxy": ""}
+        with subprocess.Popen([sys.executable, *command[1:]], env=environ) as hook:
+            listener.settimeout(10)
+            for answer in (b"", b"what?\r\n\r\n", b"HTTP/1.0 503 No\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n"):
+                peer, _ = listener.accept()
+                with peer:
+                    assert peer.recv(1000).startswith(b"GET /ready ")
+                    peer.sendall(answer)
+        assert hook.returncode == 0
