@@ -135,6 +135,10 @@ def eventstream(data: bytes) -> None:
     assert _events(EventStreamParser(4096), [data])[1] == _events(EventStreamParser(4096), pieces(data))[1]
 
 
+class _Asking(msgspec.Struct):
+    stream_options: msgspec.Raw = msgspec.Raw(b"")
+
+
 def json_edit(data: bytes) -> None:
     """Both readers agree; an edited body is JSON that differs in what was named."""
     view = read_request(data)
@@ -151,10 +155,8 @@ def json_edit(data: bytes) -> None:
     assert new == edit_request(data, model="new", params=(("temperature", b"0.5"),), ask_usage=True, view=layout)
     after = read_request(new)
     assert after is not None
-    options = msgspec.json.decode(new).get(
-        "stream_options"
-    )  # of another type it stays: the upstream says what is wrong
-    assert (after.model, after.include_usage) == ("new", True if isinstance(options, dict) else view.include_usage)
+    said = bytes(msgspec.json.decode(new, type=_Asking).stream_options)  # of another type it goes up as it is
+    assert (after.model, after.include_usage) == ("new", True if said.startswith(b"{") else view.include_usage)
     assert (after.stream, after.tools, after.conversation) == (view.stream, view.tools, view.conversation)
 
 

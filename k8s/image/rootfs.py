@@ -1,8 +1,8 @@
 """`python3 k8s/image/rootfs.py VENV ROOT`: what the image holds, and nothing else, laid out below the folder ROOT.
 
 The interpreter, the part of its standard library that a server uses, the virtual environment VENV, the shared libraries
-that these load (as `ldd` tells), certificate authorities, a few files of /etc, and the licences of what came from Debian. So there is no shell, no package
-manager, and nothing that is setuid: what is not copied is not there.
+that these load (as `ldd` tells), certificate authorities, a few files of /etc, and the licences of all that. So there is
+no shell, no package manager, and nothing that is setuid: what is not copied is not there.
 
 The result does not depend on when or how often it is made: names are taken in order, bytecode is compiled anew without
 times in it, and every file gets the time SOURCE_DATE_EPOCH. It runs in the build stage of the Dockerfile, as root.

@@ -67,8 +67,8 @@ def extend(container: Place, path: str, port: int, patch: Patch) -> list[str]:
     patch.append(container["env"], f"{path}/env", added)
     if container["envFrom"].items():
         warnings.append(
-            f"container {variables.container} has envFrom, which cannot be seen here: a base URL in it is overridden; "
-            "set it in env to keep it"
+            f"container {variables.container} has envFrom, which cannot be seen here: a base URL in it is overridden "
+            "(set it in env to keep it), and with a proxy in it NO_PROXY needs localhost"
         )
     return warnings
 

@@ -71,8 +71,8 @@ class Defaults:
         default=(), metadata=key(list_of(_name), "Secrets with upstream keys, in each pod's namespace")
     )
     state_size: str = field(
-        default="512Mi",
-        metadata=key(scalar("size", texts.size), "limit of the volume for the database: twice the database's own"),
+        default="1Gi",
+        metadata=key(scalar("size", texts.size), "limit of the volume: the database, its WAL and two copies fit"),
     )
     env: Mapping[str, str] = field(
         default_factory=dict,

@@ -2,7 +2,8 @@
 
 Pure: no I/O, no clock. The same pod gives the same patch, and the pod that the patch makes gives an empty one. What is the
 user's stays as it is, but for what is listed here: two variables and NO_PROXY of the app's containers, the grace period
-when it is below 40 s, the status annotation, and those two that tell the cluster autoscaler and kubectl of the sidecar. Whatever keeps the sidecar out leaves the app calling its provider directly.
+when it is below 40 s, the status annotation, and those two that tell the cluster autoscaler and kubectl of the sidecar.
+Whatever keeps the sidecar out leaves the app calling its provider directly.
 
 Ours stands first, before the init containers of others, so that those which call a model find it; theirs keep their order.
 """
@@ -38,6 +39,7 @@ MESH = frozenset(  # proxies and set-up of others: no app, and injected anew by 
 )
 EVICTABLE = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
 DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
+_OS = "kubernetes.io/os"
 MAX_TOLD = 8  # warnings in the status and the answer
 Result = Literal["injected", "skipped", "already"]
 # of every answer, here and in review: the values of a metric's label
@@ -119,7 +121,7 @@ def _not_ours(pod: Place, namespace: str, options: Options) -> Reason:
 
 def _obstacle(spec: Place, options: Options, native: bool) -> tuple[Reason, str] | None:
     """What keeps the sidecar out of a pod that should have it, and how to change that."""
-    if "windows" in (spec["os"]["name"].text(), spec["nodeSelector"].mapping().get("kubernetes.io/os")):
+    if _is_for_windows(spec):
         return "windows", "the pod runs on Windows, the sidecar on Linux only"
     if spec["hostNetwork"].flag() and not (options.wanted and len(options.ports) == len(PORTS)):
         given = ", ".join(f"{PREFIX}{name}" for name in PORTS)
@@ -127,6 +129,19 @@ def _obstacle(spec: Place, options: Options, native: bool) -> tuple[Reason, str]
     if not native and spec["restartPolicy"].text() in ("Never", "OnFailure"):
         return "run-to-end", "a plain container would keep a pod that runs to its end alive; it needs Kubernetes 1.29"
     return None
+
+
+def _is_for_windows(spec: Place) -> bool:
+    """Whether the pod says so, or can be placed on such nodes only."""
+    if "windows" in (spec["os"]["name"].text(), spec["nodeSelector"].mapping().get(_OS)):
+        return True
+    affinity = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    terms = [term["matchExpressions"].items() for term in affinity["nodeSelectorTerms"].items()]
+    asked = [
+        any((one["key"].value, one["operator"].value, one["values"].value) == (_OS, "In", ["windows"]) for one in term)
+        for term in terms
+    ]
+    return bool(asked) and all(asked)
 
 
 def _injected(pod: Place, options: Options, native: bool) -> Injection:

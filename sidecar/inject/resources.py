@@ -3,18 +3,23 @@
 A pod of class Guaranteed (each container's requests equal its limits, for processor and memory) stays one: the sidecar
 gets requests equal to limits too. Where the pod states resources as a whole (`spec.resources`), the sidecar states none
 of those kinds: the API server refuses a pod whose containers ask for more than the pod has.
+
+Where a container limits its disk, the kubelet evicts the pod that uses more than the sum of such limits, emptyDirs counted:
+then the sidecar adds what its volume may hold, so that its rows are not taken from the app's share.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from sidecar.inject.options import Options
 from sidecar.inject.texts import Resources, quantity
 from sidecar.inject.tree import Place
 
 _KINDS = ("cpu", "memory")
+_DISK = "ephemeral-storage"
+_DISK_ASKED = "1Mi"  # unset, it would be the limit: room that a node would have to keep free
 
 
-def fitting(options: Options, spec: Place, containers: Iterable[Place]) -> tuple[dict[str, object], list[str]]:
+def fitting(options: Options, spec: Place, containers: Sequence[Place]) -> tuple[dict[str, object], list[str]]:
     """The member `resources` of the sidecar's container, and warnings. Raises WrongShape."""
     whole = {kind for way in ("requests", "limits") for kind in spec["resources"][way].mapping()}
     guaranteed = not whole and all(_is_guaranteed(one) for one in containers)
@@ -27,12 +32,13 @@ def fitting(options: Options, spec: Place, containers: Iterable[Place]) -> tuple
         )
     if whole & set(_KINDS) and options.resources_said:
         warnings.append("the annotation resources is not used: the pod states its resources as a whole")
-    return _member(chosen, whole), warnings
+    is_limited = any(not one["resources"]["limits"][_DISK].is_absent for one in containers)
+    return _member(chosen, whole & set(_KINDS), options.defaults.state_size if is_limited else None), warnings
 
 
-def _member(chosen: Resources, without: set[str]) -> dict[str, object]:
-    requests = {"cpu": chosen.cpu, "memory": chosen.memory}
-    limits = {"cpu": chosen.cpu_limit, "memory": chosen.memory_limit}
+def _member(chosen: Resources, without: set[str], disk: str | None) -> dict[str, object]:
+    requests = {"cpu": chosen.cpu, "memory": chosen.memory, _DISK: disk and _DISK_ASKED}
+    limits = {"cpu": chosen.cpu_limit, "memory": chosen.memory_limit, _DISK: disk}
     made: dict[str, object] = {}
     for name, amounts in (("requests", requests), ("limits", limits)):
         kept = {kind: amount for kind, amount in amounts.items() if amount is not None and kind not in without}

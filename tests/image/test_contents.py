@@ -100,7 +100,10 @@ def test_licences_come_along(files: Path) -> None:
     assert {"libc6", "libssl3", "zlib1g", "libsqlite3-0", "ca-certificates"} <= told
     assert any(files.glob("usr/**/python3.11/LICENSE.txt")) or "libpython3.11-stdlib" in told
     assert (files / "usr/share/common-licenses/GPL-3").stat().st_size > 10_000
-    assert next(files.glob("opt/**/llm_sidecar-*.dist-info/licenses/LICENSE")).read_text() == (ROOT / "LICENSE").read_text()
+    assert (
+        next(files.glob("opt/**/llm_sidecar-*.dist-info/licenses/LICENSE")).read_text()
+        == (ROOT / "LICENSE").read_text()
+    )
 
 
 def test_it_is_small(image: str) -> None:

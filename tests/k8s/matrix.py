@@ -79,7 +79,8 @@ MATRIX: Final[dict[str, dict[str, Any]]] = {
     "native only": {"sidecar": {"mode": "native"}},
     "plain only": {"sidecar": {"mode": "plain", "policies": "llm-policies"}},
     "no cpu limit": {"sidecar": {"resources": {"limits": {"cpu": None}}}},
-    "openshift": {"podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}},
+    "openshift": {"podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None},
+                  "sidecar": {"fixedUser": False}},
     "standalone": STANDALONE,
     "standalone with a volume": {"injector": OFF, "standalone": {
         "enabled": True, "replicas": 1, "persistence": {"enabled": True, "storageClassName": "fast", "size": "4Gi"}}},
@@ -106,6 +107,8 @@ MATRIX: Final[dict[str, dict[str, Any]]] = {
 POLICIES: Final[dict[str, dict[str, Any]]] = {
     "policy": {"injector": {"kind": "policy"}},
     "policy with options": {"injector": {"kind": "policy"}, "sidecar": ALL["sidecar"], "image": ALL["image"]},
+    "policy, user of the namespace": {
+        "injector": {"kind": "policy"}, "sidecar": {"fixedUser": False, "resources": {"limits": {"cpu": 2}}}},
     "policy and the shared modes": {
         "injector": {"kind": "policy"}, "standalone": {"enabled": True}, "daemon": {"enabled": True}, **MONITORS},
 }  # fmt: skip
@@ -159,5 +162,11 @@ WRONG: Final[tuple[tuple[dict[str, Any], str, str], ...]] = (
     ({"daemon": {"secretFiles": {"SIDECAR_SALT": {"secret": "a", "key": "b"}}}}, "1.31", "SIDECAR_SALT_FILE"),
     ({"daemon": {"optimizationInterval": "soon"}}, "1.31", "optimizationInterval: Does not match pattern"),
     ({"daemon": {"replicas": 3}}, "1.31", "Additional property replicas is not allowed"),
+    ({"daemon": {"extraEnv": [{"name": "SIDECAR_DRAIN", "value": "5s"}]}}, "1.31", "SIDECAR_DRAIN is set by the chart"),
+    ({"fullnameOverride": "9lives"}, "1.31", "no Service can be called 9lives: give a name that begins with a letter"),
+    ({"commonLabels": {"app.kubernetes.io/name": "a"}}, "1.31", "commonLabels: app.kubernetes.io/name is one of"),
+    ({"injector": {"podLabels": {"llm-sidecar.io/inject": "true"}}}, "1.31", "injector.podLabels: llm-sidecar.io/inject"),
+    ({"sidecar": {"resources": {"limits": {"ephemeral-storage": "1Gi"}}}}, "1.31", "ephemeral-storage is not allowed"),
+    ({"podMonitor": {"interval": "1.5s"}}, "1.31", "podMonitor.interval: Does not match pattern"),
     ({}, "1.26", "chart requires kubeVersion: >=1.27.0-0"),
 )  # fmt: skip

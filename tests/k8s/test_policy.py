@@ -43,7 +43,7 @@ VALUES: dict[str, Json] = {
             "resources": {"requests": {"cpu": "0.2", "memory": "128Mi"}, "limits": {"cpu": None, "memory": "1Gi"}},
         },
     },
-    "strict": {"sidecar": {"strict": True}},
+    "strict": {"sidecar": {"strict": True, "fixedUser": False, "resources": {"limits": {"cpu": 2}}}},
     "a proxy for all": {"sidecar": {"env": {"HTTPS_PROXY": "http://b:1"}, "mode": "native"}},
 }
 # What the policy does not serve: each with its own test below, or decided before it is asked (matchConstraints, binding).

@@ -38,7 +38,7 @@ def _nodes(node: Any, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], dict
 
 def test_the_schema_and_the_values_name_the_same() -> None:
     """Every value has a default, and every default is in the schema."""
-    assert _keys_of_schema(SCHEMA) - {("global",)} == _keys_of_values(VALUES)
+    assert _keys_of_schema(SCHEMA) - {("global",), ("enabled",)} == _keys_of_values(VALUES)
 
 
 def _keys_of_schema(node: dict[str, Any], path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:

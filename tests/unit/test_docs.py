@@ -64,6 +64,23 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+def headings(page: Path) -> set[str]:
+    """What `#...` may name on a page: its headings, as GitHub and most renderers write them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return {
+        re.sub(r"[^\w\- ]", "", found.strip().lower()).replace(" ", "-")
+        for found in re.findall(r"^#+ (.*)$", text, re.M)
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_headings(page: Path) -> None:
+    """The part behind `#` too, on this page or another."""
+    links = re.findall(r"\]\((?!https?:)([^)#]*[.]md)?#([^)]+)\)", page.read_text(encoding="utf-8"))
+    wrong = [f"{at}#{to}" for at, to in links if to not in headings(page.parent / at if at else page)]
+    assert wrong == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_are_named_exist(page: Path) -> None:
     """`sidecar/...`, `docs/...`, `policies/...`, `k8s/...` in code spans."""

@@ -23,7 +23,7 @@ admin_port: {{ .ports.admin }}
 resources: {{ include "llm-sidecar.resourcesText" .resources | quote }}
 state_size: {{ .stateSize }}
 strict: {{ .strict }}
-{{- if not .fixedUser }}
+{{- if eq (toString .fixedUser) "false" }}
 fixed_user: false
 {{- end }}
 {{- with .policies }}

@@ -11,10 +11,10 @@ variables.istio
                   {{ index . 2 }}}
 {{- end -}}
 
-{{- /* A map of cpu and memory ("" is left out) without what the pod states as a whole. */}}
+{{- /* A map of amounts (cpu "" is left out) without what of cpu and memory the pod states as a whole. */}}
 {{- define "llm-sidecar.celAmounts" -}}
 {{- $both := . }}{{- if not .cpu }}{{- $both = omit . "cpu" }}{{- end -}}
-("memory" in variables.whole ? ("cpu" in variables.whole ? {} : {{ toJson (omit $both "memory") }}) : ("cpu" in variables.whole ? {{ toJson (omit $both "cpu") }} : {{ toJson $both }}))
+("memory" in variables.whole ? ("cpu" in variables.whole ? {{ toJson (omit $both "cpu" "memory") }} : {{ toJson (omit $both "memory") }}) : ("cpu" in variables.whole ? {{ toJson (omit $both "cpu") }} : {{ toJson $both }}))
 {{- end -}}
 
 {{- /* Which pods the policies look at, as the webhook does. */}}

@@ -1,4 +1,4 @@
-"""An injected pod among what else reads it: the cluster autoscaler, kubectl, Prometheus, and the kubelet that runs its hook."""
+"""An injected pod among what else reads it: the cluster autoscaler, kubectl, Prometheus, the kubelet that runs its hook."""
 
 import os
 import socket
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.fixtures.pods import Json, container, istio_proxy, pod
+from tests.fixtures.pods import Json, container, istio_proxy, nodes, pod
 from tests.fixtures.reviewed import NOTES, Case, patched, ports, said
 
 EVICT, DEFAULT = NOTES
@@ -39,6 +39,39 @@ def test_a_volume_of_the_users_own_is_for_them_to_say() -> None:
     volumes = [{"name": STATE, "persistentVolumeClaim": {"claimName": "d"}}]
     assert EVICT not in annotations(Case(name="own", pod=pod(volumes=volumes)))
     assert EVICT not in annotations(Case(name="windows", pod=pod(os={"name": "windows"})))
+
+
+@pytest.mark.parametrize(("limited", "native"), [("app", True), ("app", False), ("migrate", True), ("", True)])
+def test_our_database_does_not_use_up_the_apps_disk(limited: str, native: bool) -> None:
+    """Where a container limits its disk, the pod may use the sum of such limits, emptyDirs counted: then ours adds its own.
+
+    Without that the kubelet would evict the app for the sidecar's rows.
+    """
+    more = {"resources": {"limits": {"ephemeral-storage": "500Mi"}}}
+    made = pod(
+        container(**(more if limited == "app" else {})),
+        init=[container("migrate", **(more if limited == "migrate" else {}))],
+    )
+    case = Case(name="disk", pod=made, native=native, defaults="state_size: 700Mi")
+    ours = patched(case.pod, case.answer())["spec"]["initContainers" if native else "containers"][0]["resources"]
+    asked, most = (ours[way].get("ephemeral-storage") for way in ("requests", "limits"))
+    assert (asked, most) == (("1Mi", "700Mi") if limited else (None, None))
+
+
+@pytest.mark.parametrize(
+    ("affinity", "reason"),
+    [
+        (nodes(("windows",)), "windows"),
+        (nodes(("windows",), ("windows",)), "windows"),
+        (nodes(("windows",), ("linux",)), ""),
+        (nodes(("linux", "windows")), ""),
+        (nodes(), ""),
+        ({"nodeAffinity": None}, ""),
+    ],
+)
+def test_a_pod_for_windows_nodes_is_known_by_its_affinity(affinity: Json, reason: str) -> None:
+    """A Linux image there would keep the app from starting for ever."""
+    assert Case(name="affinity", pod=pod(affinity=affinity)).answer().reason == reason
 
 
 @pytest.mark.parametrize(

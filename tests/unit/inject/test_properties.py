@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sidecar.inject.pod import DEFAULT_CONTAINER, EVICTABLE
 from sidecar.inject.texts import Resources
 from tests.fixtures.pod_security import containers, violations
-from tests.fixtures.pods import Json, container, pod
+from tests.fixtures.pods import Json, container, nodes, pod
 from tests.fixtures.reviewed import NO_PROXY, NOTES, OURS, STATUS, Case, patch_of, patched, said
 
 URLS = ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL")
@@ -27,7 +27,7 @@ _ports = st.fixed_dictionaries(
     optional={"protocol": st.sampled_from(("TCP", "UDP")), "hostPort": st.sampled_from((0, 9092))},
 )
 _amounts = st.sampled_from(("1", "500m", "0.5", "1Gi", "1e3", 1))
-_kinds = st.dictionaries(st.sampled_from(("cpu", "memory")), _amounts)
+_kinds = st.dictionaries(st.sampled_from(("cpu", "memory", "ephemeral-storage")), _amounts)
 _resources = st.fixed_dictionaries({}, optional={"limits": _kinds, "requests": _kinds})
 _members = st.fixed_dictionaries(
     {},
@@ -69,6 +69,7 @@ _spec = st.fixed_dictionaries(
         "resources": _resources,
         "os": st.sampled_from(({"name": "linux"}, {"name": "windows"})),
         "securityContext": st.sampled_from(({}, {"runAsUser": 0}, {"runAsNonRoot": True})),
+        "affinity": st.sampled_from((nodes(("windows",)), nodes(("windows",), ("linux",)), {"podAffinity": {}})),
     },
 )
 

@@ -135,7 +135,7 @@ class TestInjected:
         assert patch_of(again) == []
 
     def test_nothing_else_is_changed(self, case: Case) -> None:
-        """INC-45: without the sidecar, its volumes, annotations of ours, two variables and NO_PROXY the pod is as it came."""
+        """INC-45: without the sidecar, its volumes and annotations, two variables and NO_PROXY the pod is as it came."""
         before, after = _without_ours(case.pod), _without_ours(made(case))
         assert after == before
 
