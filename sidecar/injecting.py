@@ -31,7 +31,12 @@ def add(verbs: Any) -> None:
         help="self: an authority of its own, kept in --secret; files: mounted in --tls-dir (default: self)",
     )
     parser.add_argument("--tls-dir", type=Path, metavar="DIR", help="files: where tls.crt, tls.key and ca.crt lie")
-    parser.add_argument("--secret", default="", metavar="NAMESPACE/NAME", help="self: made if there is none")
+    parser.add_argument(
+        "--secret",
+        default="",
+        metavar="NAMESPACE/NAME",
+        help="self: filled where it is empty; made where there is none and the rights allow it",
+    )
     parser.add_argument(
         "--webhook", default="", metavar="NAME", help="self: the MutatingWebhookConfiguration that gets the caBundle"
     )

@@ -83,7 +83,7 @@ def inject(pod: Place, namespace: str, options: Options) -> Injection:
     """
     spec = pod["spec"]
     if any(one["name"].text() == ours.NAME for one in (*spec["initContainers"].items(), *spec["containers"].items())):
-        return Injection("already")
+        return Injection("already", operations=tuple(_after_mesh(pod)))
     quiet = _not_ours(pod, namespace, options)
     if quiet:
         return Injection("skipped", quiet)
@@ -160,8 +160,8 @@ def _injected(pod: Place, options: Options, native: bool) -> Injection:
         warnings += env.extend(found, path, chosen.traffic, patch)
     proxies, told = env.proxies([found for _, found in targets], options.defaults.env)
     own, doubts = resources.fitting(options, spec, [*mine, *others])
-    istio = _is_of_istio(metadata, [*mine, *others])
-    plan = ours.Plan(native, _service(metadata, options), chosen, own, proxies, commands=istio)
+    meshed = _is_meshed(metadata, [*mine, *others])
+    plan = ours.Plan(native, _service(metadata, options), chosen, own, proxies, commands=meshed)
     where = "initContainers" if native else "containers"
     patch.put_first(spec[where], f"/spec/{where}", ours.container(options, plan))
     there = {one["name"].text() for one in spec["volumes"].items()}
@@ -199,10 +199,31 @@ def _service(metadata: Place, options: Options) -> str:
         return "default"
 
 
-def _is_of_istio(metadata: Place, containers: Iterable[Place]) -> bool:
-    """Whether Istio's proxy is in the pod, or the pod asks for it."""
-    asked = [metadata[where].mapping().get("sidecar.istio.io/inject") for where in ("labels", "annotations")]
-    return "true" in asked or any(one["name"].text() == "istio-proxy" for one in containers)
+def _is_meshed(metadata: Place, containers: Iterable[Place]) -> bool:
+    """Whether a mesh's proxy is in the pod, or the pod asks for Istio's or Linkerd's."""
+    labels, annotations = metadata["labels"].mapping(), metadata["annotations"].mapping()
+    return (
+        "true" in (labels.get("sidecar.istio.io/inject"), annotations.get("sidecar.istio.io/inject"))
+        or "istio.io/rev" in labels
+        or annotations.get("linkerd.io/inject") in ("enabled", "ingress")
+        or any(one["name"].text() in MESH for one in containers)
+    )
+
+
+def _after_mesh(pod: Place) -> list[Operation]:
+    """Probes of ours become commands where a mesh came after us, and nothing told of it before (see `container`)."""
+    spec, metadata, patch = pod["spec"], pod["metadata"], Patch()
+    listed = [(where, spec[where].items()) for where in ("initContainers", "containers")]
+    by_us = str(metadata["annotations"].mapping().get(STATUS, "")).startswith('{"injected":true')
+    if not by_us or not _is_meshed(metadata, [one for _, found in listed for one in found]):
+        return []
+    for where, found in listed:
+        for index, one in enumerate(found):
+            health = next((port["containerPort"].number() for port in one["ports"].items()), None)
+            if one["name"].text() == ours.NAME and health and not one["startupProbe"]["httpGet"].is_absent:
+                for name, probe in ours.probes_by_command(health).items():
+                    patch.set(pointer("spec", where, index, name), probe)
+    return patch.operations
 
 
 def _targets(spec: Place, options: Options, native: bool) -> Iterator[tuple[str, Place]]:

@@ -13,13 +13,13 @@ from typing import Final
 
 import structlog
 
-from sidecar.clock import monotonic, wall
+from sidecar.clock import monotonic, rfc3339, wall
 from sidecar.errors import SidecarError
 from sidecar.inject.certificates import KEYS, Certificates, Lifetimes, begin, next_step, read, trusts
 from sidecar.inject.cluster import Cluster, ClusterError, Name, Secret, Webhook, names_of
 from sidecar.inject.served import Served
 
-log = structlog.get_logger()
+log = structlog.get_logger()  # `stored` names the Secret: the value of a member called "secret" is never written
 _TRIES: Final = 5  # in one round, against others that write at the same moment
 _CERTIFICATE_BYTES: Final = 1024 * 1024
 
@@ -103,10 +103,10 @@ class OwnCertificates:
         try:
             changed = self._served.use(held.leaf, held.key, held.bundle)
         except ValueError as error:
-            raise RotationError(f"{self._secret}: {error}; delete it for a new one") from None
+            raise RotationError(f"{self._secret}: {error}; empty it for a new one (docs/kubernetes.md)") from None
         self.trusted = True
         if changed and self._served.facts is not None:
-            log.info("inject.certificate", secret=str(self._secret), expires=self._served.facts.expires)
+            log.info("inject.certificate", stored=str(self._secret), expires=rfc3339(self._served.facts.expires))
 
     async def _kept(self, names: Sequence[str]) -> Certificates | None:
         """The set that the Secret holds now, brought one step further where it is time; None: somebody was quicker."""
@@ -117,7 +117,7 @@ class OwnCertificates:
         try:
             held = read(found.data)
         except ValueError as error:
-            log.warning("inject.secret", secret=str(self._secret), note=f"is replaced: {error}")
+            log.warning("inject.secret", stored=str(self._secret), note=f"is replaced: {error}")
             return await self._write(found, begin(names, now, times, self._held), str(error))
         settled = (
             self._in_place is not None
@@ -134,7 +134,7 @@ class OwnCertificates:
             written = await self._cluster.update_secret(self._secret, old, {**old.data, **new.data})
         if not written:
             return None
-        log.info("inject.rotated", secret=str(self._secret), why=why)
+        log.info("inject.rotated", stored=str(self._secret), why=why)
         return new
 
 
@@ -166,7 +166,7 @@ class MountedCertificates:
             raise RotationError(f"{self._folder}: {error}; what is served stays") from None
         self.trusted = True
         if changed and self._served.facts is not None:
-            log.info("inject.certificate", folder=str(self._folder), expires=self._served.facts.expires)
+            log.info("inject.certificate", folder=str(self._folder), expires=rfc3339(self._served.facts.expires))
 
     def _read(self, name: str) -> bytes:
         with (self._folder / name).open("rb") as file:

@@ -3,11 +3,13 @@
 import asyncio
 import base64
 import os
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 import trustme
 
@@ -16,7 +18,8 @@ from sidecar.inject.certificates import Lifetimes, begin, trusts
 from sidecar.inject.rotation import Timing
 from sidecar.injector import Injector
 from sidecar.telemetry.catalogue import CATALOGUE
-from tests.fixtures.apiserver import HOST, SECRET, Caller
+from sidecar.telemetry.log import configure
+from tests.fixtures.apiserver import HOST, NAMESPACE, SECRET, Caller
 from tests.fixtures.injector import (
     REVIEW,
     ROUND_S,
@@ -189,6 +192,18 @@ async def test_the_empty_secret_of_an_installation_is_filled(cluster: Cluster, e
     assert (await cluster.ask(injector))[0] == 200
     assert cluster.api.asked("POST") == 0
     assert [one for one in events if one["event"] in ("inject.secret", "inject.trouble")] == []
+
+
+async def test_the_log_names_the_secret_and_says_when_it_ends(cluster: Cluster, tmp_path: Path) -> None:
+    """What is written for people, not what is handed to the log: values that look like secrets are hidden there."""
+    sink = configure("info", str(tmp_path / "log"), terminal=False)
+    await cluster.ready(await cluster.begin())
+    sink.close()
+    told = {one["event"]: one for one in map(orjson.loads, (tmp_path / "log").read_bytes().splitlines())}
+    assert cluster.api.secret is not None
+    name = f"{NAMESPACE}/{SECRET}"
+    assert (told["inject.rotated"]["stored"], told["inject.certificate"]["stored"]) == (name, name)
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT[0-9:.]+Z", told["inject.certificate"]["expires"])
 
 
 @pytest.mark.parametrize("spoil", [None, {"tls.crt": "", "tls.key": "", "ca.crt": "", "ca.key": ""}])

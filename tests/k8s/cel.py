@@ -60,9 +60,11 @@ class CelError(Exception):
 
 
 class Policy:
-    """A rendered MutatingAdmissionPolicy. `operations` may be asked for any number of pods."""
+    """A rendered MutatingAdmissionPolicy. `operations` may be asked for any number of pods, all of one namespace."""
 
-    def __init__(self, policy: Json) -> None:
+    def __init__(self, policy: Json, namespace: Json | None = None) -> None:
+        """`namespace`: labels and annotations of the pods' namespace."""
+        self._namespace = {"metadata": {"name": "shop"} | (namespace or {})}
         spec = policy["spec"]
         self._conditions = {one["name"]: _program(one["expression"]) for one in spec["matchConditions"]}
         self._variables = {one["name"]: _program(one["expression"]) for one in spec["variables"]}
@@ -71,7 +73,7 @@ class Policy:
 
     def operations(self, pod: Json) -> list[Json] | None:
         """What the mutation makes of the pod; None where a matchCondition keeps the policy out. Raises CelError."""
-        scope = _Scope(pod, self._variables)
+        scope = _Scope(pod, self._variables, self._namespace)
         if not all(scope.value(name, program) is True for name, program in self._conditions.items()):
             return None
         made: list[Json] = scope.value("the mutation", self._mutation)
@@ -86,10 +88,10 @@ def evaluate(expression: str, pod: Json) -> Any:
 class _Scope:
     """One pod's evaluation: every variable once, when it is needed."""
 
-    def __init__(self, pod: Json, variables: dict[str, Any]) -> None:
+    def __init__(self, pod: Json, variables: dict[str, Any], namespace: Json | None = None) -> None:
         self._variables, self._known = variables, dict[str, Any]()
         self._broken: CelError | None = None
-        self._context = cel.Context({"object": pod}, FUNCTIONS)
+        self._context = cel.Context({"object": pod, "namespaceObject": namespace}, FUNCTIONS)
         self._context.set_variable_resolver(self._variable)
 
     def value(self, name: str, program: Any) -> Any:

@@ -227,6 +227,28 @@ def test_random_pods_come_out_the_same(case: Case, name: str) -> None:
     assert operations(after, name) == []
 
 
+@pytest.mark.parametrize(
+    ("namespace", "commands"),
+    [
+        ({}, False),
+        ({"labels": {"istio-injection": "disabled"}}, False),
+        ({"labels": {"istio-injection": "enabled"}}, True),
+        ({"labels": {"istio.io/rev": "canary"}}, True),
+        ({"annotations": {"linkerd.io/inject": "enabled"}}, True),
+        ({"annotations": {"linkerd.io/inject": "disabled"}}, False),
+    ],
+)
+def test_a_mesh_of_the_namespace_is_known(namespace: Json, commands: bool) -> None:
+    """Policies come before webhooks: the mesh's proxy is not there yet, and would lead the probes of ours to itself.
+
+    Then the startup probe of the first container waits for one that starts after it: the pod would never start.
+    """
+    found = Policy(rendered("defaults", "policy")["MutatingAdmissionPolicy"], namespace)
+    made = jsonpatch.apply_patch(served(pod()), found.operations(served(pod())))
+    probes = [made["spec"]["initContainers"][0][f"{name}Probe"] for name in ("startup", "readiness", "liveness")]
+    assert [set(probe) & {"exec", "httpGet"} for probe in probes] == [{"exec" if commands else "httpGet"}] * 3
+
+
 @pytest.mark.parametrize("case", SERVED, ids=lambda case: case.name)
 def test_lists_begin_empty(case: Case) -> None:
     """INC-45: Kubernetes 1.36.0 to 1.36.3 cannot convert a list of objects as the value of an operation."""

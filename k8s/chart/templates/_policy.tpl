@@ -3,7 +3,7 @@
 {{- /* One probe: member, path, times over HTTP, times as a command. */}}
 {{- define "llm-sidecar.celProbe" -}}
 {{- $type := printf "Object.spec.initContainers.%s" (index . 0) -}}
-variables.istio
+variables.meshed
                 ? {{ $type }}{exec: {{ $type }}.exec{command: ["/opt/llm-sidecar/bin/python", "-I", "-S", "-c", variables.peer
                   + "{{ index . 1 }} HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n\")\nraise SystemExit(b\" 200 \" not in peer.recv(64))\n"]},
                   {{ index . 3 }}}

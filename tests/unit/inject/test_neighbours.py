@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.fixtures.pods import Json, container, istio_proxy, nodes, pod
-from tests.fixtures.reviewed import NOTES, Case, patched, ports, said
+from tests.fixtures.reviewed import NOTES, OURS, Case, patch_of, patched, ports, said
 
 EVICT, DEFAULT = NOTES
 STATE = "llm-sidecar-state"
@@ -72,6 +72,51 @@ def test_our_database_does_not_use_up_the_apps_disk(limited: str, native: bool) 
 def test_a_pod_for_windows_nodes_is_known_by_its_affinity(affinity: Json, reason: str) -> None:
     """A Linux image there would keep the app from starting for ever."""
     assert Case(name="affinity", pod=pod(affinity=affinity)).answer().reason == reason
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_istio_that_comes_after_us_unannounced(native: bool) -> None:
+    """Its proxy starts after ours and would have to pass our startup probe on: the pod would never start.
+
+    The API server asks us again about a pod that another webhook changed: then the probes become commands, once.
+    """
+    case = Case(name="late", pod=pod(), native=native, mode="native" if native else "plain")
+    injected = patched(case.pod, case.answer())
+    where = "initContainers" if native else "containers"
+    for name in ("startup", "readiness", "liveness"):
+        led = {"path": f"/app-health/llm-sidecar/{name}z", "port": 15020}
+        injected["spec"][where][0][f"{name}Probe"]["httpGet"] = led
+    injected["spec"]["containers"].append(istio_proxy())
+    again = case.answer(injected)
+    assert (again.result, again.reason) == ("already", "")
+    after = patched(injected, again)
+    before_us = Case(name="early", pod=pod(container(), istio_proxy()), native=native)
+    wanted = patched(before_us.pod, before_us.answer())["spec"][where][0]
+    assert after["spec"][where][0] == wanted
+    assert patch_of(case.answer(after)) == []
+
+
+def test_what_somebody_wrote_by_hand_stays_beside_istio() -> None:
+    by_hand = container(OURS, restartPolicy="Always", startupProbe={"httpGet": {"path": "/ready", "port": 9091}})
+    assert patch_of(Case(name="hand", pod=pod(container(), istio_proxy(), init=[by_hand])).answer()) == []
+
+
+@pytest.mark.parametrize(
+    ("made", "commands"),
+    [
+        (pod(labels={"istio.io/rev": "canary"}), True),
+        (pod(annotations={"linkerd.io/inject": "enabled"}), True),
+        (pod(annotations={"linkerd.io/inject": "disabled"}), False),
+        (pod(container(), init=[container("linkerd-network-validator")]), True),
+        (pod(container(), container("kuma-sidecar")), True),
+        (pod(container(), container("consul-dataplane")), True),
+    ],
+)
+def test_in_a_mesh_the_probes_do_not_come_over_the_network(made: Json, commands: bool) -> None:
+    """Where a CNI plugin leads it to a proxy from the first moment, ours would wait for one that starts after it."""
+    case = Case(name="mesh", pod=made)
+    probes = patched(case.pod, case.answer())["spec"]["initContainers"][0]
+    assert ("exec" in probes["startupProbe"]) == commands
 
 
 @pytest.mark.parametrize(
