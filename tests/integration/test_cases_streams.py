@@ -46,7 +46,7 @@ async def test_gaps_between_events_are_preserved(upstream: Upstream, serve: Serv
     together moves their gap by 4 ms, and a machine that takes the process away between two reads does so now and then.
     """
     count = 300
-    up = await upstream([SSE_HEAD, 30.0])
+    up = await upstream([SSE_HEAD, 120.0])  # a slow machine takes more than a minute for them
     side = await serve(up)
     async with connected(up.port) as direct, connected(side.port) as proxied:
         for client in (direct, proxied):
