@@ -16,7 +16,7 @@ from tests.fixtures.waiting import wait_for
 from tests.image.engine import Container, health_check
 
 LEFT_OUT: Final = frozenset(
-    {"build", "ports", "stop_grace_period", "healthcheck", "depends_on", "network_mode", "image"}
+    {"build", "ports", "stop_grace_period", "healthcheck", "depends_on", "network_mode", "image", "pull_policy"}
 )
 HEALTHY_S: Final = 30.0
 OPTIONS: Final = {"read_only": "--read-only={}", "mem_limit": "--memory={}", "cap_drop": "--cap-drop={}",
