@@ -100,26 +100,13 @@ class Sidecar:
             self.engine.feedback, self.archive.feedback, self.archive.look_up, self._spawn, self.on_events
         )
         self.cycling = Cycling(self.engine, settings.optimization_interval_s)
-        of_exchanges = [
-            ("metrics", self.metrics.observe),
-            ("feedback", self.desk.remember),
-            ("cycle", self.cycling.observe),
-        ]
-        if self.spans is not None:
-            of_exchanges.append(("spans", self.spans.observe))
-        consumers = Consumers(
-            settings.service,
-            of_exchanges,
-            [("log", self.request_log.observe), ("store", self.archive.put), ("state", self._keep_state)],
-            frozenset({"spans"}),
-        )
         steps = [
             ("tick", self._tick),
             ("signals", self._tell_signals),
             ("policy", self._poll_policy),
             ("prices", self._poll_prices),
         ]
-        self.loop = ControlLoop(consumers, steps, self.on_bug)
+        self.loop = ControlLoop(self._consumers(), steps, self.on_bug)
         self.plane = Plane(settings, self.engine, self.tasks, self.loop.emit)
         self.beside, self.cascades = Beside(self.plane), Cascades(self.plane)
         self.memory = Memory(self.plane, self.loop.shed_records)
@@ -129,6 +116,22 @@ class Sidecar:
         self.origins.apply(self.plane, self.policies.current.policy, self.defaults)
         self._listen_by(self.policies.current.policy)
         register(self.metrics, self)
+
+    def _consumers(self) -> Consumers:
+        """Who is told of exchanges, and who of rows, in this order."""
+        of_exchanges = [
+            ("metrics", self.metrics.observe),
+            ("feedback", self.desk.remember),
+            ("cycle", self.cycling.observe),
+        ]
+        if self.spans is not None:
+            of_exchanges.append(("spans", self.spans.observe))
+        return Consumers(
+            self.settings.service,
+            of_exchanges,
+            [("log", self.request_log.observe), ("store", self.archive.put), ("state", self._keep_state)],
+            frozenset({"spans"}),
+        )
 
     def _wire_plane(self) -> None:
         """What the data plane tells the rest of the process."""

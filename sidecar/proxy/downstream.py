@@ -114,6 +114,7 @@ class Downstream(asyncio.Protocol):
             self.exchange.on_client_full(True)
 
     def resume_writing(self) -> None:
+        """The client has read: its stall is over, and who waits for it goes on, or what it has sent ahead is served."""
         self.full = False
         if self._stall is not None and not self.transport.is_closing():
             self._stall = None

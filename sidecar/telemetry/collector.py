@@ -98,6 +98,7 @@ class Http:
         self._opener = build_opener(ProxyHandler(), HTTPHandler(), _Stay(), *secure)
 
     def send(self, signal: Signal, body: bytes) -> Sent:
+        """One request and its answer; raises nothing. BUSY may be tried again, REFUSED may not."""
         sent = compress(body, 1) if self._gzip else body
         request = Request(f"{self._base}/v1/{signal}", sent, self._headers[signal])  # noqa: S310 - http(s), see `connect`
         try:

@@ -154,6 +154,7 @@ class Histogram:
     most: float
 
     def point(self, times: tuple[int, int]) -> bytes:
+        """HistogramDataPoint as a field 1; `times`: since when and when, Unix nanoseconds."""
         counts, bounds = self.counts, self.bounds
         return delimited(1, b"".join((
             _TIMES.pack(0x11, times[0], 0x19, times[1]),

@@ -37,6 +37,7 @@ class _Histogram:
             self.digest()
 
     def digest(self) -> None:
+        """Counts what was kept since the last time, all at once."""
         if self.kept:
             values = np.array(self.kept, dtype=np.float64)
             self.kept.clear()
