@@ -21,6 +21,7 @@ _HEAD = (
 _KNOBS = re.compile(rb"\[ticket (\d{8}) first (\d{4}) gap (\d{3}) chunks (\d{4})\]")
 _PLAIN_TAIL = b'"}],"temperature":0.7,"max_tokens":256,"stream":false}'
 _STREAM_TAIL = b'"}],"temperature":0.7,"stream":true,"stream_options":{"include_usage":true}}'
+_PIXELS = b"iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9Q"
 _TICKET = b"[ticket %08d first %04d gap %03d chunks %04d]"
 _TICKET_BYTES = len(_TICKET % (0, 0, 0, 0))
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)[ \t]*\r\n", re.IGNORECASE)
@@ -109,6 +110,15 @@ def completion_id(number: int) -> str:
 def request(number: int, port: int) -> bytes:
     """A whole small request: head and a body of REQUEST_BYTES bytes."""
     body = b"".join((_OPEN, PLAIN_MIDDLE, _TICKET % (number, 0, 0, 0), _PLAIN_TAIL))
+    return _HEAD % (port, len(body)) + body
+
+
+def image_request(number: int, port: int, size: int) -> bytes:
+    """A whole request whose second question shows an image of `size` bytes of base64; the answer is the small one."""
+    image = b'{"type":"image_url","image_url":{"url":"data:image/png;base64,%b"}}' % (_PIXELS * (size // 64 + 1))[:size]
+    asked = b'"},{"role":"user","content":[{"type":"text","text":"What is on it?"},%b]}' % image
+    tail = b'],"temperature":0.7,"max_tokens":256,"stream":false}'
+    body = b"".join((_OPEN, PLAIN_MIDDLE, _TICKET % (number, 0, 0, 0), asked, tail))
     return _HEAD % (port, len(body)) + body
 
 

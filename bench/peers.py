@@ -129,10 +129,10 @@ def _tail(output: Path | None) -> str:
     return output.read_text(errors="replace")[-800:].strip() if output is not None and output.exists() else "no output"
 
 
-def upstream(core: int | None) -> Running:
-    """The bench's own upstream, which is also the peer `direct`."""
+def upstream(core: int | None, *more: str) -> Running:
+    """The bench's own upstream, which is also the peer `direct`; `more` are further arguments of its command."""
     port = free_port()
-    command = (sys.executable, "-m", "bench.upstream", "--port", str(port))
+    command = (sys.executable, "-m", "bench.upstream", "--port", str(port), *more)
     return start(Peer("direct", command, port), core)
 
 
@@ -143,20 +143,27 @@ http {{
   access_log {log}; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
   fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
   keepalive_requests 1000000000; keepalive_timeout 75s; tcp_nodelay on; client_max_body_size 64m;
+  client_body_buffer_size 64m;
   upstream provider {{ server 127.0.0.1:{upstream}; keepalive 512; keepalive_requests 1000000000; }}
   server {{
     listen 127.0.0.1:{port} backlog=1024;
+    location = /health {{ access_log off; return 200; }}
     location / {{
-      proxy_pass http://provider; proxy_http_version 1.1; proxy_set_header Connection "";
+      proxy_pass {provider}; proxy_http_version 1.1; proxy_set_header Connection "";
       proxy_buffering off; proxy_request_buffering on; proxy_read_timeout 300s;
     }}
   }}
 }}
 """
 
+_NGINX_TLS = (
+    "proxy_ssl_verify on; proxy_ssl_trusted_certificate {ca}; proxy_ssl_name localhost; proxy_ssl_protocols TLSv1.3"
+)
 
-def nginx(name: str, *, log: bool) -> Recipe:
-    """nginx as one would put it there: one worker, keep-alive on both legs, no buffering, log to a file or off."""
+
+def nginx(name: str, *, log: bool, ca: Path | None = None) -> Recipe:
+    """nginx as one would put it there: one worker, keep-alive on both legs, no buffering, log to a file or off. With `ca`
+    it speaks TLS to the upstream, and verifies it."""
 
     def recipe(folder: Path, upstream_port: int) -> Peer:
         found = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
@@ -164,7 +171,8 @@ def nginx(name: str, *, log: bool) -> Recipe:
             raise PeerError("nginx is not installed (Debian: nginx-light)")
         port = free_port()
         target = str(folder / "access.log") if log else "off"
-        text = _NGINX.format(folder=folder, log=target, upstream=upstream_port, port=port)
+        provider = "http://provider" if ca is None else f"https://provider; {_NGINX_TLS.format(ca=ca)}"
+        text = _NGINX.format(folder=folder, log=target, upstream=upstream_port, port=port, provider=provider)
         (folder / "nginx.conf").write_text(text)
         command = (found, "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf"))
         return Peer(name, command, port, output=folder / "output")
@@ -202,11 +210,12 @@ _CANARY = """\
 """
 
 
-def sidecar(name: str, mode: str, workers: int = 1, **settings: str | None) -> Recipe:
+def sidecar(name: str, mode: str, workers: int = 1, ca: Path | None = None, **settings: str | None) -> Recipe:
     """The sidecar with everything on: policy in `mode`, metrics, log line and row a request. Modes: optimize (three arms, of
     which two begin their rollouts, so that 5 % of the calls have another one than the baseline), sampled (the same with text
-    features, see `establish`), canary (10 %), "" (no policy). `settings` change that: SIDECAR_... variables; None takes one
-    away."""
+    features, see `establish`), canary (10 %), "" (no policy). With `ca` it speaks TLS to the upstream, and verifies it.
+    `settings` change that: SIDECAR_... variables; None takes one away."""
+    scheme = "http" if ca is None else "https"
 
     def recipe(folder: Path, upstream_port: int) -> Peer:
         ports = [free_port() for _ in range(3)]
@@ -215,7 +224,8 @@ def sidecar(name: str, mode: str, workers: int = 1, **settings: str | None) -> R
         arms = {"optimize": _ARMS, "sampled": _ARMS + _TEXT, "canary": _CANARY}.get(mode, "")
         if mode:
             written = "optimize" if mode == "sampled" else mode
-            (policies / "bench.yaml").write_text(_POLICY.format(upstream=upstream_port, mode=written) + arms)
+            policy = _POLICY.format(upstream=upstream_port, mode=written) + arms
+            (policies / "bench.yaml").write_text(policy.replace("http://", f"{scheme}://"))
         request_log = folder / "requests.jsonl"
         environ = {
             "PYTHONDONTWRITEBYTECODE": "",  # compiled once, as an installed package is, whatever this shell says
@@ -228,7 +238,8 @@ def sidecar(name: str, mode: str, workers: int = 1, **settings: str | None) -> R
             "SIDECAR_DB": str(folder / "sidecar.db"),
             "SIDECAR_POLICIES": str(policies) if mode else None,
             "SIDECAR_REQUEST_LOG": str(request_log),
-            "OPENAI_UPSTREAM": f"http://127.0.0.1:{upstream_port}",
+            "OPENAI_UPSTREAM": f"{scheme}://127.0.0.1:{upstream_port}",
+            "SIDECAR_CA_FILE": None if ca is None else str(ca),
             **settings,
         }
         kept = {key: value for key, value in environ.items() if value is not None}

@@ -1,11 +1,13 @@
 """The bench's upstream: a raw protocol on uvloop that answers a small request or streams one, as cheaply as it can.
 
-`python -m bench.upstream --port N` serves until it is terminated. It refuses (400) a body that is not the bench's own,
+`python -m bench.upstream --port N` serves until it is terminated; with `--tls-port M --certificate FILE` (key and chain in
+one PEM file) by TLS on port M, too. It refuses (400) a body that is not the bench's own,
 so that a proxy which damages requests is found at the caller.
 """
 
 import argparse
 import asyncio
+import ssl
 from dataclasses import dataclass
 from typing import cast
 
@@ -120,19 +122,25 @@ class Server(asyncio.Protocol):
         stream.start(first_ms / 1e3)
 
 
-async def serve(port: int) -> asyncio.Server:
+async def serve(port: int, secured: ssl.SSLContext | None = None) -> asyncio.Server:
     """Listens on 127.0.0.1; port 0 takes a free one."""
     loop = asyncio.get_running_loop()
     pace = Pace(loop)
-    return await loop.create_server(lambda: Server(pace), "127.0.0.1", port, backlog=1024)
+    return await loop.create_server(lambda: Server(pace), "127.0.0.1", port, backlog=1024, ssl=secured)
 
 
-async def _main(port: int) -> None:
-    server = await serve(port)
+async def _main(options: argparse.Namespace) -> None:
+    if options.tls_port:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(options.certificate)
+        await serve(options.tls_port, context)
+    server = await serve(options.port)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    uvloop.run(_main(parser.parse_args().port))
+    parser.add_argument("--tls-port", type=int)
+    parser.add_argument("--certificate", help="PEM: key and chain")
+    uvloop.run(_main(parser.parse_args()))

@@ -329,6 +329,7 @@ class Exchange(Outward):
             self.cascade.reply = None
         self.tries += 1
         self._early = b""
+        self.unsent = False
         self._held_head = self.pending = self.witness = self.ttfb_s = None
         self._send(self._view)
 
@@ -443,7 +444,7 @@ class Exchange(Outward):
         connection, self.connection = self.connection, None
         if connection is not None:
             reusable = reply.head.keep_alive and reply.framing != "close" and not reply.extra
-            if reusable and not self.body_left:
+            if reusable and not (self.body_left or self.unsent):
                 connection.release()
             else:
                 connection.close()

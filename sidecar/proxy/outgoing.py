@@ -14,9 +14,10 @@ from msgspec.structs import replace
 
 from sidecar.core.types import SELECTABLE, Decision, Endpoint, Facts
 from sidecar.core.variants import rewrite
+from sidecar.proxy.body import Parts
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.plane import Plane
-from sidecar.wire.json_edit import RequestView, edit_request
+from sidecar.wire.json_edit import RequestView, edit_parts, edit_request
 from sidecar.wire.json_scan import MemberScanner
 from sidecar.wire.system_prompt import edit_system
 
@@ -33,9 +34,10 @@ Params = tuple[tuple[str, bytes], ...]  # (member, JSON text)
 
 def outgoing(
     origin: Origin, facts: Facts, decision: Decision, body: bytes, view: RequestView | None, seen: RequestView | None
-) -> tuple[bytes, bool]:
-    """The body for this decision's arm, and whether it asks for usage that the client's does not. `view` is what was read of
-    the client's body (None: it goes as it came), `seen` what is known of `body`, in which `varied` may have put a prompt."""
+) -> tuple[bytes | Parts, bool]:
+    """The body for this decision's arm, in parts where it is large and changed, and whether it asks for usage that the
+    client's does not. `view` is what was read of the client's body (None: it goes as it came), `seen` what is known of
+    `body`, in which `varied` may have put a prompt."""
     if view is None or facts.endpoint not in SELECTABLE:
         return body, False
     asked = facts.stream and facts.endpoint in _ASKABLE and not view.include_usage and origin.ask_usage
@@ -51,6 +53,8 @@ def outgoing(
     if model is not None or asked or decision.params:
         params = (*origin.provider.asks, *decision.params) if asked else decision.params
         params = placed(facts.endpoint, body, params, seen)
+        if seen is not None and seen.layout is not None:
+            return tuple(edit_parts(body, model=model, params=params, ask_usage=asked, view=seen)), asked
         body = edit_request(body, model=model, params=params, ask_usage=asked, view=seen)
     return body, asked
 

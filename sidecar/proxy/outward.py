@@ -1,6 +1,7 @@
 """The way up of an exchange: the body as its arm gets it, a connection, and the request in one write."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
 
 from sidecar.clock import monotonic, steady
 from sidecar.core.breaker import GOOD, Breaker, Verdict
@@ -8,6 +9,7 @@ from sidecar.core.guard import Guard
 from sidecar.core.types import Decision, Stage
 from sidecar.errors import ProtocolError, TranslationError
 from sidecar.proxy.answer import NO_RETRY
+from sidecar.proxy.body import LARGE_BYTES, Parts, slices
 from sidecar.proxy.cascade import Cascade
 from sidecar.proxy.dial import DialError
 from sidecar.proxy.outgoing import outgoing, varied
@@ -33,7 +35,8 @@ class Outward(OwnAnswers):
     ticket = 0  # of the call that is under way; 0: none
     again = False  # it is a second try of one that failed; an answer that a cascade did not pass on had not
     _view: RequestView | None = None
-    _outgoing = b""  # the body as this arm gets it
+    _outgoing: bytes | Parts = b""  # the body as this arm gets it; in parts where it is large and was changed
+    unsent = False  # some of a large body is not written yet
     _target: bytes | None = None  # where the upstream has the endpoint at a place of its own
 
     def _send(self, view: RequestView | None) -> None:
@@ -77,7 +80,7 @@ class Outward(OwnAnswers):
     @property
     def sent_body(self) -> bytes:
         """The body as it was sent, in the client's format: what checks read."""
-        return self._outgoing if self.translated is None else self.body
+        return _whole(self._outgoing) if self.translated is None else self.body
 
     def _translate(self, said: Said, decision: Decision, body: bytes) -> bool:
         """Writes the call in the arm's format; whether that could be done. It cannot where the call is malformed."""
@@ -104,7 +107,7 @@ class Outward(OwnAnswers):
             return None
         if self.streaming_up:
             raise ProtocolError("the body is too large to be signed", 413)
-        return self.origin.sealed_head(self.head_in, self.way, self._outgoing, self.at)
+        return self.origin.sealed_head(self.head_in, self.way, _whole(self._outgoing), self.at)
 
     def on_connection(self, connection: UpstreamConnection) -> None:
         """There is a connection: the request goes out in one write."""
@@ -125,7 +128,7 @@ class Outward(OwnAnswers):
             return
         self.phase = "first_byte"
         if translated is not None or before is sealed:
-            connection.transport.write(before + self._outgoing)
+            connection.transport.write(before + _whole(self._outgoing))
             self._sent()
             return
         if self.streaming_up:
@@ -139,13 +142,35 @@ class Outward(OwnAnswers):
             return
         body = self._outgoing
         if head.chunked:
-            body = chunk(body) + LAST_CHUNK
-            connection.transport.write(before + body)
+            connection.transport.write(before + chunk(_whole(body)) + LAST_CHUNK)
+        elif isinstance(body, tuple) or len(body) > LARGE_BYTES:
+            self._write_large(connection, before, body if isinstance(body, tuple) else (body,), after)
+            return
         elif after:
             connection.transport.write(b"%b%d%b%b" % (before, len(body), after, body))
         else:
             connection.transport.write(before)
         self._sent()
+
+    def _write_large(self, connection: UpstreamConnection, before: bytes, body: Parts, after: bytes) -> None:
+        """A large body goes out a slice a turn: to copy megabytes into a socket takes milliseconds, and others wait."""
+        size = sum(len(part) for part in body)
+        connection.transport.write(b"%b%d%b" % (before, size, after))
+        self.unsent = True
+        self._sent()
+        self._write_on(connection, slices(body))
+
+    def _write_on(self, connection: UpstreamConnection, left: Iterator[memoryview]) -> None:
+        if self.connection is not connection:
+            return  # it is lost, or was given up for another try
+        piece = next(left, None)
+        if piece is not None:
+            connection.transport.write(piece)
+            self.client.loop.call_soon(self._write_on, connection, left)
+        else:
+            self.unsent = False
+            if self.phase == "first_byte":
+                self._sent()
 
     def _sent(self) -> None:
         now = monotonic()
@@ -175,3 +200,7 @@ class Outward(OwnAnswers):
 
     @abstractmethod
     def on_upstream_lost(self, error: Exception | None) -> None: ...
+
+
+def _whole(body: bytes | Parts) -> bytes:
+    return b"".join(body) if isinstance(body, tuple) else body

@@ -16,7 +16,7 @@ from sidecar.proxy.dial import Dialer, DialError
 from sidecar.tasks import Tasks
 
 _TIMEOUT_HINT: Final = re.compile(rb"timeout=([0-9]{1,6})")
-_LARGE_READ_BYTES: Final = 65536  # a read of this size has more behind it: the loop's other connections come first
+LARGE_READ_BYTES: Final = 65536  # a read of this size has more behind it: the loop's other connections come first
 _HINT_MARGIN_S: Final = 1.0  # a server that says timeout=5 has its connection used for 4 s at most
 WRITE_HIGH_BYTES: Final = 256 * 1024  # what may lie unsent before the reader of the other side is paused
 
@@ -56,7 +56,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.close()  # bytes that nobody asked for: the next answer could be forged with them
             return
         rider.on_upstream_data(data)
-        if len(data) >= _LARGE_READ_BYTES and self.rider is rider and not (self.paused or self.closed):
+        if len(data) >= LARGE_READ_BYTES and self.rider is rider and not (self.paused or self.closed):
             # libuv would read 31 times more before it looks at any other connection.
             self.transport.pause_reading()
             asyncio.get_running_loop().call_soon(self._read_on)

@@ -209,18 +209,30 @@ def edit_request(
     ask_usage: bool = False,
     view: RequestView | None = None,
 ) -> bytes:
-    """The body with these changes and no other.
-
-    `model` replaces the value of every top-level `model` member (inserted where there is none); each of `params`
-    (key, JSON text) likewise; `ask_usage` makes `stream_options.include_usage` true. `view` is what the reader gave for
-    this very body: with it the usual request needs no scan. Raises nothing for a body that a reader accepted.
-    """
+    """The body with these changes and no other, in one piece: see `edit_parts`."""
     if view is None and len(body) <= SMALL_BODY_BYTES:
         view = read_request(body)
     if view is not None and view.layout is None:
         quick = _edit_quickly(body, model, params, view.has_stream_options if ask_usage else None, view)
         if quick is not None:
             return quick
+    return b"".join(edit_parts(body, model=model, params=params, ask_usage=ask_usage, view=view))
+
+
+def edit_parts(
+    body: bytes,
+    *,
+    model: str | None,
+    params: Sequence[tuple[str, bytes]] = (),
+    ask_usage: bool = False,
+    view: RequestView | None = None,
+) -> list[bytes | memoryview]:
+    """The body with these changes and no other, in parts; what stays is not copied.
+
+    `model` replaces the value of every top-level `model` member (inserted where there is none); each of `params`
+    (key, JSON text) likewise; `ask_usage` makes `stream_options.include_usage` true. `view` is what the reader gave for
+    this very body: with it the usual request needs no scan. Raises nothing for a body that a reader accepted.
+    """
     scanner = view.layout if view is not None and view.layout is not None else MemberScanner(body).finish()
     wanted = [(key.encode(), text) for key, text in params]
     if model is not None:
@@ -281,18 +293,21 @@ def _edit_quickly(
     return b"".join((body[:opening], b",".join(inserts), b",", body[opening:start], middle, body[end:]))
 
 
-def _apply(body: bytes, cuts: list[tuple[int, int, bytes]], inserts: list[bytes], *, empty: bool) -> bytes:
+def _apply(
+    body: bytes, cuts: list[tuple[int, int, bytes]], inserts: list[bytes], *, empty: bool
+) -> list[bytes | memoryview]:
     """Replaces each (start, end) by its text and puts the inserts right after the opening brace."""
-    pieces: list[bytes] = []
+    kept = memoryview(body)
+    parts: list[bytes | memoryview] = []
     pos = 0
     if inserts:
         pos = body.index(b"{") + 1
-        pieces = [body[:pos], b",".join(inserts), b"" if empty else b","]
+        parts = [kept[:pos], b",".join(inserts), b"" if empty else b","]
     for start, end, text in cuts:
-        pieces += (body[pos:start], text)
+        parts += (kept[pos:start], text)
         pos = end
-    pieces.append(body[pos:])
-    return b"".join(pieces)
+    parts.append(kept[pos:])
+    return parts
 
 
 def _ask(body: bytes, member: Member) -> list[tuple[int, int, bytes]]:

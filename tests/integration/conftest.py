@@ -20,7 +20,15 @@ from sidecar.sim.provider import SimulatedProvider
 from tests.integration.raw import WAIT_S, Script, ScriptedUpstream
 
 _BOTH_LOOPS = frozenset(
-    {"test_fidelity", "test_fidelity_direct", "test_bodies", "test_deaf", "test_faults", "test_tls_egress"}
+    {
+        "test_fidelity",
+        "test_fidelity_direct",
+        "test_bodies",
+        "test_large_bodies",
+        "test_deaf",
+        "test_faults",
+        "test_tls_egress",
+    }
 )  # what touches transports
 _QUIET = {
     "listen": "127.0.0.1:0",

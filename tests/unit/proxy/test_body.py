@@ -3,7 +3,7 @@
 import pytest
 
 from sidecar.errors import ProtocolError
-from sidecar.proxy.body import RequestBody
+from sidecar.proxy.body import LARGE_BYTES, RequestBody, slices
 from sidecar.wire.http1 import RequestHead, parse_request_fully
 
 
@@ -44,3 +44,25 @@ def test_the_limit() -> None:
     with pytest.raises(ProtocolError) as caught:
         body.feed(b"1\r\nx\r\n")
     assert caught.value.answer == 413
+
+
+@pytest.mark.parametrize("size", [LARGE_BYTES, LARGE_BYTES + 1, 5 * LARGE_BYTES])
+@pytest.mark.parametrize("step", [1_000, 65_536, 10 * LARGE_BYTES])
+def test_a_large_body_is_put_together_as_it_comes(size: int, step: int) -> None:
+    """The same bytes, whatever the size of the pieces; what is asked for too early is what had come."""
+    data = (bytes(range(251)) * (size // 251 + 1))[:size]
+    body = RequestBody(head(f"Content-Length: {size}"), size)
+    for at in range(0, size, step):
+        body.keep(body.feed(data[at : at + step])[0])
+    assert (body.done, body.take() == data, body.take()) == (True, True, b"")
+    half = RequestBody(head(f"Content-Length: {size}"), size)
+    half.keep(half.feed(data[:1_000])[0])
+    assert half.take() == data[:1_000]
+
+
+def test_slices_are_the_parts_in_order() -> None:
+    """None is longer than LARGE_BYTES, and nothing is lost."""
+    parts = (b"a" * 7, memoryview(b"b" * (2 * LARGE_BYTES + 3)), b"", b"c")
+    made = list(slices(parts))
+    assert [len(one) for one in made] == [7, LARGE_BYTES, LARGE_BYTES, 3, 1]
+    assert b"".join(made) == b"".join(parts)
