@@ -118,7 +118,7 @@ class ClosedRun(Run[Call]):
         began = monotonic()
         if not self.job.count:
             self.stop_at = began + self.job.duration_s
-        await self._go(300.0 if self.job.count else self.job.duration_s)
+        await self._go(self.job.count / 1_000 if self.job.count else self.job.duration_s)
         return self.summary(began)
 
     async def _go(self, planned_s: float) -> None:

@@ -26,7 +26,7 @@ Cell = dict[str, object]  # {"median": {...}, "rounds": [...]} or {"failed": "..
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long and how often. The defaults take about thirteen minutes, QUICK about one and a half."""
+    """How long and how often. The defaults take about twenty minutes, QUICK about one and a half."""
 
     cpu_rounds: int = 5
     cpu_s: float = 1.5
@@ -40,7 +40,7 @@ class Plan:
     streams: tuple[int, ...] = (50, 200)
     chunks: int = 64
     gap_ms: int = 15
-    memory_requests: int = 100_000
+    memory_requests: int = 1_000_000
     starts: int = 5
     truth_streams: tuple[int, ...] = (1, 50, 200)
     truth_s: float = 6.0

@@ -20,6 +20,7 @@ from sidecar.config.settings import Settings
 from sidecar.control.access import token_file
 from sidecar.control.guards import KeyFiles
 from sidecar.errors import ConfigError, SidecarError, StoreError
+from sidecar.lean import spare
 from sidecar.options import (
     FAILED,
     OK,
@@ -171,7 +172,7 @@ def _steering(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`llm-sidecar run`."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: its threads would cost memory and never be used
+    spare()
     from sidecar.app import serve
     from sidecar.process import hush
     from sidecar.telemetry.log import configure
@@ -193,7 +194,7 @@ def run(options: argparse.Namespace) -> int:
 
 def demo(options: argparse.Namespace) -> int:
     """`llm-sidecar demo`."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    spare()
     from sidecar.demo import play
 
     return play(options.seconds)

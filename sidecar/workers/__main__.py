@@ -2,6 +2,10 @@
 
 import sys
 
-from sidecar.workers.worker import main
+from sidecar.lean import spare
+
+spare()
+
+from sidecar.workers.worker import main  # noqa: E402 - what it loads is what is spared
 
 sys.exit(main(int(sys.argv[1])))
