@@ -101,9 +101,8 @@ class View:
         """The worths with what a text adds."""
         if text is None or self.text is None:
             return base
-        drawn = self.text.dot(text)
-        drawn += base[0].reshape(-1)
-        worth = drawn.reshape(base[0].shape)
+        worth = self.text.dot(text).reshape(base[0].shape)
+        worth += base[0]
         return worth, worth.argmax(axis=1).tolist()
 
     def favour(self, base: Worth, arm: str, by: float) -> Worth:

@@ -95,10 +95,10 @@ class QualityModel:
         self.asked = np.zeros(0)  # weights of scores by task: forgetting an arm does not change what was asked
         self.prior_mean = np.full(arms, np.nan)  # stated for an arm, else the mean of all
         self.prior_sd = np.full(arms, MEAN_SD)
-        self.shared = np.zeros((2, FEATURES))  # v: means and variances of the weights
+        self.shared = np.zeros((2, FEATURES))  # v: means and precisions (1 / variance, which add up) of the weights
         self.weights = np.zeros((arms, FEATURES))  # w
-        self.variances = np.full((arms, FEATURES), TEXT_SD**2)
-        self.shared[1] = TEXT_SD**2
+        self.precisions = np.full((arms, FEATURES), TEXT_SD**-2)
+        self.shared[1] = TEXT_SD**-2
         self.textual = False  # some score came with a text
         self.residual = NOISE**2  # variance of residuals
         self.bias = 0.0  # their mean: below 0 where the arms that are chosen turn out worse than expected
@@ -119,6 +119,11 @@ class QualityModel:
     def noise(self) -> float:
         """Variance of a score around what is expected."""
         return min(NOISE**2, max(LEAST_NOISE**2, self.residual))
+
+    @property
+    def variances(self) -> Floats:
+        """Of the arms' weights of the text, (K, FEATURES)."""
+        return 1.0 / self.precisions
 
     def expect(self, arm: int, mean: float, scores: float) -> None:
         """States a prior with the weight of `scores` (above 0) yes-or-no scores."""
@@ -213,16 +218,15 @@ class QualityModel:
         self.textual = True
         noise = self.noise / one.weight
         text = text.astype(np.float64)  # once, and not in each product
-        square = text * text / noise
-        for weights, variances in (self.shared, (self.weights[one.arm], self.variances[one.arm])):
-            gain = variances * text
+        told = text * text  # precision that this score adds
+        told /= noise
+        for weights, precisions in (self.shared, (self.weights[one.arm], self.precisions[one.arm])):
+            gain = text / precisions
             error -= float(weights.dot(text))
             own = float(gain.dot(text))
             gain *= error / (noise + own)
             weights += gain
-            divisor = variances * square
-            divisor += 1.0
-            variances /= divisor
+            precisions += told
             spread += own
         return error, spread
 
@@ -259,23 +263,25 @@ class QualityModel:
         """All means and variances from counts and sums."""
         counts, totals = self.counts, self.totals
         scores = counts.sum(axis=0)
-        if (scores > MAX_WEIGHT).any():
+        self._weights = scores.tolist()
+        if max(self._weights) > MAX_WEIGHT:
             for arm in np.flatnonzero(scores > MAX_WEIGHT):
                 self._discount(int(arm), 0.5, 0.0)
             scores = counts.sum(axis=0)
+            self._weights = scores.tolist()
         if self.asked.sum() > MAX_ASKED:
             self.asked /= 2
         sums, noise = totals.sum(axis=0), self.noise
-        self._weights = scores.tolist()
-        common = (sums.sum() + PRIOR_SCORES * PRIOR_MEAN) / (scores.sum() + PRIOR_SCORES)
+        common = (sum(sums.tolist()) + PRIOR_SCORES * PRIOR_MEAN) / (sum(self._weights) + PRIOR_SCORES)
         begin = np.where(np.isnan(self.prior_mean), common, self.prior_mean)
         prior = noise / self.prior_sd**2
-        means, variances = (sums + prior * begin) / (scores + prior), noise / (scores + prior)
-        weight = noise / TASK_SD**2
-        share = weight / (counts + weight)
+        known, weight = scores + prior, noise / TASK_SD**2
+        means, variances = (sums + prior * begin) / known, noise / known
         self.overall, self._begin = (means, variances), (begin, prior)
-        self.mean = (totals + weight * means) / (counts + weight)
-        self.variance = noise / (counts + weight) + share * share * variances
+        by_task = counts + weight
+        share = weight / by_task
+        self.mean = (totals + weight * means) / by_task
+        self.variance = noise / by_task + share * share * variances
 
     # ---- change
 
@@ -384,7 +390,7 @@ class QualityModel:
             self.counts[mine, own] = other.counts[row, theirs]
             self.totals[mine, own] = other.totals[row, theirs]
             self.asked[mine] = other.asked[row]
-        for name in ("weights", "variances", "probation"):
+        for name in ("weights", "precisions", "probation"):
             getattr(self, name)[own] = getattr(other, name)[theirs]
         for arm, its in pairs:
             self._sums[arm] = list(other._sums[its])
@@ -401,7 +407,7 @@ class QualityModel:
             if self.counts[row, arm]
         }
         text = [self.weights[arm].tolist(), self.variances[arm].tolist()] if self.textual else None
-        shared = self.shared.tolist() if self.textual else None
+        shared = [self.shared[0].tolist(), (1.0 / self.shared[1]).tolist()] if self.textual else None
         left = max(0, int(self.probation[arm]) - self.learnt)
         return {"tasks": tasks, "text": text, "shared": shared, "probation": left, "residual": self.residual}
 
@@ -416,9 +422,12 @@ class QualityModel:
             self.counts[row, arm], self.totals[row, arm] = float(count), float(total)
         if state["text"] is not None:
             weights, shared = (np.array(state[name], dtype=np.float64) for name in ("text", "shared"))
-            if weights.shape != (2, FEATURES) or shared.shape != weights.shape or not (weights[1] > 0).all():
+            if weights.shape != (2, FEATURES) or shared.shape != weights.shape:
                 raise ValueError("the weights of texts are of another version")
-            self.weights[arm], self.variances[arm] = weights
+            if not min(weights[1].min(), shared[1].min()) > 0:
+                raise ValueError("no variances of the weights of texts")
+            weights[1], shared[1] = 1.0 / weights[1], 1.0 / shared[1]
+            self.weights[arm], self.precisions[arm] = weights
             self.shared, self.textual = shared, True
         self.probation[arm] = self.learnt + int(state["probation"])
         self.residual = float(state["residual"])

@@ -382,6 +382,7 @@ def test_a_restart_keeps_each_arm(textual: bool) -> None:
         ({"shared": [[0.0] * FEATURES]}, ValueError),
         ({"text": [[0.0] * FEATURES, [0.0] * FEATURES]}, ValueError),
         ({"shared": None}, ValueError),
+        ({"shared": [[0.0] * FEATURES, [0.0] * FEATURES]}, ValueError),
         ({"probation": None}, TypeError),
         ({"residual": None}, TypeError),
     ],
