@@ -157,8 +157,8 @@ class Exchange(Outward):
         self._start_reply(head, data, now)
 
     def _start_reply(self, head: ResponseHead, data: bytes, now: float) -> None:
-        self._early = b""
-        self._held_head = None
+        if self._early or self._held_head is not None:
+            self._early, self._held_head = b"", None
         limit, collector = self.plane.settings.meter_max_bytes, self._collector(head)
         data = data[len(head.raw) :]
         reply: Reply

@@ -17,7 +17,7 @@ from sidecar.secrecy import MAX_NAME
 from sidecar.wire.conversation import texts_of
 from sidecar.wire.http1 import RequestHead
 from sidecar.wire.json_edit import RequestView
-from sidecar.wire.needs import Needs, needs_of
+from sidecar.wire.needs import Needs, needs_of, needs_of_text
 from sidecar.wire.target import any_model_in, model_in
 
 _MAX_TAGS: Final = 16
@@ -59,6 +59,7 @@ def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None
         tags = _tags(fields)
         task = next((tags[name] for name in engine.context_tags if name in tags), "")
     needs = _needs(seen, body) if engine.limited and view is not None and way.endpoint in SELECTABLE else _NO_NEEDS
+    seen.plain = None  # as large as the body
     off = b"x-sidecar-off" in fields and fields[b"x-sidecar-off"] == b"1"
     facts = Facts(  # beyond 15 named arguments the interpreter makes a dict for a call, which costs four times as much
         endpoint=way.endpoint,
@@ -84,11 +85,12 @@ def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None
 
 def _needs(view: RequestView, body: bytes) -> Needs:
     """What the request needs of a model, of which its top level says a part."""
-    found = view.needs or needs_of(body)
+    found = view.needs or (needs_of(body) if view.plain is None else needs_of_text(body))
     output = view.max_tokens or found.output_tokens
-    if output < 0:  # that is the upstream's to refuse
-        output = 0
-    return Needs(found.bits | TOOLS if view.tools else found.bits, found.tokens, output)
+    found.output_tokens = output if output > 0 else 0  # a negative one is the upstream's to refuse
+    if view.tools:
+        found.bits |= TOOLS
+    return found
 
 
 def _told_apart(

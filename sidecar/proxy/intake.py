@@ -26,6 +26,12 @@ NEVER: Final = float("inf")
 _SLOW_AFTER_S: Final = 1.0  # a body that takes room which others wait for
 _SLOW_BYTES_S: Final = 65_536  # has to come faster than this: a client in the same pod sends a thousand times as fast
 
+_ORDINARY: Final = (
+    "plane", "client", "head_in", "way", "zero", "at", "id", "keep_client", "body", "_held", "facts", "decision", "origin",
+    "_view", "_outgoing", "asked", "phase", "guard", "breaker", "ticket", "connection", "sent_s", "deadline", "ttfb_s",
+    "reply",
+)  # fmt: skip # what an ordinary exchange sets of its own, in its order
+
 
 class Client(Protocol):
     """The client's connection, as its exchange uses it."""
@@ -57,6 +63,14 @@ class Intake(ABC):
     _held = 0  # bytes of the process's budget
     _held_at = 0.0  # since when, where it was asked for ahead of the bytes
     _early_up: tuple[bytes, ...] = ()  # pieces read before there was a connection
+
+    def __init_subclass__(cls) -> None:
+        """Names the attributes before there is an exchange. The objects of a class share one table of names, which the
+        interpreter closes once some 30 of them were made: what is set for the first time later, as by the answers of a
+        busy start, would cost every exchange a dict of its own."""
+        first = cls.__new__(cls)
+        for name in _ORDINARY:
+            setattr(first, name, None)
 
     def __init__(self, plane: Plane, client: Client, head: RequestHead, way: Way, zero: float) -> None:
         """`zero` is the monotonic time of the read that completed the head: the zero of all clocks."""

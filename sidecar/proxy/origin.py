@@ -60,6 +60,12 @@ class Origin:
         self._host = host.encode() if spec.port == _DEFAULT_PORT[spec.scheme] else f"{host}:{spec.port}".encode()
         self._prefix = spec.prefix
         self.provider = provider_of(spec.provider, spec.dialect)
+        paths = self.provider.paths
+        self._elsewhere = {  # endpoints that may have another path here than where clients ask
+            endpoint
+            for endpoint, form in FORMATS.items()
+            if form == "generate" or paths.get(form, STANDARD[form]) != STANDARD[form]
+        }
 
     def head(self, head: RequestHead, way: Way, *, identity: bool, target: bytes | None = None) -> tuple[bytes, bytes]:
         """The request head for this upstream, cut in two where the Content-Length digits go.
@@ -106,11 +112,13 @@ class Origin:
         Raises:
             ProtocolError: 400, the app's model would lead to another path.
         """
+        if way.endpoint not in self._elsewhere and not way.beyond:
+            return None
         form = FORMATS.get(way.endpoint)
         path = None if form is None else self.provider.paths.get(form)
         if form is None or path is None or self.hosts(way, model, asked):
             return None
-        if path == STANDARD[form] and (form != "generate" or model is None) and not way.beyond:
+        if path == STANDARD[form] and model is None and not way.beyond:
             return None
         _, _, query = (without(head.target, _VERSION) if way.beyond else head.target).partition(b"?")
         found = model_in(head.target) if form == "generate" else None

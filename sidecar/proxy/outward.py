@@ -42,20 +42,25 @@ class Outward(OwnAnswers):
     def _send(self, view: RequestView | None) -> None:
         """Writes the body for this arm and asks for a connection."""
         assert self.decision is not None
-        body, seen, decision = varied(self.plane, self.facts, self.decision, self.body, view)
-        self.decision = decision
+        body, seen, decision = self.body, view, self.decision
+        if decision.system:
+            body, seen, self.decision = varied(self.plane, self.facts, decision, body, view)
+            decision = self.decision
         self._view = view
-        self.translated = None
+        if self.translated is not None:
+            self.translated = None
         hosts = bool(self.way.beyond) and self.origin.hosts(self.way, decision.model, self.facts.model)
         if self.said is not None and self.origin.name in self.said and not hosts:
             if not self._translate(self.said, decision, body):
                 return
         else:
             try:
-                self._target = self.origin.target(self.head_in, self.way, decision.model, self.facts.model)
+                target = self.origin.target(self.head_in, self.way, decision.model, self.facts.model)
             except ProtocolError as error:
                 self._answer(error.answer, "target", str(error), "failed", "refused")
                 return
+            if target is not self._target:
+                self._target = target
             self._outgoing, self.asked = outgoing(self.origin, self.facts, decision, body, view, seen)
         self.phase = "queue"
         self._begin_try(decision)

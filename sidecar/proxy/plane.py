@@ -25,7 +25,8 @@ from sidecar.wire.json_edit import RequestView
 from sidecar.wire.providers import FORMATS
 
 _MAX_KEPT: Final = 20_000  # some 3 MB
-_ENTROPY_BYTES: Final = 4096  # one system call for some 200 requests
+_ENTROPY_BYTES: Final = 4096  # one system call for some 800 requests
+_RANDOM_DIGITS: Final = 10  # of an id
 _DRAWS: Final = struct.Struct("<512Q")  # one system call for so many
 SWEEP_S: Final = 0.1  # deadlines are checked this often: a timer per request would cost more than the request's parsing
 
@@ -156,7 +157,7 @@ class Plane:
         self.together = TOGETHER
         self._ended: deque[Callable[[], None]] = deque()
         self._settling = False  # a timer is set
-        self._entropy = b""
+        self._entropy = ""  # hexadecimal digits
         self._entropy_at = 0
         self._lines: dict[tuple[str, str, str], bytes] = {}
         self._sweeper: asyncio.TimerHandle | None = None
@@ -222,7 +223,12 @@ class Plane:
 
     def new_id(self, at: float) -> str:
         """A decision id: 16 hexadecimal digits of microseconds since the epoch, then 10 random ones; sorts by time."""
-        return "%016x%s" % (int(at * 1e6), self._random(5).hex())  # noqa: UP031 - a third cheaper than an f-string here
+        start = self._entropy_at
+        end = self._entropy_at = start + _RANDOM_DIGITS
+        if end > len(self._entropy):
+            self._entropy, start = os.urandom(_ENTROPY_BYTES).hex(), 0
+            end = self._entropy_at = _RANDOM_DIGITS
+        return "%016x%s" % (int(at * 1e6), self._entropy[start:end])  # noqa: UP031 - a third cheaper than an f-string
 
     def draw(self) -> int:
         """64 random bits."""
@@ -286,13 +292,6 @@ class Plane:
     def _settle_late(self) -> None:
         self._settling = False
         self.settle()
-
-    def _random(self, size: int) -> bytes:
-        at = self._entropy_at
-        if at + size > len(self._entropy):
-            self._entropy, at = os.urandom(_ENTROPY_BYTES), 0
-        self._entropy_at = at + size
-        return self._entropy[at : at + size]
 
     def _sweep(self) -> None:
         now = monotonic()

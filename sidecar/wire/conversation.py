@@ -9,7 +9,7 @@ import re
 import msgspec
 from msgspec import Raw, Struct
 
-from sidecar.wire.json_edit import RequestView
+from sidecar.wire.json_edit import PlainCall, RequestView
 from sidecar.wire.json_scan import MemberScanner
 
 MAX_KEY_BYTES = 65_536
@@ -74,13 +74,9 @@ def texts_of(
 
     `last` is the last `limit` characters at most. With the `view` of a body read in slices nothing is scanned again.
     """
-    if len(body) <= _QUICK_BYTES:
-        try:
-            call = _decode_quick(body)
-        except _FAULTS:
-            pass  # another shape: the complete way follows
-        else:
-            return Texts(_quick_beginning(call) if beginning else b"", _quick_last(call)[-limit:] if last else "")
+    call = _quick(body, view)
+    if call is not None:
+        return Texts(_quick_beginning(call) if beginning else b"", _quick_last(call)[-limit:] if last else "")
     fields = _fields(body, view)
     items = _items(body, fields, view)
     return Texts(_beginning(fields, items) if beginning else b"", _last(items)[-limit:] if last else "")
@@ -91,7 +87,19 @@ def last_user_text(body: bytes, limit: int = 2048, view: RequestView | None = No
     return texts_of(body, view, beginning=False, limit=limit).last
 
 
-def _quick_beginning(call: _Quick) -> bytes:
+def _quick(body: bytes, view: RequestView | None) -> _Quick | PlainCall | None:
+    """The usual call; None for one of another shape: the complete way follows."""
+    if view is not None and view.plain is not None:
+        return view.plain
+    if len(body) > _QUICK_BYTES:
+        return None
+    try:
+        return _decode_quick(body)
+    except _FAULTS:
+        return None
+
+
+def _quick_beginning(call: _Quick | PlainCall) -> bytes:
     texts = [call.system] if call.system else []
     for message in call.messages:
         role = message.role
@@ -103,8 +111,8 @@ def _quick_beginning(call: _Quick) -> bytes:
     return beginning if len(beginning) <= MAX_KEY_BYTES else beginning[:MAX_KEY_BYTES]
 
 
-def _quick_last(call: _Quick) -> str:
-    for message in reversed(call.messages):
+def _quick_last(call: _Quick | PlainCall) -> str:
+    for message in call.messages[::-1]:
         if message.role == "user" and message.content:
             return message.content
     return ""

@@ -7,7 +7,7 @@ upstream says what is wrong with it.
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType, field
@@ -33,6 +33,41 @@ _SERVER_TOOL = re.compile(
     rb'"type"\s*:\s*"(?:web_search|web_fetch|file_search|code_interpreter|code_execution|computer|mcp|image_generation)'
 )
 
+_PLAIN_BYTES = 16_384  # the texts of a plain call are held twice for a moment
+# A text that ends so may be what `_STATE` looks for, quotes and all: then the search has the word.
+_STATE_ENDS = ("encrypted_content", "file_id", "item_reference", "redacted_thinking", "thoughtSignature")
+
+
+class PlainOptions(Struct, gc=False, forbid_unknown_fields=True):
+    """The `stream_options` of a plain call."""
+
+    include_usage: bool | None = None
+
+
+class PlainMessage(Struct, gc=False, forbid_unknown_fields=True):
+    """A message of a plain call: one text."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str
+
+
+class PlainCall(Struct, gc=False, forbid_unknown_fields=True):
+    """A chat call of nothing but texts and numbers: there is no place in it for what the searches of a body look for."""
+
+    model: str
+    messages: list[PlainMessage]
+    system: str = ""
+    stream: bool | None = None
+    stream_options: PlainOptions | UnsetType | None = UNSET
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    seed: int | None = None
+    n: int | None = None
+
 
 class RequestView(Struct, gc=False, kw_only=True):
     """What we read of one request body. None and False also stand for members of a wrong type."""
@@ -50,9 +85,11 @@ class RequestView(Struct, gc=False, kw_only=True):
     conversation: str | None = None  # conversation id, else previous_response_id, else prompt_cache_key
     layout: MemberScanner | None = None  # of a body read in slices: edits use it again
     needs: Needs | None = None  # of a body read in slices, where they were asked for
+    plain: PlainCall | None = None  # the whole body, where it is one; a copy of it, and so not to be kept
 
 
 _ABSENT = Raw(b"")
+_FAULTS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class _StreamOptions(Struct, gc=False):
@@ -102,6 +139,7 @@ class _Loose(Struct, gc=False):
 
 
 _FIELDS = frozenset(name.encode() for name in _Loose.__struct_fields__)
+_decode_plain = msgspec.json.Decoder(PlainCall).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
 _decode_loose = msgspec.json.Decoder(_Loose).decode
 _decode_str = msgspec.json.Decoder(str).decode
@@ -135,16 +173,44 @@ _decode_id = msgspec.json.Decoder(_Id).decode
 
 def read_request(body: bytes) -> RequestView | None:
     """Reads a body of at most `SMALL_BODY_BYTES` (any size works, in one go). None: not one JSON object."""
+    if len(body) <= _PLAIN_BYTES and b'"type"' not in body:  # tools, parts and schemas have one
+        view = _read_plain(body)
+        if view is not None:
+            return view
     try:
         members = _decode_body(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except _FAULTS:
         try:
             members = _tolerate(_decode_loose(body))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except _FAULTS:
             return None
     view = _view(members)
     if not view.stateful:
         view.stateful = _STATE.search(body) is not None
+    return view
+
+
+def _read_plain(body: bytes) -> RequestView | None:
+    """The same of a plain call, from one reading and without a search; None for any other."""
+    try:
+        call = _decode_plain(body)
+    except _FAULTS:
+        return None
+    for message in call.messages:
+        if message.content.endswith(_STATE_ENDS):
+            return None
+    if call.model.endswith(_STATE_ENDS) or call.system.endswith(_STATE_ENDS):
+        return None
+    limit, limit_key = call.max_completion_tokens, "max_completion_tokens"
+    if limit is None:
+        limit, limit_key = call.max_tokens, "max_tokens"
+    if limit is not None and not -1 <= limit <= MOST_TOKENS:
+        limit = max(-1, min(limit, MOST_TOKENS))
+    view = RequestView(model=call.model, stream=call.stream is True, max_tokens=limit, limit_key=limit_key, plain=call)
+    options = call.stream_options
+    if options is not UNSET:
+        view.has_stream_options = True
+        view.include_usage = None if options is None else options.include_usage
     return view
 
 
@@ -338,7 +404,7 @@ def _plain_key(key: bytes) -> bytes:
 def _view(body: _Body) -> RequestView:
     options = body.stream_options
     limit, limit_key = _limit(body)
-    if limit is not None:
+    if limit is not None and not -1 <= limit <= MOST_TOKENS:
         limit = max(-1, min(limit, MOST_TOKENS))
     view = RequestView(model=body.model, stream=body.stream is True, max_tokens=limit, limit_key=limit_key)
     if options is not UNSET:

@@ -123,11 +123,16 @@ class NeedSearch:
                 self._tokens += size / MEDIA_BYTES_PER_TOKEN
 
 
+def needs_of_text(body: bytes) -> Needs:
+    """The same of a body that is known to have nothing but texts and numbers."""
+    return Needs(0, int(len(body) / BYTES_PER_TOKEN))
+
+
 def needs_of(body: bytes) -> Needs:
     """What this body needs, found in one go: for bodies of at most some hundred kilobytes."""
     first = _SEARCH.search(body)
     if first is None:  # most calls are text alone
-        return Needs(0, int(len(body) / BYTES_PER_TOKEN))
+        return needs_of_text(body)
     search = NeedSearch(body, first.start())
     search.step(len(body))
     return search.found

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sidecar.wire.conversation import MAX_KEY_BYTES, Texts, last_user_text, texts_of
-from sidecar.wire.json_edit import RequestView, SlicedReader
+from sidecar.wire.json_edit import RequestView, SlicedReader, read_request
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 FIRST = {"role": "user", "content": [{"type": "text", "text": "Where is it?", "cache_control": {"type": "ephemeral"}}]}
@@ -123,3 +123,18 @@ def test_the_quick_way_gives_the_same() -> None:
     assert key == both(parts)[0] == "S\0D\0é\0U".encode()
     assert both({"messages": [{"role": "user", "content": ""}]})[0] == b""
     assert both({"messages": []})[0] == b""
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_plain_call_is_not_read_again(begins: bool) -> None:
+    """What was read of it already says the same, system text and all."""
+    body = (
+        b'{"model":"m","system":"Be kind.","messages":[{"role":"user","content":"Hello"},'
+        b'{"role":"assistant","content":"Hi"},{"role":"user","content":"Bye"}]}'
+    )
+    view = read_request(body)
+    assert view is not None
+    assert view.plain is not None
+    found = texts_of(b"", view, beginning=begins)
+    assert found == texts_of(body, beginning=begins)
+    assert found.last == "Bye"

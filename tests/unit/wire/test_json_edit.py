@@ -27,6 +27,8 @@ def both(body: bytes) -> RequestView | None:
     other = sliced(body)
     if other is not None:
         other.layout = None
+    if view is not None:
+        view.plain = None  # only the one that reads in one go knows
     assert other == view
     return view
 
@@ -39,6 +41,58 @@ def seen(body: bytes) -> RequestView:
 
 def test_reads_the_usual_request() -> None:
     assert seen(CHAT) == RequestView(model="gpt-4o", stream=True, max_tokens=5)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        b"",
+        b',"temperature":0.7,"n":1,"seed":7,"stream":false',
+        b',"max_tokens":9,"max_completion_tokens":5',
+        b',"max_tokens":99999999999,"stream_options":null',
+        b',"stream":true,"stream_options":{"include_usage":true}',
+        b',"system":"Be kind."',
+    ],
+)
+def test_a_plain_call_is_read_as_any_other(members: bytes) -> None:
+    body = CHAT[:-1].replace(b',"stream":true,"max_tokens":5', b"") + members + b"}"
+    view = read_request(body)
+    assert view is not None
+    assert view.plain is not None
+    assert [(message.role, message.content) for message in view.plain.messages] == [("user", "hi")]
+    seen(body)
+
+
+@pytest.mark.parametrize(
+    ("text", "instead"),
+    [
+        (b'"hi"', b'"file_id"'),
+        (b'"hi"', rb'"say \"file_id"'),
+        (b'"gpt-4o"', b'"file_id"'),
+        (b"}],", b'}],"system":"file_id",'),
+    ],
+)
+def test_a_text_that_looks_like_state_is_searched(text: bytes, instead: bytes) -> None:
+    """Both readers take it for state, whatever the body is else."""
+    view = read_request(CHAT.replace(text, instead))
+    assert view is not None
+    assert view.plain is None
+    assert seen(CHAT.replace(text, instead)).stateful
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        b',"x":1',
+        b',"tools":[]',
+        b',"stream_options":{"x":1}',
+        b',"user":"\xff"',
+        b',"messages":[{"role":"tool","content":""}]',
+    ],
+)
+def test_what_a_plain_call_does_not_have_makes_it_another(members: bytes) -> None:
+    view = read_request(CHAT[:-1] + members + b"}")
+    assert view is None or view.plain is None
 
 
 @pytest.mark.parametrize(
@@ -296,7 +350,7 @@ def test_both_readers_agree(body: bytes, step: int) -> None:
     assert view is not None
     other = sliced(body, step)
     assert other is not None
-    other.layout = None
+    other.layout = view.plain = None
     assert other == view
 
 
