@@ -109,13 +109,14 @@ class FeedbackDesk:
         """New decisions, so that feedback on them needs no database."""
         if len(self._newer.known) + len(batch) > _REMEMBERED // 2:
             self._newer, self._older = _Half(), self._newer
+        newer, older = self._newer, self._older.by_completion
         for settled in batch:
             known = known_of(settled)
-            self._newer.known[known.id] = known
+            newer.known[known.id] = known
             completion = known.completion_id
             if completion:
-                several = completion in self._newer.by_completion or completion in self._older.by_completion
-                self._newer.by_completion[completion] = False if several else known.id
+                several = completion in newer.by_completion or completion in older
+                newer.by_completion[completion] = False if several else known.id
 
     def handle(self, body: bytes, answer: Answer) -> None:
         """Reads one body and answers it, at once or when the database has been asked."""

@@ -12,9 +12,10 @@ from typing import Final, TypeVar
 from sidecar.core.record import Row, row
 from sidecar.core.types import Settled
 
-FLUSH_S: Final = 0.1  # so that, with the store's group commit, a kill loses 250 ms of rows at most
+FLUSH_S: Final = 0.05  # with the store's group commit a kill loses 250 ms of rows at most; shorter finds caches cold
 TICK_S: Final = 1.0
-BATCH: Final = 64  # handed on at once when so many wait: half a millisecond of work, so no request waits longer for it
+SLICE: Final = 8  # handed on between two looks at the sockets: a tenth of a millisecond of work
+BATCH: Final = 64  # handed on at once when so many wait: so much traffic needs what large batches save
 
 T = TypeVar("T")
 
@@ -44,7 +45,9 @@ class ControlLoop:
         self._steps = steps
         self._on_bug = on_bug
         self._batch: list[Settled] = []
-        self._handles: list[asyncio.TimerHandle] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._flushing: asyncio.Handle | None = None  # the next slice is due, or its timer is set
+        self._ticking: asyncio.Handle | None = None
         self._shedding = False
         self.shed = 0  # finished exchanges of which no row was made
         self.lag_s = 0.0  # how late the last tick came: what the loop was held up
@@ -53,7 +56,9 @@ class ControlLoop:
         """Takes one finished exchange."""
         batch = self._batch
         batch.append(settled)
-        if len(batch) >= BATCH:
+        if len(batch) == 1:
+            self._flush_soon()
+        elif len(batch) >= BATCH:
             self.flush()
 
     def shed_records(self, shed: bool) -> None:
@@ -63,22 +68,27 @@ class ControlLoop:
 
     def start(self) -> None:
         """Begins to flush and to tick."""
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         due = loop.time() + TICK_S
-        self._handles = [loop.call_later(FLUSH_S, self._flush_again), loop.call_at(due, self._tick, due)]
+        self._ticking = loop.call_at(due, self._tick, due)
+        if self._batch:
+            self._flush_soon()
 
     def stop(self) -> None:
         """Ends both and hands on what is left."""
-        for handle in self._handles:
-            handle.cancel()
+        self._loop = None
+        for handle in (self._flushing, self._ticking):
+            if handle is not None:
+                handle.cancel()
         self.flush()
 
     def flush(self) -> None:
-        """Hands the batch on."""
-        batch = self._batch
-        if not batch:
-            return
-        self._batch = []
+        """Hands on all that waits."""
+        batch, self._batch = self._batch, []
+        if batch:
+            self._hand_on(batch)
+
+    def _hand_on(self, batch: Sequence[Settled]) -> None:
         consumers = self._consumers
         for name, consume in consumers.of_exchanges:
             if not (self._shedding and name in consumers.spared):
@@ -101,15 +111,24 @@ class ControlLoop:
         except Exception as error:  # noqa: BLE001 - see the head of this file
             self._on_bug(name, error)
 
-    def _flush_again(self) -> None:
-        self._handles[0] = asyncio.get_running_loop().call_later(FLUSH_S, self._flush_again)
-        self.flush()
+    def _flush_soon(self) -> None:
+        if self._loop is not None and self._flushing is None:
+            self._flushing = self._loop.call_later(FLUSH_S, self._flush_slice)
+
+    def _flush_slice(self) -> None:
+        """Hands on the oldest; the others in the next turns of the loop, which looks at its sockets between any two."""
+        self._flushing = None
+        some, self._batch = self._batch[:SLICE], self._batch[SLICE:]
+        if self._batch and self._loop is not None:
+            self._flushing = self._loop.call_soon(self._flush_slice)
+        if some:
+            self._hand_on(some)
 
     def _tick(self, due: float) -> None:
         loop = asyncio.get_running_loop()
         self.lag_s = max(loop.time() - due, 0.0)
         after = max(due, loop.time() - TICK_S) + TICK_S
-        self._handles[1] = loop.call_at(after, self._tick, after)
+        self._ticking = loop.call_at(after, self._tick, after)
         for name, step in self._steps:
             try:
                 step()

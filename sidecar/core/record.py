@@ -70,6 +70,7 @@ COLUMNS: tuple[str, ...] = (
 )
 
 _NO_USAGE = Usage()
+_LARGE = 1e6  # beyond it a float times 10,000 has too few digits left to be rounded so
 
 
 @lru_cache(maxsize=4)
@@ -105,11 +106,20 @@ def _failed_text(checks: tuple[tuple[str, float], ...]) -> str:
     return f',"failed":{orjson.dumps(failed).decode()}' if failed else ""
 
 
+def _rounded(value: float) -> float:
+    """`round(value, 4)`, but for halves that are none by less than a float can tell; at a quarter of the price."""
+    return round(value * 10_000.0) / 10_000.0 if -_LARGE < value < _LARGE else round(value, 4)
+
+
+@lru_cache(maxsize=16)  # routes; their prices stay the same for many exchanges
+def _prices_text(price: float, money: float) -> str:
+    return orjson.dumps({"quality": round(price, 4), "money": round(money, 4)}).decode()
+
+
 def _drawn_text(drawn: Drawn) -> str:
     """What the selector drew for each arm (null: kept out by a limit), and its prices."""
-    scores = {arm: round(worth, 4) for arm, worth in zip(drawn.arms, drawn.worth, strict=False)}
-    prices = {"quality": round(drawn.price, 4), "money": round(drawn.money, 4)}
-    return f',"scores":{orjson.dumps(scores).decode()},"prices":{orjson.dumps(prices).decode()}'
+    scores = dict(zip(drawn.arms, map(_rounded, drawn.worth), strict=False))
+    return f',"scores":{orjson.dumps(scores).decode()},"prices":{_prices_text(drawn.price, drawn.money)}'
 
 
 def _context_text(
@@ -158,7 +168,7 @@ def row(settled: Settled, service: str) -> Row:
         decision.propensity,
         _eligible_text(decision.eligible),
         _context_text(facts, decision, outcome, served, settled.stages),
-        f"{facts.key:016x}" if facts.key else None,
+        "%016x" % facts.key if facts.key else None,  # noqa: UP031 - cheaper than an f-string here
         decision.rollout_id,
         decision.rollout_step,
         decision.policy_version,

@@ -182,17 +182,16 @@ def _record(exchange: Over, outcome: Outcome) -> None:
 def _with_names(facts: Facts, outcome: Outcome) -> tuple[Facts, Outcome]:
     """Both with the models' names as they may be told."""
     asked, served = _kept(facts.model), _kept(outcome.served_model)
-    if asked is not facts.model:
+    if asked != facts.model:
         facts = replace(facts, model=asked)
-    if served is not outcome.served_model:
+    if served != outcome.served_model:
         outcome = replace(outcome, served_model=served)
     return facts, outcome
 
 
 def _kept(name: str | None) -> str | None:
     """A model's name as it is told: itself, unless it is none."""
-    kept = None if name is None else recorded(name)
-    return name if kept == name else kept
+    return None if name is None else recorded(name)
 
 
 def _record_undecided(exchange: Over, kind: OutcomeKind, error: str | None, duration_s: float, status: int) -> None:

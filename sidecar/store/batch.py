@@ -214,20 +214,22 @@ def window_rows(rows: Sequence[Row]) -> list[tuple[Scalar, ...]]:
     columns = list(zip(*rows, strict=True))
     hours = [str(at)[:13] for at in columns[_AT]]
     keys = list(zip(hours, *[columns[i] for i in _OF_WINDOW], strict=True))
+    summed = [columns[i] for i in _SUMMED]
     groups: dict[Row, list[Row]] = {}
     if keys.count(keys[0]) == len(keys):
-        groups[keys[0]] = columns
+        groups[keys[0]] = summed
     else:
         parts: dict[Row, list[Row]] = {}
-        for key, row in zip(keys, rows, strict=True):
-            parts.setdefault(key, []).append(row)
+        for key, values in zip(keys, zip(*summed, strict=True), strict=True):
+            parts.setdefault(key, []).append(values)
         groups = {key: list(zip(*found, strict=True)) for key, found in parts.items()}
     return [(*("" if one is None else one for one in key), *_sums(found)) for key, found in groups.items()]
 
 
-def _sums(table: list[Row]) -> tuple[float, ...]:
-    """The sums of one window, whose columns these are, in the order of WINDOW_SUMS. What is unknown is not counted as 0."""
-    outcomes, *columns = [table[i] for i in _SUMMED]
+def _sums(summed: list[Row]) -> tuple[float, ...]:
+    """The sums of one window, of which these are the columns to be summed, in the order of WINDOW_SUMS. What is unknown is
+    not counted as 0."""
+    outcomes, *columns = summed
     rows = len(outcomes)
     numbers: list[Iterable[float]] = [filter(None, column) for column in columns]  # type: ignore[arg-type] # or None
     duration, ttft, asked, answered, cost, quality, reward = [sum(some) for some in numbers]

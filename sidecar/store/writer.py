@@ -32,7 +32,7 @@ from sidecar.store.lock import Held, WriteLock
 from sidecar.store.retention import Limits, prune
 from sidecar.store.vault import Vault
 
-COMMIT_S: Final = 0.1  # with the app's flush every 100 ms, a kill loses at most the last 250 ms
+COMMIT_S: Final = 0.1  # with the app's flush within 50 ms, a kill loses at most the last 250 ms
 QUEUE_ROWS: Final = 10_000  # about 20 MiB of records; minutes of an ordinary service's traffic
 QUEUE_OTHERS: Final = 1_000  # events, feedback and audit lines waiting, each
 BATCH_ROWS: Final = 2_000  # one transaction: about 15 ms

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sidecar.core.types import Clocks, Settled, Usage
 from sidecar.telemetry.catalogue import FINE_SECONDS
 
-_DIGEST_AT = 512  # exchanges kept before their arithmetic is done: some 100 kB at most per series
+_DIGEST_AT = 256  # exchanges kept before their arithmetic is done: a tenth of a millisecond of work; 50 kB each at most
 
 CLOCKS = ("sent_s", "ttfb_s", "ttfe_s", "ttft_s", "ttfa_s", "duration_s", "itl_s", "gap_p50_s", "gap_p95_s")
 _TOKENS = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from sidecar.control import loop as loop_module
-from sidecar.control.loop import BATCH, Consumers, ControlLoop
+from sidecar.control.loop import BATCH, SLICE, Consumers, ControlLoop
 from sidecar.core.record import COLUMNS, Row
 from sidecar.core.types import Settled
 from tests.fixtures.settled import settled
@@ -99,6 +99,48 @@ async def test_timers(monkeypatch: pytest.MonkeyPatch) -> None:
     await asyncio.sleep(0.06)
     assert told.steps == steps
     assert told.loop.lag_s >= 0.0
+
+
+async def test_what_waits_goes_on_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two of them the loop has a turn, in which exchanges may end; all stay in their order."""
+    monkeypatch.setattr(loop_module, "FLUSH_S", 0.01)
+    slices: list[list[str]] = []
+    over = asyncio.Event()
+
+    def take(batch: Sequence[Settled]) -> None:
+        slices.append([one.id for one in batch])
+        if len(slices) == 1:
+            asyncio.get_running_loop().call_soon(loop.emit, settled(2 * SLICE + 1))
+        elif len(slices) == 3:
+            over.set()
+
+    loop = ControlLoop(Consumers("bot", [("take", take)]), [], lambda where, error: pytest.fail(f"{where}: {error}"))
+    loop.start()
+    for number in range(2 * SLICE + 1):
+        loop.emit(settled(number))
+    await asyncio.wait_for(over.wait(), 5.0)
+    loop.stop()
+    assert [len(one) for one in slices] == [SLICE, SLICE, 2]
+    assert [one for some in slices for one in some] == [settled(number).id for number in range(2 * SLICE + 2)]
+
+
+async def test_flush_overtakes_the_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who wants everything now has it, also between two slices; what comes afterwards goes on by itself again."""
+    monkeypatch.setattr(loop_module, "FLUSH_S", 0.01)
+    told = Told()
+    told.loop.emit(settled(0))  # before the start: it waits
+    told.loop.start()
+    for number in range(1, 2 * SLICE):
+        told.loop.emit(settled(number))
+    asyncio.get_running_loop().call_later(0.01, told.loop.flush)
+    for expected in (2 * SLICE, 2 * SLICE + 1):
+        for _ in range(500):
+            if len(told.rows) == expected:
+                break
+            await asyncio.sleep(0.01)
+        told.loop.emit(settled(expected))
+    assert told.rows == [settled(number).id for number in range(2 * SLICE + 1)]
+    told.loop.stop()
 
 
 def test_while_records_are_shed_nobody_gets_rows() -> None:

@@ -145,6 +145,17 @@ def test_the_stages_of_a_cascade() -> None:
     ]
 
 
+def test_what_was_drawn_has_four_digits() -> None:
+    """As `round` gives them, also of what is negative or large."""
+    for value in (0.51234567, 0.5, 0.00004999, 0.00005001, -0.12346, 123456.7891, 1e6, 12345678.125):
+        text = row(
+            replace(settled(), decision=replace(settled().decision, drawn=Drawn(("a",), (value,), value, 0.0))), "bot"
+        )
+        context = orjson.loads(str(text[COLUMNS.index("context")]))
+        assert context["scores"] == {"a": round(value, 4)}
+        assert context["prices"] == {"quality": round(value, 4), "money": 0.0}
+
+
 def test_what_the_selector_drew_is_kept_for_explanations() -> None:
     """Scores by arm and the prices, as `explain` reads them; an arm that a limit kept out has null."""
     one = settled()
