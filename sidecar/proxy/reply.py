@@ -127,7 +127,16 @@ class Reply:
         Raises:
             ProtocolError: the chunked framing is broken.
         """
-        if self.framing == "length":
+        chunked = self._chunked
+        if chunked is not None:
+            payload, end = chunked.feed(data)
+            self.done = chunked.done
+            if end < len(data):
+                self.extra = True
+                data = data[:end]
+            if self._strip is None and not self._plain:
+                return data, payload
+        elif self.framing == "length":
             left = self._left - len(data)
             if left < 0:
                 self.extra = True
@@ -136,12 +145,6 @@ class Reply:
             self._left = left
             self.done = not left
             payload = data
-        elif self._chunked is not None:
-            payload, end = self._chunked.feed(data)
-            self.done = self._chunked.done
-            self.extra = end < len(data)
-            if self._strip is None and not self._plain:
-                return (data[:end] if self.extra else data), payload
         elif self.framing == "close":
             payload = data
         else:

@@ -20,18 +20,14 @@ _SIZE_STATE, _DATA_STATE, _CRLF_STATE, _TRAILER_STATE, _DONE_STATE = range(5)
 class Chunked:
     """One chunked body. Feed it what arrives; it gives the payload and says where the message ends."""
 
-    __slots__ = ("_held", "_left", "_state", "_trailer_bytes")
+    __slots__ = ("_held", "_left", "_state", "_trailer_bytes", "done")
 
     def __init__(self) -> None:
+        self.done = False  # the last chunk and its trailers have been read
         self._state = _SIZE_STATE
         self._left = 0  # payload bytes of the chunk still to come
         self._held = b""  # the beginning of a line whose end has not come yet
         self._trailer_bytes = 0
-
-    @property
-    def done(self) -> bool:
-        """The last chunk and its trailers have been read."""
-        return self._state == _DONE_STATE
 
     def feed(self, data: bytes) -> tuple[bytes, int]:
         """Decodes `data`: (payload, index in `data` just behind the end of the message, or its length while unfinished).
@@ -40,12 +36,17 @@ class Chunked:
             ProtocolError: the bytes are not a chunked body.
         """
         held = len(self._held)
+        if self._state == _SIZE_STATE and not held:
+            line = data.find(b"\r\n")
+            size = len(data) - line - 4
+            if size > 0 and data.startswith(b"%x\r\n" % size) and data.endswith(b"\r\n"):
+                return data[line + 2 : -2], len(data)  # the usual read of a stream: one whole chunk
         if held:
             data = self._held + data
             self._held = b""
         parts: list[bytes] = []
         at, size = 0, len(data)
-        while at < size and self._state != _DONE_STATE:
+        while at < size and not self.done:
             if self._state == _DATA_STATE:
                 piece = data[at : at + self._left]
                 parts.append(piece)
@@ -83,6 +84,7 @@ class Chunked:
             self._state = _DATA_STATE if self._left else _TRAILER_STATE
         elif data.startswith(b"\r\n", at):
             self._state = _DONE_STATE
+            self.done = True
         else:
             self._trailer_bytes += end + 1 - at
             if self._trailer_bytes > MAX_TRAILER_BYTES or _TRAILER.fullmatch(data, at, end + 1) is None:

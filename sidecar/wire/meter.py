@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from sidecar.core.types import Dialect, Endpoint, Usage
 from sidecar.wire import anthropic, gemini, openai
+from sidecar.wire.alike import Alike, alike_to
 from sidecar.wire.answer import Collector
 from sidecar.wire.reading import Piece, Reading, read_as
 from sidecar.wire.sse import SseEvent, SseParser
@@ -20,6 +21,8 @@ from sidecar.wire.sse import SseEvent, SseParser
 _GAP_BINS_PER_E = 50.5  # bins grow by 2 %, so that their middle is within 1 % of every gap in them
 _GAP_FLOOR_S = 1e-6
 _GAP_FIRST_BIN = math.log(_GAP_FLOOR_S) * _GAP_BINS_PER_E
+_COMPARE_EVERY = 16  # tokens; where events never are alike the attempts must not cost what likeness saves
+_GAPS_AT_ONCE = 256  # gaps of one stream that wait for their bins
 _log = math.log
 
 
@@ -87,25 +90,42 @@ class Gaps:
     """Times between arrivals in bins that grow by 2 %: bounded memory, percentiles within 1 %, no randomness."""
 
     def __init__(self) -> None:
+        self._new: list[float] = []  # not in a bin yet: no arithmetic while the stream runs
         self._bins: dict[int, int] = {}
 
     def add(self, gap_s: float) -> None:
         """One gap; below a microsecond it counts as one."""
-        place = int(_log(gap_s) * _GAP_BINS_PER_E - _GAP_FIRST_BIN) if gap_s > _GAP_FLOOR_S else 0
-        try:
-            self._bins[place] += 1
-        except KeyError:
-            self._bins[place] = 1
+        self._new.append(gap_s)
+        if len(self._new) >= _GAPS_AT_ONCE:
+            self._count()
 
     def percentile(self, q: float) -> float | None:
         """The nearest-rank percentile for `q` in (0, 1]; None without a gap."""
+        if not self._bins and self._new:  # bins keep the order of the gaps: the one of this rank is enough
+            return _middle_s(_bin(sorted(self._new)[math.ceil(q * len(self._new)) - 1]))
+        self._count()
         rank = math.ceil(q * sum(self._bins.values()))
         seen = 0
         for place in sorted(self._bins):
             seen += self._bins[place]
             if seen >= rank:
-                return _GAP_FLOOR_S * math.exp((place + 0.5) / _GAP_BINS_PER_E)
+                return _middle_s(place)
         return None
+
+    def _count(self) -> None:
+        bins = self._bins
+        for gap_s in self._new:
+            place = _bin(gap_s)
+            bins[place] = bins.get(place, 0) + 1
+        self._new.clear()
+
+
+def _bin(gap_s: float) -> int:
+    return int(_log(gap_s) * _GAP_BINS_PER_E - _GAP_FIRST_BIN) if gap_s > _GAP_FLOOR_S else 0
+
+
+def _middle_s(place: int) -> float:
+    return _GAP_FLOOR_S * math.exp((place + 0.5) / _GAP_BINS_PER_E)
 
 
 class StreamMeter:
@@ -115,6 +135,7 @@ class StreamMeter:
         self._read = read
         self._collector = collector
         self._parser = SseParser(max_event_bytes)
+        self._max_event_bytes = max_event_bytes
         self._gaps = Gaps()
         self._merged = Piece()
         self._counts: anthropic.AnthropicUsage | None = None
@@ -122,6 +143,8 @@ class StreamMeter:
         self._events = 0
         self._token_events = 0
         self._output_bytes = 0
+        self._alike: Alike | None = None
+        self._compare_at = 2  # how many tokens come before one is tried as the likeness of those behind it
         self._ttfe_s: float | None = None
         self._ttft_s: float | None = None
         self._ttfa_s: float | None = None
@@ -133,6 +156,13 @@ class StreamMeter:
 
     def feed(self, data: bytes, t_s: float) -> None:
         """One read of the decoded stream, which arrived at `t_s`."""
+        fresh = self._parser.fresh and len(data) <= self._max_event_bytes
+        if fresh and self._alike is not None and (size := self._alike.text_bytes(data)):
+            self._events += 1
+            self._token_events += 1
+            self._output_bytes += size
+            self._gap(t_s)
+            return
         events = self._parser.feed(data)
         if not events:
             return
@@ -147,6 +177,15 @@ class StreamMeter:
                 self._collector.event(event.data)
         if self._token_events != tokens:
             self._gap(t_s)
+            if fresh and len(events) == 1 and self._token_events >= self._compare_at:
+                self._compare(data, events[0])
+
+    def _compare(self, data: bytes, event: SseEvent) -> None:
+        """Tries whether later events can be known by this one; if not, another one is tried later. Who answers has to be
+        known already: then such an event tells nothing but its text. Whoever collects the text needs every event."""
+        self._compare_at = self._token_events + _COMPARE_EVERY
+        if self._merged.completion_id is not None and self._collector is None:
+            self._alike = alike_to(data, event, self._read) or self._alike
 
     def _gap(self, t_s: float) -> None:
         """A read that carried tokens."""

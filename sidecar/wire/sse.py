@@ -30,7 +30,7 @@ class SseParser:
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self.overflow = False
         self._max_event_bytes = max_event_bytes
-        self._fresh = False  # nothing is pending: the next byte begins an event
+        self.fresh = False  # nothing is pending: the next byte begins an event
         self._started = False  # past the place where a byte order mark may stand
         self._after_cr = False  # the last byte was CR: an LF that follows belongs to it
         self._pieces: list[bytes] = []  # of the line that is not complete yet
@@ -41,7 +41,7 @@ class SseParser:
 
     def feed(self, data: bytes) -> list[SseEvent]:
         """The events that `data` completed, in order."""
-        if self._fresh and data[-2:] == b"\n\n" and data.find(b"\r") < 0 and len(data) <= self._max_event_bytes:
+        if self.fresh and data[-2:] == b"\n\n" and data.find(b"\r") < 0 and len(data) <= self._max_event_bytes:
             first = data.find(b"\n")
             if first == len(data) - 2 and data.startswith(_DATA):
                 return [SseEvent(b"", data[6:first])]  # the usual read: one event, in OpenAI's form
@@ -49,7 +49,7 @@ class SseParser:
             if events is not None:
                 return events
         events = self._feed_lines(data)
-        self._fresh = self._started and not (self._size or self._after_cr or self._dropping or self._name)
+        self.fresh = self._started and not (self._size or self._after_cr or self._dropping or self._name)
         return events
 
     def _feed_lines(self, data: bytes) -> list[SseEvent]:

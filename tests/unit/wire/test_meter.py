@@ -247,6 +247,17 @@ def test_gap_percentiles_are_within_two_percent(gaps: list[float], q: float) -> 
     assert histogram.percentile(q) == pytest.approx(exact, rel=0.02)
 
 
+def test_many_gaps_give_the_same_percentiles() -> None:
+    """What is put into bins on the way gives the values that the same gaps give when they are few."""
+    few, many = Gaps(), Gaps()
+    for number in range(200):
+        few.add(0.01 + number / 1000)
+    for number in range(200):
+        for _ in range(3):
+            many.add(0.01 + number / 1000)
+    assert [many.percentile(q) for q in (0.5, 0.95, 1.0)] == [few.percentile(q) for q in (0.5, 0.95, 1.0)]
+
+
 def test_gap_floor() -> None:
     histogram = Gaps()
     histogram.add(0.0)

@@ -1,0 +1,89 @@
+"""Recognises the events of a stream that differ from an earlier one in nothing but their text.
+
+Most events of an answer are the same bytes around another piece of text. One of them is read as any event is, and once
+more with its text a byte longer. If the reader sees a byte more of text and no other difference, then the same bytes
+around any plain text (ASCII without quotes, backslashes and control characters) are read as this event with so much
+text: a parser has the same state behind the same bytes, and plain text does not lead out of its string.
+
+What providers put in to hide the length of the text may vary: blanks before the last brace (Anthropic), or the letters
+of a last member `obfuscation` (OpenAI). Nobody reads either.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from msgspec.structs import replace
+
+from sidecar.wire.reading import Piece
+from sidecar.wire.sse import SseEvent
+
+_TEXT: Final = re.compile(
+    rb'"(?:content|text|delta|thinking|reasoning|reasoning_content|partial_json)": ?"([ !#-\[\]-~]+)(?=")'
+)
+_PLAIN: Final = re.compile(rb"[ !#-\[\]-~]+")
+_CLOSE: Final = b"}\n\n"
+_HIDING: Final = b'"obfuscation":"'
+_HIDING_CLOSE: Final = b'"}\n\n'
+
+
+class Alike:
+    """The bytes around the text of one event."""
+
+    __slots__ = ("_close", "_rest", "_start", "_tail")
+
+    def __init__(self, start: bytes, rest: bytes) -> None:
+        """`start` ends where the text begins, `rest` begins where it ends."""
+        self._start = start
+        self._rest = rest
+        hiding = rest.find(_HIDING)
+        self._tail = rest[: hiding + len(_HIDING)] if hiding >= 0 else rest.removesuffix(_CLOSE).rstrip(b" ")
+        self._close = _HIDING_CLOSE if hiding >= 0 else _CLOSE
+
+    def text_bytes(self, read: bytes) -> int:
+        """How much text there is in this read if it is one event of this kind, else 0."""
+        start = self._start
+        if not read.startswith(start):
+            return 0
+        text = _PLAIN.match(read, len(start))
+        if text is None:
+            return 0
+        end = text.end()
+        rest = read[end:]
+        return end - len(start) if rest == self._rest or self._fits(rest) else 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the event from which this was made fits itself."""
+        return self._fits(self._rest)
+
+    def _fits(self, rest: bytes) -> bool:
+        """Whether what stands behind the text differs in nothing but what hides the text's length."""
+        tail, close = self._tail, self._close
+        size = len(rest) - len(tail) - len(close)
+        if size < 0 or not (rest.startswith(tail) and rest.endswith(close)):
+            return False
+        filling = rest[len(tail) : len(tail) + size]
+        return filling.isalnum() if close is _HIDING_CLOSE else not filling.strip(b" ")
+
+
+def alike_to(read: bytes, event: SseEvent, reader: Callable[[bytes, bytes], Piece | None]) -> Alike | None:
+    """What recognises events such as this one, which came alone in `read`. None where it says more than its text and who
+    answers, and where its bytes do not show which of them are the text."""
+    before = b"event: %b\ndata: " % event.name if event.name else b"data: "
+    text = _TEXT.search(event.data)
+    if text is None or read != b"%b%b\n\n" % (before, event.data):
+        return None
+    start, end = text.span(1)
+    alike = Alike(before + event.data[:start], event.data[end:] + b"\n\n")
+    piece = reader(event.name, event.data)
+    longer = reader(event.name, b"%bx%b" % (event.data[:end], event.data[end:]))
+    return alike if alike.is_whole and _differ_in_text(piece, longer, end - start) else None
+
+
+def _differ_in_text(piece: Piece | None, longer: Piece | None, size: int) -> bool:
+    """Whether both say nothing but text and who answers: one `size` bytes of text, the other one a byte more."""
+    if piece is None:
+        return False
+    told = Piece(size, answer=piece.answer, completion_id=piece.completion_id, model=piece.model)
+    return piece == told and longer == replace(told, text_bytes=size + 1)
