@@ -9,6 +9,7 @@ and nothing of it reaches a log.
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import lru_cache
 from typing import Final, Literal
 
 import msgspec
@@ -21,7 +22,7 @@ from sidecar.core.reward import label, scaled
 from sidecar.core.types import Event, Features, Feedback, Settled
 
 MAX_AGE_S: Final = 7 * 86400.0
-_REMEMBERED: Final = 16_384  # decisions, in two halves, at most 16 MB; older ones are looked up in the database
+_REMEMBERED: Final = 8_192  # decisions, in two halves, 3 to 8 MB; older ones are looked up in the database
 _MAX_SOURCES: Final = 64
 _MAX_SOURCES_EACH: Final = 16  # of one decision
 _RATE_PER_S: Final = 1000.0  # per source; a service that scores every answer stays below, a loop gone wild does not
@@ -265,8 +266,13 @@ def known_of(settled: Settled) -> Known:
         decision.rollout_step,
         facts.task,
         facts.text,
-        served=(settled.upstream, settled.sent_model) if settled.sent_model else None,
+        served=_place(settled.upstream, settled.sent_model) if settled.sent_model else None,
     )
+
+
+@lru_cache(maxsize=256)  # thousands of decisions are remembered, and few models: they share what names them
+def _place(upstream: str, model: str) -> tuple[str, str]:
+    return upstream, model
 
 
 def _scored(source: Source, value: float | bool | str | None) -> float | None:
