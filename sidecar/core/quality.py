@@ -264,7 +264,7 @@ class QualityModel:
         counts, totals = self.counts, self.totals
         scores = counts.sum(axis=0)
         self._weights = scores.tolist()
-        if max(self._weights) > MAX_WEIGHT:
+        if max(self._weights, default=0.0) > MAX_WEIGHT:
             for arm in np.flatnonzero(scores > MAX_WEIGHT):
                 self._discount(int(arm), 0.5, 0.0)
             scores = counts.sum(axis=0)
@@ -424,8 +424,9 @@ class QualityModel:
             weights, shared = (np.array(state[name], dtype=np.float64) for name in ("text", "shared"))
             if weights.shape != (2, FEATURES) or shared.shape != weights.shape:
                 raise ValueError("the weights of texts are of another version")
-            if not min(weights[1].min(), shared[1].min()) > 0:
-                raise ValueError("no variances of the weights of texts")
+            told = np.concatenate((weights, shared))
+            if not (np.isfinite(told).all() and (told[1::2] > 0).all()):
+                raise ValueError("no weights of texts, or no variances of them")
             weights[1], shared[1] = 1.0 / weights[1], 1.0 / shared[1]
             self.weights[arm], self.precisions[arm] = weights
             self.shared, self.textual = shared, True

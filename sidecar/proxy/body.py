@@ -62,12 +62,14 @@ class RequestBody:
 
     def keep(self, payload: bytes) -> None:
         """Buffers a piece that `feed` gave."""
+        if not payload:  # the head came alone: there may be no room for the body yet
+            return
         if self._whole is not None:
             self._whole.write(payload)
         elif self._chunked is None and self.size + self._left > LARGE_BYTES and not self._parts:
             self._whole = BytesIO(bytes(self.size + self._left))  # it takes these zeros over, without a copy
             self._whole.write(payload)
-        elif payload:
+        else:
             self._parts.append(payload)
 
     def take(self) -> bytes:

@@ -197,6 +197,8 @@ class Downstream(asyncio.Protocol):
         self.exchange = None
         self.deadline = NEVER
         self._tunnel = Tunnel(self.transport, connection, self._close)
+        if self.paused:
+            self.set_reading(True)
         self.write(data)
         if self._pending:
             self._tunnel.from_client(self._pending)
@@ -252,6 +254,8 @@ class Downstream(asyncio.Protocol):
     def _resume(self) -> None:
         self._scheduled = False
         if self.exchange is None and not self.transport.is_closing():
+            if self.paused:
+                self.set_reading(True)  # what is held may begin a body that goes on behind it
             self._read_at = monotonic()
             self._pump(self._pending)
 

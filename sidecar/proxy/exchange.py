@@ -40,7 +40,6 @@ class Exchange(Outward):
     """One request and its response. Created when the head is complete; the downstream connection feeds it the body."""
 
     decided: Decision | None = None  # the first decision, when a fallback has taken its place
-    ttfb_s: float | None = None
     _early = b""  # response bytes before its head is complete, or held back for a look at an error
     _held_head: ResponseHead | None = None  # of an error that is held back
     last_body = b""  # the client's body, until the exchange is settled, where somebody looks at it then
@@ -444,7 +443,8 @@ class Exchange(Outward):
         connection, self.connection = self.connection, None
         if connection is not None:
             reusable = reply.head.keep_alive and reply.framing != "close" and not reply.extra
-            if reusable and not (self.body_left or self.unsent):
+            unsent = self.unsent or connection.transport.get_write_buffer_size()
+            if reusable and not (self.body_left or unsent):
                 connection.release()
             else:
                 connection.close()

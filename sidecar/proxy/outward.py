@@ -26,6 +26,7 @@ class Outward(OwnAnswers):
 
     asked = False  # we asked for usage that the client had not asked for
     sent_s: float | None = None
+    ttfb_s: float | None = None
     said: Said | None = None  # the call as other formats say it, where the policy has upstreams of another one
     translated: Translated | None = None  # this call, where its arm speaks another format
     cascade: Cascade | None = None
@@ -174,7 +175,7 @@ class Outward(OwnAnswers):
             self.client.loop.call_soon(self._write_on, connection, left)
         else:
             self.unsent = False
-            if self.phase == "first_byte":
+            if self.phase == "first_byte" and self.ttfb_s is None:
                 self._sent()
 
     def _sent(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sidecar.proxy.body import LARGE_BYTES
 from tests.integration.conftest import Running, Serve, Upstream
-from tests.integration.raw import call, connected, ok, post
+from tests.integration.raw import call, connected, get, ok, post
 from tests.integration.test_arms import FALLBACK, policy
 
 MIB = 2**20
@@ -96,6 +96,44 @@ async def test_an_early_answer_ends_the_sending(upstream: Upstream, serve: Serve
         assert (await client.response()).status == 413
     assert len(up.peers) == 2
     assert side.balanced
+
+
+async def test_what_the_upstream_never_read_stays_its_connections(upstream: Upstream, serve: Serve) -> None:
+    """All of the body is with the transport, and most of it not with the upstream, which refuses it and reads no further."""
+    up = await upstream([0.2, ok(b"{}", status=b"413 Too Large"), 9.0], early=True)
+    side = await serve(up)
+
+    async def reads_no_further() -> None:
+        assert await up.until(lambda: bool(up.peers) and up.peers[0].bytes_received > 0)
+        up.peers[0].transport.pause_reading()
+
+    asked = call(side.port, post("/v1/chat/completions", asking(b"m", 7 * MIB)))
+    got, _ = await asyncio.gather(asked, reads_no_further())
+    assert got.status == 413
+    assert up.peers[0].bytes_received < 7 * MIB
+    assert side.pool[0] == 0, "a connection with megabytes on it that nobody reads was kept"
+
+
+async def test_one_behind_another_is_read_on(serve: Serve) -> None:
+    """What is held while nobody is served makes the client wait; the call that takes it lets the client go on."""
+    side = await serve("http://127.0.0.1:1")
+    sizes = (3 * MIB, 7 * MIB, MIB)
+    async with connected(side.port) as client:
+        client.send(b"".join(post("/v1/chat/completions", asking(b"m", size)) for size in sizes))
+        assert [(await client.response()).end for _ in sizes] == ["whole"] * 3
+
+
+async def test_what_comes_before_a_switch_does_not_stop_the_tunnel(upstream: Upstream, serve: Serve) -> None:
+    """More than is held for a client that sends ahead: it waits for the upstream's 101, and no longer."""
+    switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+    up = await upstream([0.2, switch])
+    side = await serve(up)
+    async with connected(side.port) as client:
+        client.send(get("/v1/realtime?model=m", b"Connection: Upgrade", b"Upgrade: websocket"))
+        assert await up.until(lambda: bool(up.requests))
+        client.send(b"z" * 400_000)
+        await client.until(b"101")
+        assert await up.until(lambda: len(up.peers[0].data) == 400_000)
 
 
 async def test_another_arm_gets_all_of_it(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:

@@ -383,6 +383,8 @@ def test_a_restart_keeps_each_arm(textual: bool) -> None:
         ({"text": [[0.0] * FEATURES, [0.0] * FEATURES]}, ValueError),
         ({"shared": None}, ValueError),
         ({"shared": [[0.0] * FEATURES, [0.0] * FEATURES]}, ValueError),
+        ({"shared": [[0.0] * FEATURES, [1.0] * (FEATURES - 1) + [float("nan")]]}, ValueError),
+        ({"text": [[0.0] * FEATURES, [1.0] * (FEATURES - 1) + [float("inf")]]}, ValueError),
         ({"probation": None}, TypeError),
         ({"residual": None}, TypeError),
     ],
