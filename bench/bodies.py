@@ -26,7 +26,8 @@ from typing import Any, Final
 from bench import machine, payloads, peers, stats
 from bench.peers import Peer, PeerError, Running
 from sidecar.clock import monotonic, rfc3339, wall
-from sidecar.wire.json_edit import SlicedReader
+from sidecar.wire.json_edit import SMALL_BODY_BYTES, SlicedReader, read_request
+from sidecar.wire.needs import needs_of
 
 SIZES: Final = (
     2_000,
@@ -42,18 +43,29 @@ def reading(size: int, rounds: int) -> dict[str, float]:
     body = payloads.image_request(0, 1, size).partition(b"\r\n\r\n")[2]
     best: list[float] = []
     for _ in range(rounds):
-        steps: list[float] = []
-        through = False
-        began = thread_time()
-        reader = SlicedReader(body, needs=True)
-        while not through:
-            through = reader.step()
-            steps.append(thread_time() - began - sum(steps))
-        assert reader.view is not None
-        assert reader.view.model == payloads.MODEL.decode()
+        steps = _steps(body)
         if not best or sum(steps) < sum(best):
             best = steps
     return {"mb_per_s": len(body) / 1e6 / sum(best), "slice_ms": max(best) * 1e3}
+
+
+def _steps(body: bytes) -> list[float]:
+    """Seconds of each slice of one reading; a body of at most 256 KiB is read in one go."""
+    steps: list[float] = []
+    began = thread_time()
+    if len(body) <= SMALL_BODY_BYTES:
+        view = read_request(body)
+        needs_of(body)
+        steps.append(thread_time() - began)
+    else:
+        reader, through = SlicedReader(body, needs=True), False
+        while not through:
+            through = reader.step()
+            steps.append(thread_time() - began - sum(steps))
+        view = reader.view
+    assert view is not None
+    assert view.model == payloads.MODEL.decode()
+    return steps
 
 
 def send(port: int, size: int, seconds: float, base: int) -> dict[str, Any]:
