@@ -2,6 +2,11 @@
 
 import sys
 
-from sidecar.cli import main
+from sidecar.lean import spare
 
-sys.exit(main())
+spare()
+
+from sidecar.cli import main  # noqa: E402 - what it loads is what is spared
+
+if __name__ == "__main__":
+    sys.exit(main())

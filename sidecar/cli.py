@@ -20,7 +20,6 @@ from sidecar.config.settings import Settings
 from sidecar.control.access import token_file
 from sidecar.control.guards import KeyFiles
 from sidecar.errors import ConfigError, SidecarError, StoreError
-from sidecar.lean import spare
 from sidecar.options import (
     FAILED,
     OK,
@@ -172,7 +171,6 @@ def _steering(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`llm-sidecar run`."""
-    spare()
     from sidecar.app import serve
     from sidecar.process import hush
     from sidecar.telemetry.log import configure
@@ -194,7 +192,6 @@ def run(options: argparse.Namespace) -> int:
 
 def demo(options: argparse.Namespace) -> int:
     """`llm-sidecar demo`."""
-    spare()
     from sidecar.demo import play
 
     return play(options.seconds)

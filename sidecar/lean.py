@@ -5,7 +5,7 @@ import sys
 
 
 def spare() -> None:
-    """Call before numpy and structlog are imported: threads that numpy would start and nothing uses, and the 6 MiB and 80 ms
-    of rich, which structlog loads wherever it is installed, to colour what we print in one colour."""
+    """Call before numpy and structlog are imported: threads that numpy would start and nothing uses, and the 3 MiB of
+    rich, which structlog loads wherever it is installed, to colour what we print in one colour."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type] # None is how the import system is told that there is none
