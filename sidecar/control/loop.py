@@ -80,6 +80,7 @@ class ControlLoop:
         for handle in (self._flushing, self._ticking):
             if handle is not None:
                 handle.cancel()
+        self._flushing = self._ticking = None
         self.flush()
 
     def flush(self) -> None:

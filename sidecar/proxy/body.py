@@ -11,8 +11,9 @@ from typing import Final
 from sidecar.errors import ProtocolError
 from sidecar.wire.framing import Chunked
 from sidecar.wire.http1 import RequestHead
+from sidecar.wire.json_edit import SMALL_BODY_BYTES
 
-LARGE_BYTES: Final = 262_144  # so much of a body is read, copied or written in one turn of the loop
+LARGE_BYTES: Final = SMALL_BODY_BYTES  # what is read in slices goes up in slices, so much in one turn of the loop
 _TOO_LARGE: Final = "the body is larger than max_body_bytes"
 
 Parts = tuple[bytes | memoryview, ...]  # of one body

@@ -18,7 +18,7 @@ from sidecar.wire.needs import Needs, NeedSearch
 _T = TypeVar("_T")
 
 SMALL_BODY_BYTES = 262_144  # read in one go: about 0.3 ms at most; larger bodies go through SlicedReader
-_STEP_BYTES = 262_144
+_STEP_BYTES = SMALL_BODY_BYTES
 MOST_TOKENS = (1 << 31) - 1  # of an answer; a client may write any number, and budgets, rules and rows reckon with it
 
 # Whole strings that only calls carry which continue some upstream's state; inside a text the quotes would be escaped.
