@@ -14,9 +14,9 @@ from bench.fuzz_wire import pieces, problem_bodies
 from sidecar.errors import TranslationError
 from sidecar.wire.neutral import Format, Message, Report, Request, Text
 from sidecar.wire.providers import PROVIDERS, Provider
+from sidecar.wire.spokes import SPOKES
 from sidecar.wire.sse import SseParser
 from sidecar.wire.translate import (
-    SPOKES,
     StreamedAnswer,
     WholeAnswer,
     WrongAnswer,

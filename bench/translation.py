@@ -45,6 +45,7 @@ from sidecar.wire.neutral import (
     ToolResult,
 )
 from sidecar.wire.providers import BY_DIALECT
+from sidecar.wire.spokes import SPOKES
 from sidecar.wire.sse import SseParser
 
 CHUNKS: Final = 1000
@@ -89,7 +90,7 @@ def stream(form: Format) -> list[bytes]:
     events += [Delta(choice=0, index=0, text=f" word{number % 97}") for number in range(CHUNKS)]
     usage = Usage(input_tokens=20, output_tokens=CHUNKS)
     events += [Close(choice=0, index=0), Stopped(choice=0, stop="stop"), Told(usage=usage), Done()]
-    make = translate.SPOKES[form].stream_writer
+    make = SPOKES[form].stream_writer
     assert make is not None, "clients speak it"
     writer = make(asking(form), Report())
     said = [data for event in events if (data := writer.feed(event))]

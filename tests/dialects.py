@@ -38,7 +38,7 @@ from sidecar.wire.neutral import (
 )
 from sidecar.wire.providers import PROVIDERS
 from sidecar.wire.spoke import problem_of
-from sidecar.wire.translate import SPOKES
+from sidecar.wire.spokes import SPOKES
 from tests.fixtures import kept
 
 ROOT: Final = Path(__file__).resolve().parents[1]

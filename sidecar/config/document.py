@@ -4,7 +4,6 @@ Only the safe, plain part of YAML is read: no own tags, no merge keys, no duplic
 `on`, `4.10` and `15m` mean what was written and not what YAML 1.1 makes of them; who reads a node decides its type.
 """
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -92,6 +91,8 @@ def quoted(text: str) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Advice for an unknown name: the nearest known one, or the list of them."""
     names = sorted(known)
+    import difflib  # for a mistake alone
+
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]!r}?"

@@ -11,7 +11,7 @@ import orjson
 
 from sidecar.clock import earlier, steady, wall
 from sidecar.config.settings import Settings
-from sidecar.control.feedback import Known
+from sidecar.control.feedback import Kind, Known
 from sidecar.core.engine import Engine
 from sidecar.core.memory import VERSION, version_of
 from sidecar.core.record import Row
@@ -271,16 +271,12 @@ def _known(record: queries.Record, given: list[queries.Record]) -> Known:
     at = datetime.fromisoformat(record["at"]).timestamp()
     bound = context.get("unit", "request") != "request"
     key = int(record["sticky_key"] or "0", 16) if bound else 0
-    return Known(
-        record["id"],
-        at,
+    kind = Kind(
         record["route"],
         record["arm"],
-        record["completion_id"],
-        key,
         record["rollout_id"],
         record["rollout_step"],
-        task=context.get("task", ""),
-        given=tuple((score["source"], score["score"]) for score in given),
-        served=(record["upstream"], record["model"]) if record["upstream"] and record["model"] else None,
+        context.get("task", ""),
+        (record["upstream"], record["model"]) if record["upstream"] and record["model"] else None,
     )
+    return Known(record["id"], at, kind, key, given=tuple((score["source"], score["score"]) for score in given))

@@ -22,7 +22,7 @@ from sidecar.core.reward import label, scaled
 from sidecar.core.types import Event, Features, Feedback, Settled
 
 MAX_AGE_S: Final = 7 * 86400.0
-_REMEMBERED: Final = 8_192  # decisions, in two halves, 3 to 8 MB; older ones are looked up in the database
+_REMEMBERED: Final = 8_192  # decisions, in two halves, 2 to 4 MiB; older ones are looked up in the database
 _MAX_SOURCES: Final = 64
 _MAX_SOURCES_EACH: Final = 16  # of one decision
 _RATE_PER_S: Final = 1000.0  # per source; a service that scores every answer stays below, a loop gone wild does not
@@ -33,21 +33,26 @@ _WORDS: Final = {"up": 1.0, "down": 0.0}  # the ends of every scale: good and ba
 Answer = Callable[[int, bytes], None]
 
 
+class Kind(Struct, frozen=True, gc=False):
+    """What thousands of decisions have in common: those that are remembered share one of these."""
+
+    route: str
+    arm: str | None = None
+    rollout_id: str | None = None
+    rollout_step: int | None = None
+    task: str = ""
+    served: tuple[str, str] | None = None  # upstream and model, where both are known
+
+
 class Known(Struct, frozen=True, gc=False):
     """What has to be known of a decision to teach with it. `given` are the scores that the database has of it."""
 
     id: str
     at: float
-    route: str
-    arm: str | None
-    completion_id: str | None
-    key: int
-    rollout_id: str | None
-    rollout_step: int | None
-    task: str = ""
+    kind: Kind
+    key: int = 0
     text: Features | None = None
     given: tuple[tuple[str, float], ...] = ()
-    served: tuple[str, str] | None = None  # upstream and model, where both are known
 
 
 class _Written(Struct, forbid_unknown_fields=True):
@@ -73,13 +78,13 @@ class _Label:
 
 
 class _Half:
-    """Decisions by their id, and the ids by the provider's completion id."""
+    """Decisions by their id, and the ids by the hash of the provider's completion id (keyed, and half as large)."""
 
     __slots__ = ("by_completion", "known")
 
     def __init__(self) -> None:
         self.known: dict[str, Known] = {}
-        self.by_completion: dict[str, str | Literal[False]] = {}  # False: several decisions have this id
+        self.by_completion: dict[int, str | Literal[False]] = {}  # False: several decisions have this id
 
 
 class FeedbackDesk:
@@ -114,8 +119,8 @@ class FeedbackDesk:
         for settled in batch:
             known = known_of(settled)
             newer.known[known.id] = known
-            completion = known.completion_id
-            if completion:
+            if settled.outcome.completion_id:
+                completion = hash(settled.outcome.completion_id)
                 several = completion in newer.by_completion or completion in older
                 newer.by_completion[completion] = False if several else known.id
 
@@ -147,8 +152,9 @@ class FeedbackDesk:
         key = written.id
         if key is None:
             assert written.completion_id is not None
-            found = newer.by_completion.get(written.completion_id)
-            found = older.by_completion.get(written.completion_id) if found is None else found
+            completion = hash(written.completion_id)
+            found = newer.by_completion.get(completion)
+            found = older.by_completion.get(completion) if found is None else found
             if found is False:
                 self._refuse(answer, 409, "several decisions have this completion id: name the decision by id")
                 return
@@ -178,7 +184,7 @@ class FeedbackDesk:
             return
         score = written.score
         if score is None:
-            sources = self._sources_of(known.route)
+            sources = self._sources_of(known.kind.route)
             source = sources.get(written.source) or sources.get(OTHER, SOURCES[OTHER])
             score = _scored(source, written.value)
             if score is None:
@@ -193,7 +199,8 @@ class FeedbackDesk:
 
     def _learn(self, known: Known, source: str, score: float, note: str | None) -> bool:
         """Teaches the decision's new label and keeps the score; False when it has too many sources already."""
-        sources = self._sources_of(known.route)
+        kind = known.kind
+        sources = self._sources_of(kind.route)
         held = self._label_of(known, sources)
         if source not in held.scores and len(held.scores) >= _MAX_SOURCES_EACH:
             return False
@@ -202,22 +209,22 @@ class FeedbackDesk:
         held.score, held.weight = label(held.scores, sources)
         feedback = Feedback(
             decision_id=known.id,
-            route=known.route,
-            arm=known.arm or "",
+            route=kind.route,
+            arm=kind.arm or "",
             score=held.score,
             source=source,
             label=note,
             context_key=known.key,
-            rollout_id=known.rollout_id,
-            rollout_step=known.rollout_step,
+            rollout_id=kind.rollout_id,
+            rollout_step=kind.rollout_step,
             previous=previous,
             weight=held.weight,
             previous_weight=before,
-            task=known.task,
+            task=kind.task,
             text=known.text,
-            served=known.served,
+            served=kind.served,
         )
-        if known.arm is not None and held.weight:
+        if kind.arm is not None and held.weight:
             self._on_events(self._teach(feedback, steady()))
         self._store(msgspec.structs.replace(feedback, score=score, text=None), wall())
         return True
@@ -254,25 +261,19 @@ class FeedbackDesk:
 
 def known_of(settled: Settled) -> Known:
     """What has to be remembered of a finished exchange."""
-    decision, outcome, facts = settled.decision, settled.outcome, settled.facts
-    return Known(
-        settled.id,
-        settled.at,
+    decision, facts = settled.decision, settled.facts
+    kind = _kind(
         decision.route,
-        outcome.served_arm or decision.arm,
-        outcome.completion_id,
-        facts.key if decision.unit != "request" else 0,
+        settled.outcome.served_arm or decision.arm,
         decision.rollout_id,
         decision.rollout_step,
         facts.task,
-        facts.text,
-        served=_place(settled.upstream, settled.sent_model) if settled.sent_model else None,
+        (settled.upstream, settled.sent_model) if settled.sent_model else None,
     )
+    return Known(settled.id, settled.at, kind, facts.key if decision.unit != "request" else 0, facts.text)
 
 
-@lru_cache(maxsize=256)  # thousands of decisions are remembered, and few models: they share what names them
-def _place(upstream: str, model: str) -> tuple[str, str]:
-    return upstream, model
+_kind = lru_cache(maxsize=1_024)(Kind)  # a few for each arm, and those of a rollout's steps, times the tasks
 
 
 def _scored(source: Source, value: float | bool | str | None) -> float | None:

@@ -14,7 +14,8 @@ conversation GROWS from call to call, so only calls that are not larger than the
 larger takes one back (an app that repeats a failed turn twice gains one repeat). A key is a template when
 
 * it has TEMPLATE_REPEATS repeats: all its calls but the first 16 are then assigned one by one, whatever the traffic.
-  MAX_KEYS keys are remembered, least recently used first out; a template stays one until it is forgotten.
+  At most MAX_KEYS keys are remembered (`core.recent`), always the MAX_KEYS / 2 that were used last; a template stays one
+  until it is forgotten.
 * or its calls that are SMALLER than the one before are more than SHARE of the recent traffic: this finds templates
   whose calls grow for a while and begin again, like agents on one task. Counted with Misra and Gries' algorithm
   (Finding repeated elements, Sci. Comput. Program. 2, 1982): COUNTERS counters, every count too low by at most total /
@@ -25,7 +26,6 @@ What it does not know: apps that cut old turns off to keep a size. Such a conver
 """
 
 import re
-from collections import OrderedDict
 from hashlib import blake2b
 from itertools import islice
 
@@ -39,8 +39,10 @@ COUNTERS = 199  # error 0.5 % of traffic; fewer: keys near SHARE are missed
 HALVE_AFTER = 8_192  # 1e3..1e6; smaller forgets a template within its quiet hour, larger reacts late
 TEMPLATE_REPEATS = 16  # 4..64; fewer: apps that repeat failed calls lose their conversation, more: larger lumps
 MAX_KEYS = (
-    8_192  # 1e3..1e5; fewer: templates among many conversations are forgotten, more: memory (about 250 bytes each)
+    8_192  # 1e3..1e5; fewer: templates among many conversations are forgotten, more: memory (about 100 bytes each)
 )
+_REPEATS_BITS = 7  # more than TEMPLATE_REPEATS has
+_REPEATS = (1 << _REPEATS_BITS) - 1
 _NAMED = re.compile(r"[0-9a-f]{16}")
 MIN_TRAFFIC = 500  # below it 2 % is fewer than ten requests: any real conversation would be "heavy"
 
@@ -121,28 +123,26 @@ class HeavyKeys:
     """Counts repeats of keys in bounded memory and says which keys are templates (see the head of this file)."""
 
     def __init__(self) -> None:
-        self._repeats: OrderedDict[int, tuple[int, int]] = OrderedDict()  # key -> (bytes of its last call, repeats)
+        self._seen = Recent[int, int](MAX_KEYS)  # key -> bytes of its last call and repeats, in one number
         self._counts: dict[int, int] = {}
         self._total = 0
 
     def __len__(self) -> int:
-        return len(self._repeats)
+        return len(self._seen)
 
     def observe(self, key: int, input_bytes: int) -> bool:
         """Counts one request of `key`; True when the key is now known to be a template."""
-        seen, known = self._repeats, self._repeats.pop(key, None)
+        known = self._seen.pop(key)
         if known is None:  # most often: the first call of a conversation
-            seen[key] = (input_bytes, 0)
-            if len(seen) > MAX_KEYS:
-                seen.popitem(last=False)
+            self._seen.put(key, input_bytes << _REPEATS_BITS)
             if key in self._counts or self._total >= HALVE_AFTER - 1:
                 return self._is_frequent(key, False)
             self._total += 1
             return False
-        last_bytes, repeats = known
+        last_bytes, repeats = known >> _REPEATS_BITS, known & _REPEATS
         if repeats < TEMPLATE_REPEATS:
             repeats = repeats + 1 if input_bytes <= last_bytes else max(0, repeats - 1)
-        seen[key] = (input_bytes, repeats)
+        self._seen.put(key, input_bytes << _REPEATS_BITS | repeats)
         return self._is_frequent(key, input_bytes < last_bytes) or repeats >= TEMPLATE_REPEATS
 
     def _is_frequent(self, key: int, counted: bool) -> bool:

@@ -28,6 +28,7 @@ from sidecar.wire.http1 import RequestHead, ResponseHead, field_names, fields_of
 from sidecar.wire.needs import needs_of
 from sidecar.wire.neutral import Format, Report, Request
 from sidecar.wire.providers import FORMATS, format_at
+from sidecar.wire.spokes import SPOKES
 from sidecar.wire.sse import SseParser
 from sidecar.wire.target import path_segment
 from sidecar.wire.told import ToldMeter
@@ -58,11 +59,14 @@ _SET: Final = {"temperature": float, "top_p": float, "top_k": int, "max_tokens":
 
 
 def foreign(origins: Mapping[str, Origin]) -> dict[Endpoint, dict[str, Origin]]:
-    """The upstreams that do not speak the format of an endpoint, by name, for each endpoint that may be translated."""
-    return {
-        endpoint: {name: one for name, one in origins.items() if form not in one.provider.paths}
-        for endpoint, form in FORMATS.items()
-    }
+    """The upstreams that do not speak the format of an endpoint, by name, for each endpoint that may be translated. Where
+    others do speak it, calls will be: what that takes is loaded now, and not while the first of them waits."""
+    found: dict[Endpoint, dict[str, Origin]] = {}
+    for endpoint, form in FORMATS.items():
+        away = found[endpoint] = {name: one for name, one in origins.items() if form not in one.provider.paths}
+        if 0 < len(away) < len(origins):
+            SPOKES.load((form, *(format_at(one.provider, form) for one in away.values())))
+    return found
 
 
 class Said(Mapping[str, tuple[str, ...]]):

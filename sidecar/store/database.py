@@ -21,7 +21,7 @@ PAGE_BYTES = (
     8192  # of a new file: rows pack better and pages split less than with 4 KiB; larger ones cost slow services disk
 )
 CHECKPOINT_BYTES = 4 * 2**20  # of WAL: then it is copied into the file
-CACHE_KIB = 2048  # page cache of one connection: appends touch few pages
+CACHE_KIB = 1024  # page cache of one connection: appends touch few pages
 KEPT_CORRUPT = 3  # corrupt files kept for inspection; older ones are removed, they would fill the disk
 _COMPANIONS = ("", "-wal", "-shm")
 

@@ -1,8 +1,9 @@
 """The schema of the store, as named, ordered steps that each run once, in a transaction.
 
 A step never changes after a release: a new one is added below it, and VERSION (the number of steps) rises. The file
-carries its version in `PRAGMA user_version`, so that an up-to-date file is recognised with one read and sqlite-utils,
-which runs the steps and records them in `schema_migrations`, is imported only when there is something to do.
+carries its version in `PRAGMA user_version`, so that an up-to-date file is recognised with one read. sqlite-utils brings
+an older file up to date and records the steps in `schema_migrations`. A new file, which most pods begin with, is made here
+in one transaction and looks the same, without the 25 ms and the 3 MiB of that import.
 
 Two tables hold one exchange: `decisions` what was known when it was sent, `outcomes` how it ended. Both are clustered
 by the decision's id (ids rise with time, so writing appends and the oldest rows lie together). There is no index of
@@ -11,15 +12,18 @@ row itself), while looking for one without it reads the table at 0.1 us a row.
 """
 
 import sqlite3
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
 
+from sidecar.clock import wall
 from sidecar.core.record import COLUMNS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlite_utils import Database
     from sqlite_utils.migrations import Migrations
 
-VERSION = 2
 SPLIT = COLUMNS.index("completion_id")
 DECISION_COLUMNS = COLUMNS[:SPLIT]
 OUTCOME_COLUMNS = ("id", *COLUMNS[SPLIT:])
@@ -77,6 +81,15 @@ SECOND: tuple[str, ...] = (  # the audit becomes a chain (store.audit); rows of 
     "ALTER TABLE audit ADD COLUMN hash TEXT",
     "CREATE UNIQUE INDEX audit_seq ON audit (seq)",
 )
+STEPS: Final = (("0001_first", FIRST), ("0002_audit_chain", SECOND))
+VERSION = len(STEPS)
+_SET: Final = "llm-sidecar"
+_RECORD: Final = "schema_migrations"  # made as sqlite-utils makes it, which goes on with it
+_RECORD_TABLE: Final = (
+    f'CREATE TABLE "{_RECORD}" (id INTEGER PRIMARY KEY, migration_set TEXT, name TEXT, applied_at TEXT)',
+    f'CREATE UNIQUE INDEX "idx_{_RECORD}_migration_set_name" ON "{_RECORD}" (migration_set, name)',
+)
+_APPLIED: Final = "INSERT INTO schema_migrations VALUES (NULL, ?, ?, ?)"
 
 
 def is_current(connection: sqlite3.Connection) -> bool:
@@ -86,13 +99,30 @@ def is_current(connection: sqlite3.Connection) -> bool:
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the file up to VERSION. Raises sqlite3.Error; a step that fails leaves nothing behind."""
+    """Bring the file up to VERSION. Raises sqlite3.Error: close the connection then, and a step that failed leaves nothing
+    behind."""
     if is_current(connection):
         return
-    from sqlite_utils import Database  # 25 ms and 6 MiB, only when the schema is old
+    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        from sqlite_utils import Database  # only where there is an older file
 
-    _steps().apply(Database(connection))
+        _steps().apply(Database(connection))
+        connection.execute(f"PRAGMA user_version={VERSION}")
+    else:
+        _create(connection)
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    """All steps at once, on an empty file."""
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in _RECORD_TABLE:
+        connection.execute(statement)
+    for name, statements in STEPS:
+        for statement in statements:
+            connection.execute(statement)
+        connection.execute(_APPLIED, (_SET, name, str(datetime.fromtimestamp(wall(), UTC))))
     connection.execute(f"PRAGMA user_version={VERSION}")
+    connection.execute("COMMIT")
 
 
 def _steps() -> "Migrations":
@@ -100,18 +130,17 @@ def _steps() -> "Migrations":
     from sqlite_utils.migrations import Migrations  # as above
 
     class Steps(Migrations):
-        migrations_table = "schema_migrations"
+        migrations_table = _RECORD
 
-    steps = Steps("llm-sidecar")
-
-    @steps(name="0001_first")
-    def first(db: "Database") -> None:
-        for statement in FIRST:
-            db.execute(statement)
-
-    @steps(name="0002_audit_chain")
-    def second(db: "Database") -> None:
-        for statement in SECOND:
-            db.execute(statement)
-
+    steps = Steps(_SET)
+    for name, statements in STEPS:
+        steps(name=name)(_runs(statements))
     return steps
+
+
+def _runs(statements: tuple[str, ...]) -> "Callable[[Database], None]":
+    def step(db: "Database") -> None:
+        for statement in statements:
+            db.execute(statement)
+
+    return step

@@ -35,6 +35,7 @@ from sidecar.store.vault import Vault
 COMMIT_S: Final = 0.1  # with the app's flush within 50 ms, a kill loses at most the last 250 ms
 QUEUE_ROWS: Final = 10_000  # about 20 MiB of records; minutes of an ordinary service's traffic
 QUEUE_OTHERS: Final = 1_000  # events, feedback and audit lines waiting, each
+MANY_ROWS: Final = 512  # waiting: enough for a group, more only take memory
 BATCH_ROWS: Final = 2_000  # one transaction: about 15 ms
 RETRY_FIRST_S: Final = 0.05
 RETRY_MAX_S: Final = 1.0  # rows are written again within 5 s of the file's return
@@ -157,7 +158,10 @@ class Writer:
             self._last_id = str(rows[-1][0])
             while len(self._rows) > self._queue_rows:
                 self._drop(str(self._rows.popleft()[0]))
+            many = len(self._rows) >= MANY_ROWS
         self._notify()
+        if many:
+            self._hurry.set()
 
     def put_events(self, events: Sequence[tuple[float, Event]]) -> None:
         """Events with the wall clock reading at which each happened."""

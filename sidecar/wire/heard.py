@@ -13,10 +13,9 @@ from sidecar.wire.eventstream import BadFrame, EventStreamParser
 from sidecar.wire.meter import reading_of
 from sidecar.wire.neutral import Event, Format
 from sidecar.wire.reading import Reading
-from sidecar.wire.spokes.cohere.answer import read_usage
+from sidecar.wire.spokes import SPOKES
 from sidecar.wire.sse import SseParser
 from sidecar.wire.told import Listener, ToldMeter, piece_of_whole
-from sidecar.wire.translate import SPOKES
 
 _UNREADABLE: Final = (orjson.JSONDecodeError, TranslationError, RecursionError)
 
@@ -67,6 +66,8 @@ class HeardMeter(ToldMeter):
         meta = value.get("meta") if self._form == "cohere" and isinstance(value, dict) else None
         if not isinstance(meta, dict):
             return reading_of(piece_of_whole(SPOKES[self._form].read_response(value)))
+        from sidecar.wire.spokes.cohere.answer import read_usage  # not before there is such an answer
+
         usage = read_usage(meta)  # embeddings and ranks: nothing is generated, so 0 is known where the input is
         known = None if usage is None or usage.input_tokens is None else replace(usage, output_tokens=0)
         return Reading(usage=known, terminal=True)

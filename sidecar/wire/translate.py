@@ -10,7 +10,6 @@ What it does not do: talk HTTP (`proxy.translated`), choose an arm, hold prompts
 """
 
 import re
-from collections.abc import Mapping
 from typing import Final
 
 import orjson
@@ -24,26 +23,13 @@ from sidecar.wire.neutral import Done, Event, Failed, Format, Json, Problem, Rep
 from sidecar.wire.one_call import OneCall
 from sidecar.wire.providers import Provider
 from sidecar.wire.reading import Piece
-from sidecar.wire.spoke import Spoke, asks, problem_of
-from sidecar.wire.spokes.chat import spoke as chat
-from sidecar.wire.spokes.cohere import spoke as cohere
-from sidecar.wire.spokes.converse import spoke as converse
-from sidecar.wire.spokes.generate import spoke as generate
-from sidecar.wire.spokes.messages import spoke as messages
-from sidecar.wire.spokes.responses import spoke as responses
+from sidecar.wire.spoke import asks, problem_of
+from sidecar.wire.spokes import SPOKES
 from sidecar.wire.sse import SseParser
 from sidecar.wire.strict_schema import fits_strict
 from sidecar.wire.told import Listener, piece_of_whole
 from sidecar.wire.tool_names import OwnNames, other_names, renamed
 
-SPOKES: Final[Mapping[Format, Spoke]] = {
-    "chat": chat.SPOKE,
-    "responses": responses.SPOKE,
-    "messages": messages.SPOKE,
-    "generate": generate.SPOKE,
-    "cohere": cohere.SPOKE,
-    "converse": converse.SPOKE,
-}
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 MAX_WHOLE_BYTES: Final = 64 * 1024 * 1024  # of an answer that is held until it is whole; more than any model says
 _MAX_PROBLEM_BYTES: Final = 256 * 1024  # of an error: what is behind is not read

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from sidecar.clock import wall
 from sidecar.control import feedback as desk_module
-from sidecar.control.feedback import MAX_AGE_S, FeedbackDesk, Known, known_of
+from sidecar.control.feedback import MAX_AGE_S, FeedbackDesk, Kind, Known, known_of
 from sidecar.core.policy import Source
 from sidecar.core.types import Event, Feedback
 from tests.fixtures.settled import settled
@@ -252,7 +252,7 @@ def test_seven_days_and_no_more(desk: Desk) -> None:
 
 def test_what_is_no_arm_is_kept_and_does_not_teach(desk: Desk) -> None:
     """Feedback on a passed-through call is stored for people."""
-    desk.stored = {"plain": [recent(id="plain", arm=None)]}
+    desk.stored = {"plain": [recent(id="plain", kind=Kind("support"))]}
     assert desk.send({"id": "plain", "score": 1})[0] == 202
     assert (desk.taught, len(desk.kept)) == ([], 1)
 
@@ -297,8 +297,16 @@ def test_memory_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
         assert desk.taught[-1].previous == previous, "of many labels the oldest is forgotten, and counts anew"
 
 
+def test_what_decisions_have_in_common_is_kept_once() -> None:
+    """Of thousands of remembered decisions; another task, or another step of a rollout, is another kind."""
+    one, two = settled(1), settled(2)
+    assert known_of(one).kind is known_of(two).kind
+    other = replace(two, facts=replace(two.facts, task="sql"))
+    assert (known_of(other).kind.task, known_of(one).kind.task) == ("sql", "")
+
+
 def test_a_fallback_teaches_the_arm_that_served() -> None:
     """What answered is what is scored."""
     one = settled(1)
-    assert known_of(one).arm == "mini"
-    assert known_of(replace(one, outcome=replace(one.outcome, served_arm="gpt-4o"))).arm == "gpt-4o"
+    assert known_of(one).kind.arm == "mini"
+    assert known_of(replace(one, outcome=replace(one.outcome, served_arm="gpt-4o"))).kind.arm == "gpt-4o"

@@ -111,6 +111,6 @@ def test_remembered_keys_are_bounded_and_the_least_recent_goes_first() -> None:
     for key in range(1, MAX_KEYS + 100):
         heavy.observe(1, 10)
         heavy.observe(key, 10)
-    assert len(heavy) == MAX_KEYS
+    assert MAX_KEYS // 2 <= len(heavy) <= MAX_KEYS
     assert heavy.observe(1, 10)
     assert not heavy.observe(2, 10)

@@ -22,9 +22,9 @@ from sidecar.core.types import Usage
 from sidecar.wire.meter import make_meter
 from sidecar.wire.providers import provider_of
 from sidecar.wire.reading import Reading
+from sidecar.wire.spokes import SPOKES
 from sidecar.wire.sse import SseEvent
 from sidecar.wire.told import Listener, ToldMeter, piece_of_whole
-from sidecar.wire.translate import SPOKES
 
 ROOT = Path(__file__).resolve().parents[3]
 ROWS: list[dict[str, Any]] = json.loads(Path(__file__).with_name("golden_usage.json").read_text("utf-8"))

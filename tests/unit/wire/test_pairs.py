@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from sidecar.wire.eventstream import EventStreamParser
 from sidecar.wire.neutral import Done, Event, Format, Message, Report, Request, Response, Text, ToolCall
+from sidecar.wire.spokes import SPOKES
 from sidecar.wire.sse import SseEvent, SseParser
-from sidecar.wire.translate import SPOKES
 from tests.fixtures import (
     grammar_chat,
     grammar_generate,

@@ -7,8 +7,8 @@ import pytest
 from sidecar.core.types import Dialect
 from sidecar.wire.neutral import Format, Request
 from sidecar.wire.providers import BY_DIALECT, FORMATS, PROVIDERS, STANDARD, format_at, provider_of
+from sidecar.wire.spokes import SPOKES
 from sidecar.wire.target import join_target
-from sidecar.wire.translate import SPOKES
 
 
 def test_every_dialect_and_every_format_is_known() -> None:

@@ -9,9 +9,9 @@ from sidecar.core.types import Usage
 from sidecar.errors import TranslationError
 from sidecar.wire.neutral import Format, Media, Message, Problem, Report, Request, Text
 from sidecar.wire.providers import BY_DIALECT, PROVIDERS
+from sidecar.wire.spokes import SPOKES
 from sidecar.wire.sse import SseParser
 from sidecar.wire.translate import (
-    SPOKES,
     Answer,
     Named,
     StreamedAnswer,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from sidecar.wire.neutral import AnyPart, Format, Media, Message, Refusal, Report, Request, Text, Thinking, ToolCall
-from sidecar.wire.translate import SPOKES
+from sidecar.wire.spokes import SPOKES
 
 
 def written(arm: Format, *parts: AnyPart, stop: tuple[str, ...] = ()) -> tuple[Any, Report]:
