@@ -253,6 +253,7 @@ def outcome_of(exchange: Called, kind: OutcomeKind, error: str | None, duration_
     if reply is not None:
         status = status or reply.head.status
         exchange.plane.books.stripped_usage += reply.stripped
+        reply.catch_up(exchange.plane.on_bug)
     fault = False
     if kind == "completed" and status >= 400:
         kind, error = "failed", "upstream_status"

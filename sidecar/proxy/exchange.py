@@ -413,8 +413,10 @@ class Exchange(Outward):
         if self.phase == "queue":
             self.origin.pool.give_up(self)
         self._drop_upstream()
-        meter = self.reply.meter if self.reply is not None else None
-        if why == _LEFT and meter is not None and meter.ended:
+        reply = self.reply
+        if reply is not None:
+            reply.catch_up(self.plane.on_bug)
+        if why == _LEFT and reply is not None and reply.meter is not None and reply.meter.ended:
             self._finish("completed", None)  # SDKs hang up at the dialect's last event, not at the last chunk
         else:
             if self.reply is None:  # what is held of an answer is paid for, too

@@ -27,6 +27,8 @@ _LEGIBLE: Final = (
 )  # of other endpoints: what usage may be recognised in
 _STREAMS: Final = _LEGIBLE[1:]
 _MAX_ERROR_BYTES: Final = 64 * 1024
+AT_ONCE: Final = 16  # 1..64 reads of a stream; more cost memory, and hold the loop for longer when they are read
+AT_ONCE_BYTES: Final = 16 * 1024  # together; a larger body is read as it comes
 _REFRAMED: Final = frozenset({b"content-length", b"transfer-encoding"})
 _DECHUNKED: Final = frozenset({b"transfer-encoding"})
 _RETRY: Final = frozenset({b"x-should-retry"})  # an upstream's own goes when we have tried again already
@@ -58,6 +60,7 @@ class Reply:
     _error: list[bytes] | None = None
     _cut = _NOTHING_CUT
     _framing_line = b""
+    _read_at = AT_ONCE_BYTES
 
     def __init__(
         self,
@@ -73,6 +76,7 @@ class Reply:
         the answer says, for those who check it."""
         self.head = head
         self.collector = collector
+        self._unread: list[tuple[bytes, float]] = []
         self._meter_max_bytes = meter_max_bytes
         self.framing = framing = framing_of(head, request.method)
         if framing == "length":
@@ -172,18 +176,28 @@ class Reply:
         return chunk(kept) + LAST_CHUNK if self.done else chunk(kept)
 
     def measure(self, payload: bytes, t_s: float, on_bug: Callable[[str, BaseException], None]) -> None:
-        """Gives the meter its copy. A fault of the meter costs its figures, never the call."""
+        """Puts the meter's copy of a read aside: it reads AT_ONCE together, behind what is waiting to go down."""
         self.size += len(payload)
-        meter = self.meter
-        if meter is None:
+        if self.meter is None:
             if self._error is not None and self.size <= _MAX_ERROR_BYTES:
                 self._error.append(payload)
+        elif payload:
+            self._unread.append((payload, t_s))
+            if len(self._unread) >= AT_ONCE or self.size >= self._read_at:
+                self.catch_up(on_bug)
+
+    def catch_up(self, on_bug: Callable[[str, BaseException], None]) -> None:
+        """Lets the meter read what was put aside. A fault of the meter costs its figures, never the call."""
+        meter, decoder, unread = self.meter, self._decoder, self._unread
+        if meter is None or not unread:
             return
+        self._unread = []
+        self._read_at = self.size + AT_ONCE_BYTES
         try:
-            if self._decoder is not None:
-                payload = self._decoder.feed(payload)
-            if payload:
-                meter.feed(payload, t_s)
+            for payload, t_s in unread:
+                copy = payload if decoder is None else decoder.feed(payload)
+                if copy:
+                    meter.feed(copy, t_s)
         except Exception as error:  # noqa: BLE001 - see the docstring
             self.meter = None
             on_bug("meter", error)
