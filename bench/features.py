@@ -3,7 +3,8 @@
 Every variant of the sidecar is measured in every round, one after the other; a feature's price is the median over rounds
 of the difference to the neighbour that lacks it, in the same round; there is none where one of the two lost a round.
 Metrics have no switch and are in every row. In a route of mode optimize each call is a draw only once its arms are
-promoted: before, nineteen of twenty have the baseline. So both are rows of their own.
+promoted: before, nineteen of twenty have the baseline. So both are rows of their own. `bench.unread` is what a
+proxy in Python costs that does nothing.
 
 What it does not show: latency. Most of this is done behind the answer.
 """
@@ -24,6 +25,7 @@ from bench import machine, peers, sections
 from bench.sections import Bench, Plan
 from sidecar.clock import rfc3339, wall
 
+UNREAD: Final = "bytes passed unread (bench.unread)"
 BARE: Final = "neither policy nor log nor store"
 LINE: Final = "log line"
 ROW: Final = "log line, store"
@@ -48,6 +50,7 @@ def recipes(collector: str) -> dict[str, peers.Recipe]:
     """The variants, from nothing to everything, beside nginx. `collector` takes the spans."""
     return {
         NGINX: peers.nginx(NGINX, log=True),
+        UNREAD: peers.custom(f"{UNREAD}={sys.executable} -m bench.unread {{port}} {{upstream}}")[1],
         BARE: peers.sidecar(BARE, "", SIDECAR_DB=None, SIDECAR_REQUEST_LOG="off"),
         LINE: peers.sidecar(LINE, "", SIDECAR_DB=None),
         ROW: peers.sidecar(ROW, ""),
