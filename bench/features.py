@@ -9,8 +9,6 @@ proxy in Python costs that does nothing.
 What it does not show: latency. Most of this is done behind the answer.
 """
 
-import argparse
-import json
 import sys
 import tempfile
 import threading
@@ -136,19 +134,5 @@ def table(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    """Status 1 where a variant did not run or gave a wrong answer."""
-    parser = argparse.ArgumentParser(prog="python -m bench.features", description=__doc__)
-    parser.add_argument("--out", type=Path, help="write the report there as JSON")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=1.5, help="of load in a round (1.5)")
-    options = parser.parse_args()
-    report = run(Plan(cpu_rounds=options.rounds, cpu_s=options.seconds, connections=(16, 64)))
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(table(report))
-    return 1 if report["failed"] or report["wrong"] else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(sections.cpu_command(__doc__, run, table))

@@ -5,12 +5,15 @@ what the machine does meanwhile hits all of them. A figure is the median over ro
 its difference from `direct` in the same round.
 """
 
+import argparse
+import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import sleep
+from typing import Any
 
 from bench import machine, stats, truth
 from bench.job import SPREAD, Job
@@ -317,3 +320,18 @@ RUNNERS: Mapping[str, Callable[[Bench], dict[str, dict[str, Cell]]]] = {
     "start": starting,
     "ttft": ttft,
 }
+
+
+def cpu_command(about: str | None, run: Callable[[Plan], Mapping[str, Any]], show: Callable[[Any], str]) -> int:
+    """The command line of a benchmark that is the first section with peers of its own: `show` makes the report markdown.
+    Status 1 where a peer did not run or gave a wrong answer."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--out", type=Path, help="write the report there as JSON")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.5, help="of load in a round (1.5)")
+    options = parser.parse_args()
+    report = run(Plan(cpu_rounds=options.rounds, cpu_s=options.seconds, connections=(16, 64)))
+    if options.out:
+        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(show(report))
+    return 1 if report["failed"] or report["wrong"] else 0

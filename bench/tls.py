@@ -5,8 +5,6 @@ proxies verify, and both keep their connections. So this is what encryption cost
 The rows without TLS are of the same rounds.
 """
 
-import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -65,19 +63,5 @@ def run(plan: Plan) -> dict[str, Any]:
     return told | {"failed": bench.failed, "wrong": bench.wrong}
 
 
-def main() -> int:
-    """Status 1 where a peer did not run or gave a wrong answer."""
-    parser = argparse.ArgumentParser(prog="python -m bench.tls", description=__doc__)
-    parser.add_argument("--out", type=Path, help="write the report there as JSON")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.5, help="of load in a round (1.5)")
-    options = parser.parse_args()
-    told = run(Plan(cpu_rounds=options.rounds, cpu_s=options.seconds, connections=(16, 64)))
-    if options.out:
-        options.out.write_text(json.dumps(told, indent=1) + "\n")
-    print(report.markdown(told))
-    return 1 if told["failed"] or told["wrong"] else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(sections.cpu_command(__doc__, run, report.markdown))
