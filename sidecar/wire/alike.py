@@ -40,8 +40,20 @@ class Alike:
         self._tail = rest[: hiding + len(_HIDING)] if hiding >= 0 else rest.removesuffix(_CLOSE).rstrip(b" ")
         self._close = _HIDING_CLOSE if hiding >= 0 else _CLOSE
 
-    def text_bytes(self, read: bytes) -> int:
-        """How much text there is in this read if it is one event of this kind, else 0."""
+    @classmethod
+    def around(cls, event: bytes) -> "Alike | None":
+        """The bytes around the first text of an event, which is given with its empty line. None where it has no such text,
+        or one that is not plain."""
+        text = _TEXT.search(event)
+        return None if text is None else cls(event[: text.start(1)], event[text.end(1) :])
+
+    @property
+    def tail(self) -> bytes:
+        """What stands behind the text, up to what hides its length."""
+        return self._tail
+
+    def text_end(self, read: bytes) -> int:
+        """Where the text ends in this read if it is one event of this kind, else 0."""
         start = self._start
         if not read.startswith(start):
             return 0
@@ -50,7 +62,12 @@ class Alike:
             return 0
         end = text.end()
         rest = read[end:]
-        return end - len(start) if rest == self._rest or self._fits(rest) else 0
+        return end if rest == self._rest or self._fits(rest) else 0
+
+    def text_bytes(self, read: bytes) -> int:
+        """How much text there is in this read if it is one event of this kind, else 0."""
+        end = self.text_end(read)
+        return end and end - len(self._start)
 
     @property
     def is_whole(self) -> bool:

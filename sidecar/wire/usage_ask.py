@@ -17,6 +17,7 @@ import re
 import msgspec
 from msgspec import Raw, Struct
 
+from sidecar.wire.alike import Alike
 from sidecar.wire.json_scan import MemberScanner
 
 MAX_HELD_BYTES = 65_536  # DESIGN section 4: the look-ahead holds at most one event of this size
@@ -59,6 +60,7 @@ class UsageStrip:
         self._finished = False  # a finish reason was seen: the usage may follow
         self._waiting = b""  # llama.cpp's finish event, until the one behind it is known
         self._timings = b""  # of the usage event just dropped
+        self._likeness: tuple[Alike, bytes] | None = None  # of an event that was cut, with what is left behind its text
 
     def feed(self, data: bytes) -> bytes:
         """The bytes that may go to the client now."""
@@ -72,7 +74,7 @@ class UsageStrip:
         ):
             return data
         if not self._event and 0 < data.find(b"\n\n") == len(data) - 2:
-            return self._complete(data)  # one whole event, as providers that write usage in each chunk send them
+            return self._whole(data)  # one whole event, as providers that write usage in each chunk send them
         buffer = self._event + data
         scan = max(0, len(self._event) - 3)  # a boundary may lie across the cut
         start = 0
@@ -83,6 +85,19 @@ class UsageStrip:
         self._event = buffer[start:]
         out.append(self._incomplete())
         return b"".join(out)
+
+    def _whole(self, event: bytes) -> bytes:
+        """One event, come alone. Those that differ from an earlier one in plain text alone are cut as that one was."""
+        likeness = self._likeness
+        if likeness is not None and not self._finished and len(event) <= MAX_HELD_BYTES:
+            alike, kept_tail = likeness
+            end = alike.text_end(event)
+            if end:
+                return event[:end] + kept_tail + event[end + len(alike.tail) :]
+        kept = self._complete(event)
+        if len(kept) < len(event) and not self._finished:
+            self._likeness = _likeness(event, kept)
+        return kept
 
     def finish(self) -> bytes:
         """What is still held when the stream ends."""
@@ -150,6 +165,19 @@ class UsageStrip:
             self._timings = bytes(head.timings)
             return b"".join(_COMMENT.findall(event))
         return event
+
+
+def _likeness(event: bytes, kept: bytes) -> tuple[Alike, bytes] | None:
+    """What recognises events such as this one, and what is left of its bytes between the text and what hides the text's
+    length. None where the cut is elsewhere."""
+    alike = Alike.around(event)
+    if alike is None:
+        return None
+    end = alike.text_end(event)
+    left = len(event) - end - len(alike.tail)
+    if not end or kept[:end] != event[:end] or kept[len(kept) - left :] != event[len(event) - left :]:
+        return None
+    return alike, kept[end : len(kept) - left]
 
 
 def _says_nothing(choices: bytes, *, finished: bool) -> bool:

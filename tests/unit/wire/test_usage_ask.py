@@ -248,3 +248,46 @@ def test_the_client_gets_what_it_would_have_got(pair: tuple[bytes, bytes], cuts:
     assert strip(*(asked[a:b] for a, b in pairwise(places))) == plain
     assert strip(*(asked[i : i + 1] for i in range(len(asked)))) == plain
     assert strip(plain) == plain
+
+
+PLAIN_TEXT = st.text(st.sampled_from("abc ,:{}[]usagenull_0"), min_size=1, max_size=12)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.one_of(PLAIN_TEXT, TEXT), min_size=2, max_size=12),
+    st.sampled_from([style for style in STYLES if style["end"] == b"\n\n"]),
+    st.lists(st.integers(0, 3), min_size=12, max_size=12),
+    st.integers(0, 3),
+)
+def test_events_that_come_alone(contents: list[str], style: dict[str, Any], hidden: list[int], place: int) -> None:
+    """GW-02: of one stream's events most differ in their text alone, and in what hides its length; some have another
+    shape. Each loses what it would have lost as the first one of its stream."""
+    filtered = UsageStrip()
+    for number, text in enumerate(contents):
+        odd = number % 5 == 4
+        choice = {"delta": {"content": text} | ({"role": "assistant"} if odd else {}), "finish_reason": None}
+        body = {"id": "c", "choices": [choice], "obfuscation": "x" * hidden[number]}
+        asked, plain = _event(style, body, None, place)
+        assert filtered.feed(asked) == plain
+    assert filtered.changed
+    assert filtered.finish() == b""
+
+
+def test_alike_events_are_cut_alike() -> None:
+    """Before a finish reason, and up to the size that is judged at all."""
+    filtered = UsageStrip()
+    assert filtered.feed(chunk("one", usage=NULL)) == chunk("one")
+    assert filtered.feed(chunk("two three", usage=NULL)) == chunk("two three")
+    assert filtered.feed(chunk("a" * MAX_HELD_BYTES, usage=NULL)) == chunk("a" * MAX_HELD_BYTES, usage=NULL)
+    assert filtered.feed(chunk(None, "stop", usage=NULL)) == chunk(None, "stop")
+    assert filtered.feed(chunk("late", usage=NULL)) == chunk("late")
+    assert filtered.feed(ONLY) == b""
+
+
+def test_a_cut_before_the_text_has_no_likeness() -> None:
+    """And what has no text has none."""
+    filtered = UsageStrip()
+    for text in ("one", "two"):
+        assert filtered.feed(chunk(text, usage=NULL, last=False)) == chunk(text)
+    assert filtered.feed(chunk("", usage=NULL)) == chunk("")
