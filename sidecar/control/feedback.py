@@ -22,7 +22,7 @@ from sidecar.core.reward import label, scaled
 from sidecar.core.types import Event, Features, Feedback, Settled
 
 MAX_AGE_S: Final = 7 * 86400.0
-_REMEMBERED: Final = 8_192  # decisions, in two halves, 2 to 4 MiB; older ones are looked up in the database
+_REMEMBERED: Final = 8_192  # decisions, in two halves, 2 to 5 MiB; older ones are looked up in the database
 _MAX_SOURCES: Final = 64
 _MAX_SOURCES_EACH: Final = 16  # of one decision
 _RATE_PER_S: Final = 1000.0  # per source; a service that scores every answer stays below, a loop gone wild does not

@@ -21,7 +21,6 @@ most MAX_TEXT characters and nests at most MAX_DEPTH deep, so that a policy file
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from operator import eq, ge, gt, le, lt, ne
 
 Value = str | float | bool
@@ -206,6 +205,8 @@ class _Parser:
         name = self.token
         root, _, rest = name.partition(".")
         if name not in PLAIN_NAMES and not (root in OPEN_ROOTS and rest):
+            from difflib import get_close_matches  # for a mistake alone
+
             near = get_close_matches(name, [*PLAIN_NAMES, *(f"{root}." for root in OPEN_ROOTS)], 1)
             hint = f"did you mean {near[0]}" if near else "text needs quotation marks; facts are user.*, model.*, "
             raise self.error(f"unknown fact {name!r}", hint if near else hint + ", ".join(PLAIN_NAMES))

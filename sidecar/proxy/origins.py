@@ -50,13 +50,14 @@ class Origins:
         wanted = {*policy.upstreams.values(), *defaults.values()}
         guards = plane.engine.guards
         made = {spec: self._kept.get(spec) or self._make(spec, guards.of(spec)) for spec in wanted}
+        named = {name: made[spec] for name, spec in policy.upstreams.items()}
+        away = foreign(named)
         for spec, origin in self._kept.items():
             if spec not in made:
                 origin.pool.close()
         self._kept = made
         guards.keep(wanted)
-        plane.origins = {name: made[spec] for name, spec in policy.upstreams.items()}
-        plane.foreign = foreign(plane.origins)
+        plane.origins, plane.foreign = named, away
         found = {prefix: one for one in reversed(plane.origins.values()) for prefix in one.provider.prefixes}
         plane.gate.beyond = tuple(found)
         plane.beyond = {**plane.beyond, **found}  # a call under way may still need one that is gone

@@ -31,7 +31,7 @@ _DRAWS: Final = struct.Struct("<512Q")  # one system call for so many
 SWEEP_S: Final = 0.1  # deadlines are checked this often: a timer per request would cost more than the request's parsing
 
 SETTLE_S: Final = 0.005  # exchanges that are over are settled this much later at most,
-TOGETHER: Final = 32  # or when so many wait: two thirds of a millisecond of work
+TOGETHER: Final = 32  # or when so many wait: a millisecond of work, two after streams
 
 Answer = Callable[[int, bytes], None]  # status, JSON body
 FeedbackHandler = Callable[[bytes, Answer], None]  # reads a body, answers once, now or later

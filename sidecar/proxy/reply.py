@@ -27,7 +27,7 @@ _LEGIBLE: Final = (
 )  # of other endpoints: what usage may be recognised in
 _STREAMS: Final = _LEGIBLE[1:]
 _MAX_ERROR_BYTES: Final = 64 * 1024
-AT_ONCE: Final = 16  # 1..64 reads of a stream; more cost memory, and hold the loop for longer when they are read
+AT_ONCE: Final = 8  # 1..64 reads of a stream; more cost memory, and hold the loop for longer when they are read
 AT_ONCE_BYTES: Final = 16 * 1024  # together; a larger body is read as it comes
 _REFRAMED: Final = frozenset({b"content-length", b"transfer-encoding"})
 _DECHUNKED: Final = frozenset({b"transfer-encoding"})

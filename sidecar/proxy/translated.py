@@ -59,13 +59,18 @@ _SET: Final = {"temperature": float, "top_p": float, "top_k": int, "max_tokens":
 
 
 def foreign(origins: Mapping[str, Origin]) -> dict[Endpoint, dict[str, Origin]]:
-    """The upstreams that do not speak the format of an endpoint, by name, for each endpoint that may be translated. Where
-    others do speak it, calls will be: what that takes is loaded now, and not while the first of them waits."""
+    """The upstreams that do not speak the format of an endpoint, by name, for each endpoint that may be translated.
+
+    What will be needed is loaded now: where others do speak the format, for chat, which most clients speak, and for
+    formats that upstreams alone speak. Elsewhere the first call that is translated waits for it, some 10 ms once.
+    """
     found: dict[Endpoint, dict[str, Origin]] = {}
     for endpoint, form in FORMATS.items():
         away = found[endpoint] = {name: one for name, one in origins.items() if form not in one.provider.paths}
-        if 0 < len(away) < len(origins):
+        if away and (len(away) < len(origins) or form == "chat"):
             SPOKES.load((form, *(format_at(one.provider, form) for one in away.values())))
+    for one in origins.values():
+        SPOKES.load(form for form in one.provider.paths if form not in FORMATS.values())
     return found
 
 

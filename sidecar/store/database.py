@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sidecar.clock import rfc3339
-from sidecar.store.migrations import FIRST, SECOND, migrate
+from sidecar.store.migrations import STEPS, migrate
 
 BUSY_TIMEOUT_MS = 250  # one wait for a lock; short, because the writer must also notice its own shutdown
 JOURNAL_LIMIT_BYTES = 4 * 2**20  # the WAL is cut back to this after a checkpoint
@@ -85,8 +85,9 @@ def open_blank() -> sqlite3.Connection:
     """A database in memory that has the schema and no rows. Rows come as sqlite3.Row."""
     connection = sqlite3.connect(":memory:")
     connection.row_factory = sqlite3.Row
-    for statement in FIRST + SECOND:
-        connection.execute(statement)
+    for _, statements in STEPS:
+        for statement in statements:
+            connection.execute(statement)
     return connection
 
 

@@ -159,9 +159,9 @@ class Writer:
             while len(self._rows) > self._queue_rows:
                 self._drop(str(self._rows.popleft()[0]))
             many = len(self._rows) >= MANY_ROWS
-        self._notify()
         if many:
             self._hurry.set()
+        self._notify()
 
     def put_events(self, events: Sequence[tuple[float, Event]]) -> None:
         """Events with the wall clock reading at which each happened."""

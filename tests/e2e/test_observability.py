@@ -61,6 +61,7 @@ TELL = "import atexit, sys; atexit.register(lambda: print('MODULES', *sys.module
 TELLING = f"{TELL}; from sidecar.cli import main; sys.exit(main())"
 OPTIONAL = frozenset({"rich", "pygments", "markdown_it", "mdurl"})  # structlog takes them where tests installed them
 NEVER = ("scipy.stats", "pydantic", "opentelemetry", "openai", "anthropic", "genai_prices", "sqlite_utils", "requests")
+NEVER += ("sidecar.wire.spokes.chat.spoke", "difflib")
 
 
 def families(text: str) -> dict[str, Metric]:

@@ -7,7 +7,8 @@ import pytest
 
 from sidecar.wire.neutral import Close, Delta, Done, Event, Format, Open, Report, Request, Start, Stopped, Text
 from sidecar.wire.spoke import Distinct
-from sidecar.wire.translate import SPOKES, StreamedAnswer
+from sidecar.wire.spokes import SPOKES
+from sidecar.wire.translate import StreamedAnswer
 
 EVENTS: Final[tuple[Event, ...]] = (
     Start(id="a", model="m", format="chat"),
