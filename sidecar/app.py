@@ -303,12 +303,13 @@ class Sidecar:
         """What the data plane holds and has counted now."""
         return load(self.plane)
 
-    def take_feedback(self, body: bytes, answer: Answer) -> None:
-        """Feedback may come right behind its answer: what waits to be recorded is handed on first."""
+    def take_feedback(self, body: bytes, answer: Answer, tenant: str = "") -> None:
+        """Feedback may come right behind its answer: what waits to be recorded is handed on first. A `tenant` may speak of
+        its own calls."""
         self.plane.settle()
         self.loop.flush()
         self._owed = True
-        self.desk.handle(body, answer)
+        self.desk.handle(body, answer, tenant)
 
     def on_events(self, events: Sequence[Event]) -> None:
         """Events of the engine: logged, counted, stored."""

@@ -278,5 +278,6 @@ def _known(record: queries.Record, given: list[queries.Record]) -> Known:
         record["rollout_step"],
         context.get("task", ""),
         (record["upstream"], record["model"]) if record["upstream"] and record["model"] else None,
+        context.get("tags", {}).get("tenant", ""),
     )
     return Known(record["id"], at, kind, key, given=tuple((score["source"], score["score"]) for score in given))

@@ -42,6 +42,7 @@ class Kind(Struct, frozen=True, gc=False):
     rollout_step: int | None = None
     task: str = ""
     served: tuple[str, str] | None = None  # upstream and model, where both are known
+    tenant: str = ""
 
 
 class Known(Struct, frozen=True, gc=False):
@@ -124,8 +125,9 @@ class FeedbackDesk:
                 several = completion in newer.by_completion or completion in older
                 newer.by_completion[completion] = False if several else known.id
 
-    def handle(self, body: bytes, answer: Answer) -> None:
-        """Reads one body and answers it, at once or when the database has been asked."""
+    def handle(self, body: bytes, answer: Answer, tenant: str = "") -> None:
+        """Reads one body and answers it, at once or when the database has been asked. A `tenant` learns nothing of others'
+        decisions, not even that there are any; without one all are its own."""
         try:
             written = msgspec.json.decode(body, type=_Written)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -137,7 +139,7 @@ class FeedbackDesk:
         elif not self._admit(written.source):
             self._refuse(answer, 429, "too much feedback of this source: send less, or less often")
         else:
-            self._find(written, answer)
+            self._find(written, answer, tenant)
 
     def signal(self, decision_id: str, source: str, score: float) -> bool:
         """A score of our own, 0..1: of a judge, or of what the proxy saw. False for a decision that is not remembered."""
@@ -147,7 +149,7 @@ class FeedbackDesk:
         self._learn(known, source, score, None)
         return True
 
-    def _find(self, written: _Written, answer: Answer) -> None:
+    def _find(self, written: _Written, answer: Answer, tenant: str) -> None:
         newer, older = self._newer, self._older
         key = written.id
         if key is None:
@@ -155,22 +157,23 @@ class FeedbackDesk:
             completion = hash(written.completion_id)
             found = newer.by_completion.get(completion)
             found = older.by_completion.get(completion) if found is None else found
-            if found is False:
+            if found is False and not tenant:
                 self._refuse(answer, 409, "several decisions have this completion id: name the decision by id")
                 return
             key = found or ""
         known = newer.known.get(key) or older.known.get(key)
-        if known is not None:
+        if known is not None and _may_score(tenant, known):
             self._take(written, known, answer)
         else:
-            self._spawn(lambda: self._find_stored(written, answer))
+            self._spawn(lambda: self._find_stored(written, answer, tenant))
 
-    async def _find_stored(self, written: _Written, answer: Answer) -> None:
+    async def _find_stored(self, written: _Written, answer: Answer, tenant: str) -> None:
         try:
             found = await self._look_up(written.id or written.completion_id or "")
         except Exception:
             self._refuse(answer, 503, "decisions cannot be looked up now: send it again later")
             raise
+        found = [known for known in found if _may_score(tenant, known)]
         if not found:
             self._refuse(answer, 404, "no decision has this id, or it is older than seven days")
         elif len(found) > 1:
@@ -269,11 +272,16 @@ def known_of(settled: Settled) -> Known:
         decision.rollout_step,
         facts.task,
         (settled.upstream, settled.sent_model) if settled.sent_model else None,
+        facts.tags.get("tenant", ""),
     )
     return Known(settled.id, settled.at, kind, facts.key if decision.unit != "request" else 0, facts.text)
 
 
 _kind = lru_cache(maxsize=1_024)(Kind)  # a few for each arm, and those of a rollout's steps, times the tasks
+
+
+def _may_score(tenant: str, known: Known) -> bool:
+    return not tenant or known.kind.tenant == tenant
 
 
 def _scored(source: Source, value: float | bool | str | None) -> float | None:

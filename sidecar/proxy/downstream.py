@@ -173,7 +173,7 @@ class Downstream(asyncio.Protocol):
         if self.transport.is_closing():
             return
         if not keep:
-            self._leave(linger=exchange is not None and exchange.reader is not None)
+            self._leave(linger=self.paused or (exchange is not None and exchange.reader is not None))
             return
         self.deadline = monotonic() + self.plane.settings.keepalive_idle_s
         if self.paused:
@@ -196,7 +196,7 @@ class Downstream(asyncio.Protocol):
         """The upstream switched protocols: from here on bytes pass unread, both ways."""
         self.exchange = None
         self.deadline = NEVER
-        self._tunnel = Tunnel(self.transport, connection, self._close)
+        self._tunnel = Tunnel(self.transport, connection, self._close, self.set_reading)
         if self.paused:
             self.set_reading(True)
         self.write(data)
@@ -206,14 +206,17 @@ class Downstream(asyncio.Protocol):
 
     def on_sweep(self, now: float) -> None:
         """Looked at because time is up, or because we do not read: then nobody else would tell us that the client left."""
-        if self.paused and self.exchange is not None and _has_left(self.transport):
+        busy = self.exchange is not None or self._tunnel is not None
+        if self.paused and busy and _has_left(self.transport):
             self.transport.abort()
         if self.deadline >= now:
             return
         self.deadline = NEVER
         stall = self._stall
-        if stall is not None and (self.exchange is not None or self._tunnel is not None or self.transport.is_closing()):
+        if stall is not None and (busy or self._discard or self.transport.is_closing()):
             self._look(stall, now)
+        elif self._discard and self.transport.get_write_buffer_size():
+            self._watch()  # it may go on sending for as long as it takes what was written
         elif self._pending and not self._discard:
             self._refuse(408, "head_timeout", "the request head did not arrive in time")
         else:
@@ -371,10 +374,10 @@ class Downstream(asyncio.Protocol):
         try:
             at = exchange.on_body(data)
         except ProtocolError as error:
-            if exchange.reply is None:
-                self._refuse(error.answer, "protocol", str(error))
+            if exchange.reply is not None:
+                self.cut(reset=exchange.ends_unmarked)
             else:
-                self.cut(reset=False)
+                self._refuse(error.answer, "protocol", str(error))
             return
         if at < len(data) and not self._discard:
             self._hold(data[at:])
@@ -419,7 +422,8 @@ class Downstream(asyncio.Protocol):
             refused = Refused(503, "not_ready", "The sidecar takes no feedback yet.")
         else:
             self.exchange = call = LocalCall(self, keep=head.keep_alive)
-            self.plane.on_feedback(data[at : at + length], call.answer)
+            tenant = "" if self.plane.tokens is None else head.fields[TENANT].decode("latin-1")
+            self.plane.on_feedback(data[at : at + length], call.answer, tenant)
             return data[at + length :]
         return self._turn_away(head, refused, data, at)
 

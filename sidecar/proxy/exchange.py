@@ -27,6 +27,7 @@ from sidecar.proxy.plane import Witness
 from sidecar.proxy.question import judged
 from sidecar.proxy.reply import Reply
 from sidecar.proxy.translated import Said, TranslatedReply
+from sidecar.proxy.upstream import LARGE_READ_BYTES
 from sidecar.wire.answer import Collector
 from sidecar.wire.http1 import ResponseHead, parse_response
 from sidecar.wire.json_edit import RequestView
@@ -445,8 +446,8 @@ class Exchange(Outward):
         connection, self.connection = self.connection, None
         if connection is not None:
             reusable = reply.head.keep_alive and reply.framing != "close" and not reply.extra
-            unsent = self.unsent or connection.transport.get_write_buffer_size()
-            if reusable and not (self.body_left or unsent):
+            large = self.streaming_up or self.facts.input_bytes > LARGE_READ_BYTES
+            if reusable and not (self.body_left or self.unsent or connection.has_unsent(large=large)):
                 connection.release()
             else:
                 connection.close()

@@ -112,11 +112,11 @@ def _told_apart(
 
 def _named_key(plane: Plane, head: RequestHead, view: RequestView | None) -> tuple[int, Unit]:
     """DESIGN section 4, "Conversation key": the session header, or an id of the body; 0 where neither names one."""
-    session = head.fields.get(b"x-sidecar-session")
+    session, whose = head.fields.get(b"x-sidecar-session"), _whose(head)
     if session:
-        return plane.hash(b"session", session), "session"
+        return plane.hash(b"session", session, *whose), "session"
     if view is not None and view.conversation:
-        return plane.hash(b"conversation", view.conversation.encode("utf-8", "surrogatepass")), "conversation"
+        return plane.hash(b"conversation", view.conversation.encode("utf-8", "surrogatepass"), *whose), "conversation"
     return _NO_KEY
 
 
@@ -127,7 +127,12 @@ def _derived_key(plane: Plane, head: RequestHead, way: Way, beginning: bytes) ->
         if name in fields:
             credential = fields[name]
             break
-    return plane.derive(way.path, credential, beginning)
+    return plane.derive(way.path, (credential, *_whose(head)), beginning)
+
+
+def _whose(head: RequestHead) -> tuple[bytes, ...]:
+    """What keeps the conversations of two tenants apart, however alike they are."""
+    return (head.fields[TENANT],) if TENANT in head.fields else ()
 
 
 def _tags(fields: Mapping[bytes, bytes]) -> Mapping[str, str]:

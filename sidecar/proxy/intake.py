@@ -57,6 +57,7 @@ class Intake(ABC):
     deadline = NEVER
     body = b""  # the client's, while it is needed
     reader: RequestBody | None = None  # while the body is still coming
+    reply: object = None  # the upstream's, from its head on
     streaming_up = False  # the body is passed on as it comes
     connection: UpstreamConnection | None = None
     waiting = False  # for room among the bodies that are held
@@ -130,7 +131,7 @@ class Intake(ABC):
             payload, end = reader.feed(data, at)
         except ProtocolError as error:
             self._drop_upstream()
-            self._finish("failed", "bad_request_body", status=error.answer)
+            self._finish("failed", "bad_request_body", status=error.answer, detach=self.reply is not None)
             raise
         if self.streaming_up:
             self._pass_up(payload)

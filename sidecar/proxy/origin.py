@@ -92,8 +92,10 @@ class Origin:
                     replace[name] = scheme + key
                 else:
                     add += name + b": " + scheme + key + b"\r\n"
-        path = self._path(head.target if target is None else target, way, own=target is None)
-        return split_at_length(head, target=path, replace=replace, add=add)
+        path = head.target if target is None else target
+        if head.spent:
+            path = without(path, IN_QUERY)
+        return split_at_length(head, target=self._path(path, way, own=target is None), replace=replace, add=add)
 
     def _path(self, target: bytes, way: Way, *, own: bool) -> bytes:
         if self.holds_key and (way.beyond or way.dialect == "gemini"):

@@ -16,7 +16,7 @@ from sidecar.proxy.outgoing import outgoing, varied
 from sidecar.proxy.own_answers import OwnAnswers
 from sidecar.proxy.translated import Said, Translated
 from sidecar.proxy.upstream import UpstreamConnection
-from sidecar.wire.framing import LAST_CHUNK, chunk
+from sidecar.wire.framing import LAST_CHUNK
 from sidecar.wire.json_edit import RequestView
 from sidecar.wire.translate import Named
 
@@ -133,38 +133,40 @@ class Outward(OwnAnswers):
             self._answer(error.answer, "target", str(error), "failed", "refused")
             return
         self.phase = "first_byte"
+        body = self._outgoing
         if translated is not None or before is sealed:
-            connection.transport.write(before + _whole(self._outgoing))
-            self._sent()
+            self._write(connection, before, body)
             return
         if self.streaming_up:
             length = b"" if head.length is None else b"%d" % head.length
             connection.transport.write(b"".join((before, length, after)))
             pieces, self._early_up = self._early_up, ()
+            self.client.set_reading(True)  # first: what is written may be too much, and stop it again
             for piece in pieces:
                 connection.transport.write(piece)
-            self.client.set_reading(True)
             self._sent()
             return
-        body = self._outgoing
         if head.chunked:
-            connection.transport.write(before + chunk(_whole(body)) + LAST_CHUNK)
-        elif isinstance(body, tuple) or len(body) > LARGE_BYTES:
-            self._write_large(connection, before, body if isinstance(body, tuple) else (body,), after)
-            return
+            size = _size(body)
+            start, end = (b"%x\r\n" % size, b"\r\n") if size else (b"", b"")
+            self._write(connection, before + start, body, end + LAST_CHUNK)
         elif after:
-            connection.transport.write(b"%b%d%b%b" % (before, len(body), after, body))
+            self._write(connection, b"%b%d%b" % (before, _size(body), after), body)
         else:
-            connection.transport.write(before)
-        self._sent()
+            self._write(connection, before, b"")
 
-    def _write_large(self, connection: UpstreamConnection, before: bytes, body: Parts, after: bytes) -> None:
-        """A large body goes out a slice a turn: to copy megabytes into a socket takes milliseconds, and others wait."""
-        size = sum(len(part) for part in body)
-        connection.transport.write(b"%b%d%b" % (before, size, after))
+    def _write(self, connection: UpstreamConnection, head: bytes, body: bytes | Parts, end: bytes = b"") -> None:
+        """The request, in one write. A large body goes out a slice a turn: to copy megabytes into a socket takes
+        milliseconds, and others wait."""
+        if isinstance(body, bytes) and len(body) <= LARGE_BYTES:
+            connection.transport.write(b"%b%b%b" % (head, body, end))
+            self._sent()
+            return
+        connection.transport.write(head)
         self.unsent = True
         self._sent()
-        self._write_on(connection, slices(body))
+        parts = body if isinstance(body, tuple) else (body,)
+        self._write_on(connection, slices((*parts, end) if end else parts))
 
     def _write_on(self, connection: UpstreamConnection, left: Iterator[memoryview]) -> None:
         if self.connection is not connection:
@@ -206,6 +208,10 @@ class Outward(OwnAnswers):
 
     @abstractmethod
     def on_upstream_lost(self, error: Exception | None) -> None: ...
+
+
+def _size(body: bytes | Parts) -> int:
+    return sum(map(len, body)) if isinstance(body, tuple) else len(body)
 
 
 def _whole(body: bytes | Parts) -> bytes:

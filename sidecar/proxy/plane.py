@@ -34,7 +34,9 @@ SETTLE_S: Final = 0.005  # exchanges that are over are settled this much later a
 TOGETHER: Final = 32  # or when so many wait: a millisecond of work, two after streams
 
 Answer = Callable[[int, bytes], None]  # status, JSON body
-FeedbackHandler = Callable[[bytes, Answer], None]  # reads a body, answers once, now or later
+FeedbackHandler = Callable[
+    [bytes, Answer, str], None
+]  # reads a body of a tenant ("": anybody's), answers once, some time
 
 
 class Open(Protocol):
@@ -115,7 +117,7 @@ class Books:
 class Plane:
     """The data plane's shared state. One per process; everything in it is touched by the loop's thread only."""
 
-    _asker: tuple[str, bytes] | None = None  # who asked last, where
+    _asker: tuple[str, tuple[bytes, ...]] | None = None  # who asked last, where
     _asked = blake2b()  # the keyed hash as far as that tells it
     _draws: Iterator[int] = iter(())
     pressed = False  # memory is short: what the app does not miss is given up
@@ -248,13 +250,13 @@ class Plane:
         """A keyed 64-bit hash of `parts`; never 0, which means "no key"."""
         return int.from_bytes(self._begun(*parts).digest(), "little") or 1
 
-    def derive(self, path: str, credential: bytes, beginning: bytes) -> int:
+    def derive(self, path: str, who: tuple[bytes, ...], beginning: bytes) -> int:
         """The hash of a conversation that begins so: `hash` of "derived", the service, and these. Apps ask with one
         credential over and over, so what that adds is hashed once."""
-        asker = (path, credential)
+        asker = (path, who)
         if asker != self._asker:
             self._asker = asker
-            self._asked = self._begun(b"derived", self.settings.service.encode(), path.encode(), credential)
+            self._asked = self._begun(b"derived", self.settings.service.encode(), path.encode(), *who)
         hashed = self._asked.copy()
         hashed.update(b"%d:%b" % (len(beginning), beginning))
         return int.from_bytes(hashed.digest(), "little") or 1

@@ -12,6 +12,8 @@ from typing import Final
 from sidecar.config.secrets import ClientTokens
 from sidecar.proxy.origin import CREDENTIALS
 from sidecar.wire.http1 import RequestHead
+from sidecar.wire.target import CREDENTIALS as IN_QUERY
+from sidecar.wire.target import value_in
 
 TENANT: Final = b"x-sidecar-tenant"
 TOKEN: Final = b"x-sidecar-token"  # for a client whose own key goes on to its provider
@@ -28,21 +30,24 @@ def named_by_path(data: bytes) -> tuple[bytes, bytes] | None:
 def admits(tokens: ClientTokens, head: RequestHead, now: float) -> bool:
     """Whether the request carries a known token: where every SDK puts its key, or in a header of its own.
 
-    If so the head says whose it is, whatever it said before, and a key that was none is marked as `spent`.
+    If so the head says whose it is, whatever it said before, and a key that was none is marked as `spent`: where there is no
+    header of its own, and where somebody sends a token in both places.
     """
     fields = head.fields
-    head.spent = TOKEN not in fields
-    service = tokens.service_of(_given(fields), now)
+    keys = _keys(head)
+    service = tokens.service_of(fields[TOKEN] if TOKEN in fields else next(iter(keys), b""), now)
     if service is None:
         return False
+    head.spent = TOKEN not in fields or any(tokens.service_of(key, now) is not None for key in keys)
     fields[TENANT] = service.encode()
     return True
 
 
-def _given(fields: dict[bytes, bytes]) -> bytes:
-    if TOKEN in fields:
-        return fields[TOKEN]
+def _keys(head: RequestHead) -> list[bytes]:
+    """What stands where SDKs put their keys; the query comes last, and is nobody's place for a token."""
+    fields = head.fields
     bearer = fields.get(b"authorization", b"")
-    if bearer[: len(_BEARER)].lower() == _BEARER:
-        return bearer[len(_BEARER) :]
-    return next((fields[name] for name in CREDENTIALS[1:] if name in fields), b"")
+    found = [bearer[len(_BEARER) :]] if bearer[: len(_BEARER)].lower() == _BEARER else []
+    found += [fields[name] for name in CREDENTIALS[1:] if name in fields]
+    asked = value_in(head.target, IN_QUERY) if TOKEN in fields else None
+    return found if asked is None else [*found, asked]

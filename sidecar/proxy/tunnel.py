@@ -10,9 +10,16 @@ from sidecar.proxy.upstream import UpstreamConnection
 class Tunnel:
     """Rides on the upstream's connection in place of the exchange that opened it."""
 
-    def __init__(self, client: asyncio.Transport, connection: UpstreamConnection, close: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        client: asyncio.Transport,
+        connection: UpstreamConnection,
+        close: Callable[[], None],
+        set_reading: Callable[[bool], None],
+    ) -> None:
         """`close` closes the client's side behind what was written."""
         self._client = client
+        self._set_reading = set_reading
         self._close_client = close
         self._connection = connection
         connection.rider = self
@@ -49,9 +56,4 @@ class Tunnel:
 
     def on_upstream_full(self, full: bool) -> None:
         """The upstream reads slowly, or does no longer."""
-        if self._client.is_closing():
-            return
-        if full:
-            self._client.pause_reading()
-        else:
-            self._client.resume_reading()
+        self._set_reading(not full)

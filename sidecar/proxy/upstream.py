@@ -13,6 +13,7 @@ from typing import Final, Protocol, cast
 from sidecar.clock import monotonic
 from sidecar.core.concurrency import Limit
 from sidecar.proxy.dial import Dialer, DialError
+from sidecar.proxy.stall import waiting_bytes
 from sidecar.tasks import Tasks
 
 _TIMEOUT_HINT: Final = re.compile(rb"timeout=([0-9]{1,6})")
@@ -96,6 +97,11 @@ class UpstreamConnection(asyncio.Protocol):
         hint = _TIMEOUT_HINT.search(keep_alive)
         if hint is not None:
             self.idle_limit_s = min(self._pool.idle_limit_s, int(hint[1]) - _HINT_MARGIN_S)
+
+    def has_unsent(self, *, large: bool) -> bool:
+        """Whether some of a request may not have left us yet. TLS keeps a part of a `large` one where only the kernel's
+        count of what is not acknowledged shows it; to ask for that costs 2 us."""
+        return bool(waiting_bytes(self.transport) if large else self.transport.get_write_buffer_size())
 
     def release(self) -> None:
         """The exchange is over and the connection is clean: it may carry another one."""

@@ -136,8 +136,8 @@ class LeadingSidecar(Sidecar):
             self.tell()
         elif member.late and not member.turn:
             self._tell(member, self.engine.stand())
-        for number, body in report.asked:
-            self._ask(member, number, body)
+        for number, body, tenant in report.asked:
+            self._ask(member, number, body, tenant)
 
     def _settle(self, member: Member, report: Report) -> None:
         engine = self.engine
@@ -193,7 +193,7 @@ class LeadingSidecar(Sidecar):
             self.on_events(verdict.events)
         return verdict
 
-    def _ask(self, member: Member, number: int, body: bytes) -> None:
+    def _ask(self, member: Member, number: int, body: bytes, tenant: str) -> None:
         """Feedback of a worker's client. One that names a call which another worker has yet to tell of is asked twice."""
 
         def answer(status: int, text: bytes) -> None:
@@ -201,11 +201,11 @@ class LeadingSidecar(Sidecar):
 
         def first(status: int, text: bytes) -> None:
             if status == _UNKNOWN:
-                asyncio.get_running_loop().call_later(_AGAIN_S, self.take_feedback, body, answer)
+                asyncio.get_running_loop().call_later(_AGAIN_S, self.take_feedback, body, answer, tenant)
             else:
                 answer(status, text)
 
-        self.take_feedback(body, first)
+        self.take_feedback(body, first, tenant)
 
     def _on_gone(self, member: Member) -> None:
         self.engine.forget(member.who)

@@ -58,7 +58,7 @@ class Report(Struct, gc=False, omit_defaults=True, array_like=True):
     events: list[Event] = []
     errands: list[Event] = []
     scores: list[tuple[str, str, float]] = []  # decision id, source, score: of a judge, or of what the proxy saw
-    asked: list[tuple[int, bytes]] = []  # feedback that a client sent, under a number
+    asked: list[tuple[int, bytes, str]] = []  # feedback that a client sent, under a number, and its tenant
     counted: Counted | None = None
     lost: int = 0  # exchanges without a row so far, because the leader was too slow
     serving: bool = False

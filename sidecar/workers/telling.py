@@ -40,7 +40,7 @@ class Telling:
         self._events: list[Event] = []
         self._errands: list[Event] = []
         self._scores: list[tuple[str, str, float]] = []
-        self._asked: list[tuple[int, bytes]] = []
+        self._asked: list[tuple[int, bytes, str]] = []
         self._timer: asyncio.TimerHandle | None = None
 
     # ---- what happens
@@ -69,9 +69,9 @@ class Telling:
         self._scores += [(decision_id, source, score)][: _MOST_OTHERS - len(self._scores)]
         self._soon()
 
-    def ask(self, number: int, body: bytes) -> None:
+    def ask(self, number: int, body: bytes, tenant: str) -> None:
         """A client's feedback, told at once."""
-        self._asked.append((number, body))
+        self._asked.append((number, body, tenant))
         self.flush()
 
     # ---- telling

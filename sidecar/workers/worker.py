@@ -205,7 +205,7 @@ class Worker:
         if answer is not None:
             answer(status, body)
 
-    def _on_feedback(self, body: bytes, answer: Answer) -> None:
+    def _on_feedback(self, body: bytes, answer: Answer, tenant: str) -> None:
         """Feedback may come right behind its answer: what waits to be told is told first."""
         self.plane.settle()
         if not self.link.open:
@@ -213,7 +213,7 @@ class Worker:
             return
         self._asked += 1
         self._asking[self._asked] = answer
-        self.telling.ask(self._asked, body)
+        self.telling.ask(self._asked, body, tenant)
 
     # ---- policy, prices, time
 

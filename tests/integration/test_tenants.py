@@ -215,3 +215,73 @@ async def test_a_node_works_at_its_interval(upstream: Upstream, serve: Serve, tm
             assert (await call(side.port, post())).status == 200
             await asyncio.sleep(0.05)
     assert passes[Lane.DEEP] == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "lines"),
+    [
+        ("/v1/chat/completions", (b"x-sidecar-token: %b", b"Authorization: Bearer %b")),
+        ("/v1/chat/completions", (b"x-sidecar-token: %b", b"x-api-key: %b")),
+        ("/v1/chat/completions?key=%b&b=1", (b"x-sidecar-token: %b",)),
+        ("/v1/chat/completions?key=%b&b=1", (b"Authorization: Bearer %b",)),
+    ],
+)
+async def test_a_token_in_two_places_goes_nowhere(
+    upstream: Upstream, serve: Serve, tmp_path: Path, path: str, lines: tuple[bytes, ...]
+) -> None:
+    """An upstream for which the sidecar holds no key gets what the client sends, and never a token."""
+    up = await upstream([ANSWER])
+    side = await serve(up, **files(tmp_path, up.port))
+    token = b"token-of-somebody-else"
+    asked = path.replace("%b", token.decode())
+    got = await call(side.port, post(asked, CHAT, *(line % token for line in lines)))
+    assert got.status == 200
+    assert token not in up.requests[-1].head
+    assert (b"b=1" in up.requests[-1].head) == ("b=1" in path)
+
+
+STICKY = "    mode: canary\n    sticky: {sticky}\n    arms: [{{id: o, upstream: passing, model: o}}]\n"
+
+
+@pytest.mark.parametrize(
+    ("sticky", "body", "lines"),
+    [
+        ("session", CHAT, (b"x-sidecar-session: 1",)),
+        ("conversation", b'{"model":"m","conversation":"c1","messages":[]}', ()),
+        ("conversation", b'{"model":"m","messages":[{"role":"user","content":"Hi"}]}', ()),
+    ],
+)
+async def test_equal_conversations_of_two_tenants_are_two(
+    upstream: Upstream, serve: Serve, tmp_path: Path, sticky: str, body: bytes, lines: tuple[bytes, ...]
+) -> None:
+    """GW-48: on one route too, whatever names them, and though both send the same provider's key."""
+    up = await upstream([ANSWER])
+    settings = files(tmp_path, up.port)
+    policy = tmp_path / "policies" / "gateway.yaml"
+    policy.write_text(policy.read_text() + STICKY.format(sticky=sticky))
+    (tmp_path / "tokens").write_bytes(b"token-of-somebody-else else\ntoken-of-somebody-two two\n")
+    side = await serve(up, **settings)
+    seen = seen_by(side)
+    for token in (b"token-of-somebody-else", b"token-of-somebody-two", b"token-of-somebody-else"):
+        await call(side.port, post("/v1/chat/completions", body, b"x-sidecar-token: " + token, *lines))
+    one, two, again = [settled.facts.key for settled in seen]
+    assert one == again != two
+
+
+async def test_feedback_speaks_of_ones_own_calls(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """GW-48: whoever knows another's id or completion id is told that there is none, from memory and from the database."""
+    up = await upstream([ok(b'{"id":"c-1","choices":[],"usage":{"prompt_tokens":10,"completion_tokens":0}}')])
+    side = await serve(up, **files(tmp_path, up.port))
+    got = await call(side.port, post("/v1/chat/completions", CHAT, b"Authorization: Bearer " + SHOP))
+    decision = got.value(b"x-sidecar-decision").decode()
+    await asyncio.sleep(0.3)  # it is in the database, too
+
+    async def scores(token: bytes, name: str, value: str) -> int:
+        body = b'{"%b":"%b","score":1}' % (name.encode(), value.encode())
+        return (await call(side.port, post("/_sidecar/v1/feedback", body, b"Authorization: Bearer " + token))).status
+
+    for _ in ("remembered", "looked up"):
+        for name, value in (("id", decision), ("completion_id", "c-1")):
+            assert (await scores(SEARCH, name, value), await scores(SHOP, name, value)) == (404, 202)
+        side.app.desk._newer.known.clear()
+        side.app.desk._newer.by_completion.clear()

@@ -1,0 +1,159 @@
+"""What still lies in buffers when an answer ends, a client leaves or a connection comes late: nothing of it may get lost
+unseen, pile up, or meet the next call."""
+
+import asyncio
+import re
+import socket
+import ssl
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from tests.integration.conftest import Serve, Upstream
+from tests.integration.raw import call, chunked, connected, get, ok, post
+from tests.integration.test_bodies import SWITCH, UPGRADE
+from tests.integration.test_large_bodies import MIB, Recorder, asking
+
+JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+BEGIN = b"POST /v1/%b HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+LARGE = 12_000_000
+
+
+def read_late(port: int, wire: bytes, wait_s: float, buffer: int = 0) -> int:
+    """Sends what the socket takes, reads after a while until the end; how many bytes came."""
+    got = 0
+    with socket.socket() as client:
+        if buffer:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        client.connect(("127.0.0.1", port))
+        client.setblocking(False)
+        client.send(wire)
+        client.settimeout(8)
+        time.sleep(wait_s)
+        try:
+            while data := client.recv(65536):
+                got += len(data)
+        except (ConnectionError, TimeoutError):
+            return got
+    return got
+
+
+@pytest.mark.parametrize("marked", [True, False])
+async def test_an_early_answer_reaches_a_client_that_reads_late(upstream: Upstream, serve: Serve, marked: bool) -> None:
+    """Its upload is not over, so what it sends is thrown away for two seconds; what it was answered is not."""
+
+    def answer(head: bytes) -> list[Any]:
+        found = re.search(rb"files/(\d+)", head)
+        assert found is not None
+        size = int(found[1])
+        line = b"content-length: %d\r\n" % size if marked else b""
+        return [JSON + line + b"\r\n" + b"r" * size, *([20.0] if marked else [0.1, "close"])]
+
+    up = await upstream(early=True)
+    up.by = answer
+    side = await serve(up)
+    sizes = [2_000_000 + 400_000 * number for number in range(8)]  # some of them just more than the kernel takes
+    asked = [post(f"/v1/files/{size}", b"x" * 300_000)[:200_000] for size in sizes]
+    got = await asyncio.gather(*(asyncio.to_thread(read_late, side.port, wire, 3.5, 65536) for wire in asked))
+    assert all(came > size for came, size in zip(got, sizes, strict=True))
+
+
+@pytest.mark.parametrize("closing", [True, False])
+async def test_what_is_pipelined_behind_the_last_answer_does_not_eat_it(
+    upstream: Upstream, serve: Serve, closing: bool
+) -> None:
+    """A connection that is closed with unread bytes is reset by the kernel, and the reset overtakes the answer."""
+    length = b"content-length: %d\r\n" % LARGE if closing else b""
+    up = await upstream([JSON + length + b"\r\n" + b"r" * LARGE, 0.05, "close"])
+    side = await serve(up)
+    lines = (b"Connection: close",) if closing else ()
+    wire = post("/v1/chat/completions", b'{"model":"m"}', *lines) + post(body=asking(b"m", MIB))
+    assert await asyncio.to_thread(read_late, side.port, wire, 0.5) > LARGE
+
+
+async def test_a_bad_chunk_during_an_answer_without_a_mark(upstream: Upstream, serve: Serve) -> None:
+    """The client's own fault ends it, and still it must not take the half for the whole."""
+    up = await upstream([b"HTTP/1.1 200 OK\r\n\r\nfirst half", 5.0, b" second half", "close"], early=True)
+    side = await serve(up)
+    async with connected(side.port) as client:
+        client.send(BEGIN % b"files" + b"5\r\nhello\r\n")
+        await client.until(b"first half")
+        client.send(b"zz\r\n")
+        assert await client.ended() == "reset"
+    assert side.balanced
+
+
+async def test_a_body_that_waited_for_its_connection_keeps_to_its_pace(upstream: Upstream, serve: Serve) -> None:
+    """An upstream that does not read stops the client, whether the connection was there or had to be dialled."""
+    up = await upstream([ok()])
+    up.on_connect = lambda peer: peer.transport.pause_reading()
+    side = await serve(up, route_body_max="4MiB")
+    async with connected(side.port) as client:
+        client.send(BEGIN % b"chat/completions")
+        for _ in range(40):
+            client.send(b"%x\r\n" % MIB + b"x" * MIB + b"\r\n")
+        await asyncio.sleep(1.5)
+        (connection,) = side.app.plane.defaults["openai"].pool._open
+        assert connection.transport.get_write_buffer_size() < 12 * MIB
+
+
+async def test_a_large_chunked_body_goes_up_in_slices(upstream: Upstream, serve: Serve) -> None:
+    up = await upstream()
+    side = await serve(up)
+    await call(side.port, post())
+    (connection,) = side.app.plane.defaults["openai"].pool._open
+    connection.transport = writes = Recorder(connection.transport)  # type: ignore[assignment]
+    body = asking(b"m", 3 * MIB)
+    async with connected(side.port) as client:
+        pieces = chunked(*(body[at : at + 65536] for at in range(0, len(body), 65536)))
+        client.send(BEGIN % b"chat/completions" + pieces)
+        assert (await client.response()).status == 200
+    assert up.requests[-1].body == body
+    assert max(writes.sizes) <= 256 * 1024
+
+
+async def test_who_leaves_a_tunnel_is_noticed(upstream: Upstream, serve: Serve) -> None:
+    """Also while its bytes wait, because the upstream does not read."""
+    up = await upstream([SWITCH, 60.0])
+    side = await serve(up)
+    async with connected(side.port) as client:
+        client.send(get("/v1/realtime", *UPGRADE))
+        await client.until(b"\r\n\r\n")
+        up.peers[0].transport.pause_reading()
+        client.send(b"u" * 30_000_000)
+        await asyncio.sleep(0.5)
+        client.reset()
+    assert await up.until(lambda: not side.app.plane.connections)
+
+
+async def test_a_connection_with_a_body_in_it_is_not_used_again(
+    upstream: Upstream, serve: Serve, tmp_path: Path
+) -> None:
+    """TLS holds what the socket does not take in a place of its own. The upstream refuses the body and reads no more
+    of it: the next call must not wait behind."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    up = await upstream([ok()], [0.1, ok(b"{}", status=b"413 Too Large"), 9.0], tls=context)
+    side = await serve(f"https://localhost:{up.port}", ca_file=str(tmp_path / "ca.pem"))
+    assert (await call(side.port, post())).status == 200
+    (connection,) = side.app.plane.defaults["openai"].pool._open
+    connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    up.early = True
+    peer, read = up.peers[0], up.peers[0].data_received
+    peer.answering = None
+    peer.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
+    def once(data: bytes) -> None:
+        read(data)
+        peer.transport.pause_reading()
+
+    peer.data_received = once  # type: ignore[method-assign]
+    peer.transport.set_protocol(peer)
+    got = await call(side.port, post("/v1/chat/completions", asking(b"m", 200_000)))
+    assert got.status == 413
+    assert side.pool[0] == 0
