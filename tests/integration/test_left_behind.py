@@ -86,18 +86,20 @@ async def test_a_bad_chunk_during_an_answer_without_a_mark(upstream: Upstream, s
     assert side.balanced
 
 
-async def test_a_body_that_waited_for_its_connection_keeps_to_its_pace(upstream: Upstream, serve: Serve) -> None:
-    """An upstream that does not read stops the client, whether the connection was there or had to be dialled."""
-    up = await upstream([ok()])
-    up.on_connect = lambda peer: peer.transport.pause_reading()
-    side = await serve(up, route_body_max="4MiB")
-    async with connected(side.port) as client:
-        client.send(BEGIN % b"chat/completions")
-        for _ in range(40):
-            client.send(b"%x\r\n" % MIB + b"x" * MIB + b"\r\n")
-        await asyncio.sleep(1.5)
-        (connection,) = side.app.plane.defaults["openai"].pool._open
-        assert connection.transport.get_write_buffer_size() < 12 * MIB
+async def test_a_body_that_waited_for_its_connection_keeps_to_its_pace(serve: Serve) -> None:
+    """An upstream that does not read stops the client, also where the connection had to be dialled first."""
+    with socket.socket() as deaf:  # the kernel connects, and nobody reads
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(5)
+        side = await serve(f"http://127.0.0.1:{deaf.getsockname()[1]}", route_body_max="8MiB")
+        async with connected(side.port) as client:
+            client.send(BEGIN % b"chat/completions")
+            for _ in range(40):
+                client.send(b"%x\r\n" % MIB + b"x" * MIB + b"\r\n")
+            await asyncio.sleep(1.5)
+            (connection,) = side.app.plane.defaults["openai"].pool._open
+            assert connection.transport.get_write_buffer_size() < 12 * MIB
 
 
 async def test_a_large_chunked_body_goes_up_in_slices(upstream: Upstream, serve: Serve) -> None:
