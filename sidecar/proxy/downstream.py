@@ -21,7 +21,7 @@ from sidecar.proxy.gate import Refused, Way
 from sidecar.proxy.intake import NEVER
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.plane import Plane
-from sidecar.proxy.stall import Stall
+from sidecar.proxy.stall import Stall, waiting_bytes
 from sidecar.proxy.tenant import TENANT, admits, named_by_path
 from sidecar.proxy.tunnel import Tunnel
 from sidecar.proxy.upstream import LARGE_READ_BYTES, WRITE_HIGH_BYTES, UpstreamConnection
@@ -213,14 +213,16 @@ class Downstream(asyncio.Protocol):
             return
         self.deadline = NEVER
         stall = self._stall
-        if stall is not None and (busy or self._discard or self.transport.is_closing()):
+        if self._discard and not waiting_bytes(self.transport):
+            self.transport.abort()
+        elif stall is not None and (busy or self._discard or self.transport.is_closing()):
             self._look(stall, now)
-        elif self._discard and self.transport.get_write_buffer_size():
+        elif self._discard:
             self._watch()  # it may go on sending for as long as it takes what was written
-        elif self._pending and not self._discard:
+        elif self._pending:
             self._refuse(408, "head_timeout", "the request head did not arrive in time")
         else:
-            self.transport.abort() if self._discard else self._close()
+            self._close()
 
     def _watch(self) -> None:
         """From now on the client has to take some of what waits for it, or it is given up."""
