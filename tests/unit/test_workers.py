@@ -241,8 +241,8 @@ async def test_a_batch_is_told_at_once_and_the_rest_soon() -> None:
     report = link.sent[1]
     assert (report.scores, report.errands) == ([("d", "judge", 0.5)], [Event(kind="errand.judge")])
     assert [lesson.decision for one in report.exchanges for lesson in lessons_of(one)] == [PASS]
-    made.ask(1, b"{}")
-    assert link.sent[2].asked == [(1, b"{}")]
+    made.ask(1, b"{}", "shop")
+    assert link.sent[2].asked == [(1, b"{}", "shop")]
 
 
 async def test_without_a_leader_nothing_is_kept() -> None:
