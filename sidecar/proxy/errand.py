@@ -334,7 +334,12 @@ class Errand:
         reply = self.reply
         if connection is None:
             self._owner.pool(self.origin).give_up(self)
-        elif clean and reply is not None and reply.head.keep_alive and reply.framing != "close" and not reply.extra:
+        elif (
+            clean
+            and reply is not None
+            and reply.reusable
+            and not connection.has_unsent(large=True)  # an answer may come before the copy has left us
+        ):
             connection.release()
         else:
             connection.close()

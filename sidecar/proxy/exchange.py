@@ -445,9 +445,8 @@ class Exchange(Outward):
         """The upstream's connection goes back to its pool, if another call may ride on it."""
         connection, self.connection = self.connection, None
         if connection is not None:
-            reusable = reply.head.keep_alive and reply.framing != "close" and not reply.extra
             large = self.streaming_up or self.facts.input_bytes > LARGE_READ_BYTES
-            if reusable and not (self.body_left or self.unsent or connection.has_unsent(large=large)):
+            if reply.reusable and not (self.body_left or self.unsent or connection.has_unsent(large=large)):
                 connection.release()
             else:
                 connection.close()

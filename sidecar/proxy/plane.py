@@ -34,9 +34,8 @@ SETTLE_S: Final = 0.005  # exchanges that are over are settled this much later a
 TOGETHER: Final = 32  # or when so many wait: a millisecond of work, two after streams
 
 Answer = Callable[[int, bytes], None]  # status, JSON body
-FeedbackHandler = Callable[
-    [bytes, Answer, str], None
-]  # reads a body of a tenant ("": anybody's), answers once, some time
+# Reads the body of a tenant ("": anybody's), and answers once, now or later.
+FeedbackHandler = Callable[[bytes, Answer, str], None]
 
 
 class Open(Protocol):

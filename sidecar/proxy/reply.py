@@ -208,6 +208,11 @@ class Reply:
         return self.framing == "close"
 
     @property
+    def reusable(self) -> bool:
+        """Whether its connection is clean behind it, and the upstream keeps it."""
+        return self.head.keep_alive and self.framing != "close" and not self.extra
+
+    @property
     def readable(self) -> bool:
         """Whether the meter saw the whole body: not too large for it, and decoded without a fault."""
         return self.size <= self._meter_max_bytes and (self._decoder is None or not self._decoder.failed)

@@ -17,7 +17,7 @@ class Tunnel:
         close: Callable[[], None],
         set_reading: Callable[[bool], None],
     ) -> None:
-        """`close` closes the client's side behind what was written."""
+        """`close` closes the client's side behind what was written; `set_reading` stops and starts its reading."""
         self._client = client
         self._set_reading = set_reading
         self._close_client = close

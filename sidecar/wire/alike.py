@@ -30,14 +30,15 @@ _HIDING_CLOSE: Final = b'"}\n\n'
 class Alike:
     """The bytes around the text of one event."""
 
-    __slots__ = ("_close", "_rest", "_start", "_tail")
+    __slots__ = ("_close", "_rest", "_start", "tail")
 
     def __init__(self, start: bytes, rest: bytes) -> None:
         """`start` ends where the text begins, `rest` begins where it ends."""
         self._start = start
         self._rest = rest
         hiding = rest.find(_HIDING)
-        self._tail = rest[: hiding + len(_HIDING)] if hiding >= 0 else rest.removesuffix(_CLOSE).rstrip(b" ")
+        # What stands behind the text, up to what hides its length.
+        self.tail = rest[: hiding + len(_HIDING)] if hiding >= 0 else rest.removesuffix(_CLOSE).rstrip(b" ")
         self._close = _HIDING_CLOSE if hiding >= 0 else _CLOSE
 
     @classmethod
@@ -46,11 +47,6 @@ class Alike:
         or one that is not plain."""
         text = _TEXT.search(event)
         return None if text is None else cls(event[: text.start(1)], event[text.end(1) :])
-
-    @property
-    def tail(self) -> bytes:
-        """What stands behind the text, up to what hides its length."""
-        return self._tail
 
     def text_end(self, read: bytes) -> int:
         """Where the text ends in this read if it is one event of this kind, else 0."""
@@ -76,7 +72,7 @@ class Alike:
 
     def _fits(self, rest: bytes) -> bool:
         """Whether what stands behind the text differs in nothing but what hides the text's length."""
-        tail, close = self._tail, self._close
+        tail, close = self.tail, self._close
         size = len(rest) - len(tail) - len(close)
         if size < 0 or not (rest.startswith(tail) and rest.endswith(close)):
             return False
