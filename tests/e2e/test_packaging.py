@@ -58,6 +58,28 @@ def test_no_python_at_all_is_refused_in_words(tmp_path: Path) -> None:
     assert "make PYTHON=" in refused.stdout
 
 
+def test_a_distributions_python_comes_first(tmp_path: Path) -> None:
+    """Where /usr/bin has a Python that can make environments it is taken, and else the one that the PATH names first."""
+    other = tmp_path / "python3.11"
+    other.write_text("#!/bin/sh\nexit 0\n")
+    other.chmod(0o755)
+    probe = [sys.executable, "-c", "import sys; sys.exit(1)"]
+    if Path("/usr/bin/python3.11").exists():
+        probe = ["/usr/bin/python3.11", "-c", "import ensurepip"]
+    able = subprocess.run(probe, capture_output=True, timeout=20, check=False).returncode == 0
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHON" and not key.startswith("MAKE")}
+    told = subprocess.run(
+        ["make", "--no-print-directory", "--eval=told:; @echo $(PYTHON)", "told"],
+        cwd=ROOT,
+        env=kept | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert told.stdout.strip() == ("/usr/bin/python3.11" if able else "python3.11")
+
+
 @pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_pins_by_hash_and_names_no_host(lock: str) -> None:
     """SEC-SUPPLY, GW-46: each requirement has one version and a SHA-256; its source is the machine's own affair."""
