@@ -6,7 +6,6 @@ comparisons of bytes instead of being parsed again.
 """
 
 import asyncio
-import select
 import socket
 import struct
 from typing import Final, cast
@@ -21,7 +20,7 @@ from sidecar.proxy.gate import Refused, Way
 from sidecar.proxy.intake import NEVER
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.plane import Plane
-from sidecar.proxy.stall import Stall, waiting_bytes
+from sidecar.proxy.stall import Stall, has_left, waiting_bytes
 from sidecar.proxy.tenant import TENANT, admits, named_by_path
 from sidecar.proxy.tunnel import Tunnel
 from sidecar.proxy.upstream import LARGE_READ_BYTES, WRITE_HIGH_BYTES, UpstreamConnection
@@ -173,7 +172,8 @@ class Downstream(asyncio.Protocol):
         if self.transport.is_closing():
             return
         if not keep:
-            self._leave(linger=self.paused or (exchange is not None and exchange.reader is not None))
+            reader = None if exchange is None else exchange.reader
+            self._leave(linger=self.paused or not (reader is None or reader.done))
             return
         self.deadline = monotonic() + self.plane.settings.keepalive_idle_s
         if self.paused:
@@ -207,17 +207,20 @@ class Downstream(asyncio.Protocol):
     def on_sweep(self, now: float) -> None:
         """Looked at because time is up, or because we do not read: then nobody else would tell us that the client left."""
         busy = self.exchange is not None or self._tunnel is not None
-        if self.paused and busy and _has_left(self.transport):
+        if self.paused and busy and has_left(self.transport, half=self._tunnel is None):  # a tunnel's last words count
             self.transport.abort()
         if self.deadline >= now:
             return
         self.deadline = NEVER
         stall = self._stall
         if self._discard and not waiting_bytes(self.transport):
-            self.transport.abort()
+            (
+                self.transport.abort if self.transport.can_write_eof() else self.transport.close
+            )()  # TLS: its end is unsaid
         elif stall is not None and (busy or self._discard or self.transport.is_closing()):
             self._look(stall, now)
         elif self._discard:
+            self.deadline = now + _LINGER_S
             self._watch()  # it may go on sending for as long as it takes what was written
         elif self._pending:
             self._refuse(408, "head_timeout", "the request head did not arrive in time")
@@ -478,16 +481,6 @@ class LocalCall:
     def on_body(self, data: bytes) -> int:
         """Never reached: the body was whole before the call began."""
         return len(data)
-
-
-def _has_left(transport: asyncio.Transport) -> bool:
-    """Whether the peer closed or reset its side, asked of the kernel without reading."""
-    sock = transport.get_extra_info("socket")
-    if sock is None or transport.is_closing():
-        return False
-    poller = select.poll()
-    poller.register(sock.fileno(), select.POLLRDHUP | select.POLLHUP | select.POLLERR)
-    return bool(poller.poll(0))
 
 
 def _looks_like_http(data: bytes, start: int) -> None:

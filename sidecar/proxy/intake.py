@@ -109,7 +109,7 @@ class Intake(ABC):
         try:
             self.reader = RequestBody(head, settings.max_body_bytes)
         except ProtocolError as error:
-            self._finish("failed", "too_large", status=error.answer)
+            self._finish("failed", "too_large", status=error.answer, detach=True)
             raise
         self.deadline = monotonic() + settings.body_stall_timeout_s
         if (self.way.endpoint == "other" and not self.way.reads) or length > settings.route_body_max_bytes:
@@ -131,7 +131,7 @@ class Intake(ABC):
             payload, end = reader.feed(data, at)
         except ProtocolError as error:
             self._drop_upstream()
-            self._finish("failed", "bad_request_body", status=error.answer, detach=self.reply is not None)
+            self._finish("failed", "bad_request_body", status=error.answer, detach=True)
             raise
         if self.streaming_up:
             self._pass_up(payload)
@@ -167,7 +167,8 @@ class Intake(ABC):
         if self.streaming_up and self.body_left:
             settings = self.plane.settings
             self.client.set_reading(not full)
-            self.deadline = monotonic() + (settings.first_byte_timeout_s if full else settings.body_stall_timeout_s)
+            if self.phase != "streaming":  # then the answer has a timer of its own
+                self.deadline = monotonic() + (settings.first_byte_timeout_s if full else settings.body_stall_timeout_s)
 
     # ---- held
 

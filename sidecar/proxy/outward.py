@@ -183,6 +183,8 @@ class Outward(OwnAnswers):
     def _sent(self) -> None:
         now = monotonic()
         self.sent_s = now - self.zero
+        if self.phase == "streaming":  # an early answer: it has a timer of its own
+            return
         settings = self.plane.settings
         if self.reader is not None and not self.reader.done and not self.client.paused:
             self.deadline = now + settings.body_stall_timeout_s

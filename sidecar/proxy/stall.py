@@ -4,11 +4,13 @@ What waits is what lies in our buffer and in the kernel's together. A client tha
 kernel's count every few KiB, ours only when the kernel's buffers, which may be megabytes, have become free. Any byte that
 left is progress: there is no least speed, as there is none when the client talks to the provider itself.
 
-It promises to find a client between 1 and 1.25 limits after the last progress. It knows nothing of exchanges.
+It promises to find a client between 1 and 1.25 limits after the last progress. It knows nothing of exchanges. Whether a
+client whose bytes nobody reads has left only the kernel knows, too.
 """
 
 import asyncio
 import fcntl
+import select
 import struct
 import termios
 from typing import Final
@@ -45,3 +47,13 @@ def waiting_bytes(transport: asyncio.Transport) -> int:
     except (OSError, ValueError, AttributeError):  # it is closed, or this system has no such question
         return ours
     return ours + int(struct.unpack("i", held)[0])
+
+
+def has_left(transport: asyncio.Transport, *, half: bool) -> bool:
+    """Whether the peer reset its side, or with `half` only closed it, asked of the kernel without reading."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or transport.is_closing():
+        return False
+    poller = select.poll()
+    poller.register(sock.fileno(), (select.POLLRDHUP if half else 0) | select.POLLHUP | select.POLLERR)
+    return bool(poller.poll(0))

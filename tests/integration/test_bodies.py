@@ -31,6 +31,37 @@ async def test_an_answer_before_the_body_is_whole_is_delivered(upstream: Upstrea
     assert side.pool[1] == 0, "a connection with half a request on it was kept"
 
 
+BAD_BODIES = {
+    "length": (b"Content-Length: 9000000\r\n\r\n", b"x" * 1000, 413),
+    "bad chunk": (b"Transfer-Encoding: chunked\r\n\r\n", b"zz\r\n", 400),
+    "chunk too large": (b"Transfer-Encoding: chunked\r\n\r\n", b"200000\r\n" + b"x" * 2 * MIB, 413),
+}
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [(kind, line) for kind in BAD_BODIES for line in (b"HTTP/1.1\r\nConnection: close", b"HTTP/1.1")]
+    + [("length", b"HTTP/1.0")],  # which knows no chunks
+)
+async def test_a_refused_body_is_answered(
+    upstream: Upstream, serve: Serve, kind: str, line: bytes, *, late: bool
+) -> None:
+    """DESIGN 5: told what is wrong, whether or not the client would have kept its connection; counted once, as failed."""
+    up = await upstream()
+    side = await serve(up, max_body="1MiB", route_body_max="512KiB")
+    fields, body, status = BAD_BODIES[kind]
+    async with connected(side.port) as client:
+        client.send(b"POST /v1/chat/completions " + line + b"\r\nHost: localhost\r\n" + fields)
+        if late:
+            await asyncio.sleep(0.05)
+        client.send(body)
+        assert (await client.response()).status == status
+    assert side.balanced
+    assert (side.books.failed, side.books.turned_away, side.books.bugs) == (1, 0, 0)
+    assert not up.requests
+
+
 async def test_too_large_is_told_instead_of_100_continue(upstream: Upstream, serve: Serve) -> None:
     """RFC 9110 10.1.1: who asks first whether to send is not told to go on when the answer is 413."""
     up = await upstream()

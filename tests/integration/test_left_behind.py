@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import trustme
 
+from sidecar.clock import monotonic
 from tests.integration.conftest import Serve, Upstream
-from tests.integration.raw import call, chunked, connected, get, ok, post
+from tests.integration.raw import SSE_HEAD, call, chunked, connected, delta, get, ok, post
 from tests.integration.test_bodies import SWITCH, UPGRADE
 from tests.integration.test_large_bodies import MIB, Recorder, asking
 
@@ -159,3 +160,117 @@ async def test_a_connection_with_a_body_in_it_is_not_used_again(
     got = await call(side.port, post("/v1/chat/completions", asking(b"m", 200_000)))
     assert got.status == 413
     assert side.pool[0] == 0
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_last_words_in_a_tunnel_arrive(upstream: Upstream, serve: Serve, tmp_path: Path, *, tls: bool) -> None:
+    """A client that says much and closes its side has said it, whether or not the upstream keeps up with it."""
+    more: dict[str, Any] = {}
+    context = None
+    if tls:
+        authority = trustme.CA()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost").configure_cert(context)
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        more["ca_file"] = str(tmp_path / "ca.pem")
+    up = await upstream([SWITCH, 20.0], tls=context)
+    side = await serve(f"http{'s' if tls else ''}://localhost:{up.port}", **more)
+
+    def talk() -> None:
+        with socket.create_connection(("127.0.0.1", side.port)) as client:
+            client.settimeout(8)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8_000_000)
+            client.sendall(get("/v1/realtime", *UPGRADE))
+            assert b"101" in client.recv(4096)
+            client.sendall(b"u" * LARGE)
+            client.shutdown(socket.SHUT_WR)
+            client.recv(1)
+
+    await asyncio.wait_for(asyncio.to_thread(talk), 20)
+    (peer,) = up.peers
+    assert await up.until(lambda: peer.lost.is_set())
+    assert peer.bytes_received >= LARGE
+
+
+async def test_who_holds_an_answered_connection_open_is_left_in_the_end(upstream: Upstream, serve: Serve) -> None:
+    """Without a limit for clients that take nothing, too: this one has taken all, late, and its upload is not over."""
+    up = await upstream([JSON + b"content-length: %d\r\n\r\n" % LARGE + b"r" * LARGE, 20.0], early=True)
+    side = await serve(up, downstream_stall_timeout="0")
+
+    def ask() -> int:
+        got = 0
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            client.connect(("127.0.0.1", side.port))
+            client.settimeout(8)
+            client.sendall(post("/v1/files", b"x" * 300_000)[:100_000])
+            while got < LARGE - 3_000_000:  # the rest lies in buffers: the answer is over for the sidecar
+                got += len(client.recv(65536))
+            time.sleep(3.5)
+            while data := client.recv(65536):
+                got += len(data)
+            time.sleep(4)
+            assert not side.app.plane.connections
+        return got
+
+    assert await asyncio.to_thread(ask) > LARGE
+
+
+async def test_a_late_piece_of_a_body_moves_no_timer_of_its_early_answer(upstream: Upstream, serve: Serve) -> None:
+    """A stream that has begun may be silent for `idle_timeout`, whatever the client still sends."""
+    up = await upstream([SSE_HEAD, delta("a"), 2.5, delta("b"), b"0\r\n\r\n"], early=True)
+    side = await serve(up, body_stall_timeout="1s", idle_timeout="6s")
+    async with connected(side.port) as client:
+        client.send(post("/v1/files", b"x" * 300_000)[:-1000])
+        await client.until(b"data:")
+        await asyncio.sleep(0.5)
+        client.send(b"x" * 500)
+        assert (await client.response()).end == "whole"
+
+
+async def test_a_last_piece_of_a_body_cuts_no_answer_that_is_read_slowly(upstream: Upstream, serve: Serve) -> None:
+    """The upstream has answered: that the client takes its time is no silence of the upstream's."""
+    up = await upstream([JSON + b"content-length: %d\r\n\r\n" % LARGE + b"r" * LARGE, 9.0], early=True)
+    side = await serve(up, body_stall_timeout="1s", idle_timeout="1s", first_byte_timeout="1s")
+    body = post("/v1/files", b"x" * 300_000)
+
+    def ask() -> int:
+        got = 0
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            client.connect(("127.0.0.1", side.port))
+            client.settimeout(8)
+            client.sendall(body[:-10])
+            time.sleep(0.5)
+            client.sendall(body[-10:])
+            time.sleep(2.5)
+            while got < LARGE and (data := client.recv(65536)):
+                got += len(data)
+        return got
+
+    assert await asyncio.to_thread(ask) >= LARGE
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_an_answer_that_ends_with_its_tls_connection_ends_at_once(
+    upstream: Upstream, serve: Serve, listener_tls: tuple[dict[str, Path], ssl.SSLContext], version: bytes
+) -> None:
+    """Behind an upload that is whole nothing more can come: the end is said, and not waited for."""
+    files, context = listener_tls
+    up = await upstream([JSON + b"\r\ndone", "close"])
+    side = await serve(up, **files)
+    wire = post("/v1/files", b"x" * 300_000).replace(b"HTTP/1.1", b"HTTP/" + version, 1)
+
+    def ask() -> tuple[bytes, float]:
+        raw = socket.create_connection(("127.0.0.1", side.port))
+        with context.wrap_socket(raw, server_hostname="localhost", suppress_ragged_eofs=False) as client:
+            client.settimeout(6)
+            client.sendall(wire)
+            began, got = monotonic(), b""
+            while data := client.recv(65536):
+                got += data
+            return got, monotonic() - began
+
+    got, took_s = await asyncio.to_thread(ask)
+    assert got.endswith(b"done")
+    assert took_s < 1.5, "the end was waited for"
