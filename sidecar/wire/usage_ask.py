@@ -73,7 +73,7 @@ class UsageStrip:
             and data.find(b'"finish_reason": "') < 0
         ):
             return data
-        if not self._event and 0 < data.find(b"\n\n") == len(data) - 2:
+        if not self._event and 0 < data.find(b"\n\n") == len(data) - 2 and data.find(b"\r") < 0:
             return self._whole(data)  # one whole event, as providers that write usage in each chunk send them
         buffer = self._event + data
         scan = max(0, len(self._event) - 3)  # a boundary may lie across the cut

@@ -291,3 +291,13 @@ def test_a_cut_before_the_text_has_no_likeness() -> None:
     for text in ("one", "two"):
         assert filtered.feed(chunk(text, usage=NULL, last=False)) == chunk(text)
     assert filtered.feed(chunk("", usage=NULL)) == chunk("")
+
+
+def test_line_ends_of_two_kinds_in_one_read() -> None:
+    """A server that pings in another style than it answers: what goes does not depend on how the bytes were cut."""
+    said, ended = chunk("a", usage=NULL), chunk(None, "stop", usage=NULL)
+    crlf = said.replace(b"\n", b"\r\n")
+    for stream in (crlf + said + DONE, said + ended.replace(b"\n", b"\r\n") + ONLY, ended + b": ping\r\n\r\n" + ONLY):
+        assert strip(stream) == strip(*(stream[at : at + 1] for at in range(len(stream))))
+    assert strip(crlf + said) == chunk("a").replace(b"\n", b"\r\n") + chunk("a")
+    assert strip(ended, b": ping\r\n\r\n" + ONLY) == chunk(None, "stop") + b": ping\r\n\r\n"
