@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -21,6 +21,7 @@ CHECK_S = 1.0  # a rotated key is used within 2 s, and a busy sidecar makes one 
 MAX_FILE_BYTES = 256 * 1024
 MAX_TOKENS = 1000  # every request compares with all of them
 MIN_TOKEN_CHARACTERS = 16  # shorter ones can be guessed
+MAX_SERVICE_CHARS = 128  # of the name that a token stands for: what a call's tag keeps of it
 
 
 class Secret:
@@ -166,15 +167,20 @@ class ClientTokens:
     def service_of(self, token: bytes, now: float) -> str | None:
         """The service that this token stands for, or None when it is not known."""
         given, found = self._hash(token), None
-        for known, service in self._file.get(now) or ():
+        for known, service in (self._file.get(now) or {}).items():
             if hmac.compare_digest(known, given):
                 found = service
         return found
 
+    def knows_any(self, texts: Iterable[bytes], now: float) -> bool:
+        """Whether one of these is a token. What is looked up are keyed hashes, whose places tell nothing of a token."""
+        known = self._file.get(now) or {}
+        return any(self._hash(text) in known for text in texts)
+
     def _hash(self, token: bytes) -> bytes:
         return hashlib.blake2b(token, key=self._salt, digest_size=32).digest()
 
-    def _parse(self, content: bytes) -> tuple[tuple[bytes, str], ...]:
+    def _parse(self, content: bytes) -> dict[bytes, str]:
         found: dict[bytes, str] = {}
         for number, line in enumerate(content.decode("ascii", "replace").splitlines(), 1):
             words = line.split()
@@ -184,7 +190,11 @@ class ClientTokens:
                 raise ValueError(
                     f"line {number} is not `token service` with a token of {MIN_TOKEN_CHARACTERS}+ characters"
                 )
+            if len(words[1]) > MAX_SERVICE_CHARS:
+                raise ValueError(
+                    f"line {number}: the service's name has more than {MAX_SERVICE_CHARS} characters; shorten it"
+                )
             found[self._hash(words[0].encode("ascii"))] = words[1]
         if not found or len(found) > MAX_TOKENS:
             raise ValueError(f"must hold 1 to {MAX_TOKENS} lines `token service`")
-        return tuple(found.items())
+        return found

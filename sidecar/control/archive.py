@@ -167,13 +167,13 @@ class Archive:
             return []
         return [f"store: rows are not being written: {writer.last_error}; {writer.queued} wait, traffic goes on"]
 
-    async def look_up(self, key: str) -> list[Known]:
-        """Old decisions by decision id or completion id, read in a thread; empty when there is none or no database."""
+    async def look_up(self, key: str, tenant: str = "") -> list[Known]:
+        """Old decisions by decision id or completion id, of one `tenant` only if named, read in a thread; empty when there
+        is none or no database."""
         if self._path is None:
             return []
         try:
-            found = await asyncio.to_thread(queries.find, self._path, key, self._reader)
-            records = found if isinstance(found, list) else [] if found is None else [found]
+            records = await asyncio.to_thread(queries.found_by, self._path, key, self._reader, tenant)
             if len(records) != 1:
                 return [_known(record, []) for record in records]
             given = await asyncio.to_thread(queries.feedback_of, self._path, records[0]["id"], self._reader)
@@ -278,6 +278,6 @@ def _known(record: queries.Record, given: list[queries.Record]) -> Known:
         record["rollout_step"],
         context.get("task", ""),
         (record["upstream"], record["model"]) if record["upstream"] and record["model"] else None,
-        context.get("tags", {}).get("tenant", ""),
+        queries.tenant_of(record),
     )
     return Known(record["id"], at, kind, key, given=tuple((score["source"], score["score"]) for score in given))

@@ -95,11 +95,12 @@ class FeedbackDesk:
         self,
         teach: Callable[[Feedback, float], Sequence[Event]],
         store: Callable[[Feedback, float], None],
-        look_up: Callable[[str], Awaitable[list[Known]]],
+        look_up: Callable[[str, str], Awaitable[list[Known]]],
         spawn: Callable[[Callable[[], Coroutine[object, object, None]]], None],
         on_events: Callable[[Sequence[Event]], None],
     ) -> None:
-        """`teach` is the engine's verb, `store` keeps it with its wall time, `look_up` finds older decisions."""
+        """`teach` is the engine's verb, `store` keeps it with its wall time, `look_up` finds older decisions by
+        an id and whose they are ("": anybody's)."""
         self._teach = teach
         self._store = store
         self._look_up = look_up
@@ -121,9 +122,10 @@ class FeedbackDesk:
             known = known_of(settled)
             newer.known[known.id] = known
             if settled.outcome.completion_id:
-                completion = hash(settled.outcome.completion_id)
-                several = completion in newer.by_completion or completion in older
-                newer.by_completion[completion] = False if several else known.id
+                for whose in {"", known.kind.tenant}:  # anybody's, for who may score all; and its tenant's own
+                    completion = hash((whose, settled.outcome.completion_id))
+                    several = completion in newer.by_completion or completion in older
+                    newer.by_completion[completion] = False if several else known.id
 
     def handle(self, body: bytes, answer: Answer, tenant: str = "") -> None:
         """Reads one body and answers it, at once or when the database has been asked. A `tenant` learns nothing of others'
@@ -154,26 +156,25 @@ class FeedbackDesk:
         key = written.id
         if key is None:
             assert written.completion_id is not None
-            completion = hash(written.completion_id)
+            completion = hash((tenant, written.completion_id))
             found = newer.by_completion.get(completion)
             found = older.by_completion.get(completion) if found is None else found
-            if found is False and not tenant:
+            if found is False:
                 self._refuse(answer, 409, "several decisions have this completion id: name the decision by id")
                 return
             key = found or ""
         known = newer.known.get(key) or older.known.get(key)
-        if known is not None and _may_score(tenant, known):
+        if known is not None and tenant in ("", known.kind.tenant):
             self._take(written, known, answer)
         else:
             self._spawn(lambda: self._find_stored(written, answer, tenant))
 
     async def _find_stored(self, written: _Written, answer: Answer, tenant: str) -> None:
         try:
-            found = await self._look_up(written.id or written.completion_id or "")
+            found = await self._look_up(written.id or written.completion_id or "", tenant)
         except Exception:
             self._refuse(answer, 503, "decisions cannot be looked up now: send it again later")
             raise
-        found = [known for known in found if _may_score(tenant, known)]
         if not found:
             self._refuse(answer, 404, "no decision has this id, or it is older than seven days")
         elif len(found) > 1:
@@ -278,10 +279,6 @@ def known_of(settled: Settled) -> Known:
 
 
 _kind = lru_cache(maxsize=1_024)(Kind)  # a few for each arm, and those of a rollout's steps, times the tasks
-
-
-def _may_score(tenant: str, known: Known) -> bool:
-    return not tenant or known.kind.tenant == tenant
 
 
 def _scored(source: Source, value: float | bool | str | None) -> float | None:

@@ -155,7 +155,7 @@ def _record(exchange: Over, outcome: Outcome) -> None:
         verdict = teach(plane, facts, decision, outcome)
     arm = outcome.served_arm or decision.arm
     if facts.endpoint == "responses" and outcome.completion_id and arm is not None:
-        plane.keep(outcome.completion_id, arm, facts.key)
+        plane.keep(facts.tags.get("tenant", ""), outcome.completion_id, arm, facts.key)
     refused = decision.refusal is not None
     facts, outcome = _with_names(facts, outcome)
     settled = Settled(

@@ -6,6 +6,7 @@ from urllib.parse import unquote
 
 from msgspec.structs import replace
 
+from sidecar.config.secrets import MAX_SERVICE_CHARS
 from sidecar.core.abilities import TOOLS
 from sidecar.core.features import features
 from sidecar.core.types import SELECTABLE, Facts, Features, Unit
@@ -22,7 +23,6 @@ from sidecar.wire.target import any_model_in, model_in
 
 _MAX_TAGS: Final = 16
 _MAX_TAG_CHARS: Final = 64
-_MAX_TENANT_CHARS: Final = 128  # as a service's name
 _NO_TAGS: Final[Mapping[str, str]] = {}
 _NO_KEY: Final[tuple[int, Unit]] = (0, "request")
 _NOTHING: Final[tuple[int, Unit, int, Features | None]] = (0, "request", 0, None)
@@ -40,8 +40,9 @@ def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None
     pinned: str | None = None
     if seen.conversation:
         plane.settle()  # the call that it goes on with may have ended just now
-        if seen.conversation in plane.kept:
-            pinned, key = plane.kept[seen.conversation]
+        left = plane.kept.get((_tenant(fields), seen.conversation))
+        if left is not None:
+            pinned, key = left
             source = "conversation"
     model, stream = seen.model, seen.stream
     if way.endpoint == "generate":  # its path says what other bodies say
@@ -143,5 +144,10 @@ def _tags(fields: Mapping[bytes, bytes]) -> Mapping[str, str]:
         if separator and name and len(tags) < _MAX_TAGS:
             tags[name[:_MAX_TAG_CHARS]] = text[:_MAX_TAG_CHARS]
     if TENANT in fields:
-        tags["tenant"] = fields[TENANT].decode("latin-1")[:_MAX_TENANT_CHARS]
+        tags["tenant"] = _tenant(fields)
     return tags
+
+
+def _tenant(fields: Mapping[bytes, bytes]) -> str:
+    """Whose call it is, where many services share this port."""
+    return fields.get(TENANT, b"").decode("latin-1")[:MAX_SERVICE_CHARS]

@@ -94,7 +94,7 @@ class Origin:
                     add += name + b": " + scheme + key + b"\r\n"
         path = head.target if target is None else target
         if head.spent:
-            path = without(path, IN_QUERY)
+            path = without(path, ALL_CREDENTIALS)
         return split_at_length(head, target=self._path(path, way, own=target is None), replace=replace, add=add)
 
     def _path(self, target: bytes, way: Way, *, own: bool) -> bytes:

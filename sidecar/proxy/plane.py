@@ -154,7 +154,7 @@ class Plane:
         self.room: deque[Open] = deque()  # exchanges whose bodies wait for those bytes
         self.text_salt = 0  # 32 bits of the salt, for the words of texts
         self._salt = b""
-        self.kept: dict[str, tuple[str, int]] = {}  # response ids to (arm, sticky key): where state was left
+        self.kept: dict[tuple[str, str], tuple[str, int]] = {}  # (tenant, response id): arm and sticky key of its state
         self.together = TOGETHER
         self._ended: deque[Callable[[], None]] = deque()
         self._settling = False  # a timer is set
@@ -239,11 +239,11 @@ class Plane:
             drawn = next(self._draws)
         return drawn
 
-    def keep(self, completion_id: str, arm: str, key: int) -> None:
-        """Remembers which arm holds the state of a response; the oldest of 20,000 is forgotten."""
+    def keep(self, tenant: str, completion_id: str, arm: str, key: int) -> None:
+        """Remembers which arm holds the state of a tenant's response; the oldest of 20,000 is forgotten."""
         if len(self.kept) >= _MAX_KEPT:
             self.kept.pop(next(iter(self.kept)))
-        self.kept[completion_id] = (arm, key)
+        self.kept[tenant, completion_id] = (arm, key)
 
     def hash(self, *parts: bytes) -> int:
         """A keyed 64-bit hash of `parts`; never 0, which means "no key"."""

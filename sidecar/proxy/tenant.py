@@ -7,13 +7,14 @@ budgets and rollouts of its own. A token that stands where a provider's key woul
 """
 
 import re
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from sidecar.config.secrets import ClientTokens
 from sidecar.proxy.origin import CREDENTIALS
 from sidecar.wire.http1 import RequestHead
-from sidecar.wire.target import CREDENTIALS as IN_QUERY
-from sidecar.wire.target import value_in
+from sidecar.wire.target import ALL_CREDENTIALS as IN_QUERY
+from sidecar.wire.target import values_in
 
 TENANT: Final = b"x-sidecar-tenant"
 TOKEN: Final = b"x-sidecar-token"  # for a client whose own key goes on to its provider
@@ -34,20 +35,27 @@ def admits(tokens: ClientTokens, head: RequestHead, now: float) -> bool:
     header of its own, and where somebody sends a token in both places.
     """
     fields = head.fields
-    keys = _keys(head)
-    service = tokens.service_of(fields[TOKEN] if TOKEN in fields else next(iter(keys), b""), now)
+    service = tokens.service_of(fields[TOKEN] if TOKEN in fields else _key(fields), now)
     if service is None:
         return False
-    head.spent = TOKEN not in fields or any(tokens.service_of(key, now) is not None for key in keys)
+    head.spent = TOKEN not in fields or tokens.knows_any(_places(head), now)
     fields[TENANT] = service.encode()
     return True
 
 
-def _keys(head: RequestHead) -> list[bytes]:
-    """What stands where SDKs put their keys; the query comes last, and is nobody's place for a token."""
-    fields = head.fields
+def _key(fields: Mapping[bytes, bytes]) -> bytes:
+    """What stands where SDKs put their keys."""
     bearer = fields.get(b"authorization", b"")
-    found = [bearer[len(_BEARER) :]] if bearer[: len(_BEARER)].lower() == _BEARER else []
-    found += [fields[name] for name in CREDENTIALS[1:] if name in fields]
-    asked = value_in(head.target, IN_QUERY) if TOKEN in fields else None
-    return found if asked is None else [*found, asked]
+    if bearer[: len(_BEARER)].lower() == _BEARER:
+        return bearer[len(_BEARER) :]
+    return next((fields[name] for name in CREDENTIALS[1:] if name in fields), b"")
+
+
+def _places(head: RequestHead) -> Iterator[bytes]:
+    """All that stands where anybody puts a key: in each line of a repeated field, behind whatever scheme, in the query."""
+    for line in head.raw.split(b"\r\n")[1:]:
+        name, _, text = line.partition(b":")
+        if name.strip().lower() in CREDENTIALS:
+            yield text.strip()
+            yield text.split(None, 1)[-1].strip() if text.strip() else b""
+    yield from values_in(head.target, IN_QUERY)

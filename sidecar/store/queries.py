@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,6 +43,7 @@ Record = dict[str, Any]
 
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM decisions JOIN outcomes USING (id)"  # noqa: S608 (names of ours)
 _JSON_COLUMNS = ("eligible", "context")
+_MAX_FOUND = 100  # decisions with one completion id
 _PRUNE_CALLS = 100_000  # calls of the prune verb: each deletes up to 1,000 rows
 
 
@@ -120,15 +122,24 @@ def decisions(path: Path, service: str | None = None, last: int = 20, vault: Vau
 
 def find(path: Path, key: str, vault: Vault = CLOSED) -> Record | list[Record] | None:
     """The decision with this id, or else with this completion id: a list when several have it, None when none."""
+    found = found_by(path, key, vault)
+    return found if len(found) > 1 else next(iter(found), None)
+
+
+def found_by(path: Path, key: str, vault: Vault = CLOSED, tenant: str = "") -> list[Record]:
+    """The decision with this id, or else the newest 100 with this completion id; those of one `tenant` only, if named.
+    Whose a decision is stands in its context, which may be sealed: so others' are read, and left out."""
     with _reading(path) as connection:
-        rows = connection.execute(f"{_SELECT} WHERE id = ?", (key,)).fetchall()
-        if not rows:
-            rows = connection.execute(
-                f"{_SELECT} WHERE completion_id = ? ORDER BY id DESC LIMIT 100", (key,)
-            ).fetchall()
-    if len(rows) > 1:
-        return [_record(row, vault) for row in rows]
-    return _record(rows[0], vault) if rows else None
+        row = connection.execute(f"{_SELECT} WHERE id = ?", (key,)).fetchone()
+        rows = [row] if row else connection.execute(f"{_SELECT} WHERE completion_id = ? ORDER BY id DESC", (key,))
+        records = (_record(row, vault) for row in rows)
+        return list(islice((one for one in records if not tenant or tenant_of(one) == tenant), _MAX_FOUND))
+
+
+def tenant_of(record: Record) -> str:
+    """Whose call it was, where many services share a sidecar; else empty."""
+    tenant: str = ((record["context"] or {}).get("tags") or {}).get("tenant", "")
+    return tenant
 
 
 def feedback_of(path: Path, key: str, vault: Vault = CLOSED) -> list[Record]:

@@ -7,6 +7,7 @@ segments, raw or encoded, RFC 3986 section 5.2.4) is refused: the server behind 
 """
 
 import re
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes
@@ -111,6 +112,13 @@ def value_in(target: bytes, names: AbstractSet[bytes]) -> bytes | None:
     """The first value that the query has under one of these names, decoded."""
     parts = target.partition(b"?")[2].split(b"&")
     return next((unquote_to_bytes(part.partition(b"=")[2]) for part in parts if _name(part) in names), None)
+
+
+def values_in(target: bytes, names: AbstractSet[bytes]) -> Iterator[bytes]:
+    """All values of the query that `without` would take out, decoded."""
+    for part in target.partition(b"?")[2].split(b"&"):
+        if _name(part).lower() in names:
+            yield unquote_to_bytes(part.partition(b"=")[2])
 
 
 def _name(part: bytes) -> bytes:

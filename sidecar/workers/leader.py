@@ -37,7 +37,7 @@ from sidecar.proxy.memory import limit_of_container
 from sidecar.proxy.plane import Books
 from sidecar.telemetry.metrics import Reading
 from sidecar.workers.crew import Crew, Member
-from sidecar.workers.messages import Exchange, Gauge, Orders, Report, add, lessons_of
+from sidecar.workers.messages import Exchange, Gauge, Left, Orders, Report, add, lessons_of
 
 log = structlog.get_logger()
 
@@ -163,8 +163,8 @@ class LeadingSidecar(Sidecar):
         for score in report.scores:
             self.desk.signal(*score)
 
-    def _take(self, exchange: Exchange) -> tuple[str, str, int] | None:
-        """Learns from and records one call; (response id, arm, key) where the arm holds state that others need to find."""
+    def _take(self, exchange: Exchange) -> Left | None:
+        """Learns from and records one call; tells where the arm holds state that others need to find."""
         verdict = NOTHING
         for lesson in lessons_of(exchange):
             verdict = self._learn(lesson)
@@ -179,8 +179,9 @@ class LeadingSidecar(Sidecar):
         arm, completion = settled.outcome.served_arm or settled.decision.arm, settled.outcome.completion_id
         if settled.facts.endpoint != "responses" or not completion or arm is None:
             return None
-        self.plane.keep(completion, arm, settled.facts.key)
-        return completion, arm, settled.facts.key
+        left: Left = (settled.facts.tags.get("tenant", ""), completion, arm, settled.facts.key)
+        self.plane.keep(*left)
+        return left
 
     def _learn(self, lesson: Lesson) -> Verdict:
         try:
@@ -228,12 +229,10 @@ class LeadingSidecar(Sidecar):
     def _greet(self, member: Member) -> None:
         """The first orders: all that there is to know."""
         bound = self.engine.welcome(member.who)
-        kept = [(key, arm, sticky) for key, (arm, sticky) in list(self.plane.kept.items())[-_KEPT:]]
+        kept = [(*key, arm, sticky) for key, (arm, sticky) in list(self.plane.kept.items())[-_KEPT:]]
         member.greeted = self._tell(member, self.engine.stand(), bound, kept)
 
-    def _tell(
-        self, member: Member, stand: bytes, bound: Sequence[Bound] = (), kept: Sequence[tuple[str, str, int]] = ()
-    ) -> bool:
+    def _tell(self, member: Member, stand: bytes, bound: Sequence[Bound] = (), kept: Sequence[Left] = ()) -> bool:
         """Tells one worker what it has to know now, unless it is still busy with what it was told before; whether it was
         told. What cannot be sent, for a fault of ours, is as if it had not been tried, and is tried again."""
         turn = self.crew.turn(member)
@@ -249,9 +248,7 @@ class LeadingSidecar(Sidecar):
         member.stand = stand
         return True
 
-    def _orders(
-        self, member: Member, turn: int, stand: bytes, bound: Sequence[Bound], kept: Sequence[tuple[str, str, int]]
-    ) -> Orders:
+    def _orders(self, member: Member, turn: int, stand: bytes, bound: Sequence[Bound], kept: Sequence[Left]) -> Orders:
         engine = self.engine
         return Orders(
             turn=turn,

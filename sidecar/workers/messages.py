@@ -64,6 +64,9 @@ class Report(Struct, gc=False, omit_defaults=True, array_like=True):
     serving: bool = False
 
 
+Left = tuple[str, str, str, int]  # where state is: tenant, response id, the arm that holds it, sticky key
+
+
 class Orders(Struct, gc=False, omit_defaults=True, array_like=True):
     """The leader to a worker. Those with a `turn` are answered by a report that names it."""
 
@@ -73,7 +76,7 @@ class Orders(Struct, gc=False, omit_defaults=True, array_like=True):
     unbound: list[str] = []
     bound: list[Bound] = []
     leases: dict[str, tuple[int, float]] = {}
-    kept: list[tuple[str, str, int]] = []  # response ids, the arms that hold their state, sticky keys
+    kept: list[Left] = []
     answers: list[tuple[int, int, bytes]] = []  # to feedback: number, status, body
     stop: int = 0  # DRAIN or CUT
 

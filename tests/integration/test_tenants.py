@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from sidecar.core.cycle import Lane, Proposal, Source
@@ -224,6 +225,14 @@ async def test_a_node_works_at_its_interval(upstream: Upstream, serve: Serve, tm
         ("/v1/chat/completions", (b"x-sidecar-token: %b", b"x-api-key: %b")),
         ("/v1/chat/completions?key=%b&b=1", (b"x-sidecar-token: %b",)),
         ("/v1/chat/completions?key=%b&b=1", (b"Authorization: Bearer %b",)),
+        ("/v1/chat/completions?Key=%b&b=1", (b"x-sidecar-token: %b",)),
+        ("/v1/chat/completions?key=real&k%65y=%b&b=1", (b"x-sidecar-token: %b",)),
+        ("/v1/chat/completions?access_token=a&key=%b", (b"x-sidecar-token: %b",)),
+        ("/v1/chat/completions?api-key=%b", (b"x-sidecar-token: %b",)),
+        ("/v1/chat/completions", (b"x-sidecar-token: %b", b"x-api-key: %b", b"x-api-key: real")),
+        ("/v1/chat/completions", (b"x-sidecar-token: %b", b"Authorization: Bearer a", b"Authorization: Bearer %b")),
+        ("/v1/chat/completions", (b"x-sidecar-token: %b", b"Authorization: Bearer \t %b")),
+        ("/v1/chat/completions", (b"x-sidecar-token: %b", b"Authorization: %b", b"api-key:")),
     ],
 )
 async def test_a_token_in_two_places_goes_nowhere(
@@ -234,7 +243,7 @@ async def test_a_token_in_two_places_goes_nowhere(
     side = await serve(up, **files(tmp_path, up.port))
     token = b"token-of-somebody-else"
     asked = path.replace("%b", token.decode())
-    got = await call(side.port, post(asked, CHAT, *(line % token for line in lines)))
+    got = await call(side.port, post(asked, CHAT, *(line.replace(b"%b", token) for line in lines)))
     assert got.status == 200
     assert token not in up.requests[-1].head
     assert (b"b=1" in up.requests[-1].head) == ("b=1" in path)
@@ -285,3 +294,83 @@ async def test_feedback_speaks_of_ones_own_calls(upstream: Upstream, serve: Serv
             assert (await scores(SEARCH, name, value), await scores(SHOP, name, value)) == (404, 202)
         side.app.desk._newer.known.clear()
         side.app.desk._newer.by_completion.clear()
+
+
+SEVENTH = ok(b'{"id":"chatcmpl-7","choices":[],"usage":{"prompt_tokens":10,"completion_tokens":0}}')
+
+
+async def _asks(side: Running, token: bytes) -> str:
+    got = await call(side.port, post("/v1/chat/completions", CHAT, b"Authorization: Bearer " + token))
+    return got.value(b"x-sidecar-decision").decode()
+
+
+async def _scores(side: Running, token: bytes) -> tuple[int, str | None]:
+    body = b'{"completion_id":"chatcmpl-7","score":1}'
+    got = await call(side.port, post("/_sidecar/v1/feedback", body, b"Authorization: Bearer " + token))
+    return got.status, orjson.loads(got.body).get("id")
+
+
+@pytest.mark.parametrize("stored", [True, False])
+async def test_a_completion_id_of_two_of_ones_own_calls(
+    upstream: Upstream, serve: Serve, tmp_path: Path, *, stored: bool
+) -> None:
+    """An upstream may say an id twice (Ollama draws them of 999): nobody guesses which call is meant, at once or later, with
+    a database or without."""
+    up = await upstream([SEVENTH])
+    kept = files(tmp_path, up.port)
+    side = await serve(up, **{name: kept[name] for name in kept if stored or name != "db"})
+    await _asks(side, SHOP)
+    await asyncio.sleep(0.4)
+    await _asks(side, SHOP)
+    assert await _scores(side, SHOP) == (409, None)
+    await asyncio.sleep(0.4)
+    assert await _scores(side, SHOP) == (409, None)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+async def test_a_completion_id_that_another_tenants_call_has_too(
+    upstream: Upstream, serve: Serve, tmp_path: Path, *, stored: bool
+) -> None:
+    """One's own is found right behind its answer, and later: others' are as if there were none."""
+    up = await upstream([SEVENTH])
+    kept = files(tmp_path, up.port)
+    side = await serve(up, **{name: kept[name] for name in kept if stored or name != "db"})
+    await _asks(side, SEARCH)
+    await asyncio.sleep(0.4)
+    mine = await _asks(side, SHOP)
+    assert await _scores(side, SHOP) == (202, mine)
+    await asyncio.sleep(0.4)
+    assert await _scores(side, SHOP) == (202, mine)
+
+
+async def test_calls_of_others_do_not_hide_ones_own(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """However many of them had the same completion id since, and though memory has forgotten all."""
+    up = await upstream([SEVENTH])
+    side = await serve(up, **files(tmp_path, up.port))
+    mine = await _asks(side, SHOP)
+    for _ in range(101):
+        await _asks(side, SEARCH)
+    await asyncio.sleep(0.5)
+    side.app.desk._newer = side.app.desk._older
+    assert await _scores(side, SHOP) == (202, mine)
+
+
+async def test_a_response_of_another_tenant_is_no_conversation_of_ones_own(
+    upstream: Upstream, serve: Serve, tmp_path: Path
+) -> None:
+    """Who goes on with an id that is not its own is pinned to nobody's arm and joins nobody's conversation."""
+    said = b'{"id":"resp_1","object":"response","status":"completed","model":"m","output":[],"usage":%b}'
+    up = await upstream([ok(said % b'{"input_tokens":1,"output_tokens":1}')])
+    settings = files(tmp_path, up.port)
+    policy = tmp_path / "policies" / "gateway.yaml"
+    policy.write_text(policy.read_text() + STICKY.format(sticky="conversation"))
+    (tmp_path / "tokens").write_bytes(b"token-of-somebody-else else\ntoken-of-somebody-two two\n")
+    side = await serve(up, **settings)
+    seen = seen_by(side)
+    later = b'{"model":"m","input":"go on","previous_response_id":"resp_1"}'
+    for token, body in ((b"else", b'{"model":"m","input":"Hi"}'), (b"two", later), (b"else", later)):
+        await call(side.port, post("/v1/responses", body, b"x-sidecar-token: token-of-somebody-" + token))
+    first, others, own = [settled.facts for settled in seen]
+    assert (own.key, own.pinned) == (first.key, "m")
+    assert others.key != first.key
+    assert others.pinned is None

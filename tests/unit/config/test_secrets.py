@@ -138,6 +138,16 @@ def test_bad_token_files_stop_the_start(tmp_path: Path, content: bytes) -> None:
     assert TOKEN.decode() not in str(caught.value)
 
 
+def test_a_service_whose_name_a_tag_cannot_hold(tmp_path: Path) -> None:
+    """Calls are told apart by the whole name, so that it has to fit."""
+    file = tmp_path / "tokens"
+    file.write_bytes(TOKEN + b" " + b"s" * 128)
+    ClientTokens(file).check(0.0)
+    file.write_bytes(TOKEN + b" " + b"s" * 129)
+    with pytest.raises(ConfigError, match=r"line 1: the service.s name has more than 128 characters"):
+        ClientTokens(file).check(0.0)
+
+
 def test_too_many_tokens(tmp_path: Path) -> None:
     """Every request compares with all of them, so their number is bounded."""
     file = tmp_path / "tokens"

@@ -36,8 +36,8 @@ class Desk:
     def _keep(self, feedback: Feedback, at: float) -> None:
         self.kept.append((feedback, at))
 
-    async def _look_up(self, key: str) -> list[Known]:
-        return self.stored.get(key, [])
+    async def _look_up(self, key: str, tenant: str) -> list[Known]:
+        return [known for known in self.stored.get(key, []) if tenant in ("", known.kind.tenant)]
 
     def _spawn(self, make: object) -> None:
         self._waiting.append(make())  # type: ignore[operator] # the desk gives a function without arguments
