@@ -19,17 +19,19 @@ from sidecar.errors import ProtocolError
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _FIELD = rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)"
-# Possessive quantifiers: one pass, no backtracking, so that a hostile head costs what a kind one costs.
+# No backtracking: a hostile head costs what a kind one costs. A group that repeats is atomic, not possessive: where one of
+# those fails half-way Python 3.11.2, which is Debian 12's, does not go back (3.11.7 does).
 _HOT_REQUEST: Final = re.compile(
     rb"(GET|POST|PUT|PATCH|DELETE|HEAD|OPTIONS) (/[A-Za-z0-9\-._~!$&'()*+,;=:@/%?]*+) HTTP/1\.1(\r\n)"
+    + rb"(?>"
     + _FIELD
-    + rb"++\r\n"
+    + rb"+)\r\n"
 )
 _HOT_RESPONSE: Final = re.compile(
-    rb"HTTP/1\.1 ([2-5][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*+)?(\r\n)" + _FIELD + rb"*+\r\n"
+    rb"HTTP/1\.1 ([2-5][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*+)?(\r\n)(?>" + _FIELD + rb"*)\r\n"
 )
 _ODD_RESPONSE: Final = re.compile(
-    rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*+)?(\r\n)" + _FIELD + rb"*+\r\n"
+    rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*+)?(\r\n)(?>" + _FIELD + rb"*)\r\n"
 )
 
 _HOP_BY_HOP = (

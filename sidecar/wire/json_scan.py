@@ -18,12 +18,13 @@ _STEPS = {b"{": 1, b"[": 1, b"}": -1, b"]": -1}
 _KEPT_ITEMS = 64  # messages remembered from each end of a conversation
 
 # Runs are bounded so that no single match can hold the loop: 1 KiB of key, 4 KiB of number, 64 KiB of white space.
-_KEY = re.compile(rb'[ \t\r\n]{0,65536}"((?:[^"\\]|\\.){0,1024}+)"[ \t\r\n]{0,65536}:[ \t\r\n]{0,65536}', re.DOTALL)
+_KEY = re.compile(rb'[ \t\r\n]{0,65536}"((?>(?:[^"\\]|\\.){0,1024}))"[ \t\r\n]{0,65536}:[ \t\r\n]{0,65536}', re.DOTALL)
 _SCALAR = re.compile(rb"(?:true|false|null|-?(?:0|[1-9][0-9]{0,4096})(?:\.[0-9]{1,4096})?(?:[eE][-+]?[0-9]{1,4096})?)")
 _SPACE = re.compile(rb"[ \t\r\n]{0,65536}")
 # Everything inside a value up to the next bracket or long string; strings of up to 200 bytes between escapes are short.
-_PLAIN = re.compile(rb'(?:[^"{}\[\]]++|"[^"\\]{0,200}+(?:\\.[^"\\]{0,200}+){0,20}+")*+', re.DOTALL)
-_TEXT = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)  # a text, from any place not in an escape
+# Groups that repeat are atomic, not possessive: `wire.http1` says why.
+_PLAIN = re.compile(rb'(?>(?:[^"{}\[\]]++|"[^"\\]{0,200}+(?>(?:\\.[^"\\]{0,200}+){0,20})")*)', re.DOTALL)
+_TEXT = re.compile(rb'[^"\\]*+(?>(?:\\.[^"\\]*+)*)', re.DOTALL)  # a text, from any place not in an escape
 
 
 class Member(NamedTuple):
