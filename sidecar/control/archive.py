@@ -195,8 +195,8 @@ class Archive:
         deleted = 0
         while True:
             gone = await self._ask(lambda db: prune(db, self._limits, earlier(), steps=1))
-            deleted += gone
-            if gone < STEP_ROWS:
+            deleted += gone.rows
+            if not gone.more:
                 break
         while await self._ask(vacuum):
             pass

@@ -10,6 +10,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from sidecar.clock import rfc3339
@@ -24,6 +25,8 @@ CHECKPOINT_BYTES = 4 * 2**20  # of WAL: then it is copied into the file
 CACHE_KIB = 1024  # page cache of one connection: appends touch few pages
 KEPT_CORRUPT = 3  # corrupt files kept for inspection; older ones are removed, they would fill the disk
 _COMPANIONS = ("", "-wal", "-shm")
+_OF_READING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_ERROR}
+_READS = {sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ}
 
 Identity = tuple[int, int]
 
@@ -35,6 +38,33 @@ def identity(path: Path) -> Identity | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Which database lies at a path, and which log (WAL) beside it."""
+
+    main: Identity | None = None
+    log: Identity | None = None
+
+
+def files(path: Path) -> Files:
+    """Those that lie there now."""
+    return Files(identity(path), identity(_companion(path, "-wal")))
+
+
+def clear_log(path: Path, former: Files) -> None:
+    """Remove the log of a database that lies here no longer: SQLite would apply it to the one that does, and damage it."""
+    now = files(path)
+    if now.log is not None and now.log == former.log and now.main != former.main:
+        for suffix in ("-wal", "-shm"):
+            _companion(path, suffix).unlink(missing_ok=True)
+
+
+def _companion(path: Path, suffix: str) -> Path:
+    """SQLite names these after the file that a link leads to."""
+    real = Path(os.path.realpath(path))
+    return real.with_name(real.name + suffix)
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
@@ -101,6 +131,12 @@ def is_damaged(error: Exception) -> bool:
     """Whether this error says that the file's content is not a sound database."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def is_of_source(error: sqlite3.Error) -> bool:
+    """Whether this error of a copy is about what was read; else it is about what was written."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    return is_damaged(error) or code & 0xFF in _OF_READING or code in _READS
 
 
 def move_aside(path: Path, wall_s: float) -> Path:

@@ -23,7 +23,7 @@ from sidecar.store import retention, sealing
 from sidecar.store.audit import Audit, Chain, Head, lasting
 from sidecar.store.audit_check import Verdict, verify
 from sidecar.store.batch import STATE_KEY, UPSERT_STATE
-from sidecar.store.database import is_blank, open_blank, open_reader, open_writer, size_bytes
+from sidecar.store.database import is_blank, is_of_source, open_blank, open_reader, open_writer, size_bytes
 from sidecar.store.keys import NO_GUARDS, Guards, KeySet
 from sidecar.store.lock import WriteLock, is_held
 from sidecar.store.retention import STEP_ROWS, Forgetting, Limits
@@ -45,6 +45,7 @@ _SELECT = f"SELECT {', '.join(COLUMNS)} FROM decisions JOIN outcomes USING (id)"
 _JSON_COLUMNS = ("eligible", "context")
 _MAX_FOUND = 100  # decisions with one completion id
 _PRUNE_CALLS = 100_000  # calls of the prune verb: each deletes up to 1,000 rows
+_COPY_PAGES = 1024  # 8 MiB of a backup at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,17 +289,50 @@ def spending(path: Path, since_s: float, service: str | None = None) -> dict[str
 
 
 def backup(path: Path, target: Path) -> None:
-    """A consistent copy of the store, also while it is written. Raises StoreError; an existing target is refused."""
+    """A consistent copy of the store, as it is when the copy begins, also while it is written.
+
+    `target` is there when the copy is whole and not before; meanwhile it is `<target>.part`, of which a failure leaves
+    nothing. Raises StoreError, which names the file that is to blame; an existing target is refused.
+    """
+    part = target.with_name(f"{target.name}.part")
     if target.exists():
         raise StoreError(f"{target}: exists already; name a new file")
     _require(path)
     try:
-        with closing(open_reader(path)) as connection:
-            target.touch(mode=0o600)
-            with closing(sqlite3.connect(target)) as copy:
-                connection.backup(copy, pages=1024)
+        part.touch(mode=0o600, exist_ok=False)
+    except FileExistsError:
+        why = "exists already: another backup writes it, or one was killed; if none runs, delete it"
+        raise StoreError(f"{part}: {why}") from None
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    try:
+        _copy(path, part, target)
+        part.rename(target)
     except sqlite3.Error as error:
         raise StoreError(f"{path}: cannot be copied: {error}; is it the sidecar's database, and readable?") from error
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    finally:
+        for torso in (part, part.with_name(f"{part.name}-journal")):
+            torso.unlink(missing_ok=True)
+
+
+def _copy(path: Path, part: Path, target: Path) -> None:
+    """Raises sqlite3.Error for what is read, StoreError for what is written."""
+    with closing(open_reader(path)) as connection:
+        connection.execute("BEGIN")  # a snapshot: without one, each commit of the writer would begin the copy anew
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        try:
+            with closing(sqlite3.connect(part)) as copy:
+                connection.backup(copy, pages=_COPY_PAGES)
+        except sqlite3.Error as error:
+            if is_of_source(error):
+                raise
+            raise _unwritable(target, error) from error
+
+
+def _unwritable(target: Path, error: Exception) -> StoreError:
+    return StoreError(f"{target}: the copy cannot be written: {error}; check its folder, the mode and the free space")
 
 
 def _note(
@@ -318,8 +352,8 @@ def prune(path: Path, limits: Limits, by: By = BY) -> int:
     with _writing(path) as connection:
         for _ in range(_PRUNE_CALLS):
             gone = retention.prune(connection, limits, wall(), steps=1)
-            deleted += gone
-            if gone < STEP_ROWS:
+            deleted += gone.rows
+            if not gone.more:
                 break
         while retention.vacuum(connection):
             pass

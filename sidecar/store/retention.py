@@ -1,13 +1,18 @@
 """What the store forgets, and when or for whom: bounded steps that fit between two group commits.
 
-Raw rows (decisions, outcomes, feedback) go when they are older than `raw_s`, or, oldest first, when the file is larger
-than `max_bytes`; hourly windows and events go after `aggregates_s`. Posteriors (`arms`), rollouts, experiments and the
-audit are never touched. One step deletes at most STEP_ROWS rows in one transaction and nothing is read into memory but
+Raw rows (decisions, outcomes, feedback) go when they are older than `raw_s`, hourly windows and events after
+`aggregates_s`. While the file is larger than `max_bytes`, raw rows and events go, the oldest of both first: either can
+fill it. Posteriors (`arms`), rollouts, experiments and the audit are never touched, nor, for its size, the windows that
+budgets are rebuilt from. One step deletes at most STEP_ROWS rows in one transaction and nothing is read into memory but
 their ids; freed pages are given back to the file system a few at a time, so no step holds the file for long.
 """
 
 import sqlite3
 from dataclasses import dataclass
+from heapq import merge
+from itertools import islice
+from operator import itemgetter
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -23,6 +28,11 @@ STEP_ROWS = 1000  # rows of one transaction
 STEPS = 8  # steps of one call, so that new rows wait only tens of milliseconds
 VACUUM_PAGES = 256  # 1 MiB given back per call
 
+_OLDEST_RAW: Final = "SELECT id, at FROM decisions ORDER BY id LIMIT ?"
+_OLDEST_EVENTS: Final = "SELECT id, at FROM events ORDER BY at LIMIT ?"
+
+Key = tuple[str | int]
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -31,6 +41,13 @@ class Limits:
     max_bytes: int = 256 * 2**20
     raw_s: float = 7 * 86400.0
     aggregates_s: float = 365 * 86400.0
+
+
+class Pruned(NamedTuple):
+    """What some steps have deleted: raw rows, and whether another step would find more that is due."""
+
+    rows: int
+    more: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +61,17 @@ class Forgetting:
     why: str = ""
 
 
-def prune(connection: sqlite3.Connection, limits: Limits, wall_s: float, *, steps: int = STEPS) -> int:
-    """Delete what is due, at most `steps` steps; the number of raw rows deleted. Raises sqlite3.Error."""
-    deleted = 0
+def prune(connection: sqlite3.Connection, limits: Limits, wall_s: float, *, steps: int = STEPS) -> Pruned:
+    """Delete what is due, at most `steps` steps. Raises sqlite3.Error."""
+    rows, more = 0, False
     oldest = at_text(wall_s - limits.raw_s)
     for _ in range(steps):
         used, _ = size_bytes(connection)
-        gone = _delete_raw(connection, None if used > limits.max_bytes else oldest)
-        deleted += gone
-        if gone < STEP_ROWS:
+        raw, events = _oldest(connection) if used > limits.max_bytes else (_raw_before(connection, oldest), [])
+        _delete_step(connection, raw, events)
+        rows += len(raw)
+        more = len(raw) + len(events) == STEP_ROWS
+        if not more:
             break
     horizon = at_text(wall_s - limits.aggregates_s)
     _in_steps(connection, "DELETE FROM windows WHERE hour < ?", (horizon[:13],))
@@ -62,7 +81,7 @@ def prune(connection: sqlite3.Connection, limits: Limits, wall_s: float, *, step
         (horizon,),
     )
     _give_back(connection, limits)
-    return deleted
+    return Pruned(rows, more)
 
 
 def vacuum(connection: sqlite3.Connection, pages: int = VACUUM_PAGES) -> bool:
@@ -117,21 +136,27 @@ def _free(connection: sqlite3.Connection, key_hash: str, vault: Vault) -> None:
             )
 
 
-def _delete_raw(connection: sqlite3.Connection, older_than: str | None) -> int:
-    """One step: the oldest rows, all of them when `older_than` is None, else only those before it."""
-    found = connection.execute("SELECT id, at FROM decisions ORDER BY id LIMIT ?", (STEP_ROWS,)).fetchall()
-    ids = [(key,) for key, at in found if older_than is None or at < older_than]
-    if ids:
-        _delete_ids(connection, ids)
-    return len(ids)
+def _raw_before(connection: sqlite3.Connection, at: str) -> list[Key]:
+    """The raw rows of one step that are older than that."""
+    return [(key,) for key, written in connection.execute(_OLDEST_RAW, (STEP_ROWS,)) if written < at]
 
 
-def _delete_ids(connection: sqlite3.Connection, ids: list[tuple[str]]) -> None:
-    with transaction(connection):
-        _delete(connection, ids)
+def _oldest(connection: sqlite3.Connection) -> tuple[list[Key], list[Key]]:
+    """Ids of the STEP_ROWS oldest of raw rows and events together, apart."""
+    raw = [(at or "", True, key) for key, at in connection.execute(_OLDEST_RAW, (STEP_ROWS,))]
+    events = [(at or "", False, key) for key, at in connection.execute(_OLDEST_EVENTS, (STEP_ROWS,))]
+    found = list(islice(merge(raw, events, key=itemgetter(0)), STEP_ROWS))
+    return [(key,) for _, is_raw, key in found if is_raw], [(key,) for _, is_raw, key in found if not is_raw]
 
 
-def _delete(connection: sqlite3.Connection, ids: list[tuple[str]]) -> None:
+def _delete_step(connection: sqlite3.Connection, raw: list[Key], events: list[Key]) -> None:
+    if raw or events:
+        with transaction(connection):
+            _delete(connection, raw)
+            connection.executemany("DELETE FROM events WHERE id = ?", events)
+
+
+def _delete(connection: sqlite3.Connection, ids: list[Key]) -> None:
     for table, key in (("decisions", "id"), ("outcomes", "id"), ("feedback", "decision_id")):
         connection.executemany(f"DELETE FROM {table} WHERE {key} = ?", ids)  # noqa: S608 (names of ours)
 

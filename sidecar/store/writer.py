@@ -4,7 +4,8 @@ Promise. `put*` returns in microseconds, never raises and never waits for the di
 `commit_s`; a killed process loses at most that. While the file cannot be written (locked, full, read-only, gone,
 damaged) the batch that failed is kept and tried again at least once a second, the queue behind it is bounded, the
 oldest rows are dropped and counted, and a `gap` event says so in the file once it can be written again. A file that was
-deleted or replaced is created anew; one that is damaged is moved aside.
+deleted or replaced is created or opened anew, also when only its WAL is gone, and the WAL of a former file is never applied
+to another one; a file that is damaged is moved aside.
 
 One database has one writer: the thread takes the lock of `store.lock` before it opens the file and keeps it. While another
 process has it, rows wait as for a locked file, and are written when that process ends.
@@ -17,6 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -26,7 +28,7 @@ from sidecar.core.types import Event, Feedback
 from sidecar.errors import StoreError
 from sidecar.store.audit import ITSELF, Audit, Chain, lasting
 from sidecar.store.batch import Batch, write
-from sidecar.store.database import Identity, identity, is_damaged, move_aside, open_writer, transaction
+from sidecar.store.database import Files, clear_log, files, identity, is_damaged, move_aside, open_writer, transaction
 from sidecar.store.keys import NO_GUARDS, Guards
 from sidecar.store.lock import Held, WriteLock
 from sidecar.store.retention import Limits, prune
@@ -104,7 +106,7 @@ class Writer:
         self._last_id: str | None = None  # of the newest row put
         self._held: Batch | None = None  # the batch that failed
         self._connection: sqlite3.Connection | None = None
-        self._identity: Identity | None = None
+        self._files = Files()  # what the connection is to, or was at last
         self._suspect = False
         self._saved: tuple[float, bytes, str | None] | None = None  # written again into a file made anew
         self._next_chore = 0.0
@@ -271,6 +273,10 @@ class Writer:
             self._ended = True
         self._work(False)
         self._disconnect()
+        with suppress(OSError, StoreError):
+            if self._right.held:
+                self._right.take()  # raises if it is another process's by now, as the log is then
+                clear_log(self._path, self._files)
         self._right.give()
 
     def _late(self) -> bool:
@@ -359,7 +365,7 @@ class Writer:
             connection = self._connected()
             if batch:
                 self._commit(connection, batch)
-                if identity(self._path) != self._identity:
+                if identity(self._path) != self._files.main:
                     self._disconnect()  # the file was deleted or replaced: this commit is gone with it
                     self._commit(self._connected(), batch)
                 self.rows_written += len(batch.rows)
@@ -410,7 +416,7 @@ class Writer:
 
     def _tidy(self) -> None:
         connection = self._connected()
-        self.rows_pruned += prune(connection, self._limits, earlier())
+        self.rows_pruned += prune(connection, self._limits, earlier()).rows
 
     def _fail(self, error: Exception) -> None:
         self.errors += 1
@@ -428,16 +434,21 @@ class Writer:
             self._disconnect()
 
     def _connected(self) -> sqlite3.Connection:
-        """The connection to the file that lies at the path now, which nobody else writes. Raises Held if somebody does."""
+        """The connection to the file and WAL that lie at the path now, which nobody else writes. Raises Held if somebody
+        does."""
         self._right.take()
-        if self._connection is not None and identity(self._path) == self._identity:
+        now = files(self._path)
+        if self._connection is not None and now == self._files:
             return self._connection
+        if self._connection is not None and now.main == self._files.main:
+            self._rescue(self._connection)
         self._disconnect()
+        clear_log(self._path, self._files)
         if self._suspect:
             self._examine()
         connection = open_writer(self._path)
         self._connection = connection
-        self._identity = identity(self._path)
+        self._files = files(self._path)
         if self.vault.key_id:
             connection.execute("PRAGMA secure_delete=ON")  # what is replaced or pruned may be from before the key
         self.chain.begin(connection, self._service)
@@ -445,6 +456,14 @@ class Writer:
             with transaction(connection):
                 write(connection, Batch(state=self._saved), self._service, self.chain, self.vault)
         return connection
+
+    def _rescue(self, connection: sqlite3.Connection) -> None:
+        """Only the WAL was deleted: what is in it, which this connection still has, goes into the file as far as readers
+        let it."""
+        try:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:
+            self._fail(error)
 
     def _examine(self) -> None:
         """Move the file aside if it is damaged indeed."""

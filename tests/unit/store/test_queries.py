@@ -116,7 +116,7 @@ def test_freed_pages_go_back_in_small_steps(tmp_path: Path) -> None:
     assert writer.close(10.0)
     connection = open_writer(path)
     before = connection.execute("PRAGMA page_count").fetchone()[0]
-    assert prune(connection, Limits(max_bytes=10_000), wall(), steps=8) == 6000
+    assert prune(connection, Limits(max_bytes=10_000), wall(), steps=8).rows == 6000
     after = connection.execute("PRAGMA page_count").fetchone()[0]
     assert 0 < before - after <= 256
     connection.close()

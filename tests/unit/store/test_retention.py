@@ -1,0 +1,88 @@
+"""What goes when the file is too large: the oldest of raw rows and of events, whichever fills it, in bounded steps."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from sidecar.core.record import at_text
+from sidecar.core.types import Event
+from sidecar.store import queries
+from sidecar.store.audit import Audit
+from sidecar.store.database import open_writer, size_bytes
+from sidecar.store.retention import STEP_ROWS, Limits, prune
+from sidecar.store.writer import Writer
+from tests.fixtures.settled import START, as_rows, settled
+
+HOUR = 3600.0
+EVENTS = 5000
+ROWS = 500
+EVERLASTING = ("arms", "rollouts", "windows", "audit")
+ADD = "INSERT INTO events (at, kind, detail) VALUES (?, 'errand.judge', ?)"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A rollout, a snapshot, a line of the audit and 500 rows, all of one hour."""
+    path = tmp_path / "s.db"
+    writer = Writer(path, service="bot")
+    writer.put(as_rows([settled(n, at=START + n * 0.001) for n in range(ROWS)]))
+    writer.put_state(b"{}")
+    writer.put_audit([Audit(START, "admin", "rollout.promote", "support/mini")])
+    writer.put_events([(START, Event(kind="rollout.started", detail={"rollout_id": "r1", "step": 5}))])
+    writer.start()
+    assert writer.close(5.0)
+    return path
+
+
+@pytest.fixture
+def connection(path: Path) -> Iterator[sqlite3.Connection]:
+    with closing(open_writer(path)) as connection:
+        yield connection
+
+
+def errands(connection: sqlite3.Connection, since_s: float, number: int = EVENTS) -> None:
+    """Events of judged calls, each about 300 bytes."""
+    with connection:
+        connection.executemany(ADD, [(at_text(since_s + n * 0.001), "x" * 250) for n in range(number)])
+
+
+def count(connection: sqlite3.Connection, table: str) -> int:
+    found: int = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+    return found
+
+
+def test_events_that_fill_the_file_go_before_newer_rows(connection: sqlite3.Connection) -> None:
+    """They alone exceed the ceiling: the oldest of them go, in steps, until the file fits; every row stays."""
+    kept = {table: count(connection, table) for table in EVERLASTING}
+    limit = size_bytes(connection)[0] + 2**18
+    errands(connection, START - HOUR)
+    assert size_bytes(connection)[0] > limit + 2**20
+    first = prune(connection, Limits(max_bytes=limit, raw_s=1e9, aggregates_s=1e9), START, steps=1)
+    assert (first.rows, first.more) == (0, True)
+    assert count(connection, "events") == EVENTS + 1 - STEP_ROWS
+    rest = prune(connection, Limits(max_bytes=limit, raw_s=1e9, aggregates_s=1e9), START)
+    assert (rest.rows, rest.more) == (0, False)
+    assert size_bytes(connection)[0] <= limit
+    assert count(connection, "decisions") == ROWS
+    assert 0 < count(connection, "events") < EVENTS - STEP_ROWS
+    assert {table: count(connection, table) for table in EVERLASTING} == kept
+
+
+def test_the_older_go_first_whichever_they_are(connection: sqlite3.Connection) -> None:
+    """Rows before newer events, and both when both are the oldest: one step is one number of the two together."""
+    errands(connection, START + HOUR)
+    limits = Limits(max_bytes=1, raw_s=1e9, aggregates_s=1e9)
+    assert prune(connection, limits, START, steps=1) == (ROWS, True)
+    assert (count(connection, "decisions"), count(connection, "outcomes")) == (0, 0)
+    assert count(connection, "events") == EVENTS + 1 - (STEP_ROWS - ROWS)
+
+
+def test_the_verb_goes_on_while_only_events_are_left(path: Path, connection: sqlite3.Connection) -> None:
+    """A step without a raw row is not the last one."""
+    errands(connection, START - HOUR)
+    assert queries.prune(path, Limits(max_bytes=1, raw_s=1e9, aggregates_s=1e9)) == ROWS
+    assert (count(connection, "events"), count(connection, "rollouts")) == (0, 1)
+    assert count(connection, "audit") == 2
