@@ -2,8 +2,9 @@
 
 import sys
 
-from sidecar.lean import spare
+from sidecar.lean import heed, spare
 
+heed(sys.argv)
 spare()
 
 from sidecar.cli import main  # noqa: E402 - what it loads is what is spared

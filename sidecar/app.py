@@ -174,6 +174,13 @@ class Sidecar:
             self._cut.set()
         self._stopping.set()
 
+    def reread(self) -> None:
+        """What SIGHUP does: opens the request log's file again, and reads the policies whether they seem changed or not."""
+        log.info("hangup", note="the request log is opened again, and the policies are read")
+        self.request_log.reopen()
+        if self.state != "starting":  # what was learnt is not restored yet, and the first poll is near
+            self._take_policy(self.policies.reload)
+
     def ports(self, which: str) -> list[int]:
         """The ports that a listener really has ("traffic", "health" or "admin"): 0 in the settings means any."""
         return self._ports[which]
@@ -235,9 +242,9 @@ class Sidecar:
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number, handle in ((signal.SIGTERM, self.stop), (signal.SIGINT, self.stop), (signal.SIGHUP, self.reread)):
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-                loop.add_signal_handler(number, self.stop)
+                loop.add_signal_handler(number, handle)
 
     def _spans(self) -> Spans | None:
         url = self.settings.observatory_url
@@ -360,12 +367,16 @@ class Sidecar:
             self.archive.state(self.engine.snapshot(bindings=bindings))
 
     def _poll_policy(self) -> None:
+        self._take_policy(self.policies.poll)
+
+    def _take_policy(self, read: Callable[[], Loaded | None]) -> None:
+        """Puts in force what is read and new. An error is told once, however often it is met."""
         before = self.policies.error
-        loaded = self.policies.poll()
-        if self.policies.error is not None and self.policies.error != before:
-            log.error("policy", note=self.policies.error)
+        loaded = read()
         if loaded is not None:
             self.apply(loaded)
+        if self.policies.error is not None and self.policies.error != before:
+            log.error("policy", note=self.policies.error)
 
     def _poll_prices(self) -> None:
         if self.prices.changed():
@@ -381,12 +392,12 @@ class Sidecar:
             log.error("prices", note=self.prices.error)
 
     def apply(self, loaded: Loaded) -> None:
-        """Puts a policy in force: first what may fail, then the engine; requests under way keep the decision they have."""
+        """Puts a policy in force: first what may fail, then the engine; requests under way keep the decision they have.
+        One that cannot be is refused: the former stays, and `policies.error` says why."""
         try:
             self.origins.apply(self.plane, loaded.policy, self.defaults)
         except ConfigError as error:
-            self.policies.error = str(error)
-            log.error("policy", note=str(error))
+            self.policies.refuse(str(error))
             return
         self._listen_by(loaded.policy)
         self.on_events(self.engine.apply(loaded.policy, steady()))

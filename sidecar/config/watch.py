@@ -52,7 +52,7 @@ class PolicySource:
     def __init__(
         self, directory: Path | None, service: str, environ: Mapping[str, str], settings: Settings | None = None
     ) -> None:
-        self.current = Loaded(NO_POLICY)
+        self.current = self._former = Loaded(NO_POLICY)
         self.error: str | None = None
         self._directory, self._service, self._environ, self._settings = directory, service, environ, settings
         catalogue = settings.catalogue if settings is not None else None
@@ -60,12 +60,16 @@ class PolicySource:
         self.reload()
 
     def poll(self) -> Loaded | None:
-        """Call this every second: reloads when the folder or the catalogue changed. Returns a policy to apply, if there is
+        """Call this every second: reloads when the folder or the catalogue changed, and while there is an error: what it
+        tells of may end without a change that can be seen (a permission, a mount). Returns a policy to apply, if there is
         a new one."""
-        return self.reload() if self._watch.changed() else None
+        changed = self._watch.changed()
+        return self.reload() if changed or self.error is not None else None
 
     def reload(self) -> Loaded | None:
         """Reads the folder now. Returns the policy to apply when its content is new. Never raises.
+
+        Who cannot apply it says so with `refuse`; until then it counts as the one in force.
 
         What is wrong goes to `error`, and the policy in force stays. So it does when the service's file is gone: a
         deleted file is more often an accident than a wish; a file without routes says the wish.
@@ -84,5 +88,10 @@ class PolicySource:
             )
             return None
         is_new = loaded.policy != self.current.policy  # not the version alone: the catalogue is no part of it
-        self.current, self.error = loaded, None
+        self._former, self.current, self.error = self.current, loaded, None
         return loaded if is_new else None
+
+    def refuse(self, error: str) -> None:
+        """The policy that was returned last is not in force, because of `error`: the one before it still is, and the next
+        poll returns the refused one again."""
+        self.current, self.error = self._former, error

@@ -103,11 +103,12 @@ class Downstream(asyncio.Protocol):
         if unmarked:
             self.cut(reset=True)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+    def connection_lost(self, exc: Exception | None) -> None:
         self.plane.connections.discard(self)
+        self.plane.tunnels.discard(self)
         self.deadline = NEVER
         if self._tunnel is not None:
-            self._tunnel.close()
+            self._tunnel.close(clean=exc is None)
         if self.exchange is not None:
             self.exchange.on_client_lost()
 
@@ -197,6 +198,7 @@ class Downstream(asyncio.Protocol):
         self.exchange = None
         self.deadline = NEVER
         self._tunnel = Tunnel(self.transport, connection, self._close, self.set_reading)
+        self.plane.tunnels.add(self)
         if self.paused:
             self.set_reading(True)
         self.write(data)
@@ -214,9 +216,11 @@ class Downstream(asyncio.Protocol):
         self.deadline = NEVER
         stall = self._stall
         if self._discard and not waiting_bytes(self.transport):
-            (
-                self.transport.abort if self.transport.can_write_eof() else self.transport.close
-            )()  # TLS: its end is unsaid
+            if self.transport.can_write_eof() or self.transport.is_closing():
+                self.transport.abort()
+            else:
+                self.transport.close()  # TLS has its end to say
+                self.deadline = now + _LINGER_S
         elif stall is not None and (busy or self._discard or self.transport.is_closing()):
             self._look(stall, now)
         elif self._discard:

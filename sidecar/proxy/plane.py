@@ -147,6 +147,7 @@ class Plane:
         self.signals = Signals()
         self.connections: set[Connected] = set()
         self.exchanges: set[Open] = set()
+        self.tunnels: set[Connected] = set()  # connections whose exchange became a tunnel
         self.draining = False
         self.last_active = monotonic()
         self.most = settings.max_streams  # exchanges that are let in; fewer while memory is short
@@ -158,8 +159,7 @@ class Plane:
         self.together = TOGETHER
         self._ended: deque[Callable[[], None]] = deque()
         self._settling = False  # a timer is set
-        self._entropy = ""  # hexadecimal digits
-        self._entropy_at = 0
+        self._entropy, self._entropy_at = "", 0  # hexadecimal digits, and how many are used
         self._lines: dict[tuple[str, str, str], bytes] = {}
         self._sweeper: asyncio.TimerHandle | None = None
 

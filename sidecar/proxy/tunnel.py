@@ -37,9 +37,12 @@ class Tunnel:
         else:
             self._connection.set_reading(True)
 
-    def close(self) -> None:
-        """The client is gone."""
-        self._connection.close()
+    def close(self, *, clean: bool) -> None:
+        """The client is gone; where it closed its side in order, what it said before still goes up."""
+        if clean:
+            self._connection.leave()
+        else:
+            self._connection.close()
 
     def on_connection(self, connection: UpstreamConnection) -> None:
         """Never called: a tunnel has its connection from the start."""

@@ -19,6 +19,9 @@ from sidecar.tasks import Tasks
 _TIMEOUT_HINT: Final = re.compile(rb"timeout=([0-9]{1,6})")
 LARGE_READ_BYTES: Final = 65536  # a read of this size has more behind it: the loop's other connections come first
 _HINT_MARGIN_S: Final = 1.0  # a server that says timeout=5 has its connection used for 4 s at most
+LEAVE_S: Final = (
+    10.0  # 1..60; less: a slow peer loses the end of a tunnel, more: one that reads nothing holds it longer
+)
 WRITE_HIGH_BYTES: Final = 256 * 1024  # what may lie unsent before the reader of the other side is paused
 
 
@@ -109,6 +112,15 @@ class UpstreamConnection(asyncio.Protocol):
         if self.paused:
             self.set_reading(True)
         self._pool.put(self)
+
+    def leave(self) -> None:
+        """Ends the connection behind what was written, for as long as the upstream takes it, and for LEAVE_S at most."""
+        self.rider = None
+        if not self.closed:
+            self.closed = True
+            self._pool.forget(self)
+            self.transport.close()
+            asyncio.get_running_loop().call_later(LEAVE_S, self.transport.abort)
 
     def close(self) -> None:
         """Ends the connection at once; the upstream sees it and can stop generating."""

@@ -75,6 +75,11 @@ class RequestLog:
         if self.sink is not None and rows:
             self.sink.put(lines(rows), len(rows))
 
+    def reopen(self) -> None:
+        """Opens the file again now; nothing to do for streams. Never raises."""
+        if self.sink is not None:
+            self.sink.reopen()
+
     def close(self) -> None:
         """Writes what waits and lets the target go."""
         if self.sink is not None:

@@ -2,8 +2,9 @@
 
 import sys
 
-from sidecar.lean import spare
+from sidecar.lean import heed_nothing, spare
 
+heed_nothing()
 spare()
 
 from sidecar.workers.worker import main  # noqa: E402 - what it loads is what is spared

@@ -72,6 +72,7 @@ class Worker:
         self._asked = 0
         self._wanted = ""  # the policy version in force at the leader
         self._next: Loaded | None = None  # read here, and not in force yet
+        self._refused = ""  # why `_next` could not be put in force
         self._stand = self._followed = b""  # what the leader said last, and what of it is taken over
         self._leases: dict[str, tuple[int, float]] = {}
         self.tasks = Tasks(lambda name, error: self.on_bug(f"task {name}", error))
@@ -111,7 +112,7 @@ class Worker:
         """Serves from the first orders until the last ones; the exit code."""
         loop = asyncio.get_running_loop()
         watch_loop(loop, self.on_bug)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, lambda: None)  # they are for the leader, which says what to do
         self.telling.flush()  # here we are
         await self._ordered.wait()
@@ -172,7 +173,7 @@ class Worker:
     def _obey(self, orders: Orders) -> None:
         for number, status, answer in orders.answers:
             self._answer(number, status, answer)
-        if orders.policy:
+        if orders.policy and orders.policy != self._wanted:
             self._wanted = orders.policy
             self._look_at_policy()
         self.engine.hear(orders.unbound, orders.bound)
@@ -218,16 +219,22 @@ class Worker:
     # ---- policy, prices, time
 
     def _look_at_policy(self) -> None:
-        """Reads the files where they changed; in force is what the leader has in force."""
-        self._next = self.policies.poll() or self._next
+        """Reads the files where they changed, or where the leader has read what was not seen here; in force is what the
+        leader has in force."""
+        behind = self._wanted not in ("", self.engine.policy.version)
+        self._next = (self.policies.reload() if behind else self.policies.poll()) or self._next
         if self._next is None or self._next.policy.version != self._wanted:
             return
         loaded, self._next = self._next, None
         try:
             self._obey_policy(loaded.policy)
         except ConfigError as error:
-            log.error("policy", note=str(error))
+            self._next = loaded  # tried again: a file that it names may be there later
+            if str(error) != self._refused:
+                self._refused = str(error)
+                log.error("policy", note=self._refused)
             return
+        self._refused = ""
         self.engine.apply(loaded.policy, steady())  # its events are the leader's to tell
         self._followed = b""
         self._follow()

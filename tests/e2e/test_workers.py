@@ -304,6 +304,25 @@ async def test_a_second_signal_cuts_all_workers(tmp_path: Path) -> None:
         assert [row["outcome"] for row in side.decisions()] == ["failed"] * MANY
 
 
+async def test_sighup_goes_to_the_leader(tmp_path: Path) -> None:
+    """Sent to everybody, as a terminal that is closed does it: nobody ends, and all workers have the policy that the leader
+    has read, although its file looks as before."""
+    with Provider(tmp_path, *QUICK) as provider, sidecar(tmp_path, provider, policy(provider, name="one")) as side:
+        file = tmp_path / "policies" / "policy.yaml"
+        pids, old, seen = [one["pid"] for one in workers(side)], side.ready()[1]["policy_version"], file.stat()
+        file.write_text(policy(provider, name="two"), encoding="utf-8")
+        os.utime(file, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+        for pid in (*pids, side.process.pid):
+            os.kill(pid, signal.SIGHUP)
+        await until(lambda: side.ready()[1]["policy_version"] != old, "the leader did not read it")
+        await asyncio.sleep(5 * SOON_S)  # workers are told at once
+        async with clients(side.port) as made:
+            assert {reply.status for reply in await everybody(made, BIG)} == {200}
+        assert [one["pid"] for one in workers(side)] == pids
+        ended(side)
+        assert {row["route"] for row in side.decisions()} == {"two"}
+
+
 async def test_workers_outlive_their_leader_and_then_end(tmp_path: Path) -> None:
     """kill -9 of the leader: streams end whole, calls are served while workers drain, and none of them stays."""
     with Provider(tmp_path, *LONG) as provider, sidecar(tmp_path, provider) as side:

@@ -162,6 +162,44 @@ async def test_a_connection_with_a_body_in_it_is_not_used_again(
     assert side.pool[0] == 0
 
 
+async def test_last_words_wait_for_an_upstream_that_reads_slowly(serve: Serve) -> None:
+    """They lie in our buffer when their client is gone already."""
+    sizes = [9_000_000 + 130_000 * step for step in range(4)]
+    for size in sizes:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            side = await serve(f"http://127.0.0.1:{server.getsockname()[1]}")
+            assert await asyncio.gather(
+                asyncio.to_thread(_read_slowly, server), asyncio.to_thread(_say_and_leave, side.port, size)
+            ) == [size, None]
+
+
+def _read_slowly(server: socket.socket) -> int:
+    """How much came behind the switch of protocols."""
+    server.settimeout(10)
+    peer, got = server.accept()[0], 0
+    with peer:
+        peer.settimeout(10)
+        peer.recv(65536)
+        peer.sendall(SWITCH)
+        time.sleep(0.3)
+        while data := peer.recv(65536):
+            got += len(data)
+            time.sleep(0.001)
+    return got
+
+
+def _say_and_leave(port: int, size: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.settimeout(12)
+        client.sendall(get("/v1/realtime", *UPGRADE))
+        assert b"101" in client.recv(4096)
+        client.sendall(b"u" * size)
+        client.shutdown(socket.SHUT_WR)
+        while client.recv(65536):
+            pass
+
+
 @pytest.mark.parametrize("tls", [False, True])
 async def test_last_words_in_a_tunnel_arrive(upstream: Upstream, serve: Serve, tmp_path: Path, *, tls: bool) -> None:
     """A client that says much and closes its side has said it, whether or not the upstream keeps up with it."""

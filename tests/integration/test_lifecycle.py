@@ -16,6 +16,7 @@ from sidecar.proxy.exchange import Exchange
 from tests.integration.conftest import Serve, Upstream
 from tests.integration.raw import SSE_HEAD, Client, Script, call, chunked, connected, delta, get, ok, post
 
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 STREAM = b'{"model":"m","stream":true,"messages":[]}'
 
 
@@ -59,6 +60,27 @@ async def test_a_drain_that_takes_too_long_cuts_visibly(upstream: Upstream, serv
     assert await up.until(lambda: up.peers[0].lost.is_set(), 1.0)
     assert await up.until(lambda: not side.app.plane.exchanges, 1.0)
     assert side.balanced
+
+
+@pytest.mark.parametrize("end", ["hang up", "cut"])
+async def test_a_tunnel_keeps_the_drain_open(upstream: Upstream, serve: Serve, end: str) -> None:
+    """A realtime session goes on after SIGTERM, longer than `drain_idle`, until it is over or a second one cuts it."""
+    up = await upstream([SWITCH, 60.0])
+    side = await serve(up, drain="20s", drain_idle="50ms")
+    async with connected(side.port) as client:
+        client.send(get("/v1/realtime", b"Connection: Upgrade", b"Upgrade: websocket"))
+        await client.until(b"\r\n\r\n")
+        side.app.stop()
+        for n in range(4):
+            await asyncio.sleep(0.1)
+            client.send(b"still here %d." % n)
+            assert await up.until(lambda n=n: b"still here %d." % n in up.peers[0].data, 2.0)
+        assert len(side.app.plane.tunnels) == 1
+        if end == "cut":
+            side.app.stop()
+        else:
+            client.close()
+        assert await up.until(lambda: not side.app.plane.tunnels and not side.app.plane.connections, 2.0)
 
 
 async def test_a_busy_port_is_a_clear_error(serve: Serve) -> None:

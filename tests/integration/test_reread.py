@@ -1,8 +1,12 @@
-"""Mounted price lists and catalogues are read again when they change, as policies are; a bad one changes nothing."""
+"""Mounted price lists and catalogues are read again when they change, as policies are; a bad one changes nothing. What
+could not be put in force is tried again."""
 
 import json
 from pathlib import Path
 from typing import Any
+
+import structlog
+import trustme
 
 from sidecar.core.types import Settled
 from tests.integration.canary import rows_of, written
@@ -120,3 +124,26 @@ async def test_a_touched_file_changes_nothing(upstream: Upstream, serve: Serve, 
     mounted.write_text(CATALOGUE.format(tools="true") + "# touched\n")
     assert side.app.policies.reload() is None
     assert side.app.policies.error is None
+
+
+async def test_a_policy_waits_for_its_ca_file(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """A policy that names a file which is mounted later is never told as being in force before it is, also when it is
+    written again; the reason is logged once; it is in force soon after the file is there."""
+    up, ca_file = await upstream(), tmp_path / "ca.pem"
+    side = await serve(up, policies=written(tmp_path / "policies", policy(up)))
+    before = side.app.policies.current.policy
+    wanted = policy(up)
+    wanted["upstreams"]["two"] = {"dialect": "openai", "base_url": "https://127.0.0.1:9/v1", "ca_file": str(ca_file)}
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            written(tmp_path / "policies", wanted)
+            for _ in range(2):
+                side.app._poll_policy()
+                assert "not in force: ca_file" in notes(side)
+                assert side.app.policies.current.policy == side.app.engine.policy == before
+        trustme.CA().cert_pem.write_to_path(str(ca_file))
+        side.app._poll_policy()
+    assert "not in force" not in notes(side)
+    assert set(side.app.engine.policy.upstreams) == {"one", "two"}
+    assert side.app.policies.current.policy == side.app.engine.policy
+    assert [line["log_level"] for line in logs if line["event"] == "policy"] == ["error", "info"]

@@ -8,6 +8,7 @@ from sidecar.config import watch
 from sidecar.config.policy import Loaded
 from sidecar.config.watch import PolicySource, Watch
 from sidecar.core.policy import NO_POLICY
+from sidecar.errors import ConfigError
 
 GOOD = 'version: 1\nservice: bot\nupstreams:\n  o: {dialect: openai, base_url: "http://h"}\nroutes: []\n'
 
@@ -119,3 +120,49 @@ def test_an_unreadable_folder_is_watched_as_itself(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(Path, "iterdir", unlistable)
     assert not seen.changed()
+
+
+def test_a_refused_policy_is_not_current_and_comes_again(tmp_path: Path) -> None:
+    """What could not be put in force is returned at every poll until it is, also when the same is written again; the file
+    that was in force before may come back, too."""
+    file = tmp_path / "p.yaml"
+    file.write_text(GOOD)
+    source = PolicySource(tmp_path, "bot", {})
+    former = source.current
+    for text in (GOOD + "replicas: 2\n", GOOD + "# again\nreplicas: 2\n"):
+        file.write_text(text)
+        for _ in range(2):
+            loaded = source.poll()
+            assert loaded is not None
+            assert (loaded.policy.replicas, source.error) == (2, None)
+            source.refuse("its ca_file is not there")
+            assert (source.current, source.error) == (former, "its ca_file is not there")
+    file.write_text(GOOD)
+    assert (source.poll(), source.error, source.current.policy) == (None, None, former.policy)
+    file.write_text(GOOD + "replicas: 2\n")
+    assert source.poll() == source.current
+    assert (source.error, source.poll()) == (None, None)
+
+
+def test_a_file_that_was_unreadable_is_read_without_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A permission that is given later changes neither inode nor time nor size; without an error nothing is read twice."""
+    read = watch.load_policies
+    file, reads = tmp_path / "p.yaml", []
+    file.write_text(GOOD)
+    source = PolicySource(tmp_path, "bot", {})
+
+    def unreadable(*_: object) -> Loaded:
+        raise ConfigError("cannot be read")
+
+    monkeypatch.setattr(watch, "load_policies", unreadable)
+    file.write_text(GOOD + "replicas: 2\n")
+    assert [source.poll(), source.poll(), source.error] == [None, None, "cannot be read"]
+
+    def readable(*arguments: object) -> Loaded:
+        reads.append(arguments)
+        return read(*arguments)  # type: ignore[arg-type]  # passed on as they came
+
+    monkeypatch.setattr(watch, "load_policies", readable)
+    loaded = source.poll()
+    assert loaded is not None
+    assert (loaded.policy.replicas, source.error, source.poll(), len(reads)) == (2, None, None, 1)
