@@ -175,7 +175,7 @@ class ClientTokens:
     def knows_any(self, texts: Iterable[bytes], now: float) -> bool:
         """Whether one of these is a token. What is looked up are keyed hashes, whose places tell nothing of a token."""
         known = self._file.get(now) or {}
-        return any(self._hash(text) in known for text in texts)
+        return any(len(text) >= MIN_TOKEN_CHARACTERS and self._hash(text) in known for text in texts)
 
     def _hash(self, token: bytes) -> bytes:
         return hashlib.blake2b(token, key=self._salt, digest_size=32).digest()

@@ -29,7 +29,7 @@ from sidecar.proxy.reply import Reply
 from sidecar.proxy.translated import Said, TranslatedReply
 from sidecar.proxy.upstream import LARGE_READ_BYTES
 from sidecar.wire.answer import Collector
-from sidecar.wire.http1 import ResponseHead, parse_response
+from sidecar.wire.http1 import ResponseHead, edit_response, parse_response
 from sidecar.wire.json_edit import RequestView
 from sidecar.wire.target import asks_array
 
@@ -147,13 +147,16 @@ class Exchange(Outward):
             self._tunnel(data)
             return b""
         if head.status != 100 and self.head_in.minor:
-            self.client.write(head.raw)
+            self.client.write(edit_response(head, b""))
         return rest
 
     def _on_head(self, head: ResponseHead, data: bytes, now: float) -> None:
         """The head is complete: another try, or down it goes."""
-        if head.status >= 400 and (self._fall_back(str(head.status)) or self._refused_question(head, data)):
-            return
+        if head.status >= 400:
+            if self.doubted:  # without our question it is refused, too
+                self.doubted, self.origin.ask_usage = False, True
+            if self._fall_back(str(head.status)) or self._refused_question(head, data):
+                return
         self._start_reply(head, data, now)
 
     def _start_reply(self, head: ResponseHead, data: bytes, now: float) -> None:
@@ -285,17 +288,19 @@ class Exchange(Outward):
     # ---- 5. another try, before the first byte only
 
     def _refused_question(self, head: ResponseHead, data: bytes, *, whole: bool = False) -> bool:
-        """A 400 that names stream_options: our question was not understood. Asked again without it, once; remembered.
+        """A 400 that names stream_options: our question was not understood. Asked again without it, once; remembered, unless
+        that is refused as well. Where the client has options of its own, it may be these.
 
         The answer is held until it is whole, because only its text tells; whether it was held or asked again is returned.
         """
-        said = judged(head, data, whole=whole) if self.asked else "other"
+        ours = self.asked and (self._view is None or not self._view.has_stream_options)
+        said = judged(head, data, whole=whole) if ours else "other"
         if said == "more":
             self._early, self._held_head = data, head
             return True
         if said == "other":
             return False
-        self.origin.ask_usage = False
+        self.origin.ask_usage, self.doubted = False, True
         self.plane.books.upstream_retries += 1
         self._retry(IGNORED)
         return True
@@ -388,7 +393,6 @@ class Exchange(Outward):
             case "body":
                 self._stalled()
             case "queue":
-                self.origin.pool.give_up(self)
                 self._shed("no upstream connection became free in time")
             case "first_byte" if self.body_left and not self.client.paused:
                 self._drop_upstream()
@@ -411,8 +415,6 @@ class Exchange(Outward):
         """The client is gone, or was given up: the upstream learns it at once, whatever phase this is."""
         if self.phase == "over":
             return
-        if self.phase == "queue":
-            self.origin.pool.give_up(self)
         self._drop_upstream()
         reply = self.reply
         if reply is not None:
@@ -428,8 +430,6 @@ class Exchange(Outward):
         """The process ends: who still waits is told so, who is in a response sees it break."""
         if self.phase == "over":
             return
-        if self.phase == "queue":
-            self.origin.pool.give_up(self)
         self.keep_client = False
         if self.reply is None:
             self._answer(503, "shutdown", "the sidecar is shutting down", "failed", "shutdown", b"retry-after: 1\r\n")
@@ -460,6 +460,8 @@ class Exchange(Outward):
         self.client.cut(reset=unmarked)
 
     def _drop_upstream(self) -> None:
+        if self.phase == "queue":
+            self.origin.pool.give_up(self)
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.close()

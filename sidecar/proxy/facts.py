@@ -37,10 +37,14 @@ def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None
     if engine.chooses and way.endpoint in SELECTABLE:
         key, source, draw, text = _told_apart(plane, head, way, view, body)
     seen = _UNREAD if view is None else view
+    tags, task = _NO_TAGS, ""
+    if b"x-sidecar-tags" in fields or TENANT in fields:
+        tags = _tags(fields)
+        task = next((tags[name] for name in engine.context_tags if name in tags), "")
     pinned: str | None = None
     if seen.conversation:
         plane.settle()  # the call that it goes on with may have ended just now
-        left = plane.kept.get((_tenant(fields), seen.conversation))
+        left = plane.kept.get((tags.get("tenant", ""), seen.conversation))
         if left is not None:
             pinned, key = left
             source = "conversation"
@@ -55,10 +59,6 @@ def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None
         model = model if path_model is None else unquote(path_model.decode("latin-1"))
     if model is not None and len(model) > MAX_NAME:
         model = None  # no model has such a name, and names are remembered, stored and logged
-    tags, task = _NO_TAGS, ""
-    if b"x-sidecar-tags" in fields or TENANT in fields:
-        tags = _tags(fields)
-        task = next((tags[name] for name in engine.context_tags if name in tags), "")
     needs = _needs(seen, body) if engine.limited and view is not None and way.endpoint in SELECTABLE else _NO_NEEDS
     seen.plain = None  # as large as the body
     off = b"x-sidecar-off" in fields and fields[b"x-sidecar-off"] == b"1"
@@ -144,10 +144,5 @@ def _tags(fields: Mapping[bytes, bytes]) -> Mapping[str, str]:
         if separator and name and len(tags) < _MAX_TAGS:
             tags[name[:_MAX_TAG_CHARS]] = text[:_MAX_TAG_CHARS]
     if TENANT in fields:
-        tags["tenant"] = _tenant(fields)
+        tags["tenant"] = fields[TENANT].decode("latin-1")[:MAX_SERVICE_CHARS]
     return tags
-
-
-def _tenant(fields: Mapping[bytes, bytes]) -> str:
-    """Whose call it is, where many services share this port."""
-    return fields.get(TENANT, b"").decode("latin-1")[:MAX_SERVICE_CHARS]

@@ -40,7 +40,7 @@ def outgoing(
     `body`, in which `varied` may have put a prompt."""
     if view is None or facts.endpoint not in SELECTABLE:
         return body, False
-    asked = facts.stream and facts.endpoint in _ASKABLE and not view.include_usage and origin.ask_usage
+    asked = facts.stream and facts.endpoint in _ASKABLE and view.askable and origin.ask_usage
     in_path = facts.endpoint == "generate"
     model = decision.model if decision.model != facts.model and not in_path else None
     if (

@@ -25,6 +25,7 @@ class Outward(OwnAnswers):
     """The part of an exchange that sends."""
 
     asked = False  # we asked for usage that the client had not asked for
+    doubted = False  # that was refused, and the call is sent again without
     sent_s: float | None = None
     ttfb_s: float | None = None
     said: Said | None = None  # the call as other formats say it, where the policy has upstreams of another one

@@ -4,13 +4,14 @@ Bytes pass as they came, chunk framing included. They are framed anew only where
 usage event that we asked for) or where the client cannot take the framing (HTTP/1.0).
 """
 
+import re
 from collections.abc import Callable
 from typing import Final, Literal
 
 from sidecar.errors import ProtocolError
 from sidecar.proxy.gate import Way
 from sidecar.wire.answer import Collector
-from sidecar.wire.decode import CopyDecoder, make_decoder
+from sidecar.wire.decode import CopyDecoder, coding_of, make_decoder
 from sidecar.wire.framing import LAST_CHUNK, Chunked, chunk
 from sidecar.wire.heard import HeardMeter
 from sidecar.wire.http1 import RequestHead, ResponseHead, edit_response
@@ -26,6 +27,7 @@ _LEGIBLE: Final = (
     b"application/vnd.amazon.eventstream",
 )  # of other endpoints: what usage may be recognised in
 _STREAMS: Final = _LEGIBLE[1:]
+_STORED: Final = re.compile(r"/v1/(?:batches(?:/[^/]+/cancel)?|responses/[^/]+/cancel|chat/completions/[^/]+)/?")
 _MAX_ERROR_BYTES: Final = 64 * 1024
 AT_ONCE: Final = 8  # 1..64 reads of a stream; more cost memory, and hold the loop for longer when they are read
 AT_ONCE_BYTES: Final = 16 * 1024  # together; a larger body is read as it comes
@@ -33,6 +35,12 @@ _REFRAMED: Final = frozenset({b"content-length", b"transfer-encoding"})
 _DECHUNKED: Final = frozenset({b"transfer-encoding"})
 _RETRY: Final = frozenset({b"x-should-retry"})  # an upstream's own goes when we have tried again already
 _NOTHING_CUT: Final[frozenset[bytes]] = frozenset()
+
+
+def _tells(path: str, content_type: bytes) -> bool:
+    """Whether an answer of another endpoint may tell what the call used. One that only shows a stored answer, or ends it,
+    tells again what an earlier one cost."""
+    return content_type.startswith(_LEGIBLE) and not _STORED.fullmatch(path)
 
 
 def framing_of(head: ResponseHead, method: bytes) -> Framing:
@@ -88,28 +96,29 @@ class Reply:
             self.done = True
         self._plain = plain = not request.minor
         events = head.fields.get(b"content-type", b"").startswith(b"text/event-stream")
+        coding = coding_of(head.fields)
         if head.status >= 400:
             self._error = []
         elif request.method == b"POST" and (
             way.endpoint in _METERED
-            or (way.endpoint == "other" and head.fields.get(b"content-type", b"").startswith(_LEGIBLE))
+            or (way.endpoint == "other" and _tells(way.path, head.fields.get(b"content-type", b"")))
         ):
-            self._open_meter(way, events, meter_max_bytes)
-        if asked and events and head.status == 200 and b"content-encoding" not in head.fields:
+            self._open_meter(way, events, meter_max_bytes, coding)
+        if asked and events and head.status == 200 and coding is None:
             self._strip = UsageStrip()
+            if framing != "close":
+                self._cut = _REFRAMED
             if framing != "close" and not plain:
                 self._rechunk = True
-                self._cut = _REFRAMED
                 self._framing_line = b"Transfer-Encoding: chunked\r\n"
-        if plain and framing == "chunked":
+        elif plain and framing == "chunked":
             self._cut = _DECHUNKED
 
-    def _open_meter(self, way: Way, events: bool, limit: int) -> None:
-        encoding = self.head.fields.get(b"content-encoding")
-        if encoding is not None:
-            self._decoder = make_decoder(encoding.decode("latin-1"), limit)
-        if encoding is not None and self._decoder is None:
-            return
+    def _open_meter(self, way: Way, events: bool, limit: int, coding: str | None) -> None:
+        if coding is not None:
+            self._decoder = make_decoder(coding, limit)
+            if self._decoder is None:
+                return
         if way.form is not None:
             streamed = self.head.fields[b"content-type"].startswith(_STREAMS)
             self.meter = HeardMeter(way.form, event_stream=streamed, max_bytes=limit)
@@ -123,7 +132,8 @@ class Reply:
         if b"x-should-retry" in add:
             self._cut = self._cut | _RETRY
         line = b"connection: close\r\n" if close else b""
-        return edit_response(self.head, add + self._framing_line + line, cut=self._cut)
+        head = edit_response(self.head, add + self._framing_line + line, cut=self._cut)
+        return b"HTTP/1.1" + head[8:] if self._rechunk and not self.head.minor else head  # 1.0 knows no chunks
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """One read of the upstream: (bytes for the client, payload for the meter).

@@ -75,7 +75,7 @@ class Shadowing:
             return
         facts = replace(settled.facts, model=self.arm.model)
         decision = self._decision(settled, origin)
-        asks = facts.stream and facts.endpoint in _ASKABLE and not seen.view.include_usage and origin.ask_usage
+        asks = facts.stream and facts.endpoint in _ASKABLE and seen.view.askable and origin.ask_usage
         task = Task(
             origin=origin,
             head=seen.head,

@@ -7,10 +7,11 @@ budgets and rollouts of its own. A token that stands where a provider's key woul
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from base64 import b64decode
+from collections.abc import Mapping
 from typing import Final
 
-from sidecar.config.secrets import ClientTokens
+from sidecar.config.secrets import MIN_TOKEN_CHARACTERS, ClientTokens
 from sidecar.proxy.origin import CREDENTIALS
 from sidecar.wire.http1 import RequestHead
 from sidecar.wire.target import ALL_CREDENTIALS as IN_QUERY
@@ -20,6 +21,7 @@ TENANT: Final = b"x-sidecar-tenant"
 TOKEN: Final = b"x-sidecar-token"  # for a client whose own key goes on to its provider
 _NAMED: Final = re.compile(rb"[A-Z]{1,16} (/for/([A-Za-z0-9][A-Za-z0-9._-]{0,63}))/")
 _BEARER: Final = b"bearer "
+_WORD: Final = re.compile(rb'[^\s,"]{%d,}' % MIN_TOKEN_CHARACTERS)  # shorter ones are no tokens
 
 
 def named_by_path(data: bytes) -> tuple[bytes, bytes] | None:
@@ -51,11 +53,23 @@ def _key(fields: Mapping[bytes, bytes]) -> bytes:
     return next((fields[name] for name in CREDENTIALS[1:] if name in fields), b"")
 
 
-def _places(head: RequestHead) -> Iterator[bytes]:
-    """All that stands where anybody puts a key: in each line of a repeated field, behind whatever scheme, in the query."""
+def _places(head: RequestHead) -> set[bytes]:
+    """All that stands where anybody puts a key: each word of each line of a repeated field, whatever the scheme, both halves
+    of Basic's, and the query."""
+    found = set(values_in(head.target, IN_QUERY))
     for line in head.raw.split(b"\r\n")[1:]:
         name, _, text = line.partition(b":")
         if name.strip().lower() in CREDENTIALS:
-            yield text.strip()
-            yield text.split(None, 1)[-1].strip() if text.strip() else b""
-    yield from values_in(head.target, IN_QUERY)
+            words = _WORD.findall(text)
+            found.update(words)
+            for word in words:
+                found.update(_halves(word))
+    return found
+
+
+def _halves(word: bytes) -> list[bytes]:
+    """User and password of what may be Basic's (RFC 7617)."""
+    try:
+        return b64decode(word, validate=True).split(b":", 1)
+    except ValueError:
+        return []

@@ -22,7 +22,7 @@ from sidecar.proxy.gate import Way
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.reply import Reply
 from sidecar.wire.answer import Collector
-from sidecar.wire.decode import make_decoder
+from sidecar.wire.decode import coding_of, make_decoder
 from sidecar.wire.framing import LAST_CHUNK, chunk
 from sidecar.wire.http1 import RequestHead, ResponseHead, field_names, fields_of
 from sidecar.wire.needs import needs_of
@@ -243,9 +243,9 @@ class TranslatedReply(Reply):
         self._odd = call.request.stream != self._events and head.status < 400
         self._large = not self._streams and head.status < 400 and (head.length or 0) > MAX_WHOLE_BYTES
         self._ends_plain = self._streams and self._plain
-        encoding = head.fields.get(b"content-encoding", b"identity").decode("latin-1")
-        self._packed = encoding.lower() != "identity"  # nobody asked for that, and there are servers that do it
-        self._decoder = make_decoder(encoding, MAX_WHOLE_BYTES) if self._packed else None
+        coding = coding_of(head.fields)  # nobody asked for one, and there are servers that have one
+        self._packed = coding is not None
+        self._decoder = None if coding is None else make_decoder(coding, MAX_WHOLE_BYTES)
 
     def head_bytes(self, add: bytes, *, close: bool) -> bytes:
         """A head of our own: the status, what every client understands, and how the body ends."""

@@ -133,8 +133,14 @@ class _ToolCall(Struct, gc=False):
     function: _Function | None = None
 
 
+class _ChatPart(Struct, gc=False):
+    """Mistral: what was thought has no text of its own."""
+
+    text: str | None = None
+
+
 class _ChatMessage(Struct, gc=False):
-    content: str | None = None
+    content: str | list[_ChatPart] | None = None
     tool_calls: list[_ToolCall] | None = None
     function_call: _Function | None = None
 
@@ -169,7 +175,11 @@ def _read_chat(to: Collector, data: bytes) -> bool:
 
 
 def _add_message(to: Collector, choice: int, message: _ChatMessage) -> None:
-    to.add_text(choice, message.content)
+    if isinstance(message.content, list):
+        for part in message.content:
+            to.add_text(choice, part.text)
+    else:
+        to.add_text(choice, message.content)
     for call in message.tool_calls or ():
         if call.function is not None:
             function, index = call.function, call.index

@@ -6,12 +6,24 @@ happens.
 
 import importlib
 import zlib
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 MAX_DECODED_BYTES = 8 * 1024 * 1024
 MAX_RATIO = 100  # JSON and event streams compress 5 to 30 times; beyond 100 it is a bomb
 _RATIO_FROM_BYTES = 65_536  # the first bytes of a dictionary-friendly stream may exceed the ratio harmlessly
 _SLICE_BYTES = 256  # fed at a time where a codec has no output limit of its own
+
+
+_NO_CODING = frozenset({"", "identity", "none"})  # what servers say so that no proxy compresses their streams
+
+
+def coding_of(fields: Mapping[bytes, bytes]) -> str | None:
+    """The Content-Encoding of a body whose head has these fields (names in lower case); None where it is as it is."""
+    if b"content-encoding" not in fields:
+        return None
+    coding = fields[b"content-encoding"].decode("latin-1").strip().lower()
+    return None if coding in _NO_CODING else coding
 
 
 class _Codec(Protocol):
@@ -58,9 +70,9 @@ def make_decoder(encoding: str, max_bytes: int = MAX_DECODED_BYTES) -> CopyDecod
         case "deflate":
             codec = _Deflate()
         case "br":
-            codec = _optional("brotli", "Decompressor", "process")
+            codec = _optional("brotli", lambda library: library.Decompressor().process)
         case "zstd":
-            codec = _optional("zstandard", "ZstdDecompressor", "decompress")
+            codec = _optional("zstandard", _zstd)
         case _:
             codec = None
     return None if codec is None else CopyDecoder(codec, max_bytes)
@@ -99,13 +111,17 @@ class _Deflate:
         return self._inflate.decompress(data, room)
 
 
-def _optional(module: str, factory: str, method: str) -> _Codec | None:
+def _optional(module: str, decode: Callable[[Any], "_Decode"]) -> _Codec | None:
     try:
-        library = importlib.import_module(module)
+        return _Sliced(decode(importlib.import_module(module)))
     except ImportError:
         return None
-    made = getattr(library, factory)()
-    return _Sliced(getattr(made.decompressobj() if hasattr(made, "decompressobj") else made, method))
+
+
+def _zstd(library: Any) -> "_Decode":  # noqa: ANN401 - a module that may not be installed
+    """Of several frames in a row, too (RFC 8878 section 3.1)."""
+    made: _Decode = library.ZstdDecompressor().decompressobj(read_across_frames=True).decompress
+    return made
 
 
 class _Decode(Protocol):

@@ -55,6 +55,7 @@ class _Content(Struct, gc=False):
 
 
 class _Candidate(Struct, gc=False, rename="camel"):
+    index: int | None = None
     content: _Content | None = None
     finish_reason: str | None = None
 
@@ -126,7 +127,10 @@ def _read(body: _Body) -> Piece:
         content = candidate.content or _Content()
         for part in content.parts or ():
             _add_part(piece, part)
-        piece.finish = candidate.finish_reason or piece.finish
+        piece.choices = max(piece.choices, (tokens(candidate.index) or 0) + 1)
+        if candidate.finish_reason:
+            piece.finish = candidate.finish_reason
+            piece.ends += 1
     if body.prompt_feedback is not None and body.prompt_feedback.block_reason:
         piece.finish = body.prompt_feedback.block_reason
         piece.refused = True

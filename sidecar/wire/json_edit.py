@@ -76,6 +76,7 @@ class RequestView(Struct, gc=False, kw_only=True):
     stream: bool = False
     has_stream_options: bool = False  # the member is there, whatever its value
     include_usage: bool | None = None  # stream_options.include_usage, or OpenRouter's usage.include
+    odd_options: bool = False  # they are of a type that a server refuses: that is between it and its client
     max_tokens: int | None = (
         None  # max_completion_tokens, max_output_tokens or max_tokens; else Gemini's, which is deeper; -1..MOST_TOKENS
     )
@@ -86,6 +87,11 @@ class RequestView(Struct, gc=False, kw_only=True):
     layout: MemberScanner | None = None  # of a body read in slices: edits use it again
     needs: Needs | None = None  # of a body read in slices, where they were asked for
     plain: PlainCall | None = None  # the whole body, where it is one; a copy of it, and so not to be kept
+
+    @property
+    def askable(self) -> bool:
+        """Whether usage may be asked for in the client's place."""
+        return not (self.include_usage or self.odd_options)
 
 
 _ABSENT = Raw(b"")
@@ -178,13 +184,12 @@ def read_request(body: bytes) -> RequestView | None:
         if view is not None:
             return view
     try:
-        members = _decode_body(body)
+        view = _view(_decode_body(body))
     except _FAULTS:
         try:
-            members = _tolerate(_decode_loose(body))
+            view = _tolerated(_decode_loose(body))
         except _FAULTS:
             return None
-    view = _view(members)
     if not view.stateful:
         view.stateful = _STATE.search(body) is not None
     return view
@@ -260,7 +265,7 @@ class SlicedReader:
             key = _plain_key(scanner.key(member))
             if key in _FIELDS:
                 found[key.decode()] = Raw(scanner.body[member.start : member.end])
-        view = _view(_tolerate(_Loose(**found)))
+        view = _tolerated(_Loose(**found))
         view.stateful = view.stateful or bool(self._state)
         view.layout = scanner
         view.needs = None if self._needs is None else self._needs.found
@@ -453,6 +458,13 @@ def _conversation(raw: Raw) -> str | None:
     """The id in `conversation`, which is a string or an object with an id."""
     named = _try(_decode_id, raw)
     return _try(_decode_str, raw) if named is None else named.id
+
+
+def _tolerated(body: _Loose) -> RequestView:
+    view = _view(_tolerate(body))
+    options = body.stream_options
+    view.odd_options = bytes(options) not in (b"", b"null", b"false") and _try(_decode_options, options) is None
+    return view
 
 
 def _tolerate(body: _Loose) -> _Body:

@@ -23,6 +23,7 @@ _GAP_FLOOR_S = 1e-6
 _GAP_FIRST_BIN = math.log(_GAP_FLOOR_S) * _GAP_BINS_PER_E
 _COMPARE_EVERY = 16  # tokens; where events never are alike the attempts must not cost what likeness saves
 _GAPS_AT_ONCE = 256  # gaps of one stream that wait for their bins
+_ALL = 1 << 30  # more than an answer has choices
 _log = math.log
 
 
@@ -152,7 +153,7 @@ class StreamMeter:
 
     @property
     def ended(self) -> bool:
-        return self._merged.terminal
+        return self._merged.ends >= self._merged.choices
 
     def feed(self, data: bytes, t_s: float) -> None:
         """One read of the decoded stream, which arrived at `t_s`."""
@@ -212,9 +213,12 @@ class StreamMeter:
             merged.model = piece.model
         if piece.finish is not None:
             merged.finish = piece.finish
+        if piece.choices > merged.choices:
+            merged.choices = piece.choices
         if piece.terminal:
             merged.terminal = True
-        if piece.usage is not None:
+            merged.ends += piece.ends or _ALL
+        if piece.usage is not None and (merged.usage is None or _counts(piece.usage)):
             merged.usage = piece.usage
         if type(piece) is not Piece or piece.called or piece.refused or piece.error is not None:
             self._rare(piece)
@@ -228,7 +232,8 @@ class StreamMeter:
             merged.model = piece.model
         if isinstance(piece, anthropic.MessagePiece) and piece.counts is not None:
             self._counts = anthropic.merge(self._counts, piece.counts)
-            self._provisional = piece.partial_usage
+            if piece.partial_usage or piece.counts.output_tokens is not None:
+                self._provisional = piece.partial_usage
 
     def finish(self) -> Reading:
         """What was seen until now; the stream may have ended anywhere."""
@@ -303,7 +308,7 @@ class BodyMeter:
         if self._endpoint not in ("embeddings", "other"):
             return reading
         usage = reading.usage
-        if self._endpoint == "embeddings" and usage is not None and usage.output_tokens is None:
+        if self._endpoint == "embeddings" and usage is not None and usage.input_tokens is not None:
             usage = msgspec.structs.replace(usage, output_tokens=0)  # embeddings generate nothing: 0 is known
         return msgspec.structs.replace(reading, usage=usage, empty=None)
 
@@ -324,13 +329,21 @@ def reading_of(piece: Piece) -> Reading:
 
 
 def _trusted(usage: Usage | None, output_bytes: int) -> Usage | None:
-    """What is zero although text was generated was not counted by the server: unknown, never 0. A stated cost stays."""
-    if usage is None or not output_bytes or usage.output_tokens:
-        return usage
+    """What is zero although text was generated was not counted by the server: unknown, never 0. Nor was an input of zero:
+    no call has none. A stated cost stays."""
+    if usage is None:
+        return None
     known = usage.input_tokens or None
+    if not output_bytes or usage.output_tokens:
+        return usage if usage.input_tokens == known else msgspec.structs.replace(usage, input_tokens=known)
     if known is None and not usage.reported_cost_nusd:
         return None
     return msgspec.structs.replace(usage, input_tokens=known, output_tokens=None, reasoning_tokens=None)
+
+
+def _counts(usage: Usage) -> bool:
+    """Whether there is any count in it, so that it may take the place of an earlier one."""
+    return usage.input_tokens is not None or usage.output_tokens is not None
 
 
 class _ErrorText(Struct, gc=False):

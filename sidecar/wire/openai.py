@@ -88,10 +88,17 @@ class _Audio(Struct, gc=False):
     transcript: str | None = None
 
 
+class _ContentPart(Struct, gc=False):
+    """Mistral: text, or what was thought before it."""
+
+    text: str | None = None
+    thinking: "list[_ContentPart] | None" = None
+
+
 class _Message(Struct, gc=False):
     """A chunk's `delta` or a body's `message`."""
 
-    content: str | None = None
+    content: str | list[_ContentPart] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
@@ -101,6 +108,7 @@ class _Message(Struct, gc=False):
 
 
 class _Choice(Struct, gc=False):
+    index: Count | None = None
     delta: _Message | None = None
     message: _Message | None = None
     text: str | None = None
@@ -153,6 +161,7 @@ class _Response(Struct, gc=False):
 class _ResponsesEvent(Struct, gc=False):
     type: str | None = None
     delta: str | None = None
+    audio: str | None = None  # of speech
     response: _Response | None = None
     usage: OpenAIUsage | None = None
     error: _Error | None = None
@@ -182,15 +191,23 @@ def read_chunk(name: bytes, data: bytes) -> Piece | None:
         if choice.text:
             piece.text_bytes += text_bytes(choice.text)
             piece.answer = True
-        if choice.finish_reason:
-            piece.finish = choice.finish_reason
-            piece.terminal = True
+        if choice.index or choice.finish_reason:
+            _end_choice(piece, choice)
     counts = chunk.usage if chunk.x_groq is None else chunk.usage or chunk.x_groq.usage
     if counts is not None:
         piece.usage = to_usage(counts, chunk.service_tier)
     if chunk.error is not None or name == b"error":
         piece.error = _error_label(chunk.error)
     return piece
+
+
+def _end_choice(piece: Piece, choice: _Choice) -> None:
+    """Which choice it is, and whether it ends: the answer ends with the last of its choices."""
+    piece.choices = max(piece.choices, (choice.index or 0) + 1)
+    if choice.finish_reason:
+        piece.finish = choice.finish_reason
+        piece.terminal = True
+        piece.ends += 1
 
 
 def read_completion(body: bytes) -> Piece | None:
@@ -221,7 +238,10 @@ def read_responses_event(name: bytes, data: bytes) -> Piece | None:
     kind = event.type or name.decode("ascii", "replace")
     if kind.endswith(".delta"):
         piece = Piece()
-        if event.delta:
+        if kind.endswith("audio.delta"):  # sound, in base64: its size says nothing about its tokens
+            piece.answer = bool(event.delta or event.audio)
+            piece.text_bytes = int(piece.answer)
+        elif event.delta:
             piece.text_bytes = text_bytes(event.delta)
             piece.answer = not kind.startswith("response.reasoning")
             piece.refused = kind == "response.refusal.delta"
@@ -322,8 +342,11 @@ def _nano(*dollars: Decimal) -> int | None:
 
 
 def _add_message(piece: Piece, message: _Message) -> None:
-    if message.content:
-        piece.text_bytes += text_bytes(message.content)
+    content = message.content
+    if isinstance(content, list):
+        _add_parts(piece, content)
+    elif content:
+        piece.text_bytes += text_bytes(content)
         piece.answer = True
         return_early = message.tool_calls is None and message.reasoning_content is None
         if return_early and message.reasoning is None and message.refusal is None:
@@ -341,8 +364,17 @@ def _add_message(piece: Piece, message: _Message) -> None:
             piece.answer = True
     _add_call(piece, message.function_call)
     if message.audio is not None and (message.audio.data or message.audio.transcript):
-        piece.text_bytes += text_bytes(message.audio.transcript or "")
+        piece.text_bytes += text_bytes(message.audio.transcript or "") or 1  # sound is billed by tokens of its own
         piece.answer = True
+
+
+def _add_parts(piece: Piece, parts: list[_ContentPart]) -> None:
+    for part in parts:
+        if part.text:
+            piece.text_bytes += text_bytes(part.text)
+            piece.answer = True
+        for thought in part.thinking or ():
+            piece.text_bytes += text_bytes(thought.text or "")
 
 
 def _add_call(piece: Piece, call: _Function | None) -> None:

@@ -36,6 +36,7 @@ class _Head(Struct, gc=False):
     choices: Raw = Raw(b"")
     usage: Raw = Raw(b"")
     timings: Raw = Raw(b"")
+    error: Raw = Raw(b"")
 
 
 class _Choice(Struct, gc=False):
@@ -47,6 +48,7 @@ class _Choice(Struct, gc=False):
 _decode = msgspec.json.Decoder(_Head).decode
 _decode_choices = msgspec.json.Decoder(list[_Choice]).decode
 _NOTHING = frozenset({b"null", b'""', b"[]"})
+_NO_ERROR = (b"", b"null")
 
 
 class UsageStrip:
@@ -160,7 +162,8 @@ class UsageStrip:
         if usage == b"null":
             self.changed = True
             return _without_null(event, start, end)
-        if usage[:1] == b"{" and not self._sent and _says_nothing(bytes(head.choices), finished=self._finished):
+        silent = bytes(head.error) in _NO_ERROR and _says_nothing(bytes(head.choices), finished=self._finished)
+        if usage[:1] == b"{" and not self._sent and silent:
             self.changed = True
             self._timings = bytes(head.timings)
             return b"".join(_COMMENT.findall(event))

@@ -233,6 +233,12 @@ async def test_a_node_works_at_its_interval(upstream: Upstream, serve: Serve, tm
         ("/v1/chat/completions", (b"x-sidecar-token: %b", b"Authorization: Bearer a", b"Authorization: Bearer %b")),
         ("/v1/chat/completions", (b"x-sidecar-token: %b", b"Authorization: Bearer \t %b")),
         ("/v1/chat/completions", (b"x-sidecar-token: %b", b"Authorization: %b", b"api-key:")),
+        ("/v1/chat/completions", (b"x-sidecar-token: %b", b'Authorization: Bearer "%b"')),
+        ("/v1/chat/completions", (b"x-sidecar-token: %b", b"Authorization: Bearer %b, Bearer x")),
+        (
+            "/v1/chat/completions",
+            (b"x-sidecar-token: %b", b"Authorization: Basic dXNlcjp0b2tlbi1vZi1zb21lYm9keS1lbHNl"),
+        ),
     ],
 )
 async def test_a_token_in_two_places_goes_nowhere(

@@ -195,7 +195,7 @@ def test_zero_beside_a_text_was_not_counted() -> None:
     assert counted(prompt_tokens=0, completion_tokens=0) is None
     assert counted(prompt_tokens=7, completion_tokens=0) == Usage(input_tokens=7)
     assert counted(prompt_tokens=0, completion_tokens=0, cost=0.5) == Usage(reported_cost_nusd=500_000_000)
-    assert counted(prompt_tokens=0, completion_tokens=3) == Usage(input_tokens=0, output_tokens=3)
+    assert counted(prompt_tokens=0, completion_tokens=3) == Usage(output_tokens=3)
 
 
 def test_the_start_of_a_translated_stream_knows_its_input() -> None:

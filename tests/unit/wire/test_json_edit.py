@@ -129,7 +129,7 @@ def test_wrong_types_count_as_absent() -> None:
         b'{"model":7,"stream":"yes","max_tokens":1.5,"tools":"x","store":1,"stream_options":[],"prompt_cache_key":{}'
         b',"conversation":5,"previous_response_id":[]}'
     )
-    assert view == RequestView(has_stream_options=True, stateful=True)
+    assert view == RequestView(has_stream_options=True, odd_options=True, stateful=True)
 
 
 @pytest.mark.parametrize(

@@ -167,10 +167,11 @@ def test_usage_on_any_chunk_and_the_last_wins() -> None:
 
 
 def test_zero_usage_with_output_is_unknown() -> None:
-    """GW-04: all zeros beside generated text is a server that does not count; an empty answer may have zeros."""
+    """GW-04: all zeros beside generated text is a server that does not count; an empty answer may have none, a call has
+    an input."""
     zero = event({"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 0}})
     assert stream(delta(content="a"), zero, DONE).usage is None
-    assert stream(delta("stop"), zero, DONE).usage == Usage(input_tokens=0, output_tokens=0)
+    assert stream(delta("stop"), zero, DONE).usage == Usage(output_tokens=0)
 
 
 def test_details_and_stated_cost() -> None:
@@ -591,3 +592,63 @@ def test_old_completions_are_read() -> None:
     empty = openai.read_completion(b'{"choices":[{"text":""}]}')
     assert empty is not None
     assert (empty.text_bytes, empty.answer) == (0, False)
+
+
+THOUGHT = [{"type": "thinking", "thinking": [{"type": "text", "text": "hmm"}]}]
+SAID = [{"type": "text", "text": "Hello"}]
+
+
+def test_content_in_parts() -> None:
+    """Mistral: what was thought and what is said come as parts; neither is an empty answer."""
+    read = stream(delta(content=THOUGHT), delta(content=SAID), delta("stop"), DONE)
+    assert (read.ttft_s, read.ttfa_s, read.output_bytes, read.empty) == (1.0, 2.0, 8, False)
+    body = {"id": "x", "choices": [{"message": {"content": THOUGHT + SAID}, "finish_reason": "stop"}]}
+    assert (whole(body).output_bytes, whole(body).empty) == (8, False)
+
+
+def test_sound_is_a_token_of_unknown_size() -> None:
+    """DESIGN 4: audio is a first token; base64 is no text."""
+    sound = stream(delta(role="assistant"), delta(audio={"data": "A" * 4000}), delta("stop"), DONE)
+    assert (sound.ttft_s, sound.ttfa_s, sound.output_bytes, sound.empty) == (2.0, 2.0, 1, False)
+    for member in ("delta", "audio"):
+        kind = "response.audio.delta" if member == "delta" else "speech.audio.delta"
+        pieces = [event({"type": kind, member: letter * 4000}) for letter in "ABCDEFGH" * 8]
+        read = stream(*pieces, endpoint="responses")
+        assert (read.ttft_s, read.output_bytes, read.token_events) == (1.0, 64, 64)
+
+
+def test_an_answer_ends_with_the_last_of_its_choices() -> None:
+    """Whoever leaves before has not got all; with [DONE] it is over, however many there were."""
+    meter = make_meter("chat", "openai", event_stream=True, max_bytes=CAP)
+    ends = [{"choices": [{"index": at, "delta": {}, "finish_reason": "stop"}]} for at in (0, 1)]
+    meter.feed(event({"choices": [{"index": 1, "delta": {"content": "b"}}]}), 1.0)
+    seen = []
+    for one in (*ends, "[DONE]"):
+        meter.feed(event(one), 2.0)
+        seen.append(meter.ended)
+    assert seen == [False, True, True]
+    other = make_meter("generate", "gemini", event_stream=True, max_bytes=CAP)
+    for at, finish in ((1, None), (0, "STOP"), (1, "STOP")):
+        content = {"index": at, "content": {"parts": [{"text": "x"}]}, "finishReason": finish}
+        other.feed(event({"candidates": [content]}), 1.0)
+        assert other.ended == (at == 1 and finish == "STOP")
+
+
+def test_a_report_without_counts_replaces_none() -> None:
+    """GW-04: an empty usage behind the real one says nothing; nor does Anthropic's make its first guess final."""
+    told = event({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 4}})
+    read = stream(delta(content="a"), delta("stop"), told, event({"choices": [], "usage": {}}), DONE)
+    assert read.usage == Usage(input_tokens=9, output_tokens=4)
+    begun = {"id": "m1", "model": "claude", "usage": {"input_tokens": 100, "output_tokens": 1}}
+    text = {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "a" * 900}}
+    last = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {}}
+    events = [{"type": "message_start", "message": begun}, text, last, {"type": "message_stop"}]
+    guessed = stream(*map(event, events), endpoint="messages", dialect="anthropic").usage
+    assert guessed is not None
+    assert (guessed.input_tokens, guessed.output_tokens) == (100, None)
+
+
+def test_embeddings_of_no_tokens_were_not_counted() -> None:
+    """GW-04: unknown, never 0."""
+    read = whole({"model": "e", "data": [], "usage": {"prompt_tokens": 0, "total_tokens": 0}}, endpoint="embeddings")
+    assert read.usage is None or (read.usage.input_tokens, read.usage.output_tokens) == (None, None)

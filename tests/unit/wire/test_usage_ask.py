@@ -301,3 +301,11 @@ def test_line_ends_of_two_kinds_in_one_read() -> None:
         assert strip(stream) == strip(*(stream[at : at + 1] for at in range(len(stream))))
     assert strip(crlf + said) == chunk("a").replace(b"\n", b"\r\n") + chunk("a")
     assert strip(ended, b": ping\r\n\r\n" + ONLY) == chunk(None, "stop") + b": ping\r\n\r\n"
+
+
+def test_an_error_that_comes_with_usage_stays() -> None:
+    """The client must not take what failed for whole."""
+    failed = b'data: {"choices":[],"usage":{"prompt_tokens":3},"error":{"message":"out of memory"}}\n\n'
+    fine = failed.replace(b'{"message":"out of memory"}', b"null")
+    assert strip(chunk("a"), chunk(None, "stop"), failed) == chunk("a") + chunk(None, "stop") + failed
+    assert strip(chunk("a"), chunk(None, "stop"), fine) == chunk("a") + chunk(None, "stop")

@@ -1,0 +1,199 @@
+"""Answers as few servers give them: what is measured and charged of them, and what of them goes down."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from tests.integration.canary import rows_of
+from tests.integration.conftest import Serve, Upstream
+from tests.integration.raw import SSE_HEAD, call, chunked, connected, get, ok, post
+
+ASK = b'{"model":"gpt-4o-mini","stream":true,"messages":[{"role":"user","content":"Hi"}]}'
+WHOLE = ASK.replace(b"true", b"false")
+CHUNK = b'data: {"id":"c1","model":"gpt-4o-mini","choices":[{"index":0,"delta":%b,"finish_reason":%b}]%%b}\n\n'
+TOKEN, END = CHUNK % (b'{"content":"Hi"}', b"null"), CHUNK % (b"{}", b'"stop"')
+COUNTS = {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}
+USAGE = b'data: {"id":"c1","choices":[],"usage":%b}\n\n' % json.dumps(COUNTS).encode()
+DONE = b"data: [DONE]\n\n"
+TOLD = TOKEN % b',"usage":null' + END % b',"usage":null' + USAGE + DONE
+BARE = TOKEN % b"" + END % b"" + DONE
+EVENTS = b"content-type: text/event-stream"
+
+
+def whole(**usage: int) -> bytes:
+    message = {"message": {"content": "Hi"}, "finish_reason": "stop"}
+    return json.dumps({"id": "c", "model": "gpt-4o-mini", "choices": [message], "usage": usage or COUNTS}).encode()
+
+
+@pytest.mark.parametrize("coding", [b"identity", b"none", b"Identity"])
+async def test_a_coding_that_is_none(upstream: Upstream, serve: Serve, coding: bytes) -> None:
+    """Servers say so that no proxy compresses their streams: such a body is metered, and loses what we asked for."""
+    line = b"Content-Encoding: " + coding
+    up = await upstream([SSE_HEAD.replace(b"\r\n\r\n", b"\r\n%b\r\n\r\n" % line) + chunked(TOLD)], [ok(whole(), line)])
+    side = await serve(up)
+    rows = rows_of(side)
+    assert (await call(side.port, post(body=ASK))).body == BARE
+    await call(side.port, post(body=WHOLE))
+    for one in rows:
+        usage = one.outcome.usage
+        assert usage is not None
+        assert (usage.output_tokens, one.outcome.cost_kind) == (1, "exact")
+    assert rows[0].outcome.clocks.ttft_s is not None
+
+
+async def test_zstd_of_several_frames(upstream: Upstream, serve: Serve) -> None:
+    """RFC 8878 section 3.1: frames in a row are one body, of whichever length."""
+    pack, body = zstandard.ZstdCompressor().compress, whole()
+    up = await upstream([ok(pack(body[:40]) + pack(body[40:]), b"Content-Encoding: zstd")])
+    side = await serve(up)
+    rows = rows_of(side)
+    await call(side.port, post(body=WHOLE))
+    assert (rows[0].outcome.kind, rows[0].outcome.usage is not None) == ("completed", True)
+
+
+async def test_a_refusal_that_is_none_of_our_question(upstream: Upstream, serve: Serve) -> None:
+    """A server that repeats a wrong call in its answer names our member too. The call is sent once more without it; when
+    that is refused as well it was not the question, and others go on being asked."""
+    wrong = {"detail": [{"loc": ["body", "messages"], "input": {"stream_options": {"include_usage": True}}}]}
+    refusal = ok(json.dumps(wrong).encode(), status=b"422 Unprocessable Entity")
+    up = await upstream([refusal], [refusal], [SSE_HEAD + chunked(TOLD)])
+    side = await serve(up)
+    async with connected(side.port) as client:
+        client.send(post(body=b'{"model":"m","stream":true}'))
+        assert (await client.response()).status == 422
+        client.send(post(body=ASK))
+        assert (await client.response()).body == BARE
+    assert [b"stream_options" in one.body for one in up.requests] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"), [(b'{"bogus":1}', True), (b"[]", False), (b'{"include_usage":"maybe"}', False)]
+)
+async def test_options_of_the_clients_own(upstream: Upstream, serve: Serve, options: bytes, *, asked: bool) -> None:
+    """What a server refuses of them is between the two: nothing is sent twice, mended, or held against the server."""
+    refusal = ok(b'{"error":{"message":"stream_options: unknown or wrong"}}', status=b"400 Bad Request")
+    up = await upstream([refusal], [SSE_HEAD + chunked(TOLD)])
+    side = await serve(up)
+    body = ASK.replace(b'"stream"', b'"stream_options":%b,"stream"' % options)
+    async with connected(side.port) as client:
+        client.send(post(body=body))
+        assert (await client.response()).status == 400
+        client.send(post(body=ASK))
+        assert (await client.response()).body == BARE
+    first, later = [one.body for one in up.requests]
+    assert (first != body) == asked
+    assert b'"include_usage":true' in later
+
+
+STORED = b'{"id":"x","model":"gpt-4o-mini","usage":{"input_tokens":%d,"output_tokens":%d}}'
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions/chatcmpl-1", whole()),
+        ("/v1/responses/resp_1/cancel", STORED % (9, 9)),
+        ("/v1/batches/batch_1/cancel", STORED % (9, 9)),
+        ("/v1/batches", STORED % (0, 0)),
+    ],
+)
+async def test_what_is_stored_is_not_paid_for_again(upstream: Upstream, serve: Serve, path: str, body: bytes) -> None:
+    """A call that changes or ends what an earlier one made shows that one's usage."""
+    up = await upstream([ok(body)])
+    side = await serve(up)
+    rows = rows_of(side)
+    assert (await call(side.port, post(path, b'{"metadata":{"a":"b"}}'))).body == body
+    assert (rows[0].outcome.usage, rows[0].outcome.cost_nusd) == (None, None)
+
+
+async def test_a_length_for_a_client_that_knows_no_chunks(upstream: Upstream, serve: Serve) -> None:
+    """HTTP/1.0: where something is cut out the body ends with its connection, and no length is told."""
+    up = await upstream([ok(TOLD, EVENTS)])
+    side = await serve(up)
+    got = await call(side.port, post(body=ASK).replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+    assert (got.body, got.value(b"content-length")) == (BARE, None)
+
+
+async def test_an_old_server_whose_answer_is_framed_anew(upstream: Upstream, serve: Serve) -> None:
+    """RFC 9112 section 6.1: what has chunks is no HTTP/1.0."""
+    up = await upstream([ok(TOLD, EVENTS).replace(b"HTTP/1.1", b"HTTP/1.0", 1)])
+    side = await serve(up)
+    got = await call(side.port, post(body=ASK))
+    assert got.raw.startswith(b"HTTP/1.1 200")
+    assert got.body == BARE
+
+
+async def test_an_interim_answer_goes_down_without_what_is_between_two(upstream: Upstream, serve: Serve) -> None:
+    """RFC 9110 section 15.2: passed on, but for hop-by-hop lines and names of ours."""
+    hints = b"HTTP/1.1 103 Early Hints\r\nConnection: X-Own\r\nX-Own: 1\r\nx-sidecar-model: fake\r\nLink: </a>\r\n\r\n"
+    up = await upstream([hints + ok(b"{}")])
+    side = await serve(up)
+    got = await call(side.port, get(), method="GET")
+    assert b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" in got.raw
+    assert b"X-Own" not in got.raw
+    assert b"fake" not in got.raw
+
+
+async def test_a_client_that_leaves_before_the_first_byte(upstream: Upstream, serve: Serve) -> None:
+    """DESIGN 5: the model may have begun: the prompt is the least that the call costs."""
+    up = await upstream([3.0])
+    side = await serve(up)
+    rows = rows_of(side)
+    async with connected(side.port) as client:
+        client.send(post(body=ASK))
+        assert await up.until(lambda: bool(up.requests))
+        await asyncio.sleep(0.1)
+    assert await up.until(lambda: bool(rows))
+    assert (rows[0].outcome.kind, rows[0].outcome.cost_kind) == ("aborted", "lower_bound")
+
+
+async def test_a_body_refused_while_it_waits_for_a_connection(upstream: Upstream, serve: Serve) -> None:
+    """It waits no longer, so that the connection goes to who still does."""
+    up = await upstream([1.0, ok(b"{}")])
+    side = await serve(up, max_upstream_connections=1)
+    async with connected(side.port) as one, connected(side.port) as two:
+        one.send(post("/v1/files", b"x"))
+        assert await up.until(lambda: bool(up.requests))
+        two.send(b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await asyncio.sleep(0.1)
+        two.send(b"zz\r\n")
+        assert (await two.response()).status == 400
+        assert side.pool[2] == 0, "nobody waits"
+        assert (await one.response()).status == 200
+    assert side.balanced
+    assert side.books.bugs == 0
+    assert side.pool[:2] == (1, 1), "its connection is kept"
+
+
+TAGGED = """
+version: 1
+service: gateway
+upstreams:
+  passing: {{dialect: openai, base_url: "http://127.0.0.1:{port}", price: free}}
+routes:
+  - name: others
+    baseline: {{id: m, upstream: passing, model: m}}
+    mode: canary
+    sticky: conversation
+    arms: [{{id: o, upstream: passing, model: o}}]
+"""
+
+
+@pytest.mark.parametrize("lines", [(), (b"x-sidecar-tags: tenant=acme",), (b"x-sidecar-tenant: acme",)])
+async def test_whoever_tags_a_tenant_keeps_its_conversation(
+    upstream: Upstream, serve: Serve, tmp_path: Path, lines: tuple[bytes, ...]
+) -> None:
+    """Also where a tag of the app's own names it, in any mode."""
+    said: dict[str, Any] = {"id": "resp_1", "object": "response", "status": "completed", "model": "m", "output": []}
+    up = await upstream([ok(json.dumps(said | {"usage": {"input_tokens": 1, "output_tokens": 1}}).encode())])
+    (tmp_path / "gateway.yaml").write_text(TAGGED.format(port=up.port))
+    side = await serve(up, service="gateway", policies=tmp_path)
+    rows = rows_of(side)
+    for more in (b"", b',"previous_response_id":"resp_1"'):
+        await call(side.port, post("/v1/responses", b'{"model":"m","input":"Hi"%b}' % more, *lines))
+    first, later = [one.facts for one in rows]
+    assert (later.key, later.pinned) == (first.key, rows[0].decision.arm)
