@@ -19,13 +19,15 @@ def spare() -> None:
 
 def heed(arguments: Sequence[str]) -> None:
     """Call first thing with the command line: while a verb that serves only starts, SIGTERM ends it with exit code 0, and
-    SIGHUP does nothing, because all is about to be read. What serves sets handlers of its own later.
+    SIGHUP does nothing to `run`, because all is about to be read. What serves sets handlers of its own later.
 
     Without a handler the first process of a container would never hear SIGTERM, and any other one would end by it with
     another code. There is nothing to close yet, so it ends wherever it is: an exception could be caught by what is imported.
     """
-    if arguments[1:2] and arguments[1] in _SERVING:
+    verb = arguments[1] if len(arguments) > 1 else ""
+    if verb in _SERVING:
         signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
+    if verb == "run":
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 

@@ -12,7 +12,7 @@ from sidecar.config.settings import Settings
 from sidecar.core.policy import NO_POLICY
 from sidecar.errors import ConfigError
 
-Signature = tuple[tuple[str, int, int, int], ...]
+Signature = tuple[tuple[str, int, int, int, int], ...]
 
 
 class Watch:
@@ -23,7 +23,7 @@ class Watch:
         self._last = self._look()
 
     def changed(self) -> bool:
-        """Whether a file's inode, time or size, or the list of policy files, differs from the last call."""
+        """Whether a file's inode, times, size or rights, or the list of policy files, differ from the last call."""
         last, self._last = self._last, self._look()
         return last != self._last
 
@@ -38,12 +38,12 @@ def _files(path: Path) -> list[Path]:
         return [path]
 
 
-def _signature(file: Path) -> tuple[str, int, int, int]:
+def _signature(file: Path) -> tuple[str, int, int, int, int]:
     try:
         found = file.stat()
     except OSError:
-        return (str(file), 0, 0, 0)
-    return (str(file), found.st_ino, found.st_mtime_ns, found.st_size)
+        return (str(file), 0, 0, 0, 0)
+    return (str(file), found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
 
 
 class PolicySource:
@@ -53,6 +53,7 @@ class PolicySource:
         self, directory: Path | None, service: str, environ: Mapping[str, str], settings: Settings | None = None
     ) -> None:
         self.current = self._former = Loaded(NO_POLICY)
+        self._refused: Loaded | None = None
         self.error: str | None = None
         self._directory, self._service, self._environ, self._settings = directory, service, environ, settings
         catalogue = settings.catalogue if settings is not None else None
@@ -60,11 +61,14 @@ class PolicySource:
         self.reload()
 
     def poll(self) -> Loaded | None:
-        """Call this every second: reloads when the folder or the catalogue changed, and while there is an error: what it
-        tells of may end without a change that can be seen (a permission, a mount). Returns a policy to apply, if there is
-        a new one."""
-        changed = self._watch.changed()
-        return self.reload() if changed or self.error is not None else None
+        """Call this every second: reloads when the folder or the catalogue changed. Returns a policy to apply, if there is a
+        new one, or one that was refused: what it wants may be there now."""
+        if self._watch.changed():
+            return self.reload()
+        if self._refused is not None:
+            self._former, self.current, self.error = self.current, self._refused, None
+        again, self._refused = self._refused, None
+        return again
 
     def reload(self) -> Loaded | None:
         """Reads the folder now. Returns the policy to apply when its content is new. Never raises.
@@ -74,6 +78,7 @@ class PolicySource:
         What is wrong goes to `error`, and the policy in force stays. So it does when the service's file is gone: a
         deleted file is more often an accident than a wish; a file without routes says the wish.
         """
+        self._refused = None
         try:
             loaded = load_policies(self._directory, self._service, self._environ, self._settings)
         except ConfigError as error:
@@ -94,4 +99,4 @@ class PolicySource:
     def refuse(self, error: str) -> None:
         """The policy that was returned last is not in force, because of `error`: the one before it still is, and the next
         poll returns the refused one again."""
-        self.current, self.error = self._former, error
+        self.current, self._refused, self.error = self._former, self.current, error

@@ -152,11 +152,11 @@ class Exchange(Outward):
 
     def _on_head(self, head: ResponseHead, data: bytes, now: float) -> None:
         """The head is complete: another try, or down it goes."""
-        if head.status >= 400:
-            if self.doubted:  # without our question it is refused, too
-                self.doubted, self.origin.ask_usage = False, True
-            if self._fall_back(str(head.status)) or self._refused_question(head, data):
-                return
+        if self.doubted is not None:  # it was not our question where the call is refused without it, too
+            doubted, self.doubted = self.doubted, None
+            doubted.ask_usage = doubted is not self.origin or head.status in (400, 422)
+        if head.status >= 400 and (self._fall_back(str(head.status)) or self._refused_question(head, data)):
+            return
         self._start_reply(head, data, now)
 
     def _start_reply(self, head: ResponseHead, data: bytes, now: float) -> None:
@@ -300,7 +300,7 @@ class Exchange(Outward):
             return True
         if said == "other":
             return False
-        self.origin.ask_usage, self.doubted = False, True
+        self.origin.ask_usage, self.doubted = False, self.origin
         self.plane.books.upstream_retries += 1
         self._retry(IGNORED)
         return True
@@ -335,7 +335,7 @@ class Exchange(Outward):
         self.tries += 1
         self._early = b""
         self.unsent = False
-        self._held_head = self.pending = self.witness = self.ttfb_s = None
+        self._held_head = self.pending = self.witness = self.ttfb_s = self.sent_s = None
         self._send(self._view)
 
     # ---- 6. the end, exactly once

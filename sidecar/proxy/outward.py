@@ -12,6 +12,7 @@ from sidecar.proxy.answer import NO_RETRY
 from sidecar.proxy.body import LARGE_BYTES, Parts, slices
 from sidecar.proxy.cascade import Cascade
 from sidecar.proxy.dial import DialError
+from sidecar.proxy.origin import Origin
 from sidecar.proxy.outgoing import outgoing, varied
 from sidecar.proxy.own_answers import OwnAnswers
 from sidecar.proxy.translated import Said, Translated
@@ -25,7 +26,7 @@ class Outward(OwnAnswers):
     """The part of an exchange that sends."""
 
     asked = False  # we asked for usage that the client had not asked for
-    doubted = False  # that was refused, and the call is sent again without
+    doubted: Origin | None = None  # refused it, and the call is sent there again without
     sent_s: float | None = None
     ttfb_s: float | None = None
     said: Said | None = None  # the call as other formats say it, where the policy has upstreams of another one

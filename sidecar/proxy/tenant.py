@@ -61,7 +61,9 @@ def _places(head: RequestHead) -> set[bytes]:
         name, _, text = line.partition(b":")
         if name.strip().lower() in CREDENTIALS:
             words = _WORD.findall(text)
-            found.update(words)
+            found.update(
+                words, (text.strip(), text.strip().partition(b" ")[2].strip())
+            )  # a token may have commas in it
             for word in words:
                 found.update(_halves(word))
     return found

@@ -98,5 +98,5 @@ def _differ_in_text(piece: Piece | None, longer: Piece | None, size: int) -> boo
     """Whether both say nothing but text and who answers: one `size` bytes of text, the other one a byte more."""
     if piece is None:
         return False
-    told = Piece(size, answer=piece.answer, completion_id=piece.completion_id, model=piece.model)
+    told = Piece(size, answer=piece.answer, choices=piece.choices, completion_id=piece.completion_id, model=piece.model)
     return piece == told and longer == replace(told, text_bytes=size + 1)

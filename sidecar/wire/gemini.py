@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from sidecar.core.types import Usage
-from sidecar.wire.reading import Piece, label, read_as, text_bytes, tokens
+from sidecar.wire.reading import MOST_CHOICES, Piece, label, read_as, text_bytes, tokens
 
 _ABSENT = Raw(b"")
 
@@ -127,10 +127,11 @@ def _read(body: _Body) -> Piece:
         content = candidate.content or _Content()
         for part in content.parts or ():
             _add_part(piece, part)
-        piece.choices = max(piece.choices, (tokens(candidate.index) or 0) + 1)
+        bit = 1 << min(tokens(candidate.index) or 0, MOST_CHOICES)
+        piece.choices |= bit
         if candidate.finish_reason:
             piece.finish = candidate.finish_reason
-            piece.ends += 1
+            piece.ends |= bit
     if body.prompt_feedback is not None and body.prompt_feedback.block_reason:
         piece.finish = body.prompt_feedback.block_reason
         piece.refused = True

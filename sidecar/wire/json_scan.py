@@ -7,6 +7,7 @@ only brackets and string ends are: what is wrong in there is the upstream's to r
 """
 
 import re
+import sys
 from collections import deque
 from collections.abc import Generator
 from typing import NamedTuple
@@ -22,9 +23,14 @@ _KEY = re.compile(rb'[ \t\r\n]{0,65536}"((?>(?:[^"\\]|\\.){0,1024}))"[ \t\r\n]{0
 _SCALAR = re.compile(rb"(?:true|false|null|-?(?:0|[1-9][0-9]{0,4096})(?:\.[0-9]{1,4096})?(?:[eE][-+]?[0-9]{1,4096})?)")
 _SPACE = re.compile(rb"[ \t\r\n]{0,65536}")
 # Everything inside a value up to the next bracket or long string; strings of up to 200 bytes between escapes are short.
-# Groups that repeat are atomic, not possessive: `wire.http1` says why.
-_PLAIN = re.compile(rb'(?>(?:[^"{}\[\]]++|"[^"\\]{0,200}+(?>(?:\\.[^"\\]{0,200}+){0,20})")*)', re.DOTALL)
-_TEXT = re.compile(rb'[^"\\]*+(?>(?:\\.[^"\\]*+)*)', re.DOTALL)  # a text, from any place not in an escape
+# Groups that repeat keep what they have: possessive, or where that goes wrong (`wire.http1`) atomic, which takes longer.
+_ESCAPED = rb"(?:\\.[^\"\\]{0,200}+){0,20}"
+_TURNS = rb'(?:[^"{}\[\]]++|"[^"\\]{0,200}+%b")*'
+_TEXTS = rb'(?:\\.[^"\\]*+)*'
+_RIGHT = sys.version_info >= (3, 11, 7)
+_KEPT = rb"%b+" if _RIGHT else rb"(?>%b)"
+_PLAIN = re.compile(_KEPT % (_TURNS % (_KEPT % _ESCAPED)), re.DOTALL)
+_TEXT = re.compile(rb'[^"\\]*+' + _KEPT % _TEXTS, re.DOTALL)  # a text, from any place not in an escape
 
 
 class Member(NamedTuple):

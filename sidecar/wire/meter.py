@@ -23,7 +23,7 @@ _GAP_FLOOR_S = 1e-6
 _GAP_FIRST_BIN = math.log(_GAP_FLOOR_S) * _GAP_BINS_PER_E
 _COMPARE_EVERY = 16  # tokens; where events never are alike the attempts must not cost what likeness saves
 _GAPS_AT_ONCE = 256  # gaps of one stream that wait for their bins
-_ALL = 1 << 30  # more than an answer has choices
+_ALL = -1  # every bit
 _log = math.log
 
 
@@ -153,7 +153,7 @@ class StreamMeter:
 
     @property
     def ended(self) -> bool:
-        return self._merged.ends >= self._merged.choices
+        return self._merged.terminal and not self._merged.choices & ~self._merged.ends
 
     def feed(self, data: bytes, t_s: float) -> None:
         """One read of the decoded stream, which arrived at `t_s`."""
@@ -213,11 +213,10 @@ class StreamMeter:
             merged.model = piece.model
         if piece.finish is not None:
             merged.finish = piece.finish
-        if piece.choices > merged.choices:
-            merged.choices = piece.choices
+        merged.choices |= piece.choices
         if piece.terminal:
             merged.terminal = True
-            merged.ends += piece.ends or _ALL
+            merged.ends |= piece.ends or _ALL
         if piece.usage is not None and (merged.usage is None or _counts(piece.usage)):
             merged.usage = piece.usage
         if type(piece) is not Piece or piece.called or piece.refused or piece.error is not None:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from sidecar.core.types import Usage
-from sidecar.wire.reading import Count, Piece, label, read_as, text_bytes
+from sidecar.wire.reading import MOST_CHOICES, Count, Piece, label, read_as, text_bytes
 
 DONE = b"[DONE]"
 _ABSENT = Raw(b"")
@@ -191,23 +191,18 @@ def read_chunk(name: bytes, data: bytes) -> Piece | None:
         if choice.text:
             piece.text_bytes += text_bytes(choice.text)
             piece.answer = True
-        if choice.index or choice.finish_reason:
-            _end_choice(piece, choice)
+        bit = 1 << min(choice.index or 0, MOST_CHOICES)
+        piece.choices |= bit
+        if choice.finish_reason:
+            piece.finish = choice.finish_reason
+            piece.terminal = True
+            piece.ends |= bit
     counts = chunk.usage if chunk.x_groq is None else chunk.usage or chunk.x_groq.usage
     if counts is not None:
         piece.usage = to_usage(counts, chunk.service_tier)
     if chunk.error is not None or name == b"error":
         piece.error = _error_label(chunk.error)
     return piece
-
-
-def _end_choice(piece: Piece, choice: _Choice) -> None:
-    """Which choice it is, and whether it ends: the answer ends with the last of its choices."""
-    piece.choices = max(piece.choices, (choice.index or 0) + 1)
-    if choice.finish_reason:
-        piece.finish = choice.finish_reason
-        piece.terminal = True
-        piece.ends += 1
 
 
 def read_completion(body: bytes) -> Piece | None:

@@ -9,6 +9,7 @@ from sidecar.core.types import Usage
 
 _T = TypeVar("_T")
 Count = Annotated[int, Meta(ge=0, lt=1 << 53)]  # of tokens; what is beyond counts as absent where `read_as` decodes
+MOST_CHOICES = 127  # of one answer that are told apart
 _MAX_REPAIRS = 8  # members of a wrong type dropped from one event before it counts as unreadable
 
 
@@ -20,8 +21,8 @@ class Piece(Struct, gc=False):
     called: bool = False  # a tool call began: no token yet, but no empty answer either
     refused: bool = False
     terminal: bool = False
-    ends: int = 0  # choices whose end it says, where an end is a choice's own
-    choices: int = 1  # one more than the highest number of a choice in it
+    ends: int = 0  # a bit for each choice whose end it says, where an end is a choice's own
+    choices: int = 0  # a bit for each choice in it
     partial_usage: bool = False  # the output count is provisional and a later event gives the total
     usage: Usage | None = None
     completion_id: str | None = None

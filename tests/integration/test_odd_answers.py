@@ -70,6 +70,56 @@ async def test_a_refusal_that_is_none_of_our_question(upstream: Upstream, serve:
     assert [b"stream_options" in one.body for one in up.requests] == [True, False, True]
 
 
+TWO = """
+version: 1
+service: default
+upstreams:
+  one: {{dialect: openai, base_url: "http://127.0.0.1:{one}/v1"}}
+  two: {{dialect: openai, base_url: "http://127.0.0.1:{two}/v1", usage: never, api_key: {{env: NEW_KEY}}}}
+routes:
+  - name: all
+    mode: canary
+    baseline: {{id: base, upstream: one, model: gpt-4o-mini}}
+    arms: [{{id: other, upstream: two, model: n}}]
+    fallback: {{arms: [other], on: [connect, "503"], max: 1}}
+"""
+
+
+async def test_doubt_about_one_upstream_says_nothing_of_another(
+    upstream: Upstream, serve: Serve, tmp_path: Path
+) -> None:
+    """`usage: never` stays so, whoever refused the question before the call went there."""
+    refusal = ok(b'{"error":{"message":"unknown field stream_options"}}', status=b"400 Bad Request")
+    one = await upstream([refusal], ["reset"], [refusal], ["reset"])
+    two = await upstream([ok(b"{}", status=b"500 No")])
+    (tmp_path / "p.yaml").write_text(TWO.format(one=one.port, two=two.port))
+    side = await serve("http://127.0.0.1:1", policies=tmp_path, environ={"NEW_KEY": "held-key"})
+    for _ in range(2):
+        await call(side.port, post(body=ASK))
+    assert (len(one.requests), len(two.requests)) == (4, 2)
+    assert all(b"stream_options" not in one.body for one in two.requests)
+
+
+async def test_what_no_model_has_read_is_not_billed(upstream: Upstream, serve: Serve) -> None:
+    """A client that leaves while an error is held until it is whole, in the middle of an upload that goes up as it comes."""
+    refusal = ok(b'{"error":{"message":"unknown field stream_options"}}', status=b"400 Bad Request")
+    one = await upstream([refusal[:-20], 9.0], [9.0])
+    side = await serve(one)
+    rows = rows_of(side)
+    async with connected(side.port) as client:
+        client.send(post(body=ASK))
+        assert await one.until(lambda: bool(one.requests))
+        await asyncio.sleep(0.1)
+    assert await one.until(lambda: len(rows) == 1)
+    async with connected(side.port) as client:
+        client.send(post(body=b'{"model":"gpt-4o-mini","x":"%b"}' % (b"x" * 9_000_000))[:300_000])
+        await asyncio.sleep(0.3)
+    assert await one.until(lambda: len(rows) == 2)
+    assert [(row.outcome.kind, row.outcome.usage, row.outcome.cost_nusd) for row in rows] == [
+        ("aborted", None, None)
+    ] * 2
+
+
 @pytest.mark.parametrize(
     ("options", "asked"), [(b'{"bogus":1}', True), (b"[]", False), (b'{"include_usage":"maybe"}', False)]
 )

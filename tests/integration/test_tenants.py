@@ -380,3 +380,16 @@ async def test_a_response_of_another_tenant_is_no_conversation_of_ones_own(
     assert (own.key, own.pinned) == (first.key, "m")
     assert others.key != first.key
     assert others.pinned is None
+
+
+async def test_a_token_with_commas_in_it(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """SEC-KEYS: it is known as a whole where it stands in a key's place, too."""
+    up = await upstream([ANSWER])
+    settings = files(tmp_path, up.port)
+    (tmp_path / "tokens").write_bytes(b'a,token"with,all,that else\n')
+    side = await serve(up, **settings)
+    for line in (b"Authorization: Bearer %b", b"x-api-key: %b"):
+        token = b'a,token"with,all,that'
+        lines = (b"x-sidecar-token: " + token, line % token)
+        assert (await call(side.port, post("/v1/chat/completions", CHAT, *lines))).status == 200
+        assert token not in up.requests[-1].head

@@ -144,25 +144,28 @@ def test_a_refused_policy_is_not_current_and_comes_again(tmp_path: Path) -> None
     assert (source.error, source.poll()) == (None, None)
 
 
-def test_a_file_that_was_unreadable_is_read_without_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A permission that is given later changes neither inode nor time nor size; without an error nothing is read twice."""
+def test_a_file_that_was_unreadable_is_read_when_its_rights_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That changes neither inode nor size nor the time of the content; as long as nothing changes nothing is read twice."""
     read = watch.load_policies
-    file, reads = tmp_path / "p.yaml", []
+    file, reads = tmp_path / "p.yaml", 0
     file.write_text(GOOD)
     source = PolicySource(tmp_path, "bot", {})
+    rights = 0o000
 
-    def unreadable(*_: object) -> Loaded:
-        raise ConfigError("cannot be read")
-
-    monkeypatch.setattr(watch, "load_policies", unreadable)
-    file.write_text(GOOD + "replicas: 2\n")
-    assert [source.poll(), source.poll(), source.error] == [None, None, "cannot be read"]
-
-    def readable(*arguments: object) -> Loaded:
-        reads.append(arguments)
+    def load(*arguments: object) -> Loaded:
+        nonlocal reads
+        reads += 1
+        if not rights:
+            raise ConfigError("cannot be read")
         return read(*arguments)  # type: ignore[arg-type]  # passed on as they came
 
-    monkeypatch.setattr(watch, "load_policies", readable)
+    monkeypatch.setattr(watch, "load_policies", load)
+    file.write_text(GOOD + "replicas: 2\n")
+    assert [source.poll(), source.poll(), source.error, reads] == [None, None, "cannot be read", 1]
+    rights = 0o600
+    file.chmod(rights)
     loaded = source.poll()
     assert loaded is not None
-    assert (loaded.policy.replicas, source.error, source.poll(), len(reads)) == (2, None, None, 1)
+    assert (loaded.policy.replicas, source.error, source.poll(), reads) == (2, None, None, 2)

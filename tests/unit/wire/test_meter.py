@@ -627,6 +627,9 @@ def test_an_answer_ends_with_the_last_of_its_choices() -> None:
         meter.feed(event(one), 2.0)
         seen.append(meter.ended)
     assert seen == [False, True, True]
+    late = make_meter("chat", "openai", event_stream=True, max_bytes=CAP)
+    late.feed(event({"choices": [{"index": 1, "delta": {"content": "b"}, "finish_reason": "stop"}]}), 1.0)
+    assert late.ended, "its only choice has this number"
     other = make_meter("generate", "gemini", event_stream=True, max_bytes=CAP)
     for at, finish in ((1, None), (0, "STOP"), (1, "STOP")):
         content = {"index": at, "content": {"parts": [{"text": "x"}]}, "finishReason": finish}
