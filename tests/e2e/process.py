@@ -22,11 +22,18 @@ STOP_TIMEOUT_S = 40.0  # drain is 25 s at most, closing the store 5 s
 LOOPBACK = "127.0.0.1"
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind((LOOPBACK, 0))
-        return int(sock.getsockname()[1])
+    """A port that nobody listens on now, and that was not given before: the kernel gives one again as soon as it is free."""
+    while True:
+        with socket.socket() as sock:
+            sock.bind((LOOPBACK, 0))
+            port = int(sock.getsockname()[1])
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 def ask(

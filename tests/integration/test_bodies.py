@@ -98,9 +98,9 @@ async def test_chunked_uploads_arrive_whole(upstream: Upstream, serve: Serve, pa
     "key", [b'"a":1,', b'"messages":[%b],' % b",".join([b'{"role":"user","content":"%b"}' % (b"x" * 200)] * 30_000)]
 )
 async def test_large_json_does_not_hold_the_loop(upstream: Upstream, serve: Serve, key: bytes) -> None:
-    """INC-21, GW-43: other work goes on while megabytes of JSON are read; the bounds leave room for coverage.
+    """INC-21, GW-43: other work goes on while megabytes of JSON are read: no turn has a third of the work.
 
-    Gaps between the loop's turns are counted in the process's CPU time: another process on the machine adds nothing.
+    Turns are counted in the thread's CPU time, and against each other: no other process and no slow machine adds to one.
     """
     body = b"{" + key + b'"x":"' + b"y" * (7 * MIB - len(key)) + b'","model":"m"}'
     up = await upstream(thrown_away=len(body))
@@ -108,11 +108,11 @@ async def test_large_json_does_not_hold_the_loop(upstream: Upstream, serve: Serv
     gaps: list[float] = []
 
     async def watch() -> None:
-        before = time.process_time()
+        before = time.thread_time()
         while True:
             await asyncio.sleep(0.001)
-            gaps.append(time.process_time() - before)
-            before = time.process_time()
+            gaps.append(time.thread_time() - before)
+            before = time.thread_time()
 
     watching = asyncio.get_running_loop().create_task(watch())
     async with connected(side.port) as client:
@@ -126,8 +126,7 @@ async def test_large_json_does_not_hold_the_loop(upstream: Upstream, serve: Serv
     watching.cancel()
     assert got.status == 200
     assert got.value(b"x-sidecar-model") == b"openai/m"
-    assert sorted(gaps)[int(len(gaps) * 0.99)] < 0.05
-    assert max(gaps) < 0.25
+    assert max(gaps) < max(0.05, sum(gaps) / 3)
 
 
 async def test_a_tunnel_slows_the_sender_when_the_reader_is_slow(upstream: Upstream, serve: Serve) -> None:

@@ -188,19 +188,6 @@ async def test_an_interim_answer_goes_down_without_what_is_between_two(upstream:
     assert b"fake" not in got.raw
 
 
-async def test_a_client_that_leaves_before_the_first_byte(upstream: Upstream, serve: Serve) -> None:
-    """DESIGN 5: the model may have begun: the prompt is the least that the call costs."""
-    up = await upstream([3.0])
-    side = await serve(up)
-    rows = rows_of(side)
-    async with connected(side.port) as client:
-        client.send(post(body=ASK))
-        assert await up.until(lambda: bool(up.requests))
-        await asyncio.sleep(0.1)
-    assert await up.until(lambda: bool(rows))
-    assert (rows[0].outcome.kind, rows[0].outcome.cost_kind) == ("aborted", "lower_bound")
-
-
 async def test_a_body_refused_while_it_waits_for_a_connection(upstream: Upstream, serve: Serve) -> None:
     """It waits no longer, so that the connection goes to who still does."""
     up = await upstream([1.0, ok(b"{}")])

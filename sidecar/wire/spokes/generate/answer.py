@@ -172,7 +172,7 @@ def write_response(response: Response, _request: Request, report: Report) -> Jso
     lose_all(report, "", response.extra)
     if response.service_tier not in _PLAIN_TIERS:
         report.lose("service_tier")
-    return body
+    return body if any(name in body for name in _OURS) else {"candidates": [], **body}
 
 
 def write_head(response_id: str, model: str, created: int | None) -> Json:

@@ -197,6 +197,13 @@ def test_little_is_known_of_an_answer() -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["", "chat_1"])
+def test_an_answer_of_nothing_is_one_of_gemini(name: str) -> None:
+    body, _ = written(id=name, model="")
+    assert body["candidates"] == []
+    assert read_response(body).choices == []
+
+
 def test_tokens_of_others() -> None:
     tokens = [TokenLogprob(token="a", logprob=-1.0, bytes=[97])]
     body, _ = written(Choice(index=0, parts=[Text(text="a")], logprobs=tokens))
