@@ -32,6 +32,7 @@ from sidecar.wire.http1 import RequestHead, ResponseHead, parse_response
 from sidecar.wire.meter import make_meter
 from sidecar.wire.usage_ask import refuses_usage
 
+USAGE_REFUSED: Final = "usage_refused"  # the error of a copy whose question for usage was not understood
 AT_ONCE: Final = 4  # errands under way; more would cost clients time on the loop
 _IN_LINE: Final = 64
 _LINE_BYTES: Final = 8 * 1024 * 1024  # of the bodies that wait
@@ -307,8 +308,7 @@ class Errand:
         outcome = outcome_of(self, kind, error, monotonic() - self._zero, 0)
         reply, task = self.reply, self._task
         if task.asked and reply is not None and refuses_usage(reply.head.status, reply.error_body):
-            self.origin.ask_usage = False  # our question was not understood: that says nothing of the arm
-            return replace(outcome, kind="aborted", error="usage_refused")
+            return replace(outcome, kind="aborted", error=USAGE_REFUSED)  # this says nothing of the arm
         return outcome if task.decision.arm is None else checked(self, outcome)
 
     def _open(self, head: ResponseHead) -> Reply:

@@ -152,9 +152,8 @@ class Exchange(Outward):
 
     def _on_head(self, head: ResponseHead, data: bytes, now: float) -> None:
         """The head is complete: another try, or down it goes."""
-        if self.doubted is not None:  # it was not our question where the call is refused without it, too
-            doubted, self.doubted = self.doubted, None
-            doubted.ask_usage = doubted is not self.origin or head.status in (400, 422)
+        if self.doubted is self.origin and head.status < 400:  # the call goes through without our question: it was that
+            self.origin.ask_usage = False
         if head.status >= 400 and (self._fall_back(str(head.status)) or self._refused_question(head, data)):
             return
         self._start_reply(head, data, now)
@@ -288,19 +287,18 @@ class Exchange(Outward):
     # ---- 5. another try, before the first byte only
 
     def _refused_question(self, head: ResponseHead, data: bytes, *, whole: bool = False) -> bool:
-        """A 400 that names stream_options: our question was not understood. Asked again without it, once; remembered, unless
-        that is refused as well. Where the client has options of its own, it may be these.
+        """A 400 that names stream_options: it may be our question that was not understood. Asked again without it,
+        once; where that goes through, it was, and this is remembered.
 
         The answer is held until it is whole, because only its text tells; whether it was held or asked again is returned.
         """
-        ours = self.asked and (self._view is None or not self._view.has_stream_options)
-        said = judged(head, data, whole=whole) if ours else "other"
+        said = judged(head, data, whole=whole) if self.asked else "other"
         if said == "more":
             self._early, self._held_head = data, head
             return True
         if said == "other":
             return False
-        self.origin.ask_usage, self.doubted = False, self.origin
+        self.doubted = self.origin
         self.plane.books.upstream_retries += 1
         self._retry(IGNORED)
         return True

@@ -21,6 +21,8 @@ from sidecar.wire.sigv4 import Place, credentials, sign
 from sidecar.wire.target import ALL_CREDENTIALS, has_dot_segment, join_target, model_in, path_segment, value_in, without
 from sidecar.wire.target import CREDENTIALS as IN_QUERY
 
+PROTOCOLS: Final = b"sec-websocket-protocol"
+KEY_PROTOCOL: Final = b"openai-insecure-api-key."  # a browser's key stands among its subprotocols
 CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 _REGION: Final = re.compile(r"\.([a-z]{2}(?:-[a-z]+)+-\d)\.amazonaws\.com")  # of an AWS host: .eu-west-1.
 _VERSION: Final = frozenset({b"api-version"})  # of Azure's own paths: other places have others, or none
@@ -85,6 +87,9 @@ class Origin:
         if self.holds_key or head.spent:
             # The client's credential is meant for another origin: it never goes here, not even when ours is missing.
             replace.update(dict.fromkeys(CREDENTIALS))
+            if PROTOCOLS in head.fields:
+                replace[PROTOCOLS] = None
+                add += _protocols(head)
             key = self._key() if self.holds_key else None
             if key is not None:
                 name, scheme = self.provider.key_field, self.provider.key_scheme
@@ -242,6 +247,13 @@ def _of_client(line: bytes, nominated: AbstractSet[bytes]) -> bool:
     """Whether a header line says something between the client and us alone, or is written anew."""
     name = line.partition(b":")[0].lower()
     return name in _HOP or name in nominated or name.startswith((b"x-sidecar-", b"x-amz-"))
+
+
+def _protocols(head: RequestHead) -> bytes:
+    """The line of the subprotocols that are no key."""
+    lines = [head.raw[start:end].partition(b":")[2] for name, start, end in head.spans if name == PROTOCOLS]
+    kept = [one.strip() for line in lines for one in line.split(b",") if not one.strip().startswith(KEY_PROTOCOL)]
+    return b"Sec-WebSocket-Protocol: %b\r\n" % b", ".join(kept) if kept else b""
 
 
 def _credential(client: RequestHead) -> bytes | None:

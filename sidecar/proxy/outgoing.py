@@ -8,7 +8,7 @@ Gemini has the parameters that everybody has in `generationConfig`, and refuses 
 """
 
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
@@ -32,15 +32,23 @@ _PLACES: Final = (b"generationConfig", b"generation_config")
 Params = tuple[tuple[str, bytes], ...]  # (member, JSON text)
 
 
+class Came(NamedTuple):
+    """A body as it came, but for the prompt that `varied` may have put in it."""
+
+    body: bytes
+    view: RequestView | None  # what was read of the client's; None: it goes as it came
+    seen: RequestView | None  # what is known of this one
+
+
 def outgoing(
-    origin: Origin, facts: Facts, decision: Decision, body: bytes, view: RequestView | None, seen: RequestView | None
+    origin: Origin, facts: Facts, decision: Decision, came: Came, *, ask_usage: bool
 ) -> tuple[bytes | Parts, bool]:
     """The body for this decision's arm, in parts where it is large and changed, and whether it asks for usage that the
-    client's does not. `view` is what was read of the client's body (None: it goes as it came), `seen` what is known of
-    `body`, in which `varied` may have put a prompt."""
+    client's does not (`ask_usage`: it may)."""
+    body, view, seen = came
     if view is None or facts.endpoint not in SELECTABLE:
         return body, False
-    asked = facts.stream and facts.endpoint in _ASKABLE and view.askable and origin.ask_usage
+    asked = facts.stream and facts.endpoint in _ASKABLE and view.askable and ask_usage
     in_path = facts.endpoint == "generate"
     model = decision.model if decision.model != facts.model and not in_path else None
     if (

@@ -13,7 +13,7 @@ from sidecar.proxy.body import LARGE_BYTES, Parts, slices
 from sidecar.proxy.cascade import Cascade
 from sidecar.proxy.dial import DialError
 from sidecar.proxy.origin import Origin
-from sidecar.proxy.outgoing import outgoing, varied
+from sidecar.proxy.outgoing import Came, outgoing, varied
 from sidecar.proxy.own_answers import OwnAnswers
 from sidecar.proxy.translated import Said, Translated
 from sidecar.proxy.upstream import UpstreamConnection
@@ -26,7 +26,7 @@ class Outward(OwnAnswers):
     """The part of an exchange that sends."""
 
     asked = False  # we asked for usage that the client had not asked for
-    doubted: Origin | None = None  # refused it, and the call is sent there again without
+    doubted: Origin | None = None  # refused a call that asked; this one is sent there again without
     sent_s: float | None = None
     ttfb_s: float | None = None
     said: Said | None = None  # the call as other formats say it, where the policy has upstreams of another one
@@ -64,7 +64,9 @@ class Outward(OwnAnswers):
                 return
             if target is not self._target:
                 self._target = target
-            self._outgoing, self.asked = outgoing(self.origin, self.facts, decision, body, view, seen)
+            self._outgoing, self.asked = outgoing(
+                self.origin, self.facts, decision, Came(body, view, seen), ask_usage=self._may_ask
+            )
         self.phase = "queue"
         self._begin_try(decision)
         connection = self.origin.pool.take(self)
@@ -90,12 +92,16 @@ class Outward(OwnAnswers):
         """The body as it was sent, in the client's format: what checks read."""
         return _whole(self._outgoing) if self.translated is None else self.body
 
+    @property
+    def _may_ask(self) -> bool:
+        return self.origin.ask_usage and self.doubted is not self.origin
+
     def _translate(self, said: Said, decision: Decision, body: bytes) -> bool:
         """Writes the call in the arm's format; whether that could be done. It cannot where the call is malformed."""
         self.asked = False
         try:
             model = decision.model or self.facts.model or ""
-            self.translated = said.put(self.origin, decision, model, body)
+            self.translated = said.put(self.origin, decision, model, body, ask_usage=self._may_ask)
         except TranslationError as error:
             code = "malformed" if said.request() is None else "translation"
             self._answer(400, code, str(error), "failed", "refused", NO_RETRY)

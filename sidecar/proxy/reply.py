@@ -27,7 +27,9 @@ _LEGIBLE: Final = (
     b"application/vnd.amazon.eventstream",
 )  # of other endpoints: what usage may be recognised in
 _STREAMS: Final = _LEGIBLE[1:]
-_STORED: Final = re.compile(r"/v1/(?:batches(?:/[^/]+/cancel)?|responses/[^/]+/cancel|chat/completions/[^/]+)/?")
+_STORED: Final = re.compile(
+    r"/(?:batches(?:/[^/]+/cancel)?|responses/[^/]+/cancel|chat/completions/[^/]+|threads/[^/]+/runs/[^/]+(?:/cancel)?)/?$"
+)
 _MAX_ERROR_BYTES: Final = 64 * 1024
 AT_ONCE: Final = 8  # 1..64 reads of a stream; more cost memory, and hold the loop for longer when they are read
 AT_ONCE_BYTES: Final = 16 * 1024  # together; a larger body is read as it comes
@@ -40,7 +42,7 @@ _NOTHING_CUT: Final[frozenset[bytes]] = frozenset()
 def _tells(path: str, content_type: bytes) -> bool:
     """Whether an answer of another endpoint may tell what the call used. One that only shows a stored answer, or ends it,
     tells again what an earlier one cost."""
-    return content_type.startswith(_LEGIBLE) and not _STORED.fullmatch(path)
+    return content_type.startswith(_LEGIBLE) and not _STORED.search(path)
 
 
 def framing_of(head: ResponseHead, method: bytes) -> Framing:

@@ -16,7 +16,7 @@ from sidecar.core.paired import Pairs
 from sidecar.core.policy import Arm, RolloutSpec, Route, Shadow
 from sidecar.core.reward import validate
 from sidecar.core.types import SELECTABLE, Decision, Facts, Outcome, Settled
-from sidecar.proxy.errand import Errands, Task
+from sidecar.proxy.errand import USAGE_REFUSED, Errands, Task
 from sidecar.proxy.gate import Way
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.outgoing import placed
@@ -30,6 +30,7 @@ KIND: Final = "shadow"
 MAX_BODY_BYTES: Final = 1024 * 1024
 _USUAL_TOKENS: Final = 1_024  # reserved where the call does not limit its answer and the served one was short
 _ASKABLE: Final = frozenset({"chat", "completions"})
+_SURE: Final = 2  # 1..10 copies in a row; one may be refused for another reason and have its text repeated
 _DO_NOT_STORE: Final = (("store", b"false"),)
 
 
@@ -53,6 +54,7 @@ class Shadowing:
         self.purse = Purse(plane, errands, KIND, spec)
         self.pairs = Pairs(route.name, spec.arm, self.guardrails, steady())
         self.out = False  # it was rolled back
+        self._refused = 0  # copies in a row whose question for usage was not understood, as it seems
         self._plane = plane
 
     def take_over(self, before: "Shadowing") -> None:
@@ -75,7 +77,8 @@ class Shadowing:
             return
         facts = replace(settled.facts, model=self.arm.model)
         decision = self._decision(settled, origin)
-        asks = facts.stream and facts.endpoint in _ASKABLE and seen.view.askable and origin.ask_usage
+        asks = facts.stream and facts.endpoint in _ASKABLE and seen.view.askable
+        asks = asks and origin.ask_usage and self._refused < _SURE
         task = Task(
             origin=origin,
             head=seen.head,
@@ -90,6 +93,10 @@ class Shadowing:
 
     def _paired(self, settled: Settled, outcome: Outcome, _body: bytes) -> None:
         """The copy is over: the two outcomes make a pair."""
+        if outcome.error == USAGE_REFUSED:
+            self._refused += 1
+        elif self._refused < _SURE:
+            self._refused = 0
         if outcome.kind == "aborted":  # by us: it says nothing of the arm
             return
         served = settled.outcome

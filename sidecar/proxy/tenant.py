@@ -10,9 +10,10 @@ import re
 from base64 import b64decode
 from collections.abc import Mapping
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
-from sidecar.config.secrets import MIN_TOKEN_CHARACTERS, ClientTokens
-from sidecar.proxy.origin import CREDENTIALS
+from sidecar.config.secrets import ClientTokens
+from sidecar.proxy.origin import CREDENTIALS, KEY_PROTOCOL, PROTOCOLS
 from sidecar.wire.http1 import RequestHead
 from sidecar.wire.target import ALL_CREDENTIALS as IN_QUERY
 from sidecar.wire.target import values_in
@@ -21,7 +22,8 @@ TENANT: Final = b"x-sidecar-tenant"
 TOKEN: Final = b"x-sidecar-token"  # for a client whose own key goes on to its provider
 _NAMED: Final = re.compile(rb"[A-Z]{1,16} (/for/([A-Za-z0-9][A-Za-z0-9._-]{0,63}))/")
 _BEARER: Final = b"bearer "
-_WORD: Final = re.compile(rb'[^\s,"]{%d,}' % MIN_TOKEN_CHARACTERS)  # shorter ones are no tokens
+_WORDS: Final = (re.compile(rb'[^\s,"]+'), re.compile(rb"""[^\s,"';<>=:]+"""))  # a token may have such signs in it
+_MARKS: Final = b"'<>;"
 
 
 def named_by_path(data: bytes) -> tuple[bytes, bytes] | None:
@@ -59,14 +61,18 @@ def _places(head: RequestHead) -> set[bytes]:
     found = set(values_in(head.target, IN_QUERY))
     for line in head.raw.split(b"\r\n")[1:]:
         name, _, text = line.partition(b":")
-        if name.strip().lower() in CREDENTIALS:
-            words = _WORD.findall(text)
-            found.update(
-                words, (text.strip(), text.strip().partition(b" ")[2].strip())
-            )  # a token may have commas in it
-            for word in words:
-                found.update(_halves(word))
+        if name.strip().lower() in (*CREDENTIALS, PROTOCOLS):
+            found |= _words(text.replace(KEY_PROTOCOL, b" "))
+            found |= _words(unquote_to_bytes(text))
     return found
+
+
+def _words(text: bytes) -> set[bytes]:
+    found = {text.strip(), text.strip().partition(b" ")[2].strip()}  # a token may have commas in it
+    for pattern in _WORDS:
+        found.update(pattern.findall(text))
+    found.update([word.strip(_MARKS) for word in found])
+    return found.union(*map(_halves, found))
 
 
 def _halves(word: bytes) -> list[bytes]:

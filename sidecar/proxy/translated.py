@@ -125,8 +125,11 @@ class Said(Mapping[str, tuple[str, ...]]):
         wrong = self._wrong
         return refusal if wrong is None or refusal.code != "translation" else Refusal(400, "malformed", wrong)
 
-    def put(self, origin: Origin, decision: Decision, model: str, body: bytes) -> "Translated":
-        """The call for this arm. `body` is the client's with what the decision did to its system prompt.
+    def put(
+        self, origin: Origin, decision: Decision, model: str, body: bytes, *, ask_usage: bool = True
+    ) -> "Translated":
+        """The call for this arm. `body` is the client's with what the decision did to its system prompt; `ask_usage`: a
+        stream is asked for its usage.
 
         Raises:
             TranslationError: it cannot be read.
@@ -134,7 +137,7 @@ class Said(Mapping[str, tuple[str, ...]]):
         request = self._request if body is self._body else None  # read before, when its losses were asked for
         if request is None:
             request = read(body, self._form, self._model, stream=self._stream)
-        made = Translated(request, origin, decision, model, body)
+        made = Translated(request, origin, decision, model, body, ask_usage=ask_usage)
         made.report.lost += self.also
         return made
 
@@ -144,8 +147,17 @@ class Translated:
 
     unheard = b""  # headers that mean something to the client's own provider only, each with ", " behind it
 
-    def __init__(self, request: Request, origin: Origin, decision: Decision, model: str, body: bytes = b"") -> None:
-        """`body` is the client's, for the estimate of its size."""
+    def __init__(
+        self,
+        request: Request,
+        origin: Origin,
+        decision: Decision,
+        model: str,
+        body: bytes = b"",
+        *,
+        ask_usage: bool = True,
+    ) -> None:
+        """`body` is the client's, for the estimate of its size. Without `ask_usage` a stream is not asked for its usage."""
         self.request = request
         self.named = Named(model=model)  # the exchange knows more
         self.report = Report()
@@ -156,10 +168,8 @@ class Translated:
         request = replace(request, **own) if own else request
         if self.form == "messages" and request.max_tokens is None and decision.can is not None:
             request = _with_limit(request, decision.can, needs_of(body).tokens, self.report)
-        self.asked = (
-            self.form == "chat" and request.stream and origin.ask_usage
-        )  # for usage: there are servers that refuse
-        said = say(request, self.form, origin.provider, model, self.report, ask_usage=origin.ask_usage)
+        self.asked = self.form == "chat" and request.stream and ask_usage
+        said = say(request, self.form, origin.provider, model, self.report, ask_usage=ask_usage)
         self.body = said if not rest else orjson.dumps(orjson.loads(said) | rest)
 
     def head(self, client: RequestHead, at: float) -> bytes:

@@ -114,12 +114,21 @@ class UpstreamConnection(asyncio.Protocol):
         self._pool.put(self)
 
     def leave(self) -> None:
-        """Ends the connection behind what was written, for as long as the upstream takes it, and for LEAVE_S at most."""
+        """Ends the connection behind what was written, for as long as the upstream takes it, and for LEAVE_S at most.
+
+        What the upstream says meanwhile is read, and dropped: a socket that is closed with unread bytes in it is reset, and
+        the reset overtakes what was written. Over TLS it is not read.
+        """
         self.rider = None
         if not self.closed:
             self.closed = True
             self._pool.forget(self)
-            self.transport.close()
+            if self.paused:
+                self.set_reading(True)
+            if self.transport.can_write_eof() and not self.transport.is_closing():
+                self.transport.write_eof()
+            else:
+                self.transport.close()
             asyncio.get_running_loop().call_later(LEAVE_S, self.transport.abort)
 
     def close(self) -> None:

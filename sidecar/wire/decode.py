@@ -114,13 +114,17 @@ class _Deflate:
 def _optional(module: str, decode: Callable[[Any], "_Decode"]) -> _Codec | None:
     try:
         return _Sliced(decode(importlib.import_module(module)))
-    except ImportError:
+    except Exception:  # noqa: BLE001  it is not installed, or not the library that we know: then usage is unknown
         return None
 
 
 def _zstd(library: Any) -> "_Decode":  # noqa: ANN401 - a module that may not be installed
     """Of several frames in a row, too (RFC 8878 section 3.1)."""
-    made: _Decode = library.ZstdDecompressor().decompressobj(read_across_frames=True).decompress
+    made: _Decode
+    try:
+        made = library.ZstdDecompressor().decompressobj(read_across_frames=True).decompress
+    except TypeError:  # before 0.22
+        made = library.ZstdDecompressor().decompressobj().decompress
     return made
 
 

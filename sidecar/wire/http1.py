@@ -39,7 +39,7 @@ _HOP_BY_HOP = (
 )
 _REQUEST_FIELDS: Final = re.compile(
     rb"\n(host|content-length|content-type|content-encoding|transfer-encoding|expect|accept-encoding|origin|sec-fetch-site"
-    rb"|authorization|x-api-key|api-key|x-goog-api-key|anthropic-version|traceparent|x-sidecar-[!#$%&'*+\-.^_`|~0-9a-z]+|"
+    rb"|authorization|x-api-key|api-key|x-goog-api-key|anthropic-version|traceparent|sec-websocket-protocol|x-sidecar-[!#$%&'*+\-.^_`|~0-9a-z]+|"
     + _HOP_BY_HOP
     + rb"):[\t ]*([^\r]*)\r"
 )

@@ -359,22 +359,24 @@ async def test_shadows_of_streams_in_other_dialects(upstream: Upstream, serve: S
 
 
 async def test_a_shadow_that_cannot_be_asked_for_usage(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
-    """It refuses `stream_options` once: that is no fault of the arm, and it is not asked again."""
+    """It refuses `stream_options` twice in a row: that is no fault of the arm, and it is not asked again."""
     stream = SSE_HEAD + delta("four") + FINISH
     no = ok(b'{"error":{"message":"unknown field stream_options"}}', status=b"400 Bad Request")
-    base, new = await upstream([stream]), await upstream([no], [stream])
+    base, new = await upstream([stream]), await upstream([no], [stream], [no], [no], [stream])
     side = await serving(base, serve, tmp_path, shadowing(base.port, new.port))
     told = events_of(side)
     async with talking(side) as app:
-        for count in (1, 2):
+        for count in (1, 2, 3, 4, 5):
             await app.ask(stream=True)
             assert await until(lambda count=count: len(told) == count)
             side.app.beside.errands.wake()
-    assert [(one.message, one.detail["error"]) for one in told] == [("aborted", "usage_refused"), ("completed", None)]
-    assert ["stream_options" in orjson.loads(seen.body) for seen in new.requests] == [True, False]
+    refused, well = ("aborted", "usage_refused"), ("completed", None)
+    assert [(one.message, one.detail["error"]) for one in told] == [refused, well, refused, refused, well]
+    assert ["stream_options" in orjson.loads(seen.body) for seen in new.requests] == [True, True, True, True, False]
+    assert side.app.plane.origins["two"].ask_usage, "calls are asked as before"
     pairs = side.app.beside.status(steady())[0].pairs
     assert pairs is not None
-    assert (pairs.pairs, pairs.shadow.failed) == (1, 0)
+    assert (pairs.pairs, pairs.shadow.failed) == (2, 0)
 
 
 async def test_both_sides_of_a_pair_are_checked_alike(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ import asyncio
 import re
 import socket
 import ssl
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +174,44 @@ async def test_last_words_wait_for_an_upstream_that_reads_slowly(serve: Serve) -
             assert await asyncio.gather(
                 asyncio.to_thread(_read_slowly, server), asyncio.to_thread(_say_and_leave, side.port, size)
             ) == [size, None]
+
+
+async def test_last_words_to_an_upstream_that_talks(serve: Serve) -> None:
+    """What it says to nobody is read until it has heard the end: else the socket is reset, and its words are lost."""
+    for size in (300_000, 3_000_000):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            side = await serve(f"http://127.0.0.1:{server.getsockname()[1]}")
+            assert await asyncio.gather(
+                asyncio.to_thread(_read_and_talk, server), asyncio.to_thread(_say_and_leave, side.port, size)
+            ) == [size, None]
+
+
+def _read_and_talk(server: socket.socket) -> int:
+    """How much came behind the switch of protocols, while this side talks."""
+    server.settimeout(10)
+    peer, got = server.accept()[0], 0
+    over = threading.Event()
+
+    def talk() -> None:
+        with suppress(OSError):
+            while not over.wait(0.005):
+                peer.sendall(b"d" * 2000)
+
+    with peer:
+        peer.settimeout(10)
+        peer.recv(65536)
+        peer.sendall(SWITCH)
+        talking = threading.Thread(target=talk)
+        talking.start()
+        time.sleep(0.3)
+        with suppress(OSError):
+            while data := peer.recv(65536):
+                got += len(data)
+                time.sleep(0.001)
+        over.set()
+        talking.join()
+    return got
 
 
 def _read_slowly(server: socket.socket) -> int:

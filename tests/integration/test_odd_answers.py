@@ -45,6 +45,27 @@ async def test_a_coding_that_is_none(upstream: Upstream, serve: Serve, coding: b
     assert rows[0].outcome.clocks.ttft_s is not None
 
 
+async def test_a_library_that_is_older(upstream: Upstream, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian 12's zstandard knows one frame only; of a library that is none of those we know nothing is read. The answer
+    passes."""
+
+    real = zstandard.ZstdDecompressor()
+
+    class Old:
+        def decompressobj(self) -> Any:
+            return real.decompressobj()
+
+    body = zstandard.ZstdCompressor().compress(whole())
+    up = await upstream(*[[ok(body, b"Content-Encoding: zstd")]] * 2)
+    side = await serve(up)
+    rows = rows_of(side)
+    for known in (Old, None):
+        monkeypatch.setattr(zstandard, "ZstdDecompressor", known)
+        assert (await call(side.port, post(body=WHOLE))).body == body
+    assert [row.outcome.usage is not None for row in rows] == [True, False]
+    assert side.books.bugs == 0
+
+
 async def test_zstd_of_several_frames(upstream: Upstream, serve: Serve) -> None:
     """RFC 8878 section 3.1: frames in a row are one body, of whichever length."""
     pack, body = zstandard.ZstdCompressor().compress, whole()
@@ -70,6 +91,7 @@ async def test_a_refusal_that_is_none_of_our_question(upstream: Upstream, serve:
     assert [b"stream_options" in one.body for one in up.requests] == [True, False, True]
 
 
+REFUSAL = ok(b'{"error":{"message":"unknown field stream_options"}}', status=b"400 Bad Request")
 TWO = """
 version: 1
 service: default
@@ -124,9 +146,10 @@ async def test_what_no_model_has_read_is_not_billed(upstream: Upstream, serve: S
     ("options", "asked"), [(b'{"bogus":1}', True), (b"[]", False), (b'{"include_usage":"maybe"}', False)]
 )
 async def test_options_of_the_clients_own(upstream: Upstream, serve: Serve, options: bytes, *, asked: bool) -> None:
-    """What a server refuses of them is between the two: nothing is sent twice, mended, or held against the server."""
+    """What a server refuses of them is between the two: it is not mended, and not held against the server. Where we added
+    to them the call goes up as it came, too, before the client is told."""
     refusal = ok(b'{"error":{"message":"stream_options: unknown or wrong"}}', status=b"400 Bad Request")
-    up = await upstream([refusal], [SSE_HEAD + chunked(TOLD)])
+    up = await upstream(*[[refusal]] * (1 + asked), [SSE_HEAD + chunked(TOLD)])
     side = await serve(up)
     body = ASK.replace(b'"stream"', b'"stream_options":%b,"stream"' % options)
     async with connected(side.port) as client:
@@ -134,9 +157,37 @@ async def test_options_of_the_clients_own(upstream: Upstream, serve: Serve, opti
         assert (await client.response()).status == 400
         client.send(post(body=ASK))
         assert (await client.response()).body == BARE
-    first, later = [one.body for one in up.requests]
-    assert (first != body) == asked
+    *first, as_it_came, later = [one.body for one in up.requests]
+    assert (len(first), as_it_came) == (asked, body)
     assert b'"include_usage":true' in later
+
+
+@pytest.mark.parametrize("options", [b"null", b"{}", b'{"include_usage":false}', b'{"include_obfuscation":false}'])
+async def test_options_that_the_server_takes_without_ours(upstream: Upstream, serve: Serve, options: bytes) -> None:
+    """DESIGN 4: a call that ours made wrong is sent as it came."""
+    up = await upstream([REFUSAL], [SSE_HEAD + chunked(BARE)])
+    side = await serve(up)
+    body = ASK.replace(b'"stream"', b'"stream_options":%b,"stream"' % options)
+    assert (await call(side.port, post(body=body))).status == 200
+    assert up.requests[1].body == body
+
+
+@pytest.mark.parametrize("second", ["429 Slow", "503 No", "401 No", "reset", "slow"])
+async def test_the_question_ends_where_the_call_goes_through_without_it(
+    upstream: Upstream, serve: Serve, second: str
+) -> None:
+    """Not where it is refused for another reason, breaks, or its client does not wait for the answer."""
+    script = {"reset": "reset", "slow": 9.0}.get(second, ok(b"{}", status=second.encode()))
+    up = await upstream([REFUSAL], [script], [SSE_HEAD + chunked(TOLD)])
+    side = await serve(up)
+    async with connected(side.port) as client:
+        client.send(post(body=ASK))
+        assert await up.until(lambda: len(up.requests) == 2)
+        if second != "slow":
+            await client.response()
+    assert await up.until(lambda: not side.app.plane.exchanges)
+    assert (await call(side.port, post(body=ASK))).body == BARE
+    assert [b"stream_options" in one.body for one in up.requests] == [True, False, True]
 
 
 STORED = b'{"id":"x","model":"gpt-4o-mini","usage":{"input_tokens":%d,"output_tokens":%d}}'
@@ -149,6 +200,8 @@ STORED = b'{"id":"x","model":"gpt-4o-mini","usage":{"input_tokens":%d,"output_to
         ("/v1/responses/resp_1/cancel", STORED % (9, 9)),
         ("/v1/batches/batch_1/cancel", STORED % (9, 9)),
         ("/v1/batches", STORED % (0, 0)),
+        ("/v1/threads/thread_1/runs/run_1", STORED % (9, 9)),
+        ("/v1/threads/thread_1/runs/run_1/cancel", STORED % (9, 9)),
     ],
 )
 async def test_what_is_stored_is_not_paid_for_again(upstream: Upstream, serve: Serve, path: str, body: bytes) -> None:

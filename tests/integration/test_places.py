@@ -146,6 +146,40 @@ async def test_azures_realtime_is_a_tunnel(upstream: Upstream, serve: Serve, tmp
     assert b"api-key: held-key" in up.requests[0].head
 
 
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ((b"realtime, openai-insecure-api-key.mine-0123456789, b",), b"Sec-WebSocket-Protocol: realtime, b"),
+        ((b"realtime", b"openai-insecure-api-key.mine-0123456789"), b"Sec-WebSocket-Protocol: realtime"),
+        ((b"openai-insecure-api-key.mine-0123456789",), b""),
+    ],
+)
+async def test_a_browsers_key_is_none_of_anothers(
+    upstream: Upstream, serve: Serve, tmp_path: Path, said: tuple[bytes, ...], left: bytes
+) -> None:
+    """It stands among the subprotocols: where the sidecar holds the key it does not go up, and the others do."""
+    up = await upstream([SWITCH, b"hello", 5.0])
+    side = await before(serve, tmp_path, up.port, AZURE)
+    async with connected(side.port) as client:
+        lines = [b"Sec-WebSocket-Protocol: " + one for one in said]
+        client.send(get("/openai/realtime?api-version=1&deployment=d", *UPGRADE, *lines))
+        await client.until(b"hello")
+    head = up.requests[0].head
+    assert b"mine" not in head
+    assert [line for line in head.split(b"\r\n") if b"Protocol" in line] == ([left] if left else [])
+
+
+@pytest.mark.parametrize("path", ["/openai/responses/r/cancel?api-version=1", "/openai/v1/responses/r/cancel"])
+async def test_azures_stored_answers_are_not_paid_for_again(
+    upstream: Upstream, serve: Serve, tmp_path: Path, path: str
+) -> None:
+    up = await upstream([ok(b'{"id":"r","model":"gpt-4o-mini","usage":{"input_tokens":9,"output_tokens":9}}')])
+    side = await before(serve, tmp_path, up.port, AZURE)
+    rows = rows_of(side)
+    assert (await call(side.port, post(path, b"{}"))).status == 200
+    assert (rows[0].outcome.usage, rows[0].outcome.cost_nusd) == (None, None)
+
+
 async def test_gemini_on_vertex(sim: Sim, serve: Serve, tmp_path: Path) -> None:
     """Whole, streamed and counted; project and location are the upstream's, whatever the client has in its path."""
     provider = await sim(requests_kept=8)

@@ -239,6 +239,14 @@ async def test_a_node_works_at_its_interval(upstream: Upstream, serve: Serve, tm
             "/v1/chat/completions",
             (b"x-sidecar-token: %b", b"Authorization: Basic dXNlcjp0b2tlbi1vZi1zb21lYm9keS1lbHNl"),
         ),
+        ("/v1/chat/completions", (b"x-sidecar-token: %b", b"Authorization: Bearer '%b'")),
+        ("/v1/chat/completions", (b"x-sidecar-token: %b", b"Authorization: Bearer%20%b")),
+        ("/v1/chat/completions", (b"x-sidecar-token: %b", b"Authorization: Token token=%b;x")),
+        ("/v1/chat/completions", (b"x-sidecar-token: %b", b"x-api-key: key:%b")),
+        (
+            "/v1/chat/completions",
+            (b"x-sidecar-token: %b", b"Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.%b"),
+        ),
     ],
 )
 async def test_a_token_in_two_places_goes_nowhere(

@@ -314,6 +314,16 @@ async def test_a_refused_question_about_usage(upstream: Upstream, begin: Callabl
     assert [b"stream_options" in one.body for one in far.requests] == [True, False, False]
 
 
+async def test_options_of_a_translated_call(upstream: Upstream, begin: Callable[..., Any]) -> None:
+    """A Responses client's own never go to a chat server: what that refuses is ours alone."""
+    refusal = ok(b'{"error":{"message":"Unknown parameter: stream_options"}}', status=b"400 Bad Request")
+    far = await upstream([refusal], [SSE_HEAD + BEGIN + TEXT + STOP + DONE + END])
+    side = await begin(far, far={"provider": "mistral"})
+    body = {"model": "auto", "input": "Hi", "stream": True, "stream_options": {"include_obfuscation": False}}
+    assert (await call(side.port, post("/v1/responses", orjson.dumps(body), CLIENT_KEY))).status == 200
+    assert [b"stream_options" in one.body for one in far.requests] == [True, False]
+
+
 async def test_nothing_of_the_prompt_stays_with_the_row(upstream: Upstream, begin: Callable[..., Any]) -> None:
     """Facts hold no text of the prompt: rows wait in a queue, and may be looked at by anybody."""
     side = await begin(await upstream([ok(WHOLE)]))
