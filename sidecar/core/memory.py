@@ -334,9 +334,8 @@ def check(value: object, largest: float = LARGEST) -> None:
         match left.pop():
             case bool():
                 pass
-            case int() | float() as number:
-                if not (isfinite(number) and abs(number) <= largest):
-                    raise ValueError(f"a number beyond {largest:g}")
+            case int() | float() as number if not (isfinite(number) and abs(number) <= largest):
+                raise ValueError(f"a number beyond {largest:g}")
             case list() as some:
                 left += some
             case dict() as table:

@@ -28,9 +28,11 @@ NOTHING = Verdict()
 
 
 def billed_nusd(decision: Decision, outcome: Outcome) -> int:
-    """What the budgets book for one exchange."""
+    """What the budgets book for one exchange: its cost, and where nobody knows it as much as was reserved. Nobody knows how
+    much of an answer there was behind a silence that its client did not wait for: the prompt is the least that it cost."""
     if outcome.cost_nusd is not None:
-        return outcome.cost_nusd
+        silent = outcome.kind == "aborted" and outcome.clocks.ttfb_s is None and outcome.usage_source == "estimate"
+        return max(outcome.cost_nusd, decision.reserved_nusd) if silent else outcome.cost_nusd
     unanswered = outcome.kind == "failed" and (outcome.status == 0 or outcome.status >= 400)
     return 0 if unanswered else decision.reserved_nusd
 

@@ -355,9 +355,11 @@ def _usage(exchange: Called, reading: Reading, kind: OutcomeKind) -> tuple[Usage
 
 
 def _had_read(exchange: Called) -> bool:
-    """Whether a model had begun to answer: then the prompt is paid for, whatever was to be seen of the answer."""
+    """Whether a model may have read the prompt: then it is paid for, whatever was to be seen of the answer."""
     reply, facts = exchange.reply, exchange.facts
-    if reply is None or reply.head.status >= 300:
+    if exchange.sent_s is None or not facts.input_bytes:
+        return False
+    if exchange.ttfb_s is not None and (reply is None or reply.head.status >= 300):  # an error, held back or not
         return False
     return facts.endpoint in SELECTABLE or (facts.endpoint == "other" and generates(facts.path))
 

@@ -152,7 +152,7 @@ class Exchange(Outward):
 
     def _on_head(self, head: ResponseHead, data: bytes, now: float) -> None:
         """The head is complete: another try, or down it goes."""
-        if self.doubted is self.origin and head.status < 400:  # the call goes through without our question: it was that
+        if self.doubted is self.origin and head.status < 300:  # the call goes through without our question: it was that
             self.origin.ask_usage = False
         if head.status >= 400 and (self._fall_back(str(head.status)) or self._refused_question(head, data)):
             return
@@ -305,7 +305,7 @@ class Exchange(Outward):
 
     def _falls_back(self, trigger: str) -> bool:
         """Takes the policy's next fallback arm, if it lists this trigger."""
-        decision = self.decision
+        decision, self.doubted = self.decision, None  # another model says nothing of the question
         if self.cascade is not None and self.cascade.falls_back(self, trigger, monotonic() - self.zero):
             self._retry(verdict_of(trigger))
             return True

@@ -87,9 +87,9 @@ class Origin:
         if self.holds_key or head.spent:
             # The client's credential is meant for another origin: it never goes here, not even when ours is missing.
             replace.update(dict.fromkeys(CREDENTIALS))
-            if PROTOCOLS in head.fields:
+            if PROTOCOLS in head.fields and (head.spent or KEY_PROTOCOL in head.raw.lower()):
                 replace[PROTOCOLS] = None
-                add += _protocols(head)
+                add += b"" if head.spent else _protocols(head)
             key = self._key() if self.holds_key else None
             if key is not None:
                 name, scheme = self.provider.key_field, self.provider.key_scheme
@@ -252,7 +252,7 @@ def _of_client(line: bytes, nominated: AbstractSet[bytes]) -> bool:
 def _protocols(head: RequestHead) -> bytes:
     """The line of the subprotocols that are no key."""
     lines = [head.raw[start:end].partition(b":")[2] for name, start, end in head.spans if name == PROTOCOLS]
-    kept = [one.strip() for line in lines for one in line.split(b",") if not one.strip().startswith(KEY_PROTOCOL)]
+    kept = [one.strip() for line in lines for one in line.split(b",") if KEY_PROTOCOL not in one.lower()]
     return b"Sec-WebSocket-Protocol: %b\r\n" % b", ".join(kept) if kept else b""
 
 

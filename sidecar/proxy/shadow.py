@@ -6,6 +6,7 @@ what the app asked for; a call that was not completed; a body of more than 1 MiB
 in its copy, because there the server keeps what nobody forbids.
 """
 
+from functools import partial
 from typing import Final
 
 from msgspec.structs import replace
@@ -54,12 +55,14 @@ class Shadowing:
         self.purse = Purse(plane, errands, KIND, spec)
         self.pairs = Pairs(route.name, spec.arm, self.guardrails, steady())
         self.out = False  # it was rolled back
-        self._refused = 0  # copies in a row whose question for usage was not understood, as it seems
+        self._refused = 0  # copies in a row that asked for usage and were refused for it, as it seems
         self._plane = plane
 
     def take_over(self, before: "Shadowing") -> None:
         """Goes on with the pairs of the same arm under the same guardrails, and with what was spent."""
         self.purse.take_over(before.purse)
+        if before.arm == self.arm:
+            self._refused = before._refused
         if (before.arm, before.guardrails) == (self.arm, self.guardrails):
             self.pairs = before.pairs
 
@@ -86,16 +89,16 @@ class Shadowing:
             body=self._body(facts, seen, origin if asks else None),
             facts=facts,
             decision=decision,
-            done=self.purse.done(settled, decision, reserved_nusd, self._paired),
+            done=self.purse.done(settled, decision, reserved_nusd, partial(self._paired, asks)),
             asked=asks,
         )
         self.purse.send(task, reserved_nusd)
 
-    def _paired(self, settled: Settled, outcome: Outcome, _body: bytes) -> None:
+    def _paired(self, asked: bool, settled: Settled, outcome: Outcome, _body: bytes) -> None:
         """The copy is over: the two outcomes make a pair."""
         if outcome.error == USAGE_REFUSED:
             self._refused += 1
-        elif self._refused < _SURE:
+        elif asked and outcome.kind == "completed":
             self._refused = 0
         if outcome.kind == "aborted":  # by us: it says nothing of the arm
             return

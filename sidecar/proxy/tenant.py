@@ -13,7 +13,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from sidecar.config.secrets import ClientTokens
-from sidecar.proxy.origin import CREDENTIALS, KEY_PROTOCOL, PROTOCOLS
+from sidecar.proxy.origin import CREDENTIALS, PROTOCOLS
 from sidecar.wire.http1 import RequestHead
 from sidecar.wire.target import ALL_CREDENTIALS as IN_QUERY
 from sidecar.wire.target import values_in
@@ -24,6 +24,7 @@ _NAMED: Final = re.compile(rb"[A-Z]{1,16} (/for/([A-Za-z0-9][A-Za-z0-9._-]{0,63}
 _BEARER: Final = b"bearer "
 _WORDS: Final = (re.compile(rb'[^\s,"]+'), re.compile(rb"""[^\s,"';<>=:]+"""))  # a token may have such signs in it
 _MARKS: Final = b"'<>;"
+_MOST_DOTS: Final = 5  # a browser's key has a name before it in its subprotocol, whose parts end with a dot
 
 
 def named_by_path(data: bytes) -> tuple[bytes, bytes] | None:
@@ -62,8 +63,7 @@ def _places(head: RequestHead) -> set[bytes]:
     for line in head.raw.split(b"\r\n")[1:]:
         name, _, text = line.partition(b":")
         if name.strip().lower() in (*CREDENTIALS, PROTOCOLS):
-            found |= _words(text.replace(KEY_PROTOCOL, b" "))
-            found |= _words(unquote_to_bytes(text))
+            found |= _words(text) | _words(unquote_to_bytes(text))
     return found
 
 
@@ -72,6 +72,7 @@ def _words(text: bytes) -> set[bytes]:
     for pattern in _WORDS:
         found.update(pattern.findall(text))
     found.update([word.strip(_MARKS) for word in found])
+    found.update([word.split(b".", dots)[-1] for word in found for dots in range(1, _MOST_DOTS)])
     return found.union(*map(_halves, found))
 
 

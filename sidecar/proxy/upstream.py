@@ -8,6 +8,7 @@ dialled. The newest idle connection is taken first, so that the surplus ages and
 import asyncio
 import re
 from collections import deque
+from contextlib import suppress
 from typing import Final, Protocol, cast
 
 from sidecar.clock import monotonic
@@ -56,17 +57,17 @@ class UpstreamConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes of an answer go to the exchange that rides this connection; without one the connection is closed."""
         rider = self.rider
-        if rider is None:
+        if rider is not None:
+            rider.on_upstream_data(data)
+        elif not self.closed:
             self.close()  # bytes that nobody asked for: the next answer could be forged with them
-            return
-        rider.on_upstream_data(data)
-        if len(data) >= LARGE_READ_BYTES and self.rider is rider and not (self.paused or self.closed):
+        if len(data) >= LARGE_READ_BYTES and self.rider is rider and not (self.paused or self.transport.is_closing()):
             # libuv would read 31 times more before it looks at any other connection.
             self.transport.pause_reading()
             asyncio.get_running_loop().call_soon(self._read_on)
 
     def _read_on(self) -> None:
-        if not (self.paused or self.closed or self.transport.is_closing()):
+        if not (self.paused or self.transport.is_closing()):
             self.transport.resume_reading()
 
     def eof_received(self) -> None:
@@ -123,13 +124,14 @@ class UpstreamConnection(asyncio.Protocol):
         if not self.closed:
             self.closed = True
             self._pool.forget(self)
-            if self.paused:
+            asyncio.get_running_loop().call_later(LEAVE_S, self.transport.abort)
+            if not self.transport.is_closing():
                 self.set_reading(True)
             if self.transport.can_write_eof() and not self.transport.is_closing():
-                self.transport.write_eof()
+                with suppress(OSError):  # it was reset, and the loop has not seen it yet
+                    self.transport.write_eof()
             else:
                 self.transport.close()
-            asyncio.get_running_loop().call_later(LEAVE_S, self.transport.abort)
 
     def close(self) -> None:
         """Ends the connection at once; the upstream sees it and can stop generating."""

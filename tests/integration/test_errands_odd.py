@@ -379,6 +379,22 @@ async def test_a_shadow_that_cannot_be_asked_for_usage(upstream: Upstream, serve
     assert (pairs.pairs, pairs.shadow.failed) == (2, 0)
 
 
+async def test_a_shadow_of_streams_and_whole_calls(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """Copies that did not ask for usage do not count: between them the question ends as well."""
+    stream = SSE_HEAD + delta("four") + FINISH
+    no = ok(b'{"error":{"message":"unknown field stream_options"}}', status=b"400 Bad Request")
+    base, new = await upstream(*[[stream], [WHOLE]] * 3), await upstream([no], [WHOLE], [no], [WHOLE], [stream])
+    side = await serving(base, serve, tmp_path, shadowing(base.port, new.port))
+    told = events_of(side)
+    async with talking(side) as app:
+        for count in (1, 2, 3, 4, 5):
+            await app.ask(stream=bool(count % 2))
+            assert await until(lambda count=count: len(told) == count)
+            side.app.beside.errands.wake()
+    asked = ["stream_options" in orjson.loads(seen.body) for seen in new.requests]
+    assert asked == [True, False, True, False, False]
+
+
 async def test_both_sides_of_a_pair_are_checked_alike(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
     """Validators that read the answer read the copy's too: its quality is not known better than the other's."""
     form = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}}

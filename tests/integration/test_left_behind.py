@@ -187,6 +187,28 @@ async def test_last_words_to_an_upstream_that_talks(serve: Serve) -> None:
             ) == [size, None]
 
 
+async def test_a_client_that_leaves_in_one_turn_with_a_large_read(serve: Serve) -> None:
+    """The read has paused the upstream for a turn of the loop: nobody rides it then, and it is read on all the same."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        side = await serve(f"http://127.0.0.1:{server.getsockname()[1]}")
+        with socket.create_connection(("127.0.0.1", side.port), timeout=5) as client:
+            client.sendall(get("/v1/realtime", *UPGRADE))
+            peer = (await asyncio.to_thread(server.accept))[0]
+            with peer:
+                await asyncio.to_thread(peer.recv, 65536)
+                peer.sendall(SWITCH)
+                assert b"101" in await asyncio.to_thread(client.recv, 4096)
+                client.sendall(b"last words")
+                client.shutdown(socket.SHUT_WR)
+                peer.setblocking(False)
+                peer.send(b"d" * 500_000)
+                time.sleep(0.05)  # noqa: ASYNC251 - the loop finds both in one turn
+                peer.settimeout(5)
+                await asyncio.to_thread(peer.sendall, b"d" * 10_000_000)
+                assert await asyncio.to_thread(peer.recv, 4096) == b"last words"
+                assert await asyncio.to_thread(peer.recv, 4096) == b""
+
+
 def _read_and_talk(server: socket.socket) -> int:
     """How much came behind the switch of protocols, while this side talks."""
     server.settimeout(10)

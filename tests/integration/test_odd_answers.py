@@ -122,6 +122,19 @@ async def test_doubt_about_one_upstream_says_nothing_of_another(
     assert all(b"stream_options" not in one.body for one in two.requests)
 
 
+async def test_another_model_of_the_upstream_says_nothing_of_the_question(
+    upstream: Upstream, serve: Serve, tmp_path: Path
+) -> None:
+    """The call that was refused never went through without it: the one that did asked for another model."""
+    up = await upstream([REFUSAL], [ok(b"{}", status=b"503 No")], [SSE_HEAD + chunked(TOLD)])
+    policy = TWO.format(one=up.port, two=up.port).replace("upstream: two", "upstream: one")
+    (tmp_path / "p.yaml").write_text(policy)
+    side = await serve("http://127.0.0.1:1", policies=tmp_path, environ={"NEW_KEY": "held-key"})
+    for _ in range(2):
+        assert (await call(side.port, post(body=ASK))).status == 200
+    assert [b"stream_options" in one.body for one in up.requests] == [True, False, True, True]
+
+
 async def test_what_no_model_has_read_is_not_billed(upstream: Upstream, serve: Serve) -> None:
     """A client that leaves while an error is held until it is whole, in the middle of an upload that goes up as it comes."""
     refusal = ok(b'{"error":{"message":"unknown field stream_options"}}', status=b"400 Bad Request")
@@ -172,7 +185,7 @@ async def test_options_that_the_server_takes_without_ours(upstream: Upstream, se
     assert up.requests[1].body == body
 
 
-@pytest.mark.parametrize("second", ["429 Slow", "503 No", "401 No", "reset", "slow"])
+@pytest.mark.parametrize("second", ["429 Slow", "503 No", "401 No", "302 Found", "reset", "slow"])
 async def test_the_question_ends_where_the_call_goes_through_without_it(
     upstream: Upstream, serve: Serve, second: str
 ) -> None:
@@ -239,6 +252,19 @@ async def test_an_interim_answer_goes_down_without_what_is_between_two(upstream:
     assert b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" in got.raw
     assert b"X-Own" not in got.raw
     assert b"fake" not in got.raw
+
+
+async def test_a_client_that_leaves_before_the_first_byte(upstream: Upstream, serve: Serve) -> None:
+    """DESIGN 5: the model may have begun: the prompt is the least that the call costs."""
+    up = await upstream([3.0])
+    side = await serve(up)
+    rows = rows_of(side)
+    async with connected(side.port) as client:
+        client.send(post(body=ASK))
+        assert await up.until(lambda: bool(up.requests))
+        await asyncio.sleep(0.1)
+    assert await up.until(lambda: bool(rows))
+    assert (rows[0].outcome.kind, rows[0].outcome.cost_kind) == ("aborted", "lower_bound")
 
 
 async def test_a_body_refused_while_it_waits_for_a_connection(upstream: Upstream, serve: Serve) -> None:

@@ -243,6 +243,10 @@ async def test_a_node_works_at_its_interval(upstream: Upstream, serve: Serve, tm
         ("/v1/chat/completions", (b"x-sidecar-token: %b", b"Authorization: Bearer%20%b")),
         ("/v1/chat/completions", (b"x-sidecar-token: %b", b"Authorization: Token token=%b;x")),
         ("/v1/chat/completions", (b"x-sidecar-token: %b", b"x-api-key: key:%b")),
+        ("/v1/chat/completions", (b"x-sidecar-token: %b", b"Sec-WebSocket-Protocol: realtime, %b")),
+        ("/v1/chat/completions", (b"x-sidecar-token: %b", b"Sec-WebSocket-Protocol: cf-aig-authorization.%b")),
+        ("/v1/chat/completions", (b"x-sidecar-token: %b", b"Sec-WebSocket-Protocol: OpenAI-Insecure-Api-Key.org.%b")),
+        ("/v1/chat/completions", (b"x-sidecar-token: %b", b"Sec-WebSocket-Protocol: openai%2Dinsecure-api-key.%b")),
         (
             "/v1/chat/completions",
             (b"x-sidecar-token: %b", b"Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.%b"),

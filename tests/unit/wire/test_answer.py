@@ -52,6 +52,13 @@ def test_chat_texts() -> None:
     )
 
 
+def test_chat_parts() -> None:
+    """Mistral's content is a list where the model thinks: its texts are what is said."""
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    parts = [thought, {"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
+    assert whole("chat", chat(content=parts)) == streamed("chat", delta(content=parts)) == Said(("hello",))
+
+
 def test_chat_calls() -> None:
     """A call's arguments are the pieces in order; calls of several places and choices are told apart."""
     first, second = called('{"city":', "weather"), called('"Bern"}')
