@@ -23,7 +23,7 @@ from sidecar.proxy.plane import Plane
 from sidecar.proxy.stall import Stall, has_left, waiting_bytes
 from sidecar.proxy.tenant import TENANT, admits, named_by_path
 from sidecar.proxy.tunnel import Tunnel
-from sidecar.proxy.upstream import LARGE_READ_BYTES, WRITE_HIGH_BYTES, UpstreamConnection
+from sidecar.proxy.upstream import LARGE_READ_BYTES, WRITE_HIGH_BYTES, UpstreamConnection, take_turns
 from sidecar.wire.http1 import RequestHead, parse_request, parse_request_fully
 
 _MAX_PENDING_BYTES: Final = 64 * 1024  # pipelined bytes held before the client is made to wait
@@ -80,18 +80,12 @@ class Downstream(asyncio.Protocol):
             return
         elif self.exchange is not None:
             self._during(data)
-            if len(data) >= LARGE_READ_BYTES and not (self.paused or self.transport.is_closing()):
-                # libuv would read 31 times more before it looks at any other connection.
-                self.transport.pause_reading()
-                self.loop.call_soon(self._read_on)
+            if len(data) >= LARGE_READ_BYTES:
+                take_turns(self)
         elif self._scheduled or self.full:
             self._hold(data)
         else:
             self._pump(self._pending + data if self._pending else data)
-
-    def _read_on(self) -> None:
-        if not (self.paused or self.transport.is_closing()):
-            self.transport.resume_reading()
 
     def eof_received(self) -> None:
         """The client is done, which counts as leaving. Should it still read, it must not take a part for the whole."""

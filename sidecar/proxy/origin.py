@@ -53,7 +53,7 @@ class Origin:
         self.pool = pool
         self.guard = guard
         self.holds_key = spec.key != "client"
-        self.ask_usage = spec.usage == "ask"  # turned off when the server refuses the question once
+        self.ask_usage = spec.usage == "ask"  # turned off when a refused call goes through without the question
         self._key = key
         self.book = book  # may be set anew at any time
         self._flat = None if spec.price is None else flat_card(spec.price)

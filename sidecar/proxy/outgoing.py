@@ -21,7 +21,7 @@ from sidecar.wire.json_edit import RequestView, edit_parts, edit_request
 from sidecar.wire.json_scan import MemberScanner
 from sidecar.wire.system_prompt import edit_system
 
-_ASKABLE: Final = frozenset({"chat", "completions"})
+ASKABLE: Final = frozenset({"chat", "completions"})  # endpoints whose streams can be asked for usage
 _GENERATION: Final = {
     "temperature": "temperature", "top_p": "topP", "top_k": "topK", "seed": "seed", "max_tokens": "maxOutputTokens",
     "max_completion_tokens": "maxOutputTokens", "max_output_tokens": "maxOutputTokens",
@@ -48,7 +48,7 @@ def outgoing(
     body, view, seen = came
     if view is None or facts.endpoint not in SELECTABLE:
         return body, False
-    asked = facts.stream and facts.endpoint in _ASKABLE and view.askable and ask_usage
+    asked = facts.stream and facts.endpoint in ASKABLE and view.askable and ask_usage
     in_path = facts.endpoint == "generate"
     model = decision.model if decision.model != facts.model and not in_path else None
     if (

@@ -20,7 +20,7 @@ from sidecar.core.types import SELECTABLE, Decision, Facts, Outcome, Settled
 from sidecar.proxy.errand import USAGE_REFUSED, Errands, Task
 from sidecar.proxy.gate import Way
 from sidecar.proxy.origin import Origin
-from sidecar.proxy.outgoing import placed
+from sidecar.proxy.outgoing import ASKABLE, placed
 from sidecar.proxy.plane import Plane
 from sidecar.proxy.purse import Purse
 from sidecar.proxy.seen import Seen, may_carry, same_place
@@ -30,7 +30,6 @@ from sidecar.wire.providers import FORMATS
 KIND: Final = "shadow"
 MAX_BODY_BYTES: Final = 1024 * 1024
 _USUAL_TOKENS: Final = 1_024  # reserved where the call does not limit its answer and the served one was short
-_ASKABLE: Final = frozenset({"chat", "completions"})
 _SURE: Final = 2  # 1..10 copies in a row; one may be refused for another reason and have its text repeated
 _DO_NOT_STORE: Final = (("store", b"false"),)
 
@@ -80,7 +79,7 @@ class Shadowing:
             return
         facts = replace(settled.facts, model=self.arm.model)
         decision = self._decision(settled, origin)
-        asks = facts.stream and facts.endpoint in _ASKABLE and seen.view.askable
+        asks = facts.stream and facts.endpoint in ASKABLE and seen.view.askable
         asks = asks and origin.ask_usage and self._refused < _SURE
         task = Task(
             origin=origin,

@@ -36,6 +36,25 @@ class Rider(Protocol):
     def on_upstream_full(self, full: bool) -> None: ...
 
 
+class Reads(Protocol):
+    """One side of the proxy; `paused`: it waits for the other one."""
+
+    paused: bool
+    transport: asyncio.Transport
+
+
+def take_turns(side: Reads) -> None:
+    """Behind a large read: libuv would read 31 times more before it looks at any other connection."""
+    if not (side.paused or side.transport.is_closing()):
+        side.transport.pause_reading()
+        asyncio.get_running_loop().call_soon(_read_on, side)
+
+
+def _read_on(side: Reads) -> None:
+    if not (side.paused or side.transport.is_closing()):
+        side.transport.resume_reading()
+
+
 class UpstreamConnection(asyncio.Protocol):
     """One connection. It carries one exchange at a time, or lies idle in its pool."""
 
@@ -61,14 +80,8 @@ class UpstreamConnection(asyncio.Protocol):
             rider.on_upstream_data(data)
         elif not self.closed:
             self.close()  # bytes that nobody asked for: the next answer could be forged with them
-        if len(data) >= LARGE_READ_BYTES and self.rider is rider and not (self.paused or self.transport.is_closing()):
-            # libuv would read 31 times more before it looks at any other connection.
-            self.transport.pause_reading()
-            asyncio.get_running_loop().call_soon(self._read_on)
-
-    def _read_on(self) -> None:
-        if not (self.paused or self.transport.is_closing()):
-            self.transport.resume_reading()
+        if len(data) >= LARGE_READ_BYTES and self.rider is rider:
+            take_turns(self)
 
     def eof_received(self) -> None:
         """The peer is done; asyncio closes the transport next and `connection_lost` tells the exchange."""
@@ -121,17 +134,19 @@ class UpstreamConnection(asyncio.Protocol):
         the reset overtakes what was written. Over TLS it is not read.
         """
         self.rider = None
-        if not self.closed:
-            self.closed = True
-            self._pool.forget(self)
-            asyncio.get_running_loop().call_later(LEAVE_S, self.transport.abort)
-            if not self.transport.is_closing():
-                self.set_reading(True)
-            if self.transport.can_write_eof() and not self.transport.is_closing():
-                with suppress(OSError):  # it was reset, and the loop has not seen it yet
-                    self.transport.write_eof()
-            else:
-                self.transport.close()
+        if self.closed:
+            return
+        self.closed = True
+        self._pool.forget(self)
+        asyncio.get_running_loop().call_later(LEAVE_S, self.transport.abort)
+        if self.transport.is_closing():
+            return
+        self.set_reading(True)
+        if self.transport.can_write_eof():
+            with suppress(OSError):  # it was reset, and the loop has not seen it yet
+                self.transport.write_eof()
+        else:
+            self.transport.close()
 
     def close(self) -> None:
         """Ends the connection at once; the upstream sees it and can stop generating."""

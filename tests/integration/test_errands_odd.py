@@ -358,11 +358,13 @@ async def test_shadows_of_streams_in_other_dialects(upstream: Upstream, serve: S
     assert not new.peers
 
 
+NO = ok(b'{"error":{"message":"unknown field stream_options"}}', status=b"400 Bad Request")
+
+
 async def test_a_shadow_that_cannot_be_asked_for_usage(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
     """It refuses `stream_options` twice in a row: that is no fault of the arm, and it is not asked again."""
     stream = SSE_HEAD + delta("four") + FINISH
-    no = ok(b'{"error":{"message":"unknown field stream_options"}}', status=b"400 Bad Request")
-    base, new = await upstream([stream]), await upstream([no], [stream], [no], [no], [stream])
+    base, new = await upstream([stream]), await upstream([NO], [stream], [NO], [NO], [stream])
     side = await serving(base, serve, tmp_path, shadowing(base.port, new.port))
     told = events_of(side)
     async with talking(side) as app:
@@ -382,8 +384,7 @@ async def test_a_shadow_that_cannot_be_asked_for_usage(upstream: Upstream, serve
 async def test_a_shadow_of_streams_and_whole_calls(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
     """Copies that did not ask for usage do not count: between them the question ends as well."""
     stream = SSE_HEAD + delta("four") + FINISH
-    no = ok(b'{"error":{"message":"unknown field stream_options"}}', status=b"400 Bad Request")
-    base, new = await upstream(*[[stream], [WHOLE]] * 3), await upstream([no], [WHOLE], [no], [WHOLE], [stream])
+    base, new = await upstream(*[[stream], [WHOLE]] * 3), await upstream([NO], [WHOLE], [NO], [WHOLE], [stream])
     side = await serving(base, serve, tmp_path, shadowing(base.port, new.port))
     told = events_of(side)
     async with talking(side) as app:

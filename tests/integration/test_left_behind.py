@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -166,24 +167,21 @@ async def test_a_connection_with_a_body_in_it_is_not_used_again(
 
 async def test_last_words_wait_for_an_upstream_that_reads_slowly(serve: Serve) -> None:
     """They lie in our buffer when their client is gone already."""
-    sizes = [9_000_000 + 130_000 * step for step in range(4)]
+    await _are_heard(serve, _read_slowly, [9_000_000 + 130_000 * step for step in range(4)])
+
+
+async def test_last_words_to_an_upstream_that_talks(serve: Serve) -> None:
+    """What it says to nobody is read until it has heard the end: else the socket is reset, and its words are lost."""
+    await _are_heard(serve, _read_and_talk, [300_000, 3_000_000])
+
+
+async def _are_heard(serve: Serve, reads: Callable[[socket.socket], int], sizes: Sequence[int]) -> None:
     for size in sizes:
         with socket.create_server(("127.0.0.1", 0)) as server:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
             side = await serve(f"http://127.0.0.1:{server.getsockname()[1]}")
             assert await asyncio.gather(
-                asyncio.to_thread(_read_slowly, server), asyncio.to_thread(_say_and_leave, side.port, size)
-            ) == [size, None]
-
-
-async def test_last_words_to_an_upstream_that_talks(serve: Serve) -> None:
-    """What it says to nobody is read until it has heard the end: else the socket is reset, and its words are lost."""
-    for size in (300_000, 3_000_000):
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-            side = await serve(f"http://127.0.0.1:{server.getsockname()[1]}")
-            assert await asyncio.gather(
-                asyncio.to_thread(_read_and_talk, server), asyncio.to_thread(_say_and_leave, side.port, size)
+                asyncio.to_thread(reads, server), asyncio.to_thread(_say_and_leave, side.port, size)
             ) == [size, None]
 
 

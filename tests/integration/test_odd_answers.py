@@ -111,8 +111,7 @@ async def test_doubt_about_one_upstream_says_nothing_of_another(
     upstream: Upstream, serve: Serve, tmp_path: Path
 ) -> None:
     """`usage: never` stays so, whoever refused the question before the call went there."""
-    refusal = ok(b'{"error":{"message":"unknown field stream_options"}}', status=b"400 Bad Request")
-    one = await upstream([refusal], ["reset"], [refusal], ["reset"])
+    one = await upstream([REFUSAL], ["reset"], [REFUSAL], ["reset"])
     two = await upstream([ok(b"{}", status=b"500 No")])
     (tmp_path / "p.yaml").write_text(TWO.format(one=one.port, two=two.port))
     side = await serve("http://127.0.0.1:1", policies=tmp_path, environ={"NEW_KEY": "held-key"})
@@ -137,8 +136,7 @@ async def test_another_model_of_the_upstream_says_nothing_of_the_question(
 
 async def test_what_no_model_has_read_is_not_billed(upstream: Upstream, serve: Serve) -> None:
     """A client that leaves while an error is held until it is whole, in the middle of an upload that goes up as it comes."""
-    refusal = ok(b'{"error":{"message":"unknown field stream_options"}}', status=b"400 Bad Request")
-    one = await upstream([refusal[:-20], 9.0], [9.0])
+    one = await upstream([REFUSAL[:-20], 9.0], [9.0])
     side = await serve(one)
     rows = rows_of(side)
     async with connected(side.port) as client:
