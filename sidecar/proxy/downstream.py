@@ -99,7 +99,6 @@ class Downstream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.plane.connections.discard(self)
-        self.plane.tunnels.discard(self)
         self.deadline = NEVER
         if self._tunnel is not None:
             self._tunnel.close(clean=exc is None)
@@ -191,8 +190,7 @@ class Downstream(asyncio.Protocol):
         """The upstream switched protocols: from here on bytes pass unread, both ways."""
         self.exchange = None
         self.deadline = NEVER
-        self._tunnel = Tunnel(self.transport, connection, self._close, self.set_reading)
-        self.plane.tunnels.add(self)
+        self._tunnel = Tunnel(self.plane.tunnels, self.transport, connection, self._close, self.set_reading)
         if self.paused:
             self.set_reading(True)
         self.write(data)

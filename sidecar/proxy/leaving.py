@@ -12,13 +12,13 @@ from sidecar.proxy.plane import Plane
 
 
 async def drain(plane: Plane, cut: asyncio.Event) -> None:
-    """New requests are still served until nothing, exchange or tunnel, was open for `drain_idle_s`, `drain_s` is over, or
-    `cut` is set."""
+    """New requests are still served until nothing, exchange or tunnel, was open or unsent for `drain_idle_s`, `drain_s` is
+    over, or `cut` is set."""
     settings = plane.settings
     began = plane.last_active = monotonic()
     while monotonic() - began < settings.drain_s and not cut.is_set():
-        if plane.tunnels:
-            plane.last_active = monotonic()  # nobody reads what passes: an open one counts as one in use
+        if plane.tunnels or any(one.transport.get_write_buffer_size() for one in plane.connections):
+            plane.last_active = monotonic()  # nobody reads what passes a tunnel: an open one counts as one in use
         if not plane.exchanges and monotonic() - plane.last_active >= settings.drain_idle_s:
             return
         with contextlib.suppress(TimeoutError):
@@ -32,6 +32,8 @@ async def end_traffic(plane: Plane, servers: Iterable[asyncio.AbstractServer]) -
     for exchange in list(plane.exchanges):
         exchange.on_shutdown()
     await asyncio.sleep(0)  # what was just written goes out
+    for tunnel in list(plane.tunnels):
+        tunnel.cut()
     for connection in list(plane.connections):
         connection.transport.abort()
     plane.stop()

@@ -18,6 +18,7 @@ from sidecar.proxy.checks import Checks
 from sidecar.proxy.gate import Gate, Way
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.signals import Signals
+from sidecar.proxy.tunnel import Tunnel
 from sidecar.tasks import Tasks
 from sidecar.wire.answer import Collector
 from sidecar.wire.http1 import RequestHead
@@ -147,7 +148,7 @@ class Plane:
         self.signals = Signals()
         self.connections: set[Connected] = set()
         self.exchanges: set[Open] = set()
-        self.tunnels: set[Connected] = set()  # connections whose exchange became a tunnel
+        self.tunnels: set[Tunnel] = set()  # what exchanges became, until both sides have what was said
         self.draining = False
         self.last_active = monotonic()
         self.most = settings.max_streams  # exchanges that are let in; fewer while memory is short

@@ -8,16 +8,21 @@ from sidecar.proxy.upstream import UpstreamConnection
 
 
 class Tunnel:
-    """Rides on the upstream's connection in place of the exchange that opened it."""
+    """Rides on the upstream's connection in place of the exchange that opened it, and counts as open until both sides have
+    what was said, or will never have it."""
 
     def __init__(
         self,
+        open_ones: "set[Tunnel]",
         client: asyncio.Transport,
         connection: UpstreamConnection,
         close: Callable[[], None],
         set_reading: Callable[[bool], None],
     ) -> None:
-        """`close` closes the client's side behind what was written; `set_reading` stops and starts its reading."""
+        """It stands among `open_ones` while it is open. `close` closes the client's side behind what was written;
+        `set_reading` stops and starts its reading."""
+        open_ones.add(self)
+        self._open_ones = open_ones
         self._client = client
         self._set_reading = set_reading
         self._close_client = close
@@ -40,9 +45,18 @@ class Tunnel:
     def close(self, *, clean: bool) -> None:
         """The client is gone; where it closed its side in order, what it said before still goes up."""
         if clean:
-            self._connection.leave()
+            self._connection.leave(self._over)
         else:
             self._connection.close()
+            self._over()
+
+    def cut(self) -> None:
+        """Ends both sides at once, whatever was not sent yet."""
+        self._client.abort()
+        self._connection.transport.abort()
+
+    def _over(self) -> None:
+        self._open_ones.discard(self)
 
     def on_connection(self, connection: UpstreamConnection) -> None:
         """Never called: a tunnel has its connection from the start."""

@@ -8,6 +8,7 @@ dialled. The newest idle connection is taken first, so that the surplus ages and
 import asyncio
 import re
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol, cast
 
@@ -58,12 +59,13 @@ def _read_on(side: Reads) -> None:
 class UpstreamConnection(asyncio.Protocol):
     """One connection. It carries one exchange at a time, or lies idle in its pool."""
 
-    __slots__ = ("_pool", "closed", "idle_limit_s", "idle_since", "paused", "rider", "transport")
+    __slots__ = ("_on_left", "_pool", "closed", "idle_limit_s", "idle_since", "paused", "rider", "transport")
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
         self.transport: asyncio.Transport
         self.rider: Rider | None = None
+        self._on_left: Callable[[], None] | None = None
         self.closed = False
         self.paused = False
         self.idle_since = 0.0
@@ -92,6 +94,8 @@ class UpstreamConnection(asyncio.Protocol):
         rider, self.rider = self.rider, None
         if rider is not None:
             rider.on_upstream_lost(exc)
+        if self._on_left is not None:
+            self._on_left()
 
     def pause_writing(self) -> None:
         if self.rider is not None:
@@ -127,15 +131,18 @@ class UpstreamConnection(asyncio.Protocol):
             self.set_reading(True)
         self._pool.put(self)
 
-    def leave(self) -> None:
-        """Ends the connection behind what was written, for as long as the upstream takes it, and for LEAVE_S at most.
+    def leave(self, on_left: Callable[[], None]) -> None:
+        """Ends the connection behind what was written, for as long as the upstream takes it, and for LEAVE_S at most; then
+        `on_left` is called.
 
         What the upstream says meanwhile is read, and dropped: a socket that is closed with unread bytes in it is reset, and
         the reset overtakes what was written. Over TLS it is not read.
         """
         self.rider = None
         if self.closed:
+            on_left()
             return
+        self._on_left = on_left
         self.closed = True
         self._pool.forget(self)
         asyncio.get_running_loop().call_later(LEAVE_S, self.transport.abort)

@@ -82,6 +82,12 @@ class Running:
         """(open, idle, waiting) over the default upstream."""
         return self.app.plane.defaults["openai"].pool.sizes
 
+    async def recorded(self) -> None:
+        """Waits until every call that is over is settled, and in the database where there is one."""
+        self.app.plane.settle()
+        self.app.loop.flush()
+        assert await self.app.archive.stored(WAIT_S) is not False
+
 
 @asynccontextmanager
 async def serving(

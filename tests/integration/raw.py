@@ -203,13 +203,17 @@ class ScriptedUpstream:
         await asyncio.sleep(0)
 
     async def until(self, true: Callable[[], bool], within_s: float = WAIT_S) -> bool:
-        """Whether `true()` came true in time; looked at whenever something arrives and every 2 ms."""
-        end = monotonic() + within_s
-        while not true():
-            if monotonic() > end:
-                return False
-            await asyncio.sleep(0.002)
-        return True
+        return await until(true, within_s)
+
+
+async def until(true: Callable[[], bool], within_s: float = WAIT_S) -> bool:
+    """Whether `true()` came true in time; looked at every 2 ms."""
+    end = monotonic() + within_s
+    while not true():
+        if monotonic() > end:
+            return False
+        await asyncio.sleep(0.002)
+    return True
 
 
 def whole_request(data: bytes) -> tuple[bytes, bytes, int] | None:

@@ -20,7 +20,7 @@ from sidecar.store import queries
 from sidecar.store.explain import explain
 from tests.integration.canary import NEW, OLD, phase, route, rows_of, running, share, talking, to_step, written
 from tests.integration.conftest import Running, Serve, Sim, Upstream, serving
-from tests.integration.raw import ok, post
+from tests.integration.raw import ok, post, until
 
 DAY_S = 86_400
 # gpt-4o-like flat price: a call of the default simulated model (24 tokens out) at 10 dollars a million costs 240,000 nUSD.
@@ -119,15 +119,13 @@ async def test_spending_outlives_the_process_and_ends_with_the_day(sim: Sim, tmp
 
 
 async def test_an_aborted_call_gives_its_reservation_back(sim: Sim, serve: Serve, tmp_path: Path) -> None:
-    provider = await sim(default=SimulatedModel(ttft=Distribution(0.3)))
-    side = await started(provider, serve, tmp_path, budget={"daily_usd": 1})
+    provider = await sim(default=SimulatedModel(ttft=Distribution(30)))
+    budget = {"daily_usd": 1}
+    side = await started(provider, serve, tmp_path, budget=budget, mode="observe", arms=[], rollout=None)
     async with talking(side) as app:
         app.client.send(post(body=orjson.dumps({"model": OLD, "messages": [], "max_tokens": 24})))
-        await asyncio.sleep(0.1)
-        assert reserved(side) == 240_000
-    async with asyncio.timeout(2):
-        while reserved(side):  # noqa: ASYNC110 - the process has no event for it
-            await asyncio.sleep(0.01)
+        assert await until(lambda: reserved(side) == 240_000)
+    assert await until(lambda: not reserved(side))
     assert spent(side) == 240_000, "unknown cost of a call that was sent counts as reserved"
 
 
@@ -346,7 +344,8 @@ async def recorded(sim: Sim, tmp_path: Path, **changes: Any) -> Path:
             )
             await app.client.until(b"data:")
             await asyncio.sleep(0.05)
-        await asyncio.sleep(0.3)
+        assert await until(lambda: not side.app.plane.exchanges)
+        await side.recorded()
     return db
 
 

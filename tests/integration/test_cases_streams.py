@@ -13,7 +13,7 @@ import pytest
 from sidecar.core.types import Settled
 from sidecar.sim.knobs import Distribution, SimulatedModel
 from tests.integration.conftest import Running, Serve, Sim, Upstream
-from tests.integration.raw import SSE_HEAD, Client, Step, call, chunked, connected, delta, event, post
+from tests.integration.raw import SSE_HEAD, Client, Step, call, chunked, connected, delta, event, post, until
 
 STREAM = b'{"model":"m","stream":true,"messages":[]}'
 TURN_S = 0.25  # how late a timer may be on a busy machine; no bound of a test is tighter
@@ -225,10 +225,7 @@ async def test_what_a_client_that_left_has_cost(sim: Sim, serve: Serve, asked: A
             client.data += await asyncio.wait_for(client.reader.read(65536), 5)
         tokens = client.data.count(deltas)
         client.close()
-        for _ in range(100):
-            if seen:
-                break
-            await asyncio.sleep(0.01)
+        assert await until(lambda: bool(seen))
     one = seen[0].outcome
     assert (one.kind, one.cost_kind, one.usage_source) == ("aborted", "lower_bound", "estimate")
     assert one.usage is not None
@@ -237,8 +234,4 @@ async def test_what_a_client_that_left_has_cost(sim: Sim, serve: Serve, asked: A
     assert one.cost_nusd is not None
     assert one.cost_nusd > 0
     assert seen[0].reward is None, "an abort does not teach"
-    for _ in range(100):
-        if provider.aborts:
-            break
-        await asyncio.sleep(0.01)
-    assert len(provider.aborts) == 1
+    assert await until(lambda: len(provider.aborts) == 1)

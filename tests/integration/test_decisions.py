@@ -27,7 +27,7 @@ from tests.integration.canary import (
     written,
 )
 from tests.integration.conftest import Running, Serve, Sim, Upstream, serving
-from tests.integration.raw import Response, connected, post
+from tests.integration.raw import Response, connected, post, until
 
 EXAMPLE = """
 version: 1
@@ -333,8 +333,8 @@ async def test_a_canary_that_hangs_is_taken_out(sim: Sim, serve: Serve, tmp_path
         hung += not await impatient(side, n, 0.2)
         if phase(side)[0] == "rolled_back":
             break
-    await asyncio.sleep(0.2)  # the last abort settles
-    assert phase(side) == ("rolled_back", 0), side.app.engine.status()[0].rollouts[0]
+    rolled_back = await until(lambda: phase(side) == ("rolled_back", 0))
+    assert rolled_back, side.app.engine.status()[0].rollouts[0]
     assert hung <= 25
     assert "gave_up" in side.app.engine.status()[0].explanations[0]
 
@@ -354,8 +354,8 @@ async def test_a_canary_that_cannot_be_reached_is_taken_out(
         await impatient(side, n, 0.2)
         if phase(side)[0] == "rolled_back":
             break
-    await asyncio.sleep(0.2)  # the last abort settles
-    assert phase(side) == ("rolled_back", 0), side.app.engine.status()[0].rollouts[0]
+    rolled_back = await until(lambda: phase(side) == ("rolled_back", 0))
+    assert rolled_back, side.app.engine.status()[0].rollouts[0]
     status = side.app.engine.status()[0]
     assert status.reserved_nusd == 0
     assert status.spent_day_nusd == sum(row.outcome.cost_nusd or 0 for row in rows)

@@ -1,7 +1,6 @@
 """Judges and shadows in a real process: never in the client's way, inside their budget, and with no key but their own."""
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from sidecar.wire.answer import read_answer
 from tests.fixtures.canaries import Canaries
 from tests.integration.canary import NEW, OLD, route, talking, written
 from tests.integration.conftest import Running, Serve, Sim, Upstream
-from tests.integration.raw import SSE_HEAD, call, connected, delta, event, get, ok, post
+from tests.integration.raw import SSE_HEAD, call, connected, delta, event, get, ok, post, until
 from tests.integration.test_secrets import ANSWER, KEY, PROMPT
 
 ALL = {"sample": 1.0, "per_minute": 10_000}
@@ -46,14 +45,6 @@ def events_of(side: Running) -> list[Event]:
 
     side.app.plane.on_errand = keep
     return found
-
-
-async def until(true: Callable[[], bool]) -> bool:
-    """Whether it came true in five seconds."""
-    end = steady() + 5
-    while not true() and steady() < end:  # noqa: ASYNC110 - the process has no event for it
-        await asyncio.sleep(0.002)
-    return true()
 
 
 def shadowing(port: int, new_port: int | None = None, **changes: Any) -> dict[str, Any]:

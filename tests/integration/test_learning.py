@@ -27,8 +27,7 @@ from tests.integration.canary import (
     written,
 )
 from tests.integration.conftest import Serve, Sim, serving
-from tests.integration.raw import post
-from tests.integration.test_errands import until
+from tests.integration.raw import post, until
 
 # ---- by hand
 
@@ -207,5 +206,5 @@ async def test_events_of_the_first_rollout_are_stored(sim: Sim, tmp_path: Path) 
     async with serving(f"http://127.0.0.1:{provider.port}", {"NEW_KEY": "k"}, policies=folder, db=db) as side:
         async with talking(side) as app:
             await app.session(1)
-        await asyncio.sleep(1.2)
-    assert "rollout.started" in {event["kind"] for event in queries.events(db)}
+        await side.recorded()
+        assert await until(lambda: "rollout.started" in {event["kind"] for event in queries.events(db)})

@@ -83,6 +83,51 @@ async def test_a_tunnel_keeps_the_drain_open(upstream: Upstream, serve: Serve, e
         assert await up.until(lambda: not side.app.plane.tunnels and not side.app.plane.connections, 2.0)
 
 
+async def test_a_drain_waits_for_last_words(upstream: Upstream, serve: Serve) -> None:
+    """What the client of a tunnel said before it left goes up, when the upstream reads it."""
+    up = await upstream([SWITCH, 60.0])
+    side = await serve(up, drain="20s", drain_idle="50ms")
+    sent = 0
+    async with connected(side.port) as client:
+        client.send(get("/v1/realtime", b"Connection: Upgrade", b"Upgrade: websocket"))
+        await client.until(b"\r\n\r\n")
+        up.peers[0].transport.pause_reading()
+        (connection,) = side.app.plane.defaults["openai"].pool._open
+        while not connection.transport.get_write_buffer_size():  # less than what stops the reading of the client
+            client.send(b"u" * 65536)
+            sent += 65536
+            await asyncio.sleep(0.01)
+        client.close()
+        assert await up.until(lambda: not side.app.plane.connections)
+    side.app.stop()
+    await asyncio.sleep(0.3)
+    assert (await call(side.health_port, get("/ready"))).status == 503, "the process has ended, and the words with it"
+    up.peers[0].transport.resume_reading()
+    assert await up.until(lambda: len(up.peers[0].data) == sent)
+    assert await up.until(lambda: not side.app.plane.tunnels)
+
+
+async def test_a_drain_waits_for_who_reads_slowly(upstream: Upstream, serve: Serve) -> None:
+    """INC-32: an answer is over for us when its last byte lies in a buffer; for the client it is over when it has it."""
+    piece = chunked(b"x" * 65536)[:-5]
+    up = await upstream([SSE_HEAD])
+    side = await serve(up, drain="20s", drain_idle="50ms")
+    async with connected(side.port) as client:
+        client.send(get())
+        await client.until(b"\r\n\r\n")
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        (connection,) = side.app.plane.connections
+        while not connection.transport.get_write_buffer_size():  # less than what stops the reading of the upstream
+            up.peers[0].transport.write(piece)
+            await asyncio.sleep(0.01)
+        up.peers[0].transport.write(b"0\r\n\r\n")
+        assert await up.until(lambda: not side.app.plane.exchanges)
+        side.app.stop()
+        await asyncio.sleep(0.3)
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert (await client.response()).end == "whole"
+
+
 async def test_a_busy_port_is_a_clear_error(serve: Serve) -> None:
     """INC-40: it names the listener and the fix, and leaves nothing bound."""
     with socket.socket() as taken:

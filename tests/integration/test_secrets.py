@@ -12,7 +12,7 @@ import pytest
 
 from tests.fixtures.canaries import Canaries
 from tests.integration.conftest import Upstream
-from tests.integration.raw import SSE_HEAD, ScriptedUpstream, call, chunked, connected, get, ok, post
+from tests.integration.raw import SSE_HEAD, ScriptedUpstream, call, chunked, connected, get, ok, post, until
 
 KEY = b"sk-canary-7f3a9c51e2d84b06"
 PROMPT = b"The heron keeps its ledger under the third stone."
@@ -162,8 +162,8 @@ async def test_no_canary_is_written_anywhere(up: ScriptedUpstream, process: Proc
 async def test_the_database_is_private(process: Process) -> None:
     """SEC-PRIVACY: 0600 in a 0700 folder."""
     await call(process.port, post())
-    await asyncio.sleep(0.5)
     folder = process.folder / "db"
+    assert await until((folder / "sidecar.db").exists)
     assert folder.stat().st_mode & 0o777 == 0o700
     modes = {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()}
     assert modes

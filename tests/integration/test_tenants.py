@@ -301,7 +301,7 @@ async def test_feedback_speaks_of_ones_own_calls(upstream: Upstream, serve: Serv
     side = await serve(up, **files(tmp_path, up.port))
     got = await call(side.port, post("/v1/chat/completions", CHAT, b"Authorization: Bearer " + SHOP))
     decision = got.value(b"x-sidecar-decision").decode()
-    await asyncio.sleep(0.3)  # it is in the database, too
+    await side.recorded()
 
     async def scores(token: bytes, name: str, value: str) -> int:
         body = b'{"%b":"%b","score":1}' % (name.encode(), value.encode())
@@ -338,10 +338,10 @@ async def test_a_completion_id_of_two_of_ones_own_calls(
     kept = files(tmp_path, up.port)
     side = await serve(up, **{name: kept[name] for name in kept if stored or name != "db"})
     await _asks(side, SHOP)
-    await asyncio.sleep(0.4)
+    await side.recorded()
     await _asks(side, SHOP)
     assert await _scores(side, SHOP) == (409, None)
-    await asyncio.sleep(0.4)
+    await side.recorded()
     assert await _scores(side, SHOP) == (409, None)
 
 
@@ -354,10 +354,10 @@ async def test_a_completion_id_that_another_tenants_call_has_too(
     kept = files(tmp_path, up.port)
     side = await serve(up, **{name: kept[name] for name in kept if stored or name != "db"})
     await _asks(side, SEARCH)
-    await asyncio.sleep(0.4)
+    await side.recorded()
     mine = await _asks(side, SHOP)
     assert await _scores(side, SHOP) == (202, mine)
-    await asyncio.sleep(0.4)
+    await side.recorded()
     assert await _scores(side, SHOP) == (202, mine)
 
 
@@ -368,7 +368,7 @@ async def test_calls_of_others_do_not_hide_ones_own(upstream: Upstream, serve: S
     mine = await _asks(side, SHOP)
     for _ in range(101):
         await _asks(side, SEARCH)
-    await asyncio.sleep(0.5)
+    await side.recorded()
     side.app.desk._newer = side.app.desk._older
     assert await _scores(side, SHOP) == (202, mine)
 
