@@ -112,9 +112,7 @@ class Engine:
         """Takes the exchange's one outcome in; call it exactly once for each decision that went upstream. Without `call`
         it was a stage of a cascade before the one that served: of several stages a mean cost counts one call."""
         ledger = self._ledger
-        cost_nusd = outcome.cost_nusd
-        if cost_nusd is None:
-            cost_nusd = billed_nusd(decision, outcome)
+        cost_nusd = billed_nusd(outcome, decision.reserved_nusd)
         if cost_nusd:
             ledger.charge(cost_nusd, now, call=call)
         if decision.route == NO_ROUTE:

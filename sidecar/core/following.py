@@ -120,7 +120,7 @@ class Follower(Engine):
     def settle(self, facts: Facts, decision: Decision, outcome: Outcome, now: float, *, call: bool = True) -> Verdict:
         """Books what it cost, and keeps the lesson for the leader."""
         self.lessons.append(Lesson(_told(facts), decision, outcome, call))
-        cost_nusd = billed_nusd(decision, outcome)
+        cost_nusd = billed_nusd(outcome, decision.reserved_nusd)
         if cost_nusd:
             self._ledger.charge(cost_nusd, now, call=call)
         state = self._routes.get(decision.route)
@@ -138,7 +138,7 @@ class Follower(Engine):
 
     def forgo(self, lesson: Lesson, at: float) -> None:
         """The leader will not hear this lesson: what it cost is kept all the same."""
-        self._owe(lesson.decision.route, billed_nusd(lesson.decision, lesson.outcome), at)
+        self._owe(lesson.decision.route, billed_nusd(lesson.outcome, lesson.decision.reserved_nusd), at)
 
     def _owe(self, route: str, cost_nusd: int, at: float) -> None:
         if cost_nusd:

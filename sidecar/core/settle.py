@@ -27,14 +27,16 @@ class Verdict(Struct, frozen=True, gc=False):
 NOTHING = Verdict()
 
 
-def billed_nusd(decision: Decision, outcome: Outcome) -> int:
-    """What the budgets book for one exchange: its cost, and where nobody knows it as much as was reserved. Nobody knows how
-    much of an answer there was behind a silence that its client did not wait for: the prompt is the least that it cost."""
-    if outcome.cost_nusd is not None:
-        silent = outcome.kind == "aborted" and outcome.clocks.ttfb_s is None and outcome.usage_source == "estimate"
-        return max(outcome.cost_nusd, decision.reserved_nusd) if silent else outcome.cost_nusd
-    unanswered = outcome.kind == "failed" and (outcome.status == 0 or outcome.status >= 400)
-    return 0 if unanswered else decision.reserved_nusd
+def billed_nusd(outcome: Outcome, reserved_nusd: int) -> int:
+    """What is booked for one call: its cost, and where nobody knows it as much as was reserved. Nobody knows how much of an
+    answer there was behind a silence that its client did not wait for: the prompt is the least that it cost."""
+    if outcome.status >= 400 or (outcome.kind == "failed" and not outcome.status):
+        return outcome.cost_nusd or 0
+    if outcome.cost_nusd is None:
+        return reserved_nusd
+    usage = outcome.usage
+    silent = outcome.kind == "aborted" and usage is not None and usage.output_tokens is None
+    return max(outcome.cost_nusd, reserved_nusd) if silent else outcome.cost_nusd
 
 
 def pay(state: RouteState, decision: Decision, outcome: Outcome, now: float, *, call: bool = True) -> None:
@@ -42,7 +44,7 @@ def pay(state: RouteState, decision: Decision, outcome: Outcome, now: float, *, 
     if decision.reserved_nusd:
         state.ledger.release(decision.reserved_nusd)  # also where an edit of the policy took the budget away meanwhile
     if state.route.budget is not None:
-        billed = billed_nusd(decision, outcome)
+        billed = billed_nusd(outcome, decision.reserved_nusd)
         if billed or outcome.kind != "failed":  # a failure that cost nothing is no call that a mean may count
             state.ledger.charge(billed, now, call=call)
 

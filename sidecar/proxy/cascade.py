@@ -108,6 +108,8 @@ class _Ask(Struct):
     ttfb_s: float | None
     last_sent: bytes
     decided: Decision | None = None
+    unsent: bool = False
+    prompt_bytes: int | None = None
 
 
 class Cascade:

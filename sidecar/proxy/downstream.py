@@ -90,6 +90,8 @@ class Downstream(asyncio.Protocol):
     def eof_received(self) -> None:
         """The client is done, which counts as leaving. Should it still read, it must not take a part for the whole."""
         exchange = self.exchange
+        if self._tunnel is not None:
+            self._tunnel.all_said = True
         if exchange is None:
             return
         unmarked = isinstance(exchange, Exchange) and exchange.ends_unmarked
@@ -97,11 +99,11 @@ class Downstream(asyncio.Protocol):
         if unmarked:
             self.cut(reset=True)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - what was said before counts
         self.plane.connections.discard(self)
         self.deadline = NEVER
         if self._tunnel is not None:
-            self._tunnel.close(clean=exc is None)
+            self._tunnel.close()
         if self.exchange is not None:
             self.exchange.on_client_lost()
 

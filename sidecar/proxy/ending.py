@@ -56,6 +56,8 @@ class Called(Protocol):
     origin: Origin
     reply: Reply | None
     sent_s: float | None
+    unsent: bool  # some of the body had not left us when the call ended
+    prompt_bytes: int | None  # of the body, by `text_bytes`, where that is another number than its length
     ttfb_s: float | None
     last_sent: bytes  # the body as it was sent, where checks or signals ask for it; else empty
 
@@ -149,7 +151,7 @@ def _record(exchange: Over, outcome: Outcome) -> None:
         pass
     elif (unsent and outcome.error in _NOT_THE_ARMS) or (left and exchange.origin.pool.full):
         plane.engine.release(decision)
-    elif left:  # that costs nothing
+    elif left or (exchange.unsent and outcome.kind == "aborted"):  # no model has read it: that costs nothing
         verdict = teach(plane, facts, decision, replace(outcome, cost_nusd=0))
     else:
         verdict = teach(plane, facts, decision, outcome)
@@ -266,7 +268,7 @@ def outcome_of(exchange: Called, kind: OutcomeKind, error: str | None, duration_
         kind, error = "failed", "bad_body"
     elif kind == "completed" and exchange.facts.stream and meter is not None and not reading.terminal:
         error = "no_terminal"  # well-formed and passed on as it came, but the dialect's last event is missing
-    usage, source = _usage(exchange, reading, kind)
+    usage, source = _usage(exchange, reading, kind, status)
     took_s = None if exchange.sent_s is None else duration_s - exchange.sent_s
     cost_nusd, version, cost_kind = _cost(exchange, usage, source, kind, took_s, reading.model)
     first, last, tokens = reading.ttft_s, reading.last_token_s, usage.output_tokens if usage is not None else None
@@ -330,7 +332,9 @@ def _is_callers(exchange: Called, status: int) -> bool:
     return status not in _ABOUT_PLACE or decision.model in (None, exchange.facts.model)
 
 
-def _usage(exchange: Called, reading: Reading, kind: OutcomeKind) -> tuple[Usage | None, UsageSource | None]:
+def _usage(
+    exchange: Called, reading: Reading, kind: OutcomeKind, status: int
+) -> tuple[Usage | None, UsageSource | None]:
     """The provider's usage; else, where text was seen, an estimate from the model's own bytes per token."""
     usage = reading.usage
     model = exchange.facts.model or ""
@@ -341,14 +345,15 @@ def _usage(exchange: Called, reading: Reading, kind: OutcomeKind) -> tuple[Usage
             exchange.origin.ratio(model).observe(reading.output_bytes, usage.output_tokens)
         return usage, "provider"
     ratio = exchange.origin.ratio(model)
+    asked = exchange.facts.input_bytes if exchange.prompt_bytes is None else exchange.prompt_bytes
     if not reading.output_bytes:
-        if usage is None and kind == "aborted" and _had_read(exchange):
-            return Usage(input_tokens=ratio.tokens(exchange.facts.input_bytes)), "estimate"
+        if usage is None and kind == "aborted" and status < 300 and _had_read(exchange):
+            return Usage(input_tokens=ratio.tokens(asked)), "estimate"
         return usage, "provider" if usage is not None else None
     seen = Usage() if usage is None else usage
     estimate = replace(
         seen,
-        input_tokens=ratio.tokens(exchange.facts.input_bytes) if seen.input_tokens is None else seen.input_tokens,
+        input_tokens=ratio.tokens(asked) if seen.input_tokens is None else seen.input_tokens,
         output_tokens=max(ratio.tokens(reading.output_bytes), seen.output_tokens or 0),
     )
     return estimate, "estimate"
@@ -356,10 +361,8 @@ def _usage(exchange: Called, reading: Reading, kind: OutcomeKind) -> tuple[Usage
 
 def _had_read(exchange: Called) -> bool:
     """Whether a model may have read the prompt: then it is paid for, whatever was to be seen of the answer."""
-    reply, facts = exchange.reply, exchange.facts
-    if exchange.sent_s is None or not facts.input_bytes:
-        return False
-    if exchange.ttfb_s is not None and (reply is None or reply.head.status >= 300):  # an error, held back or not
+    facts = exchange.facts
+    if exchange.sent_s is None or exchange.unsent or not facts.input_bytes:
         return False
     return facts.endpoint in SELECTABLE or (facts.endpoint == "other" and generates(facts.path))
 

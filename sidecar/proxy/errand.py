@@ -201,6 +201,9 @@ def _busy(pool: Pool) -> bool:
 class Errand:
     """One call. Built when it is sent; it tells `Task.done` exactly once."""
 
+    unsent = False
+    prompt_bytes: int | None = None  # a copy is small
+
     def __init__(self, plane: Plane, owner: Errands, task: Task) -> None:
         self.plane = plane
         self.at = plane.wall()

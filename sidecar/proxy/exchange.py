@@ -31,6 +31,7 @@ from sidecar.proxy.upstream import LARGE_READ_BYTES
 from sidecar.wire.answer import Collector
 from sidecar.wire.http1 import ResponseHead, edit_response, parse_response
 from sidecar.wire.json_edit import RequestView
+from sidecar.wire.needs import text_bytes
 from sidecar.wire.target import asks_array
 
 _MAX_RESPONSE_HEAD_BYTES: Final = 256 * 1024
@@ -153,7 +154,7 @@ class Exchange(Outward):
     def _on_head(self, head: ResponseHead, data: bytes, now: float) -> None:
         """The head is complete: another try, or down it goes."""
         if self.doubted is self.origin and head.status < 300:  # the call goes through without our question: it was that
-            self.origin.ask_usage = False
+            self.origin.hush(self.sent_model)
         if head.status >= 400 and (self._fall_back(str(head.status)) or self._refused_question(head, data)):
             return
         self._start_reply(head, data, now)
@@ -422,7 +423,8 @@ class Exchange(Outward):
         else:
             if self.reply is None:  # what is held of an answer is paid for, too
                 self.reply = self.pending or (None if self.cascade is None else self.cascade.reply)
-            self._finish("aborted", why)
+            held = self._held_head
+            self._finish("aborted", why, status=0 if held is None else held.status)
 
     def on_shutdown(self) -> None:
         """The process ends: who still waits is told so, who is in a response sees it break."""
@@ -443,8 +445,7 @@ class Exchange(Outward):
         """The upstream's connection goes back to its pool, if another call may ride on it."""
         connection, self.connection = self.connection, None
         if connection is not None:
-            large = self.streaming_up or self.facts.input_bytes > LARGE_READ_BYTES
-            if reply.reusable and not (self.body_left or self.unsent or connection.has_unsent(large=large)):
+            if reply.reusable and not self._has_unsent(connection):
                 connection.release()
             else:
                 connection.close()
@@ -456,13 +457,6 @@ class Exchange(Outward):
         unmarked = self.ends_unmarked
         self._finish("failed", error, detach=True)
         self.client.cut(reset=unmarked)
-
-    def _drop_upstream(self) -> None:
-        if self.phase == "queue":
-            self.origin.pool.give_up(self)
-        connection, self.connection = self.connection, None
-        if connection is not None:
-            connection.close()
 
     def _tunnel(self, data: bytes) -> None:
         connection, self.connection = self.connection, None
@@ -486,6 +480,8 @@ class Exchange(Outward):
         if plane.checks.reads or plane.signals.active:
             self.last_body = self.body  # checks read what was asked in the client's own words
             self.last_sent = self.sent_body
+        if kind != "completed" and len(self.body) > LARGE_READ_BYTES:
+            self.prompt_bytes = text_bytes(self.body)
         if self.said is not None:
             self.facts = replace(self.facts, lost={})  # it holds the prompt, and rows may wait
         plane.ended(partial(settle, self, kind, error, now - self.zero, status))

@@ -23,7 +23,7 @@ from sidecar.wire.target import CREDENTIALS as IN_QUERY
 
 PROTOCOLS: Final = b"sec-websocket-protocol"
 KEY_PROTOCOL: Final = b"openai-insecure-api-key."  # a browser's key stands among its subprotocols
-CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
+CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key", b"ocp-apim-subscription-key")
 _REGION: Final = re.compile(r"\.([a-z]{2}(?:-[a-z]+)+-\d)\.amazonaws\.com")  # of an AWS host: .eu-west-1.
 _VERSION: Final = frozenset({b"api-version"})  # of Azure's own paths: other places have others, or none
 _HOP: Final = frozenset(
@@ -53,7 +53,8 @@ class Origin:
         self.pool = pool
         self.guard = guard
         self.holds_key = spec.key != "client"
-        self.ask_usage = spec.usage == "ask"  # turned off when a refused call goes through without the question
+        self.ask_usage = spec.usage == "ask"
+        self.mute: set[str] = set()  # models that are not asked: a refused call went through without the question
         self._key = key
         self.book = book  # may be set anew at any time
         self._flat = None if spec.price is None else flat_card(spec.price)
@@ -87,9 +88,9 @@ class Origin:
         if self.holds_key or head.spent:
             # The client's credential is meant for another origin: it never goes here, not even when ours is missing.
             replace.update(dict.fromkeys(CREDENTIALS))
-            if PROTOCOLS in head.fields and (head.spent or KEY_PROTOCOL in head.raw.lower()):
+            if PROTOCOLS in head.fields and (head.protocols is not None or KEY_PROTOCOL in head.raw.lower()):
                 replace[PROTOCOLS] = None
-                add += b"" if head.spent else _protocols(head)
+                add += _without_keys(protocols_of(head) if head.protocols is None else head.protocols)
             key = self._key() if self.holds_key else None
             if key is not None:
                 name, scheme = self.provider.key_field, self.provider.key_scheme
@@ -233,6 +234,11 @@ class Origin:
             return self._flat.version
         return None if self.spec.provider is None else self.book.version
 
+    def hush(self, model: str) -> None:
+        """Asks this model for its usage no more; and no model at all where so many do not understand the question."""
+        self.mute.add(model)
+        self.ask_usage = self.ask_usage and len(self.mute) < _MAX_RATIOS
+
     def ratio(self, model: str) -> Ratio:
         """Bytes per token of a model here, learnt from answers that reported usage."""
         found = self._ratios.get(model)
@@ -249,11 +255,15 @@ def _of_client(line: bytes, nominated: AbstractSet[bytes]) -> bool:
     return name in _HOP or name in nominated or name.startswith((b"x-sidecar-", b"x-amz-"))
 
 
-def _protocols(head: RequestHead) -> bytes:
-    """The line of the subprotocols that are no key."""
-    lines = [head.raw[start:end].partition(b":")[2] for name, start, end in head.spans if name == PROTOCOLS]
-    kept = [one.strip() for line in lines for one in line.split(b",") if KEY_PROTOCOL not in one.lower()]
-    return b"Sec-WebSocket-Protocol: %b\r\n" % b", ".join(kept) if kept else b""
+def protocols_of(head: RequestHead) -> bytes:
+    """The subprotocols of a WebSocket that its client offers, separated by commas."""
+    return b",".join([head.raw[start:end].partition(b":")[2] for name, start, end in head.spans if name == PROTOCOLS])
+
+
+def _without_keys(protocols: bytes) -> bytes:
+    """The line of those that are no key."""
+    kept = [one.strip() for one in protocols.split(b",") if KEY_PROTOCOL not in one.lower()]
+    return b"Sec-WebSocket-Protocol: %b\r\n" % b", ".join(kept) if any(kept) else b""
 
 
 def _credential(client: RequestHead) -> bytes | None:

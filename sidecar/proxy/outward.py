@@ -16,7 +16,7 @@ from sidecar.proxy.origin import Origin
 from sidecar.proxy.outgoing import Came, outgoing, varied
 from sidecar.proxy.own_answers import OwnAnswers
 from sidecar.proxy.translated import Said, Translated
-from sidecar.proxy.upstream import UpstreamConnection
+from sidecar.proxy.upstream import LARGE_READ_BYTES, UpstreamConnection
 from sidecar.wire.framing import LAST_CHUNK
 from sidecar.wire.json_edit import RequestView
 from sidecar.wire.translate import Named
@@ -39,7 +39,8 @@ class Outward(OwnAnswers):
     again = False  # it is a second try of one that failed; an answer that a cascade did not pass on had not
     _view: RequestView | None = None
     _outgoing: bytes | Parts = b""  # the body as this arm gets it; in parts where it is large and was changed
-    unsent = False  # some of a large body is not written yet
+    unsent = False  # some of a large body is not written yet, or had not left us when its connection was dropped
+    prompt_bytes: int | None = None
     _target: bytes | None = None  # where the upstream has the endpoint at a place of its own
 
     def _send(self, view: RequestView | None) -> None:
@@ -93,15 +94,34 @@ class Outward(OwnAnswers):
         return _whole(self._outgoing) if self.translated is None else self.body
 
     @property
+    def sent_model(self) -> str:
+        """The model that the upstream is asked for; empty where nobody names one."""
+        decision = self.decision
+        return (None if decision is None else decision.model) or self.facts.model or ""
+
+    def _has_unsent(self, connection: UpstreamConnection) -> bool:
+        """Whether some of the request may not have left us."""
+        large = self.streaming_up or self.facts.input_bytes > LARGE_READ_BYTES
+        return self.body_left or self.unsent or connection.has_unsent(large=large)
+
+    def _drop_upstream(self) -> None:
+        if self.phase == "queue":
+            self.origin.pool.give_up(self)
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            self.unsent = self._has_unsent(connection)
+            connection.close()
+
+    @property
     def _may_ask(self) -> bool:
-        return self.origin.ask_usage and self.doubted is not self.origin
+        origin = self.origin
+        return origin.ask_usage and self.doubted is not origin and not (origin.mute and self.sent_model in origin.mute)
 
     def _translate(self, said: Said, decision: Decision, body: bytes) -> bool:
         """Writes the call in the arm's format; whether that could be done. It cannot where the call is malformed."""
         self.asked = False
         try:
-            model = decision.model or self.facts.model or ""
-            self.translated = said.put(self.origin, decision, model, body, ask_usage=self._may_ask)
+            self.translated = said.put(self.origin, decision, self.sent_model, body, ask_usage=self._may_ask)
         except TranslationError as error:
             code = "malformed" if said.request() is None else "translation"
             self._answer(400, code, str(error), "failed", "refused", NO_RETRY)
@@ -112,7 +132,7 @@ class Outward(OwnAnswers):
             self._answer(500, "translation", text, "failed", "refused", NO_RETRY)
             return False
         self.asked = self.translated.asked
-        self.translated.named = Named(self.id, model, int(self.at))
+        self.translated.named = Named(self.id, self.sent_model, int(self.at))
         self._outgoing = self.translated.body
         return True
 

@@ -10,6 +10,7 @@ from typing import Final
 from sidecar.clock import steady
 from sidecar.core.cost import cost as cost_of
 from sidecar.core.policy import Judge, Shadow
+from sidecar.core.settle import billed_nusd
 from sidecar.core.spare import Allowance
 from sidecar.core.types import Decision, Event, Outcome, Settled, Usage
 from sidecar.proxy.errand import Done, Errands, Task
@@ -51,7 +52,7 @@ class Purse:
         def over(outcome: Outcome, body: bytes) -> None:
             """Books the call, asks `then` for its score, tells the event."""
             plane = self._plane
-            cost_nusd = spent_nusd(outcome, reserved_nusd)
+            cost_nusd = 0 if outcome.clocks.sent_s is None else billed_nusd(outcome, reserved_nusd)
             self.allowance.book(reserved_nusd, cost_nusd, steady())
             if cost_nusd:
                 plane.engine.charge(settled.decision.route, cost_nusd, steady())
@@ -76,14 +77,6 @@ def estimate_nusd(origin: Origin, model: str, input_bytes: int, output_tokens: i
     usage = Usage(input_tokens=-(-input_bytes // BYTES_PER_TOKEN), output_tokens=output_tokens)
     made = cost_of(usage, card, kind="estimate", second_of_day=second, seconds=_TAKES_S)
     return None if made is None else made.total_nusd
-
-
-def spent_nusd(outcome: Outcome, estimate: int) -> int:
-    """What an errand is booked with: its cost; nothing when it was not sent or refused; the estimate when unknown."""
-    if outcome.cost_nusd is not None:
-        return outcome.cost_nusd
-    unanswered = outcome.clocks.sent_s is None or (outcome.kind == "failed" and outcome.status != 200)
-    return 0 if unanswered else estimate
 
 
 def _detail(settled: Settled, decision: Decision, outcome: Outcome, cost_nusd: int) -> dict[str, object]:

@@ -55,13 +55,14 @@ class Shadowing:
         self.pairs = Pairs(route.name, spec.arm, self.guardrails, steady())
         self.out = False  # it was rolled back
         self._refused = 0  # copies in a row that asked for usage and were refused for it, as it seems
+        self._refused_by: Origin | None = None
         self._plane = plane
 
     def take_over(self, before: "Shadowing") -> None:
         """Goes on with the pairs of the same arm under the same guardrails, and with what was spent."""
         self.purse.take_over(before.purse)
         if before.arm == self.arm:
-            self._refused = before._refused
+            self._refused, self._refused_by = before._refused, before._refused_by
         if (before.arm, before.guardrails) == (self.arm, self.guardrails):
             self.pairs = before.pairs
 
@@ -80,7 +81,9 @@ class Shadowing:
         facts = replace(settled.facts, model=self.arm.model)
         decision = self._decision(settled, origin)
         asks = facts.stream and facts.endpoint in ASKABLE and seen.view.askable
-        asks = asks and origin.ask_usage and self._refused < _SURE
+        if origin is not self._refused_by:
+            self._refused, self._refused_by = 0, origin
+        asks = asks and origin.ask_usage and self.arm.model not in origin.mute and self._refused < _SURE
         task = Task(
             origin=origin,
             head=seen.head,

@@ -8,12 +8,15 @@ budgets and rollouts of its own. A token that stands where a provider's key woul
 
 import re
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from itertools import islice
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from sidecar.config.secrets import ClientTokens
-from sidecar.proxy.origin import CREDENTIALS, PROTOCOLS
+from sidecar.config.secrets import MIN_TOKEN_CHARACTERS, ClientTokens
+from sidecar.proxy.origin import CREDENTIALS, PROTOCOLS, protocols_of
 from sidecar.wire.http1 import RequestHead
 from sidecar.wire.target import ALL_CREDENTIALS as IN_QUERY
 from sidecar.wire.target import values_in
@@ -24,7 +27,10 @@ _NAMED: Final = re.compile(rb"[A-Z]{1,16} (/for/([A-Za-z0-9][A-Za-z0-9._-]{0,63}
 _BEARER: Final = b"bearer "
 _WORDS: Final = (re.compile(rb'[^\s,"]+'), re.compile(rb"""[^\s,"';<>=:]+"""))  # a token may have such signs in it
 _MARKS: Final = b"'<>;"
-_MOST_DOTS: Final = 5  # a browser's key has a name before it in its subprotocol, whose parts end with a dot
+_MOST_DOTS: Final = 8  # a browser's key has a name before it in its subprotocol, whose parts end with a dot
+_URL_SAFE: Final = b"-_"
+_MOST_WORDS: Final = 128  # 16..1,024 in one field; fewer: odd fields are held back, more: a large one holds up others
+_KEY_FIELDS: Final = frozenset({*CREDENTIALS, PROTOCOLS})
 
 
 def named_by_path(data: bytes) -> tuple[bytes, bytes] | None:
@@ -43,7 +49,11 @@ def admits(tokens: ClientTokens, head: RequestHead, now: float) -> bool:
     service = tokens.service_of(fields[TOKEN] if TOKEN in fields else _key(fields), now)
     if service is None:
         return False
-    head.spent = TOKEN not in fields or tokens.knows_any(_places(head), now)
+    held = partial(_holds_token, tokens, now, fields.get(TOKEN, b""))
+    head.spent = TOKEN not in fields or any(map(held, _places(head)))
+    if PROTOCOLS in fields:
+        offered = protocols_of(head).split(b",")
+        head.protocols = b",".join([one for one in offered if not (len(offered) > _MOST_WORDS or held(one))])
     fields[TENANT] = service.encode()
     return True
 
@@ -56,29 +66,46 @@ def _key(fields: Mapping[bytes, bytes]) -> bytes:
     return next((fields[name] for name in CREDENTIALS[1:] if name in fields), b"")
 
 
-def _places(head: RequestHead) -> set[bytes]:
-    """All that stands where anybody puts a key: each word of each line of a repeated field, whatever the scheme, both halves
-    of Basic's, and the query."""
-    found = set(values_in(head.target, IN_QUERY))
-    for line in head.raw.split(b"\r\n")[1:]:
-        name, _, text = line.partition(b":")
-        if name.strip().lower() in (*CREDENTIALS, PROTOCOLS):
-            found |= _words(text) | _words(unquote_to_bytes(text))
-    return found
+def _places(head: RequestHead) -> list[bytes]:
+    """All that stands where anybody puts a key: each line of a repeated field, and the values of the query."""
+    lines = [line.partition(b":") for line in head.raw.split(b"\r\n")[1:]]
+    fields = [text for name, _, text in lines if name.strip().lower() in _KEY_FIELDS]
+    return [*fields, *values_in(head.target, IN_QUERY)]
 
 
-def _words(text: bytes) -> set[bytes]:
-    found = {text.strip(), text.strip().partition(b" ")[2].strip()}  # a token may have commas in it
+def _holds_token(tokens: ClientTokens, now: float, own: bytes, text: bytes) -> bool:
+    """Whether this text is a token, or has one in it: the call's `own`, wherever, another as a word, whatever the scheme,
+    or as a half of Basic's. A text of more words than anybody's is taken for one that has: to look at all of them would hold
+    up everybody else."""
+    if own and own in text:
+        return True
+    for spelled in {text, unquote_to_bytes(text)}:
+        words = _words(spelled)
+        if words is None or tokens.knows_any(_inside(words), now):
+            return True
+    return False
+
+
+def _words(text: bytes) -> set[bytes] | None:
+    """The whole text, what is behind its scheme, and its words: a token may have signs in it that part others. None where
+    there are too many."""
+    found = {text.strip(), text.strip().partition(b" ")[2].strip()}
     for pattern in _WORDS:
-        found.update(pattern.findall(text))
+        words = [match[0] for match in islice(pattern.finditer(text), _MOST_WORDS + 1)]
+        if len(words) > _MOST_WORDS:
+            return None
+        found.update(words)
     found.update([word.strip(_MARKS) for word in found])
-    found.update([word.split(b".", dots)[-1] for word in found for dots in range(1, _MOST_DOTS)])
-    return found.union(*map(_halves, found))
+    return {word for word in found if len(word) >= MIN_TOKEN_CHARACTERS}
 
 
-def _halves(word: bytes) -> list[bytes]:
-    """User and password of what may be Basic's (RFC 7617)."""
-    try:
-        return b64decode(word, validate=True).split(b":", 1)
-    except ValueError:
-        return []
+def _inside(words: Iterable[bytes]) -> Iterator[bytes]:
+    """Each word, what is behind its first dots, and both halves of what may be Basic's (RFC 7617)."""
+    for word in words:
+        for dots in range(_MOST_DOTS):
+            behind = word.split(b".", dots)[-1]
+            yield behind
+            with suppress(ValueError):
+                yield from b64decode(behind + b"=" * (-len(behind) % 4), _URL_SAFE, validate=True).split(b":", 1)
+            if b"." not in behind:
+                break

@@ -22,6 +22,7 @@ class Tunnel:
         """It stands among `open_ones` while it is open. `close` closes the client's side behind what was written;
         `set_reading` stops and starts its reading."""
         open_ones.add(self)
+        self.all_said = False  # the client has closed its side
         self._open_ones = open_ones
         self._client = client
         self._set_reading = set_reading
@@ -42,9 +43,9 @@ class Tunnel:
         else:
             self._connection.set_reading(True)
 
-    def close(self, *, clean: bool) -> None:
-        """The client is gone; where it closed its side in order, what it said before still goes up."""
-        if clean:
+    def close(self) -> None:
+        """The client is gone; where it had closed its side in order, what it said before still goes up."""
+        if self.all_said:
             self._connection.leave(self._over)
         else:
             self._connection.close()

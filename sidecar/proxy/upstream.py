@@ -24,6 +24,9 @@ _HINT_MARGIN_S: Final = 1.0  # a server that says timeout=5 has its connection u
 LEAVE_S: Final = (
     10.0  # 1..60; less: a slow peer loses the end of a tunnel, more: one that reads nothing holds it longer
 )
+_UNHEARD_BYTES: Final = (
+    64 * 1024 * 1024
+)  # 8..1,024 MiB that an upstream says to nobody; fewer than lie on the way: it never comes to read the last words
 WRITE_HIGH_BYTES: Final = 256 * 1024  # what may lie unsent before the reader of the other side is paused
 
 
@@ -59,13 +62,24 @@ def _read_on(side: Reads) -> None:
 class UpstreamConnection(asyncio.Protocol):
     """One connection. It carries one exchange at a time, or lies idle in its pool."""
 
-    __slots__ = ("_on_left", "_pool", "closed", "idle_limit_s", "idle_since", "paused", "rider", "transport")
+    __slots__ = (
+        "_on_left",
+        "_pool",
+        "_unheard",
+        "closed",
+        "idle_limit_s",
+        "idle_since",
+        "paused",
+        "rider",
+        "transport",
+    )
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
         self.transport: asyncio.Transport
         self.rider: Rider | None = None
         self._on_left: Callable[[], None] | None = None
+        self._unheard = 0  # bytes that came behind `leave`
         self.closed = False
         self.paused = False
         self.idle_since = 0.0
@@ -82,6 +96,10 @@ class UpstreamConnection(asyncio.Protocol):
             rider.on_upstream_data(data)
         elif not self.closed:
             self.close()  # bytes that nobody asked for: the next answer could be forged with them
+        else:
+            self._unheard += len(data)
+            if self._unheard > _UNHEARD_BYTES:
+                self.transport.abort()
         if len(data) >= LARGE_READ_BYTES and self.rider is rider:
             take_turns(self)
 
@@ -136,15 +154,14 @@ class UpstreamConnection(asyncio.Protocol):
         `on_left` is called.
 
         What the upstream says meanwhile is read, and dropped: a socket that is closed with unread bytes in it is reset, and
-        the reset overtakes what was written. Over TLS it is not read.
+        the reset overtakes what was written. Over TLS it is not read. Who only goes on talking is cut.
         """
         self.rider = None
         if self.closed:
             on_left()
             return
         self._on_left = on_left
-        self.closed = True
-        self._pool.forget(self)
+        self.closed = True  # and counted by its pool, until it is lost
         asyncio.get_running_loop().call_later(LEAVE_S, self.transport.abort)
         if self.transport.is_closing():
             return

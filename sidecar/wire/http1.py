@@ -39,7 +39,7 @@ _HOP_BY_HOP = (
 )
 _REQUEST_FIELDS: Final = re.compile(
     rb"\n(host|content-length|content-type|content-encoding|transfer-encoding|expect|accept-encoding|origin|sec-fetch-site"
-    rb"|authorization|x-api-key|api-key|x-goog-api-key|anthropic-version|traceparent|sec-websocket-protocol|x-sidecar-[!#$%&'*+\-.^_`|~0-9a-z]+|"
+    rb"|authorization|x-api-key|api-key|x-goog-api-key|ocp-apim-subscription-key|anthropic-version|traceparent|sec-websocket-protocol|x-sidecar-[!#$%&'*+\-.^_`|~0-9a-z]+|"
     + _HOP_BY_HOP
     + rb"):[\t ]*([^\r]*)\r"
 )
@@ -86,6 +86,7 @@ class RequestHead(Struct, gc=False):
     spans: list[tuple[bytes, int, int]]
     nominated: frozenset[bytes] = frozenset()  # fields that Connection names (RFC 9110 7.6.1)
     spent: bool = False  # its credential was meant for us, and goes no further
+    protocols: bytes | None = None  # what goes on of its Sec-WebSocket-Protocol, where a part of that was meant for us
 
 
 class ResponseHead(Struct, gc=False):

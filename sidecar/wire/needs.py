@@ -65,6 +65,9 @@ _BITS: Final = (
 )  # of the expression's groups; those behind are base64
 _OUTPUT: Final = 10
 _MEDIA: Final = IMAGES | DOCUMENTS | AUDIO
+_WEIGHED_BYTES: Final = (
+    1024 * 1024
+)  # 3 ms; more: who hangs up holds the loop longer, less: a long prompt has less of a cost
 _LONGEST_BYTES: Final = 600  # the longest match and some more: slices overlap by this
 
 
@@ -77,7 +80,8 @@ class Needs(Struct, gc=False):
 
 
 class NeedSearch:
-    """The search, which may be made in slices. Call `step` until it returns True; `found` is then final."""
+    """The search, which may be made in slices. Call `step` until it returns True; `found` is then final, and before it is of
+    what was seen so far."""
 
     def __init__(self, body: bytes, begin: int = 0) -> None:
         """Before `begin` there is known to be nothing."""
@@ -98,10 +102,9 @@ class NeedSearch:
                 break
             self._at = match.end()
             self._take(match)
-        if self._at < len(body):
-            return False
-        self.found.tokens = int((len(body) - self._blobs) / BYTES_PER_TOKEN + self._tokens)
-        return True
+        seen = min(self._at, len(body))
+        self.found.tokens = int((seen - self._blobs) / BYTES_PER_TOKEN + self._tokens)
+        return seen == len(body)
 
     def _take(self, match: re.Match[bytes]) -> None:
         """One find."""
@@ -121,6 +124,14 @@ class NeedSearch:
             self._blobs += size
             if self._kind != IMAGES:
                 self._tokens += size / MEDIA_BYTES_PER_TOKEN
+
+
+def text_bytes(body: bytes) -> int:
+    """How many bytes of text weigh as much as this prompt, at least: a picture does not weigh what its base64 does, and
+    beyond a mebibyte of text nobody looks."""
+    search = NeedSearch(body)
+    search.step(_WEIGHED_BYTES)
+    return int(search.found.tokens * BYTES_PER_TOKEN)
 
 
 def needs_of_text(body: bytes) -> Needs:

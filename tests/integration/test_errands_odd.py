@@ -381,6 +381,24 @@ async def test_a_shadow_that_cannot_be_asked_for_usage(upstream: Upstream, serve
     assert (pairs.pairs, pairs.shadow.failed) == (2, 0)
 
 
+async def test_a_shadows_new_upstream_is_asked_again(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """That the old one did not understand the question says nothing of it."""
+    stream = SSE_HEAD + delta("four") + FINISH
+    base, old, new = await upstream([stream]), await upstream([NO]), await upstream([stream])
+    side = await serving(base, serve, tmp_path, shadowing(base.port, old.port))
+    told = events_of(side)
+    async with talking(side) as app:
+        for count in (1, 2, 3, 4):
+            if count == 4:
+                written(tmp_path / "p", shadowing(base.port, new.port))
+                assert await until(lambda: side.app.plane.origins["two"].spec.port == new.port)
+            await app.ask(stream=True)
+            assert await until(lambda count=count: len(told) == count)
+            side.app.beside.errands.wake()
+    assert ["stream_options" in orjson.loads(seen.body) for seen in old.requests] == [True, True, False]
+    assert ["stream_options" in orjson.loads(seen.body) for seen in new.requests] == [True]
+
+
 async def test_a_shadow_of_streams_and_whole_calls(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
     """Copies that did not ask for usage do not count: between them the question ends as well."""
     stream = SSE_HEAD + delta("four") + FINISH

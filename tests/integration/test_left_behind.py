@@ -17,7 +17,7 @@ import trustme
 
 from sidecar.clock import monotonic
 from tests.integration.conftest import Serve, Upstream
-from tests.integration.raw import SSE_HEAD, call, chunked, connected, delta, get, ok, post
+from tests.integration.raw import SSE_HEAD, TOLD_S, call, chunked, connected, delta, get, ok, post, until
 from tests.integration.test_bodies import SWITCH, UPGRADE
 from tests.integration.test_large_bodies import MIB, Recorder, asking
 
@@ -205,6 +205,52 @@ async def test_a_client_that_leaves_in_one_turn_with_a_large_read(serve: Serve) 
                 await asyncio.to_thread(peer.sendall, b"d" * 10_000_000)
                 assert await asyncio.to_thread(peer.recv, 4096) == b"last words"
                 assert await asyncio.to_thread(peer.recv, 4096) == b""
+
+
+async def _left(serve: Serve, server: socket.socket, *, reset: bool = False, **settings: object) -> tuple[Any, Any]:
+    """A sidecar in front of `server`, of which a tunnel's client has just left, and the tunnel's other end."""
+    side = await serve(f"http://127.0.0.1:{server.getsockname()[1]}", **settings)
+    async with connected(side.port) as client:
+        client.send(get("/v1/realtime", *UPGRADE))
+        peer = (await asyncio.to_thread(server.accept))[0]
+        await asyncio.to_thread(peer.recv, 65536)
+        peer.sendall(SWITCH)
+        await client.until(b"101")
+        if reset:
+            client.reset()
+        else:
+            client.writer.write_eof()
+        assert await until(lambda: not side.app.plane.connections)
+    return side, peer
+
+
+async def test_a_tunnel_whose_client_broke_ends_at_once(serve: Serve) -> None:
+    """DESIGN 5: the upstream is told within 100 ms. It had said nothing for the last time."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        side, peer = await _left(serve, server, reset=True)
+        assert await until(lambda: side.pool[0] == 0, TOLD_S)
+        peer.close()
+
+
+async def test_left_tunnels_count_among_the_connections(serve: Serve) -> None:
+    """An upstream that does not end its side keeps the place, for ten seconds at most."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        side, peer = await _left(serve, server, max_upstream_connections=1, pool_queue_timeout="300ms")
+        assert len(side.app.plane.tunnels) == 1
+        assert (await call(side.port, get())).status == 503
+        peer.close()
+        assert await until(lambda: side.pool[0] == 0)
+        assert not side.app.plane.tunnels
+
+
+async def test_an_upstream_that_only_talks_to_nobody_is_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.proxy.upstream._UNHEARD_BYTES", 1_000_000)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        side, peer = await _left(serve, server)
+        with pytest.raises(ConnectionError):
+            await asyncio.to_thread(peer.sendall, b"d" * 50_000_000)
+        assert await until(lambda: side.pool[0] == 0)
+        peer.close()
 
 
 def _read_and_talk(server: socket.socket) -> int:

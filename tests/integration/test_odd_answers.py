@@ -134,6 +134,14 @@ async def test_another_model_of_the_upstream_says_nothing_of_the_question(
     assert [b"stream_options" in one.body for one in up.requests] == [True, False, True, True]
 
 
+async def test_one_model_of_a_gateway_does_not_end_the_question_for_others(upstream: Upstream, serve: Serve) -> None:
+    up = await upstream([REFUSAL], [SSE_HEAD + chunked(BARE)])
+    side = await serve(up)
+    for model in (b"old", b"gpt-4o-mini", b"old"):
+        await call(side.port, post(body=ASK.replace(b"gpt-4o-mini", model)))
+    assert [b"stream_options" in one.body for one in up.requests] == [True, False, True, False]
+
+
 async def test_what_no_model_has_read_is_not_billed(upstream: Upstream, serve: Serve) -> None:
     """A client that leaves while an error is held until it is whole, in the middle of an upload that goes up as it comes."""
     one = await upstream([REFUSAL[:-20], 9.0], [9.0])

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from base64 import urlsafe_b64encode
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from sidecar.core.cycle import Lane, Proposal, Source
 from tests.integration.conftest import Running, Serve, Upstream
 from tests.integration.raw import call, connected, get, ok, post
+from tests.integration.test_bodies import SWITCH, UPGRADE
 
 CHAT = b'{"model":"m","messages":[]}'
 ANSWER = ok(b'{"choices":[],"usage":{"prompt_tokens":1000000,"completion_tokens":0}}')  # a dollar
@@ -251,6 +253,11 @@ async def test_a_node_works_at_its_interval(upstream: Upstream, serve: Serve, tm
             "/v1/chat/completions",
             (b"x-sidecar-token: %b", b"Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.%b"),
         ),
+        ("/v1/chat/completions", (b"x-sidecar-token: %b", b"Sec-WebSocket-Protocol: auth|%b, a")),
+        ("/v1/chat/completions", (b"x-sidecar-token: %b", b"x-api-key: \xef\xbb\xbf%b/")),
+        ("/v1/chat/completions", (b"x-sidecar-token: %b", b"Ocp-Apim-Subscription-Key: %b")),
+        ("/v1/chat/completions", (b"x-sidecar-token: token-of-the-shop-service", b"x-api-key: a-b.c.d.e.f.g.%b")),
+        ("/v1/chat/completions", (b"x-sidecar-token: token-of-the-shop-service", b"x-api-key: " + b"a " * 200 + b"%b")),
     ],
 )
 async def test_a_token_in_two_places_goes_nowhere(
@@ -265,6 +272,34 @@ async def test_a_token_in_two_places_goes_nowhere(
     assert got.status == 200
     assert token not in up.requests[-1].head
     assert (b"b=1" in up.requests[-1].head) == ("b=1" in path)
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        (b"realtime, openai-beta.realtime-v1", b"realtime, openai-beta.realtime-v1"),
+        (b"realtime, openai-insecure-api-key.%b, b", b"realtime, b"),
+        (b"realtime, x.%b", b"realtime"),
+        (b"base64url.bearer.authorization.k8s.io.%b64, v4.channel.k8s.io", b"v4.channel.k8s.io"),
+        (b"%b", None),
+        (b",".join([b"a"] * 200), None),
+    ],
+)
+@pytest.mark.parametrize("where", [b"Authorization: Bearer %b", b"x-sidecar-token: %b"])
+async def test_a_tenants_websocket_keeps_its_subprotocols(
+    upstream: Upstream, serve: Serve, tmp_path: Path, where: bytes, said: bytes, left: bytes | None
+) -> None:
+    """A client that offered some and hears of none gives up: only what holds a token stays here."""
+    up = await upstream([SWITCH, 5.0])
+    side = await serve(up, **files(tmp_path, up.port))
+    token = b"token-of-somebody-else"
+    said = said.replace(b"%b64", urlsafe_b64encode(token).rstrip(b"=")).replace(b"%b", token)
+    async with connected(side.port) as client:
+        lines = [where.replace(b"%b", token), b"Sec-WebSocket-Protocol: " + said]
+        client.send(get("/v1/realtime", *UPGRADE, *lines))
+        await client.until(b"101")
+    assert token not in up.requests[0].head
+    assert up.requests[0].value(b"sec-websocket-protocol") == left
 
 
 STICKY = "    mode: canary\n    sticky: {sticky}\n    arms: [{{id: o, upstream: passing, model: o}}]\n"

@@ -77,7 +77,7 @@ def facts(key: int = 1, **fields: object) -> Facts:
 def outcome(kind: str = "completed", **fields: object) -> Outcome:
     known: dict[str, object] = {
         "kind": kind,
-        "status": 200 if kind == "completed" else 500,
+        "status": {"completed": 200, "failed": 500}.get(kind, 0),
         "clocks": Clocks(sent_s=0.001, ttft_s=0.3, duration_s=1.0),
         "stream": True,
         "finish": "stop" if kind == "completed" else None,
