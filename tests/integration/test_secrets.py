@@ -93,7 +93,8 @@ async def process(up: ScriptedUpstream, tmp_path: Path) -> AsyncIterator[Process
         await child.communicate()
 
 
-CREDENTIALS = [b"Authorization: Bearer " + KEY, b"x-api-key: " + KEY, b"api-key: " + KEY, b"x-goog-api-key: " + KEY]
+KEY_FIELDS = (b"x-api-key", b"api-key", b"x-goog-api-key", b"Ocp-Apim-Subscription-Key")
+CREDENTIALS = [b"Authorization: Bearer " + KEY, *(name + b": " + KEY for name in KEY_FIELDS)]
 CHAT = b'{"model":"gpt-4o","stream":%b,"messages":[{"role":"user","content":"' + PROMPT + b'"}]}'
 EVENT = b'data: {"id":"c1","choices":[{"index":0,"delta":{"content":"' + ANSWER + b'"}}]}\n\n'
 
