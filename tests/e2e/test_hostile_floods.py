@@ -148,6 +148,7 @@ class Pouring:
             peer.sendall(head + b"Content-Length: %d\r\n\r\n" % len(self.BODY) + self.BODY)
 
     def close(self) -> None:
+        self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
 
 

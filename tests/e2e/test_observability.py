@@ -310,7 +310,7 @@ async def test_a_collector_that_is_down_costs_spans_only(tmp_path: Path) -> None
         async with load.running():
             await asyncio.sleep(3.0)
         assert (load.failed, load.broken) == ([], {})
-        assert load.p99_s() < 0.25, "a request waited for the collector"
+        assert load.p99_s() < 0.5, "a request waited for the collector"
         begun = monotonic()
         assert sidecar.stop() == 0
         print("p99", load.p99_s(), "stop took", monotonic() - begun)
