@@ -103,7 +103,9 @@ class Recorder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._sock.shutdown(socket.SHUT_RDWR)  # close alone leaves the thread that accepts, on whatever has its number next
+        self._sock.shutdown(
+            socket.SHUT_RDWR
+        )  # close alone leaves the thread that accepts, on whatever has its number next
         self._sock.close()
 
     @property
