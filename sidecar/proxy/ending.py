@@ -56,7 +56,7 @@ class Called(Protocol):
     origin: Origin
     reply: Reply | None
     sent_s: float | None
-    unsent: bool  # some of the body had not left us when the call ended
+    unsent: bool  # some of the body had not left us when the connection was dropped
     prompt_bytes: int | None  # of the body, by `text_bytes`, where that is another number than its length
     ttfb_s: float | None
     last_sent: bytes  # the body as it was sent, where checks or signals ask for it; else empty
@@ -151,7 +151,7 @@ def _record(exchange: Over, outcome: Outcome) -> None:
         pass
     elif (unsent and outcome.error in _NOT_THE_ARMS) or (left and exchange.origin.pool.full):
         plane.engine.release(decision)
-    elif left or (exchange.unsent and outcome.kind == "aborted"):  # no model has read it: that costs nothing
+    elif left or (outcome.kind == "aborted" and _is_cut_short(exchange)):  # no model has read it: that costs nothing
         verdict = teach(plane, facts, decision, replace(outcome, cost_nusd=0))
     else:
         verdict = teach(plane, facts, decision, outcome)
@@ -362,9 +362,14 @@ def _usage(
 def _had_read(exchange: Called) -> bool:
     """Whether a model may have read the prompt: then it is paid for, whatever was to be seen of the answer."""
     facts = exchange.facts
-    if exchange.sent_s is None or exchange.unsent or not facts.input_bytes:
+    if exchange.sent_s is None or _is_cut_short(exchange) or not facts.input_bytes:
         return False
     return facts.endpoint in SELECTABLE or (facts.endpoint == "other" and generates(facts.path))
+
+
+def _is_cut_short(exchange: Called) -> bool:
+    """Whether the prompt ends in the middle for who was to read it: nobody had begun to answer."""
+    return exchange.unsent and exchange.reply is None
 
 
 def _cost(

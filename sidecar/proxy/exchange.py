@@ -480,7 +480,7 @@ class Exchange(Outward):
         if plane.checks.reads or plane.signals.active:
             self.last_body = self.body  # checks read what was asked in the client's own words
             self.last_sent = self.sent_body
-        if kind != "completed" and len(self.body) > LARGE_READ_BYTES:
+        if kind != "completed" and self.sent_s is not None and len(self.body) > LARGE_READ_BYTES:
             self.prompt_bytes = text_bytes(self.body)
         if self.said is not None:
             self.facts = replace(self.facts, lost={})  # it holds the prompt, and rows may wait

@@ -24,9 +24,7 @@ _HINT_MARGIN_S: Final = 1.0  # a server that says timeout=5 has its connection u
 LEAVE_S: Final = (
     10.0  # 1..60; less: a slow peer loses the end of a tunnel, more: one that reads nothing holds it longer
 )
-_UNHEARD_BYTES: Final = (
-    64 * 1024 * 1024
-)  # 8..1,024 MiB that an upstream says to nobody; fewer than lie on the way: it never comes to read the last words
+_UNHEARD_BYTES: Final = 64 * 1024 * 1024  # 8..1,024 MiB; fewer: who reads last words late is cut, more: it talks on
 WRITE_HIGH_BYTES: Final = 256 * 1024  # what may lie unsent before the reader of the other side is paused
 
 

@@ -65,9 +65,7 @@ _BITS: Final = (
 )  # of the expression's groups; those behind are base64
 _OUTPUT: Final = 10
 _MEDIA: Final = IMAGES | DOCUMENTS | AUDIO
-_WEIGHED_BYTES: Final = (
-    1024 * 1024
-)  # 3 ms; more: who hangs up holds the loop longer, less: a long prompt has less of a cost
+_WEIGHED_BYTES: Final = 1024 * 1024  # of text, 3 ms; more: who hangs up holds the loop, less: long prompts cost less
 _LONGEST_BYTES: Final = 600  # the longest match and some more: slices overlap by this
 
 

@@ -103,9 +103,7 @@ class Recorder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._sock.shutdown(
-            socket.SHUT_RDWR
-        )  # close alone leaves the thread that accepts, on whatever has its number next
+        self._sock.shutdown(socket.SHUT_RDWR)  # else its thread goes on accepting, from whoever has its number next
         self._sock.close()
 
     @property

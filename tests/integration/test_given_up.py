@@ -74,6 +74,24 @@ async def test_a_prompt_that_never_left_costs_nothing(upstream: Upstream, serve:
     assert (spent(side), reserved(side)) == (0, 0)
 
 
+async def test_an_answer_that_began_before_its_prompt_had_left_costs(
+    upstream: Upstream, serve: Serve, tmp_path: Path
+) -> None:
+    """Who answers has read what it needs."""
+    up = await upstream([SSE_HEAD + delta("a"), 20.0], early=True)
+    side = await with_budget(up, serve, tmp_path)
+    rows = rows_of(side)
+    async with connected(side.port) as client:
+        client.send(post(body=MANY.replace(b"[]", b'[{"role":"user","content":"%b"}]' % (b"word " * 4_000_000))))
+        await client.until(b"data:")
+        up.peers[0].transport.pause_reading()
+        (exchange,) = side.app.plane.exchanges
+    assert await until(lambda: bool(rows))
+    assert exchange.unsent
+    assert (rows[0].outcome.kind, rows[0].outcome.cost_kind) == ("aborted", "lower_bound")
+    assert spent(side) > 0
+
+
 async def test_a_refusal_costs_nothing_though_it_was_not_waited_for(
     upstream: Upstream, serve: Serve, tmp_path: Path
 ) -> None:
