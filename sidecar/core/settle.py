@@ -45,7 +45,9 @@ def pay(state: RouteState, decision: Decision, outcome: Outcome, now: float, *, 
         state.ledger.release(decision.reserved_nusd)  # also where an edit of the policy took the budget away meanwhile
     if state.route.budget is not None:
         billed = billed_nusd(outcome, decision.reserved_nusd)
-        if billed or outcome.kind != "failed":  # a failure that cost nothing is no call that a mean may count
+        if (
+            billed or outcome.kind == "completed"
+        ):  # one that failed or was left, and cost nothing, is none that a mean counts
             state.ledger.charge(billed, now, call=call)
 
 

@@ -27,7 +27,6 @@ from sidecar.proxy.plane import Witness
 from sidecar.proxy.question import judged
 from sidecar.proxy.reply import Reply
 from sidecar.proxy.translated import Said, TranslatedReply
-from sidecar.proxy.upstream import LARGE_READ_BYTES
 from sidecar.wire.answer import Collector
 from sidecar.wire.http1 import ResponseHead, edit_response, parse_response
 from sidecar.wire.json_edit import RequestView
@@ -480,7 +479,7 @@ class Exchange(Outward):
         if plane.checks.reads or plane.signals.active:
             self.last_body = self.body  # checks read what was asked in the client's own words
             self.last_sent = self.sent_body
-        if kind != "completed" and self.sent_s is not None and len(self.body) > LARGE_READ_BYTES:
+        if kind == "aborted" or (kind == "failed" and self.reply is not None):  # the only ones of which nobody tells it
             self.prompt_bytes = text_bytes(self.body)
         if self.said is not None:
             self.facts = replace(self.facts, lost={})  # it holds the prompt, and rows may wait

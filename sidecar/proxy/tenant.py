@@ -8,7 +8,7 @@ budgets and rollouts of its own. A token that stands where a provider's key woul
 
 import re
 from base64 import b64decode
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -29,7 +29,10 @@ _WORDS: Final = (re.compile(rb'[^\s,"]+'), re.compile(rb"""[^\s,"';<>=:]+"""))  
 _MARKS: Final = b"'<>;"
 _MOST_DOTS: Final = 8  # a browser's key has a name before it in its subprotocol, whose parts end with a dot
 _URL_SAFE: Final = b"-_"
-_MOST_WORDS: Final = 128  # 16..1,024 in one field; fewer: odd fields are held back, more: a large one holds up others
+_MOST_WORDS: Final = (
+    128  # 16..1,024 of all keys of a head; fewer: odd ones are held back, more: a large one holds up others
+)
+_MOST_BASE64: Final = 4096  # characters of user and password
 _KEY_FIELDS: Final = frozenset({*CREDENTIALS, PROTOCOLS})
 
 
@@ -49,13 +52,21 @@ def admits(tokens: ClientTokens, head: RequestHead, now: float) -> bool:
     service = tokens.service_of(fields[TOKEN] if TOKEN in fields else _key(fields), now)
     if service is None:
         return False
-    held = partial(_holds_token, tokens, now, fields.get(TOKEN, b""))
-    head.spent = TOKEN not in fields or any(map(held, _places(head)))
+    holds = partial(_hold_token, tokens, now, fields[TOKEN] if TOKEN in fields else _key(fields))
+    head.spent = TOKEN not in fields or holds(_places(head))
     if PROTOCOLS in fields:
-        offered = protocols_of(head).split(b",")
-        head.protocols = b",".join([one for one in offered if not (len(offered) > _MOST_WORDS or held(one))])
+        head.protocols = _kept(protocols_of(head), holds)
     fields[TENANT] = service.encode()
     return True
+
+
+def _kept(protocols: bytes, holds: Callable[[list[bytes]], bool]) -> bytes:
+    """The subprotocols that hold no token; none of them where one is found in no single one of them."""
+    if not holds([protocols]):
+        return protocols
+    offered = protocols.split(b",") if _words([protocols]) is not None else []
+    kept = [one for one in offered if not holds([one])]
+    return b",".join(kept) if len(kept) < len(offered) else b""
 
 
 def _key(fields: Mapping[bytes, bytes]) -> bytes:
@@ -73,39 +84,38 @@ def _places(head: RequestHead) -> list[bytes]:
     return [*fields, *values_in(head.target, IN_QUERY)]
 
 
-def _holds_token(tokens: ClientTokens, now: float, own: bytes, text: bytes) -> bool:
-    """Whether this text is a token, or has one in it: the call's `own`, wherever, another as a word, whatever the scheme,
-    or as a half of Basic's. A text of more words than anybody's is taken for one that has: to look at all of them would hold
-    up everybody else."""
-    if own and own in text:
+def _hold_token(tokens: ClientTokens, now: float, own: bytes, texts: list[bytes]) -> bool:
+    """Whether one of these texts is a token, or has one in it: the call's `own`, wherever, another as a word, whatever the
+    scheme, or as a half of Basic's. Texts of more words than anybody's are taken for ones that have: to look at all of them
+    would hold up everybody else."""
+    if own and any(own in text for text in texts):
         return True
-    for spelled in {text, unquote_to_bytes(text)}:
-        words = _words(spelled)
-        if words is None or tokens.knows_any(_inside(words), now):
-            return True
-    return False
+    words = _words([*texts, *(unquote_to_bytes(text) for text in texts if b"%" in text)])
+    return words is None or tokens.knows_any(_inside(words), now)
 
 
-def _words(text: bytes) -> set[bytes] | None:
-    """The whole text, what is behind its scheme, and its words: a token may have signs in it that part others. None where
-    there are too many."""
-    found = {text.strip(), text.strip().partition(b" ")[2].strip()}
-    for pattern in _WORDS:
-        words = [match[0] for match in islice(pattern.finditer(text), _MOST_WORDS + 1)]
-        if len(words) > _MOST_WORDS:
-            return None
-        found.update(words)
-    found.update([word.strip(_MARKS) for word in found])
-    return {word for word in found if len(word) >= MIN_TOKEN_CHARACTERS}
+def _words(texts: Iterable[bytes]) -> set[bytes] | None:
+    """The whole texts, what is behind their schemes, and their words: a token may have signs in it that part others. None
+    where there are too many."""
+    found: set[bytes] = set()
+    for text in texts:
+        found.update((text.strip(), text.strip().partition(b" ")[2].strip()))
+        for pattern in _WORDS:
+            words = [match[0] for match in islice(pattern.finditer(text), _MOST_WORDS + 1)]
+            found.update(words)
+            if len(words) > _MOST_WORDS or len(found) > _MOST_WORDS:
+                return None
+    return {part for word in found for part in (word, word.strip(_MARKS)) if len(part) >= MIN_TOKEN_CHARACTERS}
 
 
 def _inside(words: Iterable[bytes]) -> Iterator[bytes]:
-    """Each word, what is behind its first dots, and both halves of what may be Basic's (RFC 7617)."""
+    """Each word, what is behind its first dots and between them, and what these are in base64, whole and as both halves of
+    Basic's (RFC 7617)."""
     for word in words:
-        for dots in range(_MOST_DOTS):
-            behind = word.split(b".", dots)[-1]
-            yield behind
-            with suppress(ValueError):
-                yield from b64decode(behind + b"=" * (-len(behind) % 4), _URL_SAFE, validate=True).split(b":", 1)
-            if b"." not in behind:
-                break
+        parts = word.split(b".", _MOST_DOTS)
+        for text in {b".".join(parts[at:]) for at in range(len(parts))}.union(parts):
+            yield text
+            if len(text) <= _MOST_BASE64:
+                with suppress(ValueError):
+                    found = b64decode(text + b"=" * (-len(text) % 4), _URL_SAFE, validate=True)
+                    yield from (found, *found.split(b":", 1))

@@ -51,6 +51,11 @@ class Tunnel:
             self._connection.close()
             self._over()
 
+    def give_up(self, *, waited: bool) -> None:
+        """The client left long ago; the upstream did not read what it had said, if it was `waited` for until now."""
+        if waited:
+            self.cut()
+
     def cut(self) -> None:
         """Ends both sides at once, whatever was not sent yet."""
         self._client.abort()

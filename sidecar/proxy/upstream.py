@@ -102,7 +102,9 @@ class UpstreamConnection(asyncio.Protocol):
             take_turns(self)
 
     def eof_received(self) -> None:
-        """The peer is done; asyncio closes the transport next and `connection_lost` tells the exchange."""
+        """The peer is done; asyncio closes the transport behind what is unsent, and `connection_lost` tells the rider."""
+        if self.transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(LEAVE_S, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True

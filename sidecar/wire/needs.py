@@ -65,7 +65,8 @@ _BITS: Final = (
 )  # of the expression's groups; those behind are base64
 _OUTPUT: Final = 10
 _MEDIA: Final = IMAGES | DOCUMENTS | AUDIO
-_WEIGHED_BYTES: Final = 1024 * 1024  # of text, 3 ms; more: who hangs up holds the loop, less: long prompts cost less
+_BLOB_MARKS: Final = (b";base64,", b'"data":"', b'"data": "')
+_MOST_BLOBS: Final = 256  # of one kind in a call; more: who hangs up holds the loop longer
 _LONGEST_BYTES: Final = 600  # the longest match and some more: slices overlap by this
 
 
@@ -78,8 +79,7 @@ class Needs(Struct, gc=False):
 
 
 class NeedSearch:
-    """The search, which may be made in slices. Call `step` until it returns True; `found` is then final, and before it is of
-    what was seen so far."""
+    """The search, which may be made in slices. Call `step` until it returns True; `found` is then final."""
 
     def __init__(self, body: bytes, begin: int = 0) -> None:
         """Before `begin` there is known to be nothing."""
@@ -100,9 +100,10 @@ class NeedSearch:
                 break
             self._at = match.end()
             self._take(match)
-        seen = min(self._at, len(body))
-        self.found.tokens = int((seen - self._blobs) / BYTES_PER_TOKEN + self._tokens)
-        return seen == len(body)
+        if self._at < len(body):
+            return False
+        self.found.tokens = int((len(body) - self._blobs) / BYTES_PER_TOKEN + self._tokens)
+        return True
 
     def _take(self, match: re.Match[bytes]) -> None:
         """One find."""
@@ -125,11 +126,22 @@ class NeedSearch:
 
 
 def text_bytes(body: bytes) -> int:
-    """How many bytes of text weigh as much as this prompt, at least: a picture does not weigh what its base64 does, and
-    beyond a mebibyte of text nobody looks."""
-    search = NeedSearch(body)
-    search.step(_WEIGHED_BYTES)
-    return int(search.found.tokens * BYTES_PER_TOKEN)
+    """How many bytes of this body are text at least: what the base64 of pictures, files and sounds weighs is not known."""
+    return max(0, len(body) - sum(_blob_bytes(body, mark) for mark in _BLOB_MARKS))
+
+
+def _blob_bytes(body: bytes, mark: bytes) -> int:
+    """Bytes of the JSON texts behind `mark`; of all that comes, where there are more than anybody's call has."""
+    size, at = 0, body.find(mark)
+    for _ in range(_MOST_BLOBS):
+        if at < 0:
+            return size
+        end = body.find(b'"', at + len(mark))
+        if end < 0:
+            break
+        size += end - at
+        at = body.find(mark, end)
+    return size if at < 0 else len(body)
 
 
 def needs_of_text(body: bytes) -> Needs:

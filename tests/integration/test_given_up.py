@@ -21,7 +21,8 @@ MANY = orjson.dumps({"model": OLD, "stream": True, "messages": [], "max_tokens":
 
 async def with_budget(up: Any, serve: Serve, tmp_path: Path, **changes: Any) -> Running:
     """A sidecar that passes calls on under a ceiling."""
-    policy = priced(up.port, budget={"daily_usd": 100}, mode="observe", arms=[], rollout=None) | changes
+    plain: dict[str, Any] = {"budget": {"daily_usd": 100}, "mode": "observe", "arms": [], "rollout": None}
+    policy = priced(up.port, **(plain | changes))
     policies = written(tmp_path / "p", policy)
     return await serve(up, policies=policies, environ={"NEW_KEY": "k"}, route_body_max="32MiB")
 
@@ -49,15 +50,30 @@ async def test_a_prompt_costs_whatever_was_to_be_seen_of_an_answer(
     assert outcome.usage.input_tokens == round(len(ASK) / 4)
 
 
-async def test_a_picture_is_no_text(upstream: Upstream, serve: Serve) -> None:
-    """A lower bound is no bound where a picture's base64 counts as words: three megabytes would be a million tokens."""
-    picture = base64.b64encode(b"\xff" * 3_000_000)
-    part = b'{"type":"image_url","image_url":{"url":"data:image/jpeg;base64,%b"}}' % picture
+@pytest.mark.parametrize("size", [40_000, 3_000_000])
+@pytest.mark.parametrize(
+    "part",
+    [
+        b'{"type":"image_url","image_url":{"url":"data:image/jpeg;base64,%b"}}',
+        b'{"type":"image","source":{"type":"base64","media_type":"image/png","data":"%b"}}',
+        b'{"type":"input_audio","input_audio":{"data": "%b","format":"mp3"}}',
+    ],
+)
+async def test_a_picture_is_no_text(upstream: Upstream, serve: Serve, part: bytes, size: int) -> None:
+    """A lower bound is no bound where base64 counts as words: three megabytes would be a million tokens."""
     up = await upstream([20.0])
-    body = ASK.replace(b'"Hi"', b"[%b]" % part)
+    body = ASK.replace(b'"Hi"', b"[%b]" % part % base64.b64encode(b"\xff" * size))
     outcome = await leave(await serve(up), up, body)
     assert outcome.cost_kind == "lower_bound"
-    assert 1_000 <= outcome.usage.input_tokens < 1_100
+    assert 10 <= outcome.usage.input_tokens < 100
+
+
+async def test_many_links_to_pictures_are_no_more_than_their_text(upstream: Upstream, serve: Serve) -> None:
+    link = b'{"type":"image_url","image_url":{"url":"http://a/1.png","detail":"low"}}'
+    body = ASK.replace(b'"Hi"', b"[%b]" % b",".join([link] * 1000))
+    up = await upstream([20.0])
+    outcome = await leave(await serve(up), up, body)
+    assert outcome.usage.input_tokens == round(len(body) / 4)
 
 
 async def test_a_prompt_that_never_left_costs_nothing(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
@@ -101,6 +117,19 @@ async def test_a_refusal_costs_nothing_though_it_was_not_waited_for(
     outcome = await leave(side, up, MANY)
     assert (outcome.kind, outcome.status, outcome.cost_nusd) == ("aborted", 400, None)
     assert (spent(side), reserved(side)) == (0, 0)
+
+
+async def test_who_hangs_up_adds_nothing_to_what_the_mean_may_cost(
+    upstream: Upstream, serve: Serve, tmp_path: Path
+) -> None:
+    """A call that cost nothing because it was refused, or never left us, is none that a mean may count."""
+    up = await upstream([REFUSAL[:-20], 20.0])
+    side = await with_budget(up, serve, tmp_path, budget={"mean_request_usd": 0.001})
+    for _ in range(5):
+        await leave(side, up, MANY)
+    savings = side.app.engine.routes[0].ledger.savings
+    assert savings is not None
+    assert savings.nusd <= 0
 
 
 async def test_ceilings_of_route_and_rules_hold_in_silence(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:

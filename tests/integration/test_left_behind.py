@@ -253,6 +253,35 @@ async def test_an_upstream_that_only_talks_to_nobody_is_cut(serve: Serve, monkey
         peer.close()
 
 
+@pytest.mark.parametrize("who", ["client reads nothing", "upstream reads nothing", "upstream ends"])
+async def test_no_tunnel_is_open_for_ever(
+    upstream: Upstream, serve: Serve, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """Each of its ends may close with bytes before it that nobody reads: then both are given up, and the place is free."""
+    monkeypatch.setattr("sidecar.proxy.upstream.LEAVE_S", 0.5)
+    monkeypatch.setattr("sidecar.proxy.downstream.LEAVE_S", 0.5)
+    up = await upstream([SWITCH, 60.0])
+    side = await serve(up, downstream_stall_timeout="1s")
+    async with connected(side.port) as client:
+        client.send(get("/v1/realtime", *UPGRADE))
+        await client.until(b"\r\n\r\n")
+        (down,) = side.app.plane.connections
+        (over,) = side.app.plane.defaults["openai"].pool._open
+        if who == "client reads nothing":
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            while not down.transport.get_write_buffer_size():
+                up.peers[0].transport.write(b"d" * 65536)
+                await asyncio.sleep(0.005)
+            client.writer.write_eof()
+        else:
+            up.peers[0].transport.pause_reading()
+            while not (down.paused if who == "upstream reads nothing" else over.transport.get_write_buffer_size()):
+                client.send(b"u" * 65536)
+                await asyncio.sleep(0.005)
+            (client if who == "upstream reads nothing" else up.peers[0].transport).close()
+        assert await until(lambda: not side.app.plane.tunnels and not side.pool[0], 10)
+
+
 def _read_and_talk(server: socket.socket) -> int:
     """How much came behind the switch of protocols, while this side talks."""
     server.settimeout(10)
