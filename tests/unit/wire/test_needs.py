@@ -19,6 +19,7 @@ from sidecar.wire.needs import (
     Needs,
     NeedSearch,
     needs_of,
+    text_bytes,
 )
 
 BLOB = base64.b64encode(hashlib.shake_256(b"pixels").digest(90_000)).decode()
@@ -139,3 +140,14 @@ def test_a_large_body_is_searched_in_slices(state: bytes) -> None:
     assert plain.view.needs is None
     assert asked.view.needs == needs_of(made)
     assert plain.view.stateful == asked.view.stateful == whole.stateful == bool(state)
+
+
+def test_text_is_what_is_no_base64() -> None:
+    """At least: text behind a mark of base64 that never ends, or more pictures than anybody sends, count nothing."""
+    picture = b'{"url":"data:image/png;base64,%b"}'
+    assert text_bytes(b'{"text":"four"}') == 15
+    assert text_bytes(picture % (b"A" * 5000)) == len(picture % b"") - len(b";base64,")
+    assert text_bytes(b'{"data": "%b","a":"b"}' % (b"A" * 5000)) == len(b'{","a":"b"}')
+    assert text_bytes(b"[" + b",".join([picture % b"AAAA"] * 257) + b"]") == 0
+    assert text_bytes(b"[" + b",".join([picture % b"AAAA"] * 256) + b"]") > 0
+    assert text_bytes(b'{"data":"' + b"A" * 5000) == 0
