@@ -23,7 +23,7 @@ from sidecar.proxy.plane import Plane
 from sidecar.proxy.stall import Stall, has_left, waiting_bytes
 from sidecar.proxy.tenant import TENANT, admits, named_by_path
 from sidecar.proxy.tunnel import Tunnel
-from sidecar.proxy.upstream import LARGE_READ_BYTES, LEAVE_S, WRITE_HIGH_BYTES, UpstreamConnection, take_turns
+from sidecar.proxy.upstream import LARGE_READ_BYTES, WRITE_HIGH_BYTES, UpstreamConnection, take_turns
 from sidecar.wire.http1 import RequestHead, parse_request, parse_request_fully
 
 _MAX_PENDING_BYTES: Final = 64 * 1024  # pipelined bytes held before the client is made to wait
@@ -206,10 +206,9 @@ class Downstream(asyncio.Protocol):
         busy = self.exchange is not None or self._tunnel is not None
         if self.paused and busy and has_left(self.transport, half=self._tunnel is None):  # a tunnel's last words count
             self.transport.abort()
-        elif (
-            self.paused and self._tunnel is not None and self.deadline == NEVER and has_left(self.transport, half=True)
-        ):
-            self.deadline = now + LEAVE_S  # for the upstream to read them
+        elif self.paused and self._tunnel is not None and self._stall is None and has_left(self.transport, half=True):
+            patience = self._stall = self._tunnel.patience(now)  # the upstream has to go on reading them
+            self.deadline = now + patience.every_s
         if self.deadline >= now:
             return
         self.deadline = NEVER
@@ -225,8 +224,6 @@ class Downstream(asyncio.Protocol):
         elif self._discard:
             self.deadline = now + _LINGER_S
             self._watch()  # it may go on sending for as long as it takes what was written
-        elif self._tunnel is not None:
-            self._tunnel.give_up(waited=self.paused)
         elif self._pending:
             self._refuse(408, "head_timeout", "the request head did not arrive in time")
         else:

@@ -32,7 +32,6 @@ _URL_SAFE: Final = b"-_"
 _MOST_WORDS: Final = (
     128  # 16..1,024 of all keys of a head; fewer: odd ones are held back, more: a large one holds up others
 )
-_MOST_BASE64: Final = 4096  # characters of user and password
 _KEY_FIELDS: Final = frozenset({*CREDENTIALS, PROTOCOLS})
 
 
@@ -65,8 +64,8 @@ def _kept(protocols: bytes, holds: Callable[[list[bytes]], bool]) -> bytes:
     if not holds([protocols]):
         return protocols
     offered = protocols.split(b",") if _words([protocols]) is not None else []
-    kept = [one for one in offered if not holds([one])]
-    return b",".join(kept) if len(kept) < len(offered) else b""
+    kept = b",".join([one for one in offered if not holds([one])])
+    return b"" if holds([kept]) else kept
 
 
 def _key(fields: Mapping[bytes, bytes]) -> bytes:
@@ -88,10 +87,12 @@ def _hold_token(tokens: ClientTokens, now: float, own: bytes, texts: list[bytes]
     """Whether one of these texts is a token, or has one in it: the call's `own`, wherever, another as a word, whatever the
     scheme, or as a half of Basic's. Texts of more words than anybody's are taken for ones that have: to look at all of them
     would hold up everybody else."""
-    if own and any(own in text for text in texts):
+    spelled = {*texts, *(unquote_to_bytes(text) for text in texts if b"%" in text)}
+    words = _words(spelled) if len(spelled) <= _MOST_WORDS else None
+    if words is None:
         return True
-    words = _words([*texts, *(unquote_to_bytes(text) for text in texts if b"%" in text)])
-    return words is None or tokens.knows_any(_inside(words), now)
+    found = [*spelled, *_inside(words)]
+    return any(own in one for one in found if own) or tokens.knows_any(found, now)
 
 
 def _words(texts: Iterable[bytes]) -> set[bytes] | None:
@@ -115,7 +116,6 @@ def _inside(words: Iterable[bytes]) -> Iterator[bytes]:
         parts = word.split(b".", _MOST_DOTS)
         for text in {b".".join(parts[at:]) for at in range(len(parts))}.union(parts):
             yield text
-            if len(text) <= _MOST_BASE64:
-                with suppress(ValueError):
-                    found = b64decode(text + b"=" * (-len(text) % 4), _URL_SAFE, validate=True)
-                    yield from (found, *found.split(b":", 1))
+            with suppress(ValueError):
+                found = b64decode(text + b"=" * (-len(text) % 4), _URL_SAFE, validate=True).strip()
+                yield from (found, *found.split(b":", 1))

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable
 
 from sidecar.proxy.dial import DialError
-from sidecar.proxy.upstream import UpstreamConnection
+from sidecar.proxy.stall import Stall
+from sidecar.proxy.upstream import LEAVE_S, UpstreamConnection
 
 
 class Tunnel:
@@ -51,10 +52,9 @@ class Tunnel:
             self._connection.close()
             self._over()
 
-    def give_up(self, *, waited: bool) -> None:
-        """The client left long ago; the upstream did not read what it had said, if it was `waited` for until now."""
-        if waited:
-            self.cut()
+    def patience(self, now: float) -> Stall:
+        """With an upstream that has to read what a client said that has left."""
+        return Stall(self._connection.transport, LEAVE_S, now)
 
     def cut(self) -> None:
         """Ends both sides at once, whatever was not sent yet."""

@@ -259,7 +259,7 @@ async def test_no_tunnel_is_open_for_ever(
 ) -> None:
     """Each of its ends may close with bytes before it that nobody reads: then both are given up, and the place is free."""
     monkeypatch.setattr("sidecar.proxy.upstream.LEAVE_S", 0.5)
-    monkeypatch.setattr("sidecar.proxy.downstream.LEAVE_S", 0.5)
+    monkeypatch.setattr("sidecar.proxy.tunnel.LEAVE_S", 0.5)
     up = await upstream([SWITCH, 60.0])
     side = await serve(up, downstream_stall_timeout="1s")
     async with connected(side.port) as client:
@@ -280,6 +280,32 @@ async def test_no_tunnel_is_open_for_ever(
                 await asyncio.sleep(0.005)
             (client if who == "upstream reads nothing" else up.peers[0].transport).close()
         assert await until(lambda: not side.app.plane.tunnels and not side.pool[0], 10)
+
+
+async def test_an_upstream_that_reads_on_slowly_hears_all(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes behind the end of the client: only one that reads nothing is given up."""
+    monkeypatch.setattr("sidecar.proxy.upstream.LEAVE_S", 5.0)
+    monkeypatch.setattr("sidecar.proxy.tunnel.LEAVE_S", 0.6)
+    size = 9_000_000
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        side = await serve(f"http://127.0.0.1:{server.getsockname()[1]}")
+
+        def read() -> int:
+            peer, got = server.accept()[0], 0
+            with peer:
+                peer.settimeout(10)
+                peer.recv(65536)
+                peer.sendall(SWITCH)
+                while data := peer.recv(65536):
+                    got += len(data)
+                    time.sleep(0.02)
+            return got
+
+        assert await asyncio.gather(asyncio.to_thread(read), asyncio.to_thread(_say_and_leave, side.port, size)) == [
+            size,
+            None,
+        ]
 
 
 def _read_and_talk(server: socket.socket) -> int:

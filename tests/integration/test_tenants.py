@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from base64 import urlsafe_b64encode
+from base64 import b64encode, urlsafe_b64encode
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -256,6 +256,14 @@ async def test_a_node_works_at_its_interval(upstream: Upstream, serve: Serve, tm
         ("/v1/chat/completions", (b"x-sidecar-token: %b", b"Sec-WebSocket-Protocol: auth|%b, a")),
         ("/v1/chat/completions", (b"x-sidecar-token: %b", b"x-api-key: \xef\xbb\xbf%b/")),
         ("/v1/chat/completions", (b"x-sidecar-token: %b", b"Ocp-Apim-Subscription-Key: %b")),
+        (
+            "/v1/chat/completions",
+            (b"x-sidecar-token: %b", b"Authorization: Basic " + b64encode(b"u:token-of-somebody-else\n")),
+        ),
+        (
+            "/v1/chat/completions",
+            (b"x-sidecar-token: %b", b"Authorization: Basic " + b64encode(b"u" * 3100 + b":token-of-somebody-else")),
+        ),
         ("/v1/chat/completions", (b"x-sidecar-token: token-of-the-shop-service", b"x-api-key: a-b.c.d.e.f.g.%b")),
         ("/v1/chat/completions", (b"x-sidecar-token: token-of-the-shop-service", b"x-api-key: " + b"a " * 200 + b"%b")),
     ],
@@ -271,6 +279,7 @@ async def test_a_token_in_two_places_goes_nowhere(
     got = await call(side.port, post(asked, CHAT, *(line.replace(b"%b", token) for line in lines)))
     assert got.status == 200
     assert token not in up.requests[-1].head
+    assert b"Basic" not in up.requests[-1].head
     assert (b"b=1" in up.requests[-1].head) == ("b=1" in path)
 
 
@@ -443,3 +452,16 @@ async def test_a_token_with_commas_in_it(upstream: Upstream, serve: Serve, tmp_p
         lines = (b"x-sidecar-token: " + token, line % token)
         assert (await call(side.port, post("/v1/chat/completions", CHAT, *lines))).status == 200
         assert token not in up.requests[-1].head
+
+
+async def test_a_token_with_a_comma_among_subprotocols(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """Found in no single one of them: then none goes up, though another one holds a token too."""
+    up = await upstream([SWITCH, 5.0])
+    settings = files(tmp_path, up.port)
+    (tmp_path / "tokens").write_bytes(b"abcd,efgh-ijkl-mnop else\ntoken-of-somebody-two two\n")
+    side = await serve(up, **settings)
+    offered = b"Sec-WebSocket-Protocol: realtime, token-of-somebody-two, abcd,efgh-ijkl-mnop"
+    async with connected(side.port) as client:
+        client.send(get("/v1/realtime", *UPGRADE, b"x-sidecar-token: abcd,efgh-ijkl-mnop", offered))
+        await client.until(b"101")
+    assert up.requests[0].value(b"sec-websocket-protocol") is None
