@@ -234,6 +234,10 @@ class Origin:
             return self._flat.version
         return None if self.spec.provider is None else self.book.version
 
+    def asks(self, model: str) -> bool:
+        """Whether streams of this model are asked for their usage."""
+        return self.ask_usage and model not in self.mute
+
     def hush(self, model: str) -> None:
         """Asks this model for its usage no more; and no model at all where so many do not understand the question."""
         self.mute.add(model)

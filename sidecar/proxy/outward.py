@@ -114,8 +114,7 @@ class Outward(OwnAnswers):
 
     @property
     def _may_ask(self) -> bool:
-        origin = self.origin
-        return origin.ask_usage and self.doubted is not origin and not (origin.mute and self.sent_model in origin.mute)
+        return self.doubted is not self.origin and self.origin.asks(self.sent_model)
 
     def _translate(self, said: Said, decision: Decision, body: bytes) -> bool:
         """Writes the call in the arm's format; whether that could be done. It cannot where the call is malformed."""

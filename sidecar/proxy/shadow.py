@@ -83,7 +83,7 @@ class Shadowing:
         asks = facts.stream and facts.endpoint in ASKABLE and seen.view.askable
         if origin is not self._refused_by:
             self._refused, self._refused_by = 0, origin
-        asks = asks and origin.ask_usage and self.arm.model not in origin.mute and self._refused < _SURE
+        asks = asks and origin.asks(self.arm.model) and self._refused < _SURE
         task = Task(
             origin=origin,
             head=seen.head,

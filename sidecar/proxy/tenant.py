@@ -48,10 +48,11 @@ def admits(tokens: ClientTokens, head: RequestHead, now: float) -> bool:
     header of its own, and where somebody sends a token in both places.
     """
     fields = head.fields
-    service = tokens.service_of(fields[TOKEN] if TOKEN in fields else _key(fields), now)
+    own = fields[TOKEN] if TOKEN in fields else _key(fields)
+    service = tokens.service_of(own, now)
     if service is None:
         return False
-    holds = partial(_hold_token, tokens, now, fields[TOKEN] if TOKEN in fields else _key(fields))
+    holds = partial(_hold_token, tokens, now, own)
     head.spent = TOKEN not in fields or holds(_places(head))
     if PROTOCOLS in fields:
         head.protocols = _kept(protocols_of(head), holds)

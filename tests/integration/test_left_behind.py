@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -286,26 +287,7 @@ async def test_an_upstream_that_reads_on_slowly_hears_all(serve: Serve, monkeypa
     """However long it takes behind the end of the client: only one that reads nothing is given up."""
     monkeypatch.setattr("sidecar.proxy.upstream.LEAVE_S", 5.0)
     monkeypatch.setattr("sidecar.proxy.tunnel.LEAVE_S", 0.6)
-    size = 9_000_000
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        side = await serve(f"http://127.0.0.1:{server.getsockname()[1]}")
-
-        def read() -> int:
-            peer, got = server.accept()[0], 0
-            with peer:
-                peer.settimeout(10)
-                peer.recv(65536)
-                peer.sendall(SWITCH)
-                while data := peer.recv(65536):
-                    got += len(data)
-                    time.sleep(0.02)
-            return got
-
-        assert await asyncio.gather(asyncio.to_thread(read), asyncio.to_thread(_say_and_leave, side.port, size)) == [
-            size,
-            None,
-        ]
+    await _are_heard(serve, partial(_read_slowly, pause_s=0.02), [9_000_000])
 
 
 def _read_and_talk(server: socket.socket) -> int:
@@ -335,7 +317,7 @@ def _read_and_talk(server: socket.socket) -> int:
     return got
 
 
-def _read_slowly(server: socket.socket) -> int:
+def _read_slowly(server: socket.socket, *, pause_s: float = 0.001) -> int:
     """How much came behind the switch of protocols."""
     server.settimeout(10)
     peer, got = server.accept()[0], 0
@@ -346,7 +328,7 @@ def _read_slowly(server: socket.socket) -> int:
         time.sleep(0.3)
         while data := peer.recv(65536):
             got += len(data)
-            time.sleep(0.001)
+            time.sleep(pause_s)
     return got
 
 

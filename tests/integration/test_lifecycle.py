@@ -15,8 +15,8 @@ from sidecar.errors import ConfigError
 from sidecar.proxy.exchange import Exchange
 from tests.integration.conftest import Serve, Upstream
 from tests.integration.raw import SSE_HEAD, Client, Script, call, chunked, connected, delta, get, ok, post
+from tests.integration.test_bodies import SWITCH, UPGRADE
 
-SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 STREAM = b'{"model":"m","stream":true,"messages":[]}'
 
 
@@ -68,7 +68,7 @@ async def test_a_tunnel_keeps_the_drain_open(upstream: Upstream, serve: Serve, e
     up = await upstream([SWITCH, 60.0])
     side = await serve(up, drain="20s", drain_idle="50ms")
     async with connected(side.port) as client:
-        client.send(get("/v1/realtime", b"Connection: Upgrade", b"Upgrade: websocket"))
+        client.send(get("/v1/realtime", *UPGRADE))
         await client.until(b"\r\n\r\n")
         side.app.stop()
         for n in range(4):
@@ -89,7 +89,7 @@ async def test_a_drain_waits_for_last_words(upstream: Upstream, serve: Serve) ->
     side = await serve(up, drain="20s", drain_idle="50ms")
     sent = 0
     async with connected(side.port) as client:
-        client.send(get("/v1/realtime", b"Connection: Upgrade", b"Upgrade: websocket"))
+        client.send(get("/v1/realtime", *UPGRADE))
         await client.until(b"\r\n\r\n")
         up.peers[0].transport.pause_reading()
         (connection,) = side.app.plane.defaults["openai"].pool._open
