@@ -292,6 +292,7 @@ class Sidecar:
             notes.append(f"client tokens: {self.plane.tokens.error}")
         notes += [*self.archive.notes(), *self.guarding.notes()]
         notes += [text for route in self.engine.status() for text in route.explanations]
+        notes += self.plane.watchdog.notes()
         breakers = self.engine.guards.status(steady())
         notes += [one.text() for one in breakers if one.state != "closed"]
         errands = self.beside.status(steady())

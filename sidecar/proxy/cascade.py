@@ -190,9 +190,11 @@ class Cascade:
     def decide(self, plane: Plane, facts: Facts, arm: str, now: float) -> Decision | None:
         """The engine's decision for this arm; None when rules or budgets do not allow it."""
         try:
-            made = plane.engine.decide(replace(facts, pinned=arm), now)
+            made = plane.watchdog.ask(plane.engine.decide, replace(facts, pinned=arm), now)
         except Exception as error:  # noqa: BLE001 - the engine may fail: then this arm is not asked
             plane.on_bug("decide", error)
+            return None
+        if made is None:
             return None
         if made.arm == arm and made.refusal is None and made.reason == "pinned":
             return replace(made, reason="policy", eligible=self._eligible)

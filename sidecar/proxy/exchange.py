@@ -26,12 +26,11 @@ from sidecar.proxy.outward import Outward
 from sidecar.proxy.plane import Witness
 from sidecar.proxy.question import judged
 from sidecar.proxy.reply import Reply
-from sidecar.proxy.translated import Said, TranslatedReply
+from sidecar.proxy.translated import TranslatedReply, said_of
 from sidecar.wire.answer import Collector
 from sidecar.wire.http1 import ResponseHead, edit_response, parse_response
 from sidecar.wire.json_edit import RequestView
 from sidecar.wire.needs import text_bytes
-from sidecar.wire.target import asks_array
 
 _MAX_RESPONSE_HEAD_BYTES: Final = 256 * 1024
 _LEFT: Final = "client_closed"
@@ -55,24 +54,17 @@ class Exchange(Outward):
         plane = self.plane
         facts = facts_of(plane, self.head_in, self.way, view, self.body)
         away = plane.foreign.get(self.way.endpoint)
-        if (
-            away
-            and view is not None
-            and facts.model is not None
-            and not view.stateful
-            and self.head_in.method == b"POST"
-        ):
-            self.said = said = Said(away, self.way, self.body, facts.model, stream=facts.stream)
-            if asks_array(self.head_in.target):
-                said.also = ("alt",)
-            facts = replace(facts, lost=said)
+        if away and (said := said_of(away, self.head_in, self.way, view, self.body, facts)) is not None:
+            self.said, facts = said, replace(facts, lost=said)
         self.facts = facts
         if plane.engine.has_ceilings:
             plane.settle()
         try:
-            decision = plane.engine.decide(facts, self.client.now())
+            decision = plane.watchdog.ask(plane.engine.decide, facts, self.client.now())
         except Exception as error:  # noqa: BLE001 - the engine may fail, traffic may not (DESIGN section 5)
             plane.on_bug("decide", error)
+            decision = None
+        if decision is None:
             decision = self._fail_open(facts)
         if decision.reason == "fail-open":
             plane.books.fail_open += 1
@@ -312,7 +304,7 @@ class Exchange(Outward):
         if decision is None or self.streaming_up or not decision.fallbacks:
             return False
         try:
-            nxt = self.plane.engine.fallback(self.facts, decision, trigger, steady())
+            nxt = self.plane.watchdog.ask(self.plane.engine.fallback, self.facts, decision, trigger, steady())
         except Exception as error:  # noqa: BLE001 - the engine may fail: then there is no other try
             self.plane.on_bug("fallback", error)
             return False

@@ -19,6 +19,7 @@ from sidecar.proxy.gate import Gate, Way
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.signals import Signals
 from sidecar.proxy.tunnel import Tunnel
+from sidecar.proxy.watchdog import Watchdog
 from sidecar.tasks import Tasks
 from sidecar.wire.answer import Collector
 from sidecar.wire.http1 import RequestHead
@@ -126,7 +127,7 @@ class Plane:
         """`emit` takes each finished exchange; it must be quick and must not raise."""
         self.wall = wall
         self.settings = settings
-        self.engine = engine
+        self.engine, self.watchdog = engine, Watchdog()  # which is asked what the engine decides
         self.tasks = tasks
         self.emit = emit
         self.books = Books()
@@ -180,12 +181,14 @@ class Plane:
         self.text_salt = self.hash(b"text") & 0xFFFFFFFF
 
     def start(self) -> None:
-        """Begins to enforce deadlines."""
+        """Begins to enforce deadlines, those of the engine with them."""
+        self.watchdog.start()
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     def stop(self) -> None:
         """Settles what is left, ends the sweep and closes idle upstream connections."""
         self.settle()
+        self.watchdog.stop()
         if self.aside is not None:
             self.aside.stop()
         if self._sweeper is not None:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from sidecar.core.abilities import Capabilities
 from sidecar.core.fitting import RESERVE
 from sidecar.core.tuning import CEILING, CEILINGS
-from sidecar.core.types import Decision, Endpoint, Refusal
+from sidecar.core.types import Decision, Endpoint, Facts, Refusal
 from sidecar.errors import ProtocolError, TranslationError
 from sidecar.proxy.answer import phrase
 from sidecar.proxy.gate import Way
@@ -25,12 +25,13 @@ from sidecar.wire.answer import Collector
 from sidecar.wire.decode import coding_of, make_decoder
 from sidecar.wire.framing import LAST_CHUNK, chunk
 from sidecar.wire.http1 import RequestHead, ResponseHead, field_names, fields_of
+from sidecar.wire.json_edit import RequestView
 from sidecar.wire.needs import needs_of
 from sidecar.wire.neutral import Format, Report, Request
 from sidecar.wire.providers import FORMATS, format_at
 from sidecar.wire.spokes import SPOKES
 from sidecar.wire.sse import SseParser
-from sidecar.wire.target import path_segment
+from sidecar.wire.target import asks_array, path_segment
 from sidecar.wire.told import ToldMeter
 from sidecar.wire.translate import (
     MAX_WHOLE_BYTES,
@@ -140,6 +141,18 @@ class Said(Mapping[str, tuple[str, ...]]):
         made = Translated(request, origin, decision, model, body, ask_usage=ask_usage)
         made.report.lost += self.also
         return made
+
+
+def said_of(
+    upstreams: Mapping[str, Origin], head: RequestHead, way: Way, view: RequestView | None, body: bytes, facts: Facts
+) -> Said | None:
+    """A call as these upstreams may be asked it; None where it cannot be said elsewhere, whichever it is."""
+    if view is None or view.stateful or facts.model is None or head.method != b"POST":
+        return None
+    said = Said(upstreams, way, body, facts.model, stream=facts.stream)
+    if asks_array(head.target):
+        said.also = ("alt",)
+    return said
 
 
 class Translated:

@@ -1,10 +1,13 @@
 """What goes wrong on either side: clients that leave, upstreams that die, stall or lie; the client always sees the truth."""
 
 import asyncio
+import time
 
 import pytest
 
 from sidecar.clock import monotonic
+from sidecar.core.types import Facts
+from sidecar.proxy.watchdog import Stalled
 from sidecar.sim.knobs import Fault
 from tests.integration.conftest import Serve, Sim, Upstream
 from tests.integration.raw import SSE_HEAD, TOLD_S, Script, Step, call, chunked, connected, delta, get, ok, post
@@ -367,3 +370,26 @@ async def test_an_engine_that_raises_fails_open(upstream: Upstream, serve: Serve
     assert up.requests[0].body == b'{"model":"m","messages":[]}'
     assert bugs == ["decide"]
     assert side.books.fail_open == 1
+
+
+async def test_an_engine_that_stalls_fails_open(upstream: Upstream, serve: Serve) -> None:
+    """INC-37: the decision is ended, and the next calls do not wait for another one; all go to the model that the app
+    asked for, unchanged and counted, and /ready says so."""
+    up = await upstream()
+    side = await serve(up)
+    bugs: list[type[BaseException]] = []
+    side.app.plane.on_bug = lambda _where, error: bugs.append(type(error))
+    asked: list[Facts] = []
+
+    def stalls(facts: Facts, _now: float) -> None:
+        asked.append(facts)
+        time.sleep(60.0)
+
+    side.app.plane.engine.decide = stalls  # type: ignore[assignment,method-assign]
+    for _ in range(3):
+        got = await call(side.port, post())
+        assert (got.status, got.value(b"x-sidecar-reason")) == (200, b"fail-open")
+    assert {one.body for one in up.requests} == {b'{"model":"m","messages":[]}'}
+    assert (len(asked), bugs, side.books.fail_open) == (1, [Stalled], 3)
+    ready = await call(side.health_port, get("/ready"))
+    assert (ready.status, b"the engine stalled" in ready.body) == (200, True)

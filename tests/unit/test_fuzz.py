@@ -25,7 +25,7 @@ def test_spoilt_inputs(name: str) -> None:
         run(one)
 
     @settings(
-        max_examples=EXAMPLES.get(name, OF_OTHERS), deadline=None, database=None, derandomize=True,
+        max_examples=EXAMPLES.get(name, OF_OTHERS), database=None, derandomize=True,
         phases=[Phase.generate], suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(st.integers(0, 2**32), st.binary(max_size=40), st.integers(0, 9))

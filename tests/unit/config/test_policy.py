@@ -324,7 +324,7 @@ TREES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.one_of(TREES.map(lambda tree: yaml.safe_dump(tree, allow_unicode=True)), st.text(max_size=60)))
 def test_any_yaml_is_loaded_or_refused(text: str) -> None:
     """Arbitrary text makes no other exception than ConfigError, and that says file and line."""
@@ -335,7 +335,7 @@ def test_any_yaml_is_loaded_or_refused(text: str) -> None:
     assert all(re.match(r"p\.yaml:\d+: ", line) for line in told.split("\n"))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.integers(0, 400),
     st.integers(0, 40),

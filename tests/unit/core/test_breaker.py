@@ -226,7 +226,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(STEPS)
 def test_every_order_of_events(steps: Sequence[tuple[str, int, Verdict]]) -> None:
     """GW-25: calls begin and end in any order, late, never, while it is open, around each change: the breaker is what a
@@ -258,7 +258,7 @@ def test_every_order_of_events(steps: Sequence[tuple[str, int, Verdict]]) -> Non
         assert 0 <= one.fails <= one.calls
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=80))
 def test_the_window_is_the_sum_of_its_parts(calls: Sequence[tuple[int, bool]]) -> None:
     """Its counts equal a recount of the calls whose part of the window has not passed."""

@@ -132,7 +132,7 @@ def quality_at(price: float, draws: Floats, means: Floats, load: Floats) -> floa
     return float(means[np.arange(len(draws)), chosen(draws, price * load)].mean())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.floats(0.0, 1.0))
 def test_the_price_of_quality_keeps_the_need_and_a_little_more_would_not(seed: int, part: float) -> None:
     """The price is feasible, and one that is STEPS halvings finer is not, where the end of the range was not reached."""

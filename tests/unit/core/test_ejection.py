@@ -247,7 +247,7 @@ def test_a_fallback_stays_within_the_retry_budget() -> None:
 ROUTES = (replace(ARMS, arms=(MINI, NANO, HAIKU)), replace(ROUTE, arms=(MINI, NANO)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(ROUTES),
     st.lists(

@@ -314,7 +314,7 @@ def test_the_canary_of_an_optimize_route_takes_its_step_and_the_selector_the_res
     assert all(one.rollout_step == 5 for one in decisions)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32), st.lists(st.sampled_from(["completed", "failed", "aborted"]), min_size=5, max_size=60))
 def test_same_events_same_seed_same_decisions(seed: int, ends: list[str]) -> None:
     """Two engines that see the same events with the same seed decide alike and hold the same state."""

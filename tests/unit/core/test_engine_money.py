@@ -94,7 +94,7 @@ def test_a_draw_names_only_the_arms_that_the_call_could_pay() -> None:
     assert (after.arm, after.propensity, after.drawn.arms, len(after.drawn.worth)) == ("mini", 1.0, ("mini",), 1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["admit", "settle", "release"]), st.integers(0, 9), st.integers(0, 6_000)),

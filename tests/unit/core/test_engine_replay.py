@@ -87,7 +87,7 @@ def played(events: list[tuple[Any, ...]], mode: str, seed: int) -> list[object]:
     return [*told, engine.snapshot()]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(events=EVENTS, mode=st.sampled_from(["optimize", "canary", "draws"]), seed=st.integers(0, 3))
 def test_equal_events_and_seeds_give_equal_decisions(events: list[tuple[Any, ...]], mode: str, seed: int) -> None:
     """Calls, outcomes, scores, ticks and verbs, in any order: a second engine answers the same, down to its snapshot."""

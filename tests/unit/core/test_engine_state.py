@@ -190,7 +190,7 @@ def test_a_snapshot_that_cannot_be_read_is_named_and_changes_nothing(state: byte
     assert made.decide(facts(1), NOW).route == "support"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(
         st.tuples(

@@ -92,7 +92,7 @@ def test_the_hash_decides() -> None:
     assert {(variant, share, epoch) for variant, share, epoch in drawn} == {(0, 0.25, 0), (1, 0.75, 0)}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**64 - 1), st.lists(st.floats(0.01, 100.0), min_size=2, max_size=5))
 def test_every_key_has_a_variant(key: int, weights: list[float]) -> None:
     """Rounding of shares loses nobody, and the propensity is the share."""

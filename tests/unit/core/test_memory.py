@@ -153,7 +153,7 @@ def test_what_is_whole_is_taken_over_without_a_word() -> None:
     assert after[("routes", "support", "watch")] == before[("routes", "support", "watch")]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_a_broken_part_costs_itself_only(data: st.DataObject) -> None:
     """Whatever is broken in it: nothing raises, every other part is what it would have been, events name this part and no

@@ -235,7 +235,7 @@ ANSWERS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ANSWERS, st.randoms(use_true_random=False))
 def test_undiscounted_statistics_do_not_depend_on_the_order(
     answers: list[tuple[int, str, float, float, float | None]], chance: object

@@ -44,7 +44,7 @@ def test_every_set_is_compared() -> None:
     assert [len(lines.sees[one]) for one in range(4)] == [7 + 3 * 4] * 4
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.floats(0.0, 1.0)), max_size=30),
     st.tuples(*[st.floats(0.05, 1.0)] * 3),

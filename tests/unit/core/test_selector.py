@@ -41,7 +41,7 @@ def test_the_logged_propensity_is_the_real_frequency(text: np.ndarray | None) ->
     assert sum(p > 0.05 for p in told.values()) >= 2
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.sampled_from(ARMS), st.floats(0, 1), st.sampled_from(["", "a"])), max_size=40),
     st.sampled_from([0.0, 0.05, 0.5, 1.0]),

@@ -132,7 +132,7 @@ def test_a_day_changes_no_more_than_five_percent_and_the_next_day_goes_on() -> N
     assert 0.735 < feed.one.status()[0].value <= round(0.735 * 1.05, 4)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.lists(
         st.one_of(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.inject.pod import DEFAULT_CONTAINER, EVICTABLE
@@ -96,7 +96,6 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-@settings(deadline=None)
 @given(cases())
 def test_a_random_pod_is_answered_once_and_for_all(case: Case) -> None:
     """INC-45: an answer, a patch that applies, an empty one the second time, and PodSecurity as it was."""
@@ -108,7 +107,6 @@ def test_a_random_pod_is_answered_once_and_for_all(case: Case) -> None:
     assert violations(after) <= violations(case.pod)
 
 
-@settings(deadline=None)
 @given(cases())
 def test_what_is_the_users_stays(case: Case) -> None:
     """INC-45: each container, variable, volume and member is where it was, but for what the injector says it changes."""
@@ -155,7 +153,6 @@ def _check_variables(before: list[Json], now: list[Json], injected: bool) -> Non
     assert not set(added) & {one["name"] for one in before}
 
 
-@settings(deadline=None)
 @given(cases())
 def test_the_three_ports_are_free_and_the_apps_variables_name_one(case: Case) -> None:
     """GW-52: no port that a container declares, no port twice; a base URL of ours meets the sidecar's own listener."""

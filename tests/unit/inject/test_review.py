@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.inject.identity import Owner
@@ -179,7 +179,6 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_make_it_raise(body: bytes) -> None:
     assert answer(body, Defaults(), None, True).status in (200, 400)
@@ -191,7 +190,6 @@ MEMBERS = sorted(
 )
 
 
-@settings(deadline=None)
 @given(st.sampled_from(MEMBERS), json_values, st.booleans())
 def test_no_member_makes_it_raise(path: str, value: Any, native: bool) -> None:
     """Any JSON in any place that we read: answered with the uid, and the pod is allowed."""

@@ -17,6 +17,15 @@ class Exchange:
     sent_at: float = 0.0
     end: str = ""
 
+    def came_s(self, text: bytes) -> float:
+        """Seconds from the request until this text was there, alone or with others in one read."""
+        raw = b""
+        for at, read in self.reads:
+            raw += read
+            if text in raw:
+                return at - self.sent_at
+        raise AssertionError(f"{text!r} did not come")
+
     @property
     def status(self) -> int:
         return int(self.raw[9:12])

@@ -81,7 +81,7 @@ def test_a_fallback_counts_for_the_arm_that_served() -> None:
     assert total(metrics, "requests_total", arm="none") == 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.floats(min_value=0, max_value=200) | st.none(), max_size=60), st.integers(1, 600))
 def test_histograms_equal_their_naive_recomputation(values: list[float | None], repeat: int) -> None:
     """Whatever the batches, every bucket holds the number of values at or below its edge, and the sum is theirs."""

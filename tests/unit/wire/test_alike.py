@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.wire import anthropic, openai
@@ -123,7 +123,6 @@ HIDING = {
 }
 
 
-@settings(deadline=None)
 @given(st.data(), st.sampled_from(list(HIDING)))
 def test_a_reading_is_the_same_where_nothing_is_known_by_likeness(data: st.DataObject, form: bytes) -> None:
     """An event that comes in two parts is decoded; whole ones may be known: both readings are equal."""

@@ -124,7 +124,7 @@ def test_bytes_behind_the_end_are_left(body: bytes) -> None:
 
 
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=6), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_what_chunk_writes_is_read_back(payloads: list[bytes], data: st.DataObject) -> None:
     """`chunk` and LAST_CHUNK are the inverse of the decoder, and llhttp agrees."""
     body = b"".join(chunk(one) for one in payloads) + LAST_CHUNK
@@ -141,7 +141,7 @@ def test_what_chunk_writes_is_read_back(payloads: list[bytes], data: st.DataObje
     st.sampled_from([b"", b"\r", b"\n", b" ", b"\x00", b"0", b"f", b";", b":"]),
 )
 @example(b"005\r\nhello\r\n000\r\n\r\n", 14, b" ")  # a blank behind a size is no extension
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_mutated_bodies_never_mean_more_than_llhttp_says(body: bytes, at: int, insert: bytes) -> None:
     """INC-42: a mutated body that ends for us is one that llhttp takes too, with the same payload."""
     mutated = body[:at] + insert + body[at + 1 :]

@@ -226,7 +226,7 @@ versions = st.sampled_from([b"HTTP/1.1", b"HTTP/1.0", b"HTTP/1.2", b"HTTP/2.0", 
 
 
 @given(methods, targets, versions, lines)
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_generated_heads_agree(
     method: bytes, target: bytes, version: bytes, fields: list[tuple[bytes, bytes, bytes]]
 ) -> None:
@@ -240,7 +240,7 @@ def test_generated_heads_agree(
 
 
 @given(st.sampled_from(HEADS + list(REFUSED.values())), st.integers(0, 140), st.integers(0, 3), st.binary(max_size=3))
-@settings(max_examples=1200, deadline=None)
+@settings(max_examples=1200)
 def test_mutated_heads_agree(raw: bytes, at: int, cut: int, insert: bytes) -> None:
     """INC-42: the same for heads with bytes cut out and put in."""
     mutated = raw[:at] + insert + raw[at + cut :]
@@ -323,7 +323,7 @@ def test_http_1_0_goes_up_as_http_1_1() -> None:
 
 
 @given(lines)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_other_line_is_kept(fields: list[tuple[bytes, bytes, bytes]]) -> None:
     """FID-18: an edit keeps every line that it does not name, in order, whatever stands between."""
     block = b"".join(name + colon + value + b"\r\n" for name, colon, value in fields)

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.wire.json_edit import MOST_TOKENS, RequestView, SlicedReader, edit_request, read_request
@@ -342,7 +342,6 @@ VALUE = st.recursive(SCALAR, lambda inner: _object(inner) | _array(inner), max_l
 BODY = _object(VALUE).map(str.encode)
 
 
-@settings(deadline=None)
 @given(BODY, st.integers(64, 300))
 def test_both_readers_agree(body: bytes, step: int) -> None:
     """The slices and the single decode read the same of any valid body."""
@@ -354,7 +353,6 @@ def test_both_readers_agree(body: bytes, step: int) -> None:
     assert other == view
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=40) | BODY.flatmap(lambda body: st.integers(0, len(body)).map(lambda cut: body[:cut])))
 def test_readers_never_raise(body: bytes) -> None:
     """Any bytes are read or refused, and what is accepted can be edited."""
@@ -371,7 +369,6 @@ def _pairs(text: bytes) -> Any:
     return json.loads(text, object_pairs_hook=list, parse_float=str, parse_int=str)
 
 
-@settings(deadline=None)
 @given(
     BODY, st.booleans(), st.booleans(), st.sampled_from([(), (("temperature", b"1"),), (("top_p", b"2"), ("x", b"[]"))])
 )

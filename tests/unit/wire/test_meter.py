@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.types import Usage
@@ -238,7 +238,6 @@ def test_gaps_lie_between_reads() -> None:
     assert stream(two).gap_p50_s is None
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(1e-6, 900.0), min_size=1, max_size=300), st.sampled_from([0.5, 0.95, 1.0]))
 def test_gap_percentiles_are_within_two_percent(gaps: list[float], q: float) -> None:
     histogram = Gaps()

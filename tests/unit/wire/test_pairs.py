@@ -81,7 +81,7 @@ def carried(request: Request, form: Format) -> tuple[Request, Report]:
 def test_requests_keep_what_the_other_can_say(asked: Format, arm: Format) -> None:
     """There, and back again."""
 
-    @settings(max_examples=EXAMPLES, deadline=None)
+    @settings(max_examples=EXAMPLES)
     @given(requests(asked), st.sampled_from(MODELS))
     def check(body: Any, model: str) -> None:
         read = SPOKES[asked].read_request
@@ -100,7 +100,7 @@ def test_requests_keep_what_the_other_can_say(asked: Format, arm: Format) -> Non
 def test_requests_keep_what_formats_of_arms_can_say(asked: Format, arm: Format) -> None:
     """Formats that no client speaks, read as their provider would; equal calls give equal bodies."""
 
-    @settings(max_examples=EXAMPLES, deadline=None)
+    @settings(max_examples=EXAMPLES)
     @given(requests(asked), st.sampled_from(MODELS))
     def check(body: Any, model: str) -> None:
         read, report = SPOKES[asked].read_request, Report()
@@ -122,7 +122,7 @@ def test_requests_keep_what_formats_of_arms_can_say(asked: Format, arm: Format) 
 def test_answers_keep_what_the_client_can_be_told(arm: Format, client: Format) -> None:
     """A whole answer, told in the client's format, read, and told again."""
 
-    @settings(max_examples=EXAMPLES, deadline=None)
+    @settings(max_examples=EXAMPLES)
     @given(ANSWERED[arm].responses())
     def check(body: Any) -> None:
         said = SPOKES[arm].read_response(body)
@@ -151,7 +151,7 @@ text that came after a call, Gemini's writer for the end of a call's arguments."
 def test_streams_keep_what_the_client_can_be_told(arm: Format, client: Format) -> None:
     """GW-28, GW-29: each written stream has the grammar of its format, and says what the arm said."""
 
-    @settings(max_examples=EXAMPLES, deadline=None)
+    @settings(max_examples=EXAMPLES)
     @given(ANSWERED[arm].streams())
     def check(chunks: list[bytes]) -> None:
         said = events_of(b"".join(chunks), arm)
@@ -211,7 +211,7 @@ def written(events: list[Event], form: Format, report: Report) -> bytes:
 def test_cuts_change_nothing(arm: Format, client: Format) -> None:
     """GW-28: cut at every byte, or at any one, it is the same; one that ends anywhere is told up to there."""
 
-    @settings(max_examples=EXAMPLES // 4, deadline=None)
+    @settings(max_examples=EXAMPLES // 4)
     @given(ANSWERED[arm].streams(), st.integers(0, 4096))
     def check(chunks: list[bytes], cut: int) -> None:
         data = b"".join(chunks)

@@ -4,7 +4,7 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.wire.sse import SseEvent, SseParser
@@ -128,7 +128,6 @@ PIECE = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(PIECE, max_size=30).map(b"".join), st.lists(st.integers(0, 60), max_size=6))
 def test_equals_the_standard(stream: bytes, cuts: list[int]) -> None:
     """GW-30: any stream, cut anywhere, gives what the standard's algorithm gives for the whole."""

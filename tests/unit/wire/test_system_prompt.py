@@ -279,7 +279,7 @@ def take_away(endpoint: str, old: dict[str, Any], new: dict[str, Any]) -> None:
         new.pop({"responses": "instructions", "messages": "system", "generate": "systemInstruction"}[endpoint])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(call=bodies, extra=st.dictionaries(texts.map(lambda key: "x" + key), values, max_size=3), plain=st.booleans())
 def test_everything_else_is_unchanged(call: tuple[str, dict[str, Any]], extra: dict[str, Any], plain: bool) -> None:
     """Read back, the body is the old one but for its system text; taking that away again gives the old one."""

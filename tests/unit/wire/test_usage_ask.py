@@ -5,7 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.wire.usage_ask import MAX_HELD_BYTES, UsageStrip, refuses_usage
@@ -239,7 +239,6 @@ def streams(draw: Any) -> tuple[bytes, bytes]:
     return asked + done, plain + done
 
 
-@settings(deadline=None)
 @given(streams(), st.lists(st.integers(0, 2500), max_size=12))
 def test_the_client_gets_what_it_would_have_got(pair: tuple[bytes, bytes], cuts: list[int]) -> None:
     """GW-02: for any server style and any cuts, strip(with) == without, and a second pass changes nothing."""
@@ -253,7 +252,6 @@ def test_the_client_gets_what_it_would_have_got(pair: tuple[bytes, bytes], cuts:
 PLAIN_TEXT = st.text(st.sampled_from("abc ,:{}[]usagenull_0"), min_size=1, max_size=12)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.one_of(PLAIN_TEXT, TEXT), min_size=2, max_size=12),
     st.sampled_from([style for style in STYLES if style["end"] == b"\n\n"]),

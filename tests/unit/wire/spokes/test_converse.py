@@ -322,7 +322,7 @@ CALLS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(CALLS, st.sampled_from([HAIKU, OPUS, NEWEST, NOVA, LLAMA]))
 def test_every_call_can_be_said(request: Request, model: str) -> None:
     """Turns alternate and none is empty, each block says one thing, and equal calls give equal bytes."""

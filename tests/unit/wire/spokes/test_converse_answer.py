@@ -272,7 +272,7 @@ def spoilt(value: Any, draw: st.DataObject) -> Any:
     return draw.draw(st.sampled_from([None, True, 0, -1, 1e300, 2**63 - 1, "", "x", [], {}, [{}], [[]], {"text": "t"}]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(said.responses(), st.data())
 def test_a_wrong_answer_is_read_or_refused(body: Json, data: st.DataObject) -> None:
     with suppress(TranslationError):

@@ -260,7 +260,7 @@ def folded(events: list[Event]) -> list[AnyPart]:
     return [parts[index] for index in sorted(parts)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(said.streamed())
 def test_a_stream_says_what_a_whole_answer_says(pair: tuple[Json, list[bytes]]) -> None:
     whole, events = SPOKE.read_response(pair[0]), events_of(pair[1])
@@ -274,7 +274,7 @@ def test_a_stream_says_what_a_whole_answer_says(pair: tuple[Json, list[bytes]]) 
     assert isinstance(events[-1], Done)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(said.streams(), st.integers(1, 200))
 def test_a_stream_may_be_cut_anywhere(frames: list[bytes], size: int) -> None:
     data = b"".join(frames)
@@ -292,7 +292,7 @@ def spoilt(value: Any, draw: st.DataObject) -> Any:
     return draw.draw(st.sampled_from([None, True, 0, -1, 1e300, 2**63 - 1, "", "x", [], {}, [{}], [[]], {"text": "t"}]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(said.streams(), st.data())
 def test_a_wrong_stream_never_raises(frames: list[bytes], data: st.DataObject) -> None:
     reader = SPOKE.stream_reader()

@@ -19,7 +19,7 @@ from tests.fixtures.grammar_generate import check
 
 Json = dict[str, Any]
 ASKED = Request(format="generate", model="m", messages=[Message(role="user", parts=[Text(text="hi")])])
-SLOW = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+SLOW = settings(max_examples=40, suppress_health_check=list(HealthCheck))
 _HUMP = re.compile(r"(?<=[a-z])([A-Z])")
 _NAMED = (
     "args",
@@ -105,7 +105,7 @@ def test_a_stream_that_is_written_reads_the_same(chunks: list[bytes]) -> None:
     check(SseParser().feed(b"".join(chunks)))
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, suppress_health_check=list(HealthCheck))
 @given(said.streams(), st.integers(1, 97))
 def test_a_stream_may_be_cut_anywhere(chunks: list[bytes], size: int) -> None:
     stream = b"".join(chunks)
@@ -153,14 +153,14 @@ def mutated(draw: st.DrawFn, bodies: st.SearchStrategy[Json]) -> Json:
     return body
 
 
-@settings(max_examples=70, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=70, suppress_health_check=list(HealthCheck))
 @given(mutated(said.requests()))
 def test_a_hostile_request_is_refused_or_read(body: Json) -> None:
     with suppress(TranslationError):
         assert "contents" in written(body)[0]
 
 
-@settings(max_examples=70, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=70, suppress_health_check=list(HealthCheck))
 @given(mutated(said.responses()))
 def test_a_hostile_answer_is_refused_or_read(body: Json) -> None:
     assert SPOKE.write_response is not None
@@ -168,7 +168,7 @@ def test_a_hostile_answer_is_refused_or_read(body: Json) -> None:
         assert SPOKE.write_response(SPOKE.read_response(body), ASKED, Report())
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(
         mutated(said.streams().flatmap(lambda chunks: st.sampled_from(chunks)).map(lambda c: orjson.loads(c[6:]))),

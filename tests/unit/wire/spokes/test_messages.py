@@ -43,7 +43,7 @@ def written(events: list[Event]) -> list[SseEvent]:
     return out
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(said.requests())
 def test_a_request_survives(body: dict[str, Any]) -> None:
     """What the API can say is said again, and nothing is reported."""
@@ -52,7 +52,7 @@ def test_a_request_survives(body: dict[str, Any]) -> None:
     assert body == before
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(said.responses())
 def test_an_answer_survives(body: dict[str, Any]) -> None:
     report = Report()
@@ -62,7 +62,7 @@ def test_an_answer_survives(body: dict[str, Any]) -> None:
     assert (report.lost, report.mapped) == ([], [])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(said.streams(), st.integers(1, 200))
 def test_a_stream_survives(chunks: list[bytes], size: int) -> None:
     """Written and read again, the events are the same; the written stream has the grammar, however the bytes were cut."""
@@ -98,7 +98,7 @@ def tried(read: Callable[[Any], Read], body: Any) -> Read | None:
     return None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(said.requests(), st.data())
 def test_a_wrong_request_gives_an_error_that_says_where(body: dict[str, Any], data: st.DataObject) -> None:
     """Either it is refused, or it can be written."""
@@ -109,7 +109,7 @@ def test_a_wrong_request_gives_an_error_that_says_where(body: dict[str, Any], da
         orjson.dumps(write_request(request, Report()))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(said.responses(), st.data())
 def test_a_wrong_answer_gives_an_error(body: dict[str, Any], data: st.DataObject) -> None:
     assert SPOKE.write_response is not None
@@ -118,7 +118,7 @@ def test_a_wrong_answer_gives_an_error(body: dict[str, Any], data: st.DataObject
         orjson.dumps(SPOKE.write_response(answer, ASKED, Report()))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(said.streams(), st.data())
 def test_a_wrong_stream_stays_in_the_grammar(chunks: list[bytes], data: st.DataObject) -> None:
     """An event that cannot be read is none; what is written keeps the grammar, and may lack its end."""

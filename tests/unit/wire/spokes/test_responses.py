@@ -50,7 +50,7 @@ assert read_request is not None
 assert write_response is not None
 assert stream_writer is not None
 ASKED = Request(format="responses", model="m", messages=[], stream=True)
-usual = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+usual = settings(max_examples=25, suppress_health_check=list(HealthCheck))
 
 
 def read_stream(data: bytes, size: int = 1 << 30) -> list[Event]:
