@@ -49,11 +49,11 @@ class Watchdog:
             self._armed = False
 
     def stop(self) -> None:
-        """Gives the timer and its signal back."""
-        if self._before is not None:
+        """Gives the timer and its signal back, unless another one has them by now."""
+        self._armed = True
+        if signal.getsignal(signal.SIGALRM) == self._look:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
             signal.signal(signal.SIGALRM, self._before)
-            self._before, self._armed = None, True
 
     def notes(self) -> list[str]:
         """What `/ready` says of it: nothing, but while the engine rests."""

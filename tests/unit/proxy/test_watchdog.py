@@ -132,3 +132,14 @@ def test_without_signals_it_waits() -> None:
     thread.join()
     assert found == ["decided", "decided"]
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_two_of_them(watchdog: Watchdog) -> None:
+    """The later one watches, and goes on when the earlier one stops: without it the timer's signal would end the process."""
+    later = Watchdog()
+    later.start()
+    watchdog.stop()
+    with pytest.raises(Stalled):
+        later.ask(loops, FACTS)
+    assert watchdog.ask(alarmed(0), FACTS) == "decided"
+    later.stop()
