@@ -26,7 +26,7 @@ FAST := not real and not campaign
 install = { [ -x $(BIN)/uv ] && $(BIN)/uv pip install --quiet --python $(PY) $(1); } || $(PY) -m pip install --quiet $(1)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint coverage test-real test-sdk supply fuzz campaign bench lock lock-sdk image test-image test-k8s manifests clean
+.PHONY: help run test check lint coverage test-real test-sdk test-stops supply fuzz campaign bench lock lock-sdk image test-image test-k8s manifests clean
 
 help:
 	@echo "make run        set up, then the demo: a simulated provider, the sidecar, a fault and its rollback"
@@ -34,6 +34,7 @@ help:
 	@echo "make check      format, lint, types, import contracts, tests, coverage floors (what CI runs)"
 	@echo "make test-real  two real small models, real SDKs, the real process (gets 0.45 GB once)"
 	@echo "make test-sdk   every client that docs/clients.md names, before the simulated provider in every dialect"
+	@echo "make test-stops every test while its process is stopped at random, as on a machine that others use too"
 	@echo "make test-k8s   the Helm chart and the manifests, against the schemas of Kubernetes 1.29 to the newest"
 	@echo "make manifests  render k8s/manifests from the chart again"
 	@echo "make supply     the list of what is in the image (CycloneDX), and an audit of it"
@@ -136,6 +137,10 @@ $(FUZZ)/.made: requirements/fuzz.txt $(VENV)/.uv
 		|| $(PY) -m pip install --quiet --upgrade --target $(FUZZ) --require-hashes -r requirements/fuzz.txt \
 		|| echo "atheris cannot be had: fuzzing blindly"
 	@touch $@
+
+test-stops: $(VENV)/.dev
+	$(PY) -m tests.stops tests/unit tests/integration -m "$(FAST)" $(ARGS)
+	$(PY) -m tests.stops --tree tests/e2e -m "$(FAST)" $(ARGS)
 
 fuzz: $(FUZZ)/.made $(VENV)/.dev
 	PYTHONPATH="$(abspath $(FUZZ))" $(PY) -m bench.fuzz --seconds $(SECONDS) $(ARGS)
