@@ -385,11 +385,12 @@ class Sidecar:
 
     async def _reprice(self) -> None:
         """A price list that was mounted has changed: what ends from now on costs what it says."""
+        before = self.prices.error
         if await asyncio.to_thread(self.prices.reload):
             version = self.prices.current.version
             self.origins.reprice(self.prices.current)
             self.on_events([Event(kind="prices.applied", message=version)])
-        elif self.prices.error is not None:
+        elif self.prices.error not in (None, before):  # told once, as of policies
             log.error("prices", note=self.prices.error)
 
     def apply(self, loaded: Loaded) -> None:

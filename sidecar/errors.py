@@ -3,7 +3,9 @@
 A message says what was wrong, where, and how to fix it. Any exception that is not a SidecarError is our bug.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+_LASTING: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)  # until somebody mends it
 
 
 class SidecarError(Exception):
@@ -18,6 +20,18 @@ class ConfigError(SidecarError):
     """A setting, policy or secret that cannot be used. The command line exits 2 on it."""
 
     code = "config"
+
+
+class UnreadableError(ConfigError):
+    """A file or folder of the configuration that the system would not read; a moment later it may."""
+
+    retryable = True
+
+    @staticmethod
+    def of(error: Exception, message: str) -> ConfigError:
+        """A ConfigError of this message: this one, unless what was met lasts."""
+        lasts = isinstance(error, _LASTING) or not isinstance(error, OSError)
+        return ConfigError(message) if lasts else UnreadableError(message)
 
 
 class StoreError(SidecarError):

@@ -16,7 +16,7 @@ from sidecar.config.document import Problems, read_document
 from sidecar.config.kinds import Wrong
 from sidecar.config.written_catalogue import CATALOGUE_FILE, CatalogueFile
 from sidecar.core.catalogue import FORMAT, Catalogue, Provider, extended, read_catalogue
-from sidecar.errors import ConfigError
+from sidecar.errors import ConfigError, UnreadableError
 
 _FILE: Final = "catalogue.json"
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
@@ -67,7 +67,8 @@ def read_file(file: Path) -> tuple[Catalogue, bool]:
     try:
         text = file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read ({type(error).__name__}); give a readable catalogue") from None
+        text = f"{file}: cannot be read ({type(error).__name__}); give a readable catalogue"
+        raise UnreadableError.of(error, text) from None
     problems = Problems(str(file))
     root = read_document(text, problems)
     written: CatalogueFile | None = None

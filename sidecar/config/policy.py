@@ -15,7 +15,7 @@ from sidecar.config.settings import Settings
 from sidecar.config.written import POLICY_FILE
 from sidecar.core.policy import NO_POLICY, Policy, Upstream
 from sidecar.core.types import Dialect
-from sidecar.errors import ConfigError
+from sidecar.errors import ConfigError, UnreadableError
 
 MAX_FILE_BYTES = 1024 * 1024  # the most that a ConfigMap can hold
 
@@ -36,16 +36,17 @@ def load_policies(
 
     All `*.yaml` and `*.yml` files of the directory must be valid, those for other services too: one folder goes to all
     pods, and they must agree on whether it is good. With `settings`, what those forbid is checked too. Raises
-    ConfigError with every problem, one a line: `file:line: key.path: what; how to fix`.
+    ConfigError with every problem, one a line: `file:line: key.path: what; how to fix`; UnreadableError where one may pass.
     """
     if directory is None:
         return Loaded(NO_POLICY)
-    loaded, told = [], []
+    loaded, told, kind = [], [], ConfigError
     for file in policy_files(directory):
         try:
             loaded.append(load_file(file, environ, settings))
         except ConfigError as error:
             told.append(str(error))
+            kind = type(error) if error.retryable else kind
     first: dict[str, Path | None] = {}
     for one in loaded:
         other = first.setdefault(one.policy.service, one.file)
@@ -53,7 +54,7 @@ def load_policies(
             what = f"{other} is for service {one.policy.service!r} too"
             told.append(f"{one.file}:1: service: {what}; put the routes into one file")
     if told:
-        raise ConfigError("\n".join(told))
+        raise kind("\n".join(told))
     for wanted in (service, "*"):
         for one in loaded:
             if one.policy.service == wanted:
@@ -67,7 +68,8 @@ def policy_files(directory: Path) -> list[Path]:
         found = [file for file in directory.iterdir() if file.suffix in (".yaml", ".yml") and file.name[0] != "."]
     except OSError as error:
         what = f"cannot be listed ({type(error).__name__})"
-        raise ConfigError(f"{directory}: {what}; set SIDECAR_POLICIES to a readable folder, or unset it") from None
+        text = f"{directory}: {what}; set SIDECAR_POLICIES to a readable folder, or unset it"
+        raise UnreadableError.of(error, text) from None
     return sorted(found)
 
 
@@ -82,7 +84,8 @@ def load_file(file: Path, environ: Mapping[str, str], settings: Settings | None 
         raise ConfigError(f"{file}:1: (file): is not UTF-8 text; save it as UTF-8") from None
     except OSError as error:
         what = f"cannot be read ({type(error).__name__})"
-        raise ConfigError(f"{file}:1: (file): {what}; check its name and permissions") from None
+        text = f"{file}:1: (file): {what}; check its name and permissions"
+        raise UnreadableError.of(error, text) from None
     return load_text(text, file, environ, settings)
 
 

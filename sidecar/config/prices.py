@@ -8,7 +8,7 @@ from typing import Final
 
 from sidecar.config.watch import Watch
 from sidecar.core.pricebook import PriceBook
-from sidecar.errors import ConfigError
+from sidecar.errors import ConfigError, UnreadableError
 
 _FILE: Final = "genai-prices.json"
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
@@ -39,7 +39,7 @@ def load_prices(file: Path | None = None) -> PriceBook:
     try:
         return PriceBook(place.read_bytes())
     except OSError as error:
-        raise ConfigError(f"{place}: {error.strerror}; give a readable price list") from None
+        raise UnreadableError.of(error, f"{place}: {error.strerror}; give a readable price list") from None
 
 
 class PriceSource:
@@ -65,6 +65,8 @@ class PriceSource:
             loaded = load_prices(self._file)
         except ConfigError as error:
             self.error = f"{error}; the last good price list stays in force"
+            if isinstance(error, UnreadableError):
+                self._watch.forget()
             return False
         self.current, self.error = loaded, None
         return True

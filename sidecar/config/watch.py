@@ -10,7 +10,7 @@ from pathlib import Path
 from sidecar.config.policy import Loaded, load_policies, policy_files
 from sidecar.config.settings import Settings
 from sidecar.core.policy import NO_POLICY
-from sidecar.errors import ConfigError
+from sidecar.errors import ConfigError, UnreadableError
 
 Signature = tuple[tuple[str, int, int, int, int], ...]
 
@@ -20,12 +20,16 @@ class Watch:
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._paths = tuple(paths)
-        self._last = self._look()
+        self._last: Signature | None = self._look()
 
     def changed(self) -> bool:
         """Whether a file's inode, times, size or rights, or the list of policy files, differ from the last call."""
         last, self._last = self._last, self._look()
         return last != self._last
+
+    def forget(self) -> None:
+        """What was found could not be read: the next look finds a change, whatever it finds."""
+        self._last = None
 
     def _look(self) -> Signature:
         return tuple(_signature(file) for path in self._paths for file in _files(path))
@@ -83,6 +87,8 @@ class PolicySource:
             loaded = load_policies(self._directory, self._service, self._environ, self._settings)
         except ConfigError as error:
             self.error = str(error)
+            if isinstance(error, UnreadableError):
+                self._watch.forget()
             return None
         except Exception as error:  # noqa: BLE001  our bug must not take the policy in force away
             self.error = f"{self._directory}: cannot be loaded ({type(error).__name__}: our bug); please report it"

@@ -1,11 +1,13 @@
 """Reload: changes are seen, also a ConfigMap's symlink swap, and a bad file keeps the last good policy."""
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from sidecar.config import watch
 from sidecar.config.policy import Loaded
+from sidecar.config.prices import PriceSource, bundled_prices
 from sidecar.config.watch import PolicySource, Watch
 from sidecar.core.policy import NO_POLICY
 from sidecar.errors import ConfigError
@@ -50,6 +52,51 @@ def test_config_map_swap(tmp_path: Path) -> None:
     assert loaded is not None
     assert (loaded.policy.replicas, source.current, source.error) == (2, loaded, None)
     assert source.poll() is None
+
+
+def test_what_could_not_be_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has no descriptor left for a moment, or a disk that fails: nothing changes in the folder, and the
+    policy comes into force all the same."""
+    file = tmp_path / "p.yaml"
+    file.write_text(GOOD)
+    source = PolicySource(tmp_path, "bot", {})
+    file.write_text(GOOD + "replicas: 2\n")
+
+    def fails(_path: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as short:
+        short.setattr(Path, "read_bytes", fails)
+        for _ in range(3):
+            assert source.poll() is None
+            assert source.error == f"{file}:1: (file): cannot be read (OSError); check its name and permissions"
+    loaded = source.poll()
+    assert loaded is not None
+    assert (loaded.policy.replicas, source.error) == (2, None)
+    assert source.poll() is None
+
+
+def test_prices_that_could_not_be_read_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "prices.json"
+    file.write_bytes(bundled_prices().read_bytes())
+    source = PriceSource(file)
+    assert not source.changed()
+
+    advice = "give a readable price list; the last good price list stays in force"
+
+    def fails(_path: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    file.touch()
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "read_bytes", fails)
+        for _ in range(3):
+            assert source.changed()
+            assert not source.reload()
+            assert source.error == f"{file}: Input/output error; {advice}"
+    assert source.changed()
+    assert source.reload()
+    assert (source.error, source.changed()) == (None, False)
 
 
 def test_a_bad_file_keeps_the_last_good_policy(tmp_path: Path) -> None:
