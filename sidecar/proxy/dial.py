@@ -14,7 +14,15 @@ from msgspec import Struct
 
 from sidecar.errors import ConfigError, SidecarError
 
-P = TypeVar("P", bound=asyncio.Protocol)
+
+class Dialled(asyncio.Protocol):
+    """One side of a connection that is opened here."""
+
+    def on_secured(self, below: asyncio.Transport) -> None:
+        """The connection speaks TLS; `below` is the one that carries it. Called once, behind `connection_made`."""
+
+
+P = TypeVar("P", bound=Dialled)
 
 _CONNECT_OK: Final = re.compile(rb"HTTP/1\.[01] 2[0-9][0-9][ \r]")
 _MAX_CONNECT_HEAD: Final = 16384
@@ -147,10 +155,11 @@ class Dialer:
         failure: OSError | None = None
         for host, port in await self._resolve(loop):
             try:
-                name = self._host if self._tls is not None else None
-                transport, protocol = await loop.create_connection(
-                    factory, host, port, ssl=self._tls, server_hostname=name
-                )
+                if self._tls is None:
+                    transport, protocol = await loop.create_connection(factory, host, port)
+                else:
+                    transport, _ = await loop.create_connection(asyncio.Protocol, host, port)
+                    protocol = await self._secured(transport, self._tls, factory)
             except ssl.SSLError:
                 raise
             except OSError as error:
@@ -185,16 +194,25 @@ class Dialer:
             if _CONNECT_OK.match(head) is None:
                 status = head[9:12].decode("latin-1") or "nothing"
                 raise DialError("egress", f"the egress proxy refused the connection (status {status})")
-            protocol = factory()
             assert self._tls is not None, "only https upstreams go through the egress proxy"
-            secured = await loop.start_tls(transport, protocol, self._tls, server_hostname=self._host)
-            if secured is None:
-                raise DialError("tls", "the connection closed during the TLS handshake")
-            protocol.connection_made(secured)
-            return protocol
+            return await self._secured(transport, self._tls, factory)
         except BaseException:
             transport.abort()
             raise
+
+    async def _secured(self, below: asyncio.Transport, tls: ssl.SSLContext, factory: Callable[[], P]) -> P:
+        """TLS over an open connection, which is closed when that fails."""
+        protocol = factory()
+        try:
+            secured = await asyncio.get_running_loop().start_tls(below, protocol, tls, server_hostname=self._host)
+        except BaseException:
+            below.abort()
+            raise
+        if secured is None:
+            raise DialError("tls", "the connection closed during the TLS handshake")
+        protocol.connection_made(secured)
+        protocol.on_secured(below)
+        return protocol
 
 
 class _Connect(asyncio.Protocol):

@@ -41,6 +41,7 @@ class Downstream(asyncio.Protocol):
         self.plane = plane
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport
+        self.source: asyncio.Transport
         self.exchange: Exchange | LocalCall | None = None
         self.deadline = NEVER
         self.full = False  # the client reads slowly
@@ -64,7 +65,7 @@ class Downstream(asyncio.Protocol):
     # ---- asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's do not inherit from it
+        self.transport = self.source = cast("asyncio.Transport", transport)  # uvloop's do not inherit from it
         self.transport.set_write_buffer_limits(WRITE_HIGH_BYTES)
         set_keepalive(transport)
         self.plane.connections.add(self)
@@ -248,7 +249,7 @@ class Downstream(asyncio.Protocol):
 
     def _close(self) -> None:
         """Closes behind what was written, for as long as the client takes it."""
-        left = self.transport.get_write_buffer_size()
+        left = waiting_bytes(self.transport)
         self.transport.close()
         if left:
             self._watch()

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from sidecar.clock import monotonic
 from sidecar.proxy.plane import Plane
+from sidecar.proxy.stall import waiting_bytes
 
 
 async def drain(plane: Plane, cut: asyncio.Event) -> None:
@@ -17,7 +18,7 @@ async def drain(plane: Plane, cut: asyncio.Event) -> None:
     settings = plane.settings
     began = plane.last_active = monotonic()
     while monotonic() - began < settings.drain_s and not cut.is_set():
-        if plane.tunnels or any(one.transport.get_write_buffer_size() for one in plane.connections):
+        if plane.tunnels or any(waiting_bytes(one.transport) for one in plane.connections):
             plane.last_active = monotonic()  # nobody reads what passes a tunnel: an open one counts as one in use
         if not plane.exchanges and monotonic() - plane.last_active >= settings.drain_idle_s:
             return

@@ -14,7 +14,7 @@ from typing import Final, Protocol, cast
 
 from sidecar.clock import monotonic
 from sidecar.core.concurrency import Limit
-from sidecar.proxy.dial import Dialer, DialError
+from sidecar.proxy.dial import Dialer, DialError, Dialled
 from sidecar.proxy.stall import waiting_bytes
 from sidecar.tasks import Tasks
 
@@ -42,23 +42,27 @@ class Reads(Protocol):
     """One side of the proxy; `paused`: it waits for the other one."""
 
     paused: bool
-    transport: asyncio.Transport
+    source: asyncio.Transport  # whose reading is paused
 
 
 def take_turns(side: Reads) -> None:
     """Behind a large read: libuv would read 31 times more before it looks at any other connection."""
-    if not (side.paused or side.transport.is_closing()):
-        side.transport.pause_reading()
+    if not (side.paused or side.source.is_closing()):
+        side.source.pause_reading()
         asyncio.get_running_loop().call_soon(_read_on, side)
 
 
 def _read_on(side: Reads) -> None:
-    if not (side.paused or side.transport.is_closing()):
-        side.transport.resume_reading()
+    if not (side.paused or side.source.is_closing()):
+        side.source.resume_reading()
 
 
-class UpstreamConnection(asyncio.Protocol):
-    """One connection. It carries one exchange at a time, or lies idle in its pool."""
+class UpstreamConnection(Dialled):
+    """One connection. It carries one exchange at a time, or lies idle in its pool.
+
+    Where it speaks TLS, what is paused is the connection below: when a peer ends its side, uvloop throws away what lies in
+    a TLS transport that is paused.
+    """
 
     __slots__ = (
         "_on_left",
@@ -69,12 +73,14 @@ class UpstreamConnection(asyncio.Protocol):
         "idle_since",
         "paused",
         "rider",
+        "source",
         "transport",
     )
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
         self.transport: asyncio.Transport
+        self.source: asyncio.Transport
         self.rider: Rider | None = None
         self._on_left: Callable[[], None] | None = None
         self._unheard = 0  # bytes that came behind `leave`
@@ -84,8 +90,11 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_limit_s = pool.idle_limit_s
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's do not inherit from it
+        self.transport = self.source = cast("asyncio.Transport", transport)  # uvloop's do not inherit from it
         self.transport.set_write_buffer_limits(WRITE_HIGH_BYTES)
+
+    def on_secured(self, below: asyncio.Transport) -> None:
+        self.source = below
 
     def data_received(self, data: bytes) -> None:
         """Bytes of an answer go to the exchange that rides this connection; without one the connection is closed."""
@@ -103,7 +112,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The peer is done; asyncio closes the transport behind what is unsent, and `connection_lost` tells the rider."""
-        if self.transport.get_write_buffer_size():
+        if waiting_bytes(self.transport):
             asyncio.get_running_loop().call_later(LEAVE_S, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -126,10 +135,12 @@ class UpstreamConnection(asyncio.Protocol):
     def set_reading(self, on: bool) -> None:
         """Lets the upstream's bytes wait in its socket while the client reads slowly, or come on."""
         self.paused = not on
+        if self.source.is_closing():
+            return
         if on:
-            self.transport.resume_reading()
+            self.source.resume_reading()
         else:
-            self.transport.pause_reading()
+            self.source.pause_reading()
 
     def take_hint(self, keep_alive: bytes) -> None:
         """Obeys a `Keep-Alive: timeout=N` of the server."""

@@ -2,7 +2,9 @@
 
 import asyncio
 import datetime
+import socket
 import ssl
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -62,6 +64,44 @@ async def test_a_client_that_leaves_closes_the_tls_connection(
         assert await up.until(lambda: bool(up.requests))
         client.close()
         assert await up.until(lambda: up.peers[0].lost.is_set(), TOLD_S)
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.001])
+@pytest.mark.parametrize("framing", ["length", "chunked", "close"])
+async def test_the_end_of_an_answer_whose_server_closes_behind_it(
+    authority: trustme.CA, ca_file: Path, serve: Serve, framing: str, pause_s: float
+) -> None:
+    """All of it comes, whoever is slower: uvloop throws away what lies in a TLS transport that is paused when a peer ends
+    its side, be it for a client that reads slowly or for one turn of the loop."""
+    size = 9_000_000
+    head, body = b"HTTP/1.1 200 OK\r\nconnection: close\r\n", b"r" * size + b"end" * 100
+    if framing == "length":
+        head += b"content-length: %d\r\n" % len(body)
+    elif framing == "chunked":
+        head, body = head + b"transfer-encoding: chunked\r\n", chunked(body)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(WAIT_S)
+        side = await serve(f"https://localhost:{server.getsockname()[1]}", ca_file=ca_file)
+
+        def answer() -> None:
+            peer = server.accept()[0]
+            peer.settimeout(WAIT_S)
+            with server_context(authority.issue_cert("localhost")).wrap_socket(peer, server_side=True) as secured:
+                secured.recv(65536)
+                secured.sendall(head + b"\r\n" + body)
+
+        def ask() -> bytes:
+            got = bytearray()
+            with socket.create_connection(("127.0.0.1", side.port), WAIT_S) as client:
+                client.sendall(get("/v1/files/x"))
+                while not (framing != "close" and got.endswith(body[-64:])) and (data := client.recv(65536)):
+                    got += data
+                    time.sleep(pause_s)
+            return bytes(got)
+
+        got, _ = await asyncio.gather(asyncio.to_thread(ask), asyncio.to_thread(answer))
+    assert got.partition(b"\r\n\r\n")[2] == body
+    assert (side.books.completed, side.books.failed) == (1, 0)
 
 
 @pytest.mark.parametrize("what", ["expired", "wrong host", "self-signed", "no ca file", "old tls"])
