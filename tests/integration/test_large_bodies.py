@@ -73,7 +73,7 @@ async def test_it_is_read_a_piece_a_turn(upstream: Upstream, serve: Serve) -> No
         client.sendall(post("/v1/chat/completions", b'{"model":"m"}'))
         assert await asyncio.to_thread(client.recv, 65_536)
         (connection,) = side.app.plane.connections
-        connection.transport = watched = Recorder(connection.transport)  # type: ignore[assignment]
+        connection.source = watched = Recorder(connection.transport)  # type: ignore[assignment]
         await asyncio.to_thread(client.sendall, post("/v1/chat/completions", body))
         assert (await asyncio.to_thread(client.recv, 65_536)).startswith(b"HTTP/1.1 200")
     assert up.requests[-1].body == body

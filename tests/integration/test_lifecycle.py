@@ -4,15 +4,18 @@ import asyncio
 import gc
 import random  # noqa: TID251 - one seeded generator per test
 import socket
+import ssl
 import sys
 import weakref
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 
 from sidecar.clock import monotonic
 from sidecar.errors import ConfigError
 from sidecar.proxy.exchange import Exchange
+from sidecar.proxy.stall import waiting_bytes
 from tests.integration.conftest import Serve, Upstream
 from tests.integration.raw import SSE_HEAD, Client, Script, call, chunked, connected, delta, get, ok, post
 from tests.integration.test_bodies import SWITCH, UPGRADE
@@ -107,19 +110,27 @@ async def test_a_drain_waits_for_last_words(upstream: Upstream, serve: Serve) ->
     assert await up.until(lambda: not side.app.plane.tunnels)
 
 
-async def test_a_drain_waits_for_who_reads_slowly(upstream: Upstream, serve: Serve) -> None:
-    """INC-32: an answer is over for us when its last byte lies in a buffer; for the client it is over when it has it."""
-    piece = chunked(b"x" * 65536)[:-5]
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_drain_waits_for_who_reads_slowly(
+    upstream: Upstream, serve: Serve, listener_tls: tuple[dict[str, Path], ssl.SSLContext], tls: bool
+) -> None:
+    """INC-32: an answer is over for us when its last byte lies in a buffer; for the client it is over when it has it. Below
+    TLS there is a buffer that tells nobody of itself."""
+    piece = chunked(b"x" * 16384)[:-5]
+    files, context = listener_tls
     up = await upstream([SSE_HEAD])
-    side = await serve(up, drain="20s", drain_idle="50ms")
-    async with connected(side.port) as client:
+    side = await serve(up, drain="20s", drain_idle="50ms", **(files if tls else {}))
+    async with connected(side.port, tls=context if tls else None) as client:
         client.send(get())
         await client.until(b"\r\n\r\n")
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         (connection,) = side.app.plane.connections
-        while not connection.transport.get_write_buffer_size():  # less than what stops the reading of the upstream
+        held = [0]
+        while held[0] < held[-1] or held[-1] < 100_000:  # until the kernel takes no more: less than stops the upstream
             up.peers[0].transport.write(piece)
             await asyncio.sleep(0.01)
+            kernel = waiting_bytes(connection.transport) - connection.transport.get_write_buffer_size()
+            held = [*held[-4:], kernel]
         up.peers[0].transport.write(b"0\r\n\r\n")
         assert await up.until(lambda: not side.app.plane.exchanges)
         side.app.stop()
