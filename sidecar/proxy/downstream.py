@@ -360,9 +360,13 @@ class Downstream(asyncio.Protocol):
             if isinstance(judged, Refused):
                 return self._turn_away(head, judged, data, at)
             way = self._way = judged
-        if self.plane.tokens is not None and not admits(self.plane.tokens, head, self.now()):
-            refused = Refused(401, "token", "Send a token of this sidecar as the API key.")
-            return self._turn_away(head, refused, data, at)
+        if self.plane.tokens is not None:
+            before = head.spent, head.protocols
+            if not admits(self.plane.tokens, head, self.now()):
+                refused = Refused(401, "token", "Send a token of this sidecar as the API key.")
+                return self._turn_away(head, refused, data, at)
+            if before != (head.spent, head.protocols):
+                self._plans.clear()  # a key has become a token, or was one
         if way.local:
             return self._feedback(head, data, at)
         self.deadline = NEVER

@@ -256,7 +256,7 @@ class Origin:
 def _of_client(line: bytes, nominated: AbstractSet[bytes]) -> bool:
     """Whether a header line says something between the client and us alone, or is written anew."""
     name = line.partition(b":")[0].lower()
-    return name in _HOP or name in nominated or name.startswith((b"x-sidecar-", b"x-amz-"))
+    return name in _HOP or name == PROTOCOLS or name in nominated or name.startswith((b"x-sidecar-", b"x-amz-"))
 
 
 def protocols_of(head: RequestHead) -> bytes:

@@ -32,6 +32,8 @@ _URL_SAFE: Final = b"-_"
 _MOST_WORDS: Final = (
     128  # 16..1,024 of all keys of a head; fewer: odd ones are held back, more: a large one holds up others
 )
+_MOST_BYTES: Final = 16_384  # 4..64 KiB of them; fewer: long keys are held back, more: as above
+_MOST_OFFERED: Final = 16  # 4..64 subprotocols; as above
 _KEY_FIELDS: Final = frozenset({*CREDENTIALS, PROTOCOLS})
 
 
@@ -61,10 +63,13 @@ def admits(tokens: ClientTokens, head: RequestHead, now: float) -> bool:
 
 
 def _kept(protocols: bytes, holds: Callable[[list[bytes]], bool]) -> bytes:
-    """The subprotocols that hold no token; none of them where one is found in no single one of them."""
+    """The subprotocols that hold no token; none of them where one is found in no single one of them, or where they are more
+    than anybody's."""
     if not holds([protocols]):
         return protocols
-    offered = protocols.split(b",") if _words([protocols]) is not None else []
+    offered = [one for one in protocols.split(b",") if one.strip()]
+    if len(offered) > _MOST_OFFERED or _words([protocols]) is None:
+        return b""
     kept = b",".join([one for one in offered if not holds([one])])
     return b"" if holds([kept]) else kept
 
@@ -86,8 +91,10 @@ def _places(head: RequestHead) -> list[bytes]:
 
 def _hold_token(tokens: ClientTokens, now: float, own: bytes, texts: list[bytes]) -> bool:
     """Whether one of these texts is a token, or has one in it: the call's `own`, wherever, another as a word, whatever the
-    scheme, or as a half of Basic's. Texts of more words than anybody's are taken for ones that have: to look at all of them
-    would hold up everybody else."""
+    scheme, or as a half of Basic's. Texts of more words or bytes than anybody's are taken for ones that have: to look at all
+    of them would hold up everybody else."""
+    if sum(map(len, texts)) > _MOST_BYTES:
+        return True
     spelled = {*texts, *(unquote_to_bytes(text) for text in texts if b"%" in text)}
     words = _words(spelled) if len(spelled) <= _MOST_WORDS else None
     if words is None:

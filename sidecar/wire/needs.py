@@ -65,7 +65,8 @@ _BITS: Final = (
 )  # of the expression's groups; those behind are base64
 _OUTPUT: Final = 10
 _MEDIA: Final = IMAGES | DOCUMENTS | AUDIO
-_LETTERS: Final = re.compile(rb"[A-Za-z0-9+/_=:;,.\-]{256}")  # of base64, and of what stands before it in a URL of data
+# Letters of base64 and of what stands before it in a URL of data, as JSON has them: PHP writes `\/`, .NET `\u002B`.
+_LETTERS: Final = re.compile(rb"(?:[A-Za-z0-9+/_=:;,.\-]|\\(?:[/nr]|u002[BbFf])){256}")
 _BLOB_BYTES: Final = 1024  # 256..4,096; shorter ones weigh little, however they are counted
 _MOST_QUOTES: Final = 4096  # 1 ms; fewer: pictures behind many texts count as text, more: who hangs up holds the loop
 _LONGEST_BYTES: Final = 600  # the longest match and some more: slices overlap by this

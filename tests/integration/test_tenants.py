@@ -11,9 +11,10 @@ from typing import Any
 import orjson
 import pytest
 
+from sidecar.clock import steady
 from sidecar.core.cycle import Lane, Proposal, Source
 from tests.integration.conftest import Running, Serve, Upstream
-from tests.integration.raw import call, connected, get, ok, post
+from tests.integration.raw import call, connected, get, ok, post, until
 from tests.integration.test_bodies import SWITCH, UPGRADE
 
 CHAT = b'{"model":"m","messages":[]}'
@@ -295,6 +296,9 @@ async def test_a_token_in_two_places_goes_nowhere(
         (b"realtime, x.%b64.y", b"realtime"),
         (b"%b", None),
         (b",".join([b"a"] * 200), None),
+        (b",".join([b"%b", *(b"a%d" % one for one in range(20))]), None),
+        (b"realtime, %b" + b"," * 5000, b"realtime"),
+        (b"realtime, " + b"a" * 20_000, b"realtime"),
     ],
 )
 @pytest.mark.parametrize("where", [b"Authorization: Bearer %b", b"x-sidecar-token: %b"])
@@ -465,3 +469,25 @@ async def test_a_token_with_a_comma_among_subprotocols(upstream: Upstream, serve
         client.send(get("/v1/realtime", *UPGRADE, b"x-sidecar-token: abcd,efgh-ijkl-mnop", offered))
         await client.until(b"101")
     assert up.requests[0].value(b"sec-websocket-protocol") is None
+
+
+async def test_a_key_that_becomes_a_token(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """SEC-KEYS: it goes up no more, on a connection that has always sent the same head, too."""
+    up = await upstream([ANSWER])
+    settings = files(tmp_path, up.port)
+    (tmp_path / "policies" / "gateway.yaml").write_text(POLICY.format(port=up.port, api_key=""))
+    side = await serve(up, **settings)
+    key = b"key-of-the-shop-at-first"
+    asked = post("/v1/chat/completions", CHAT, b"x-sidecar-token: token-of-somebody-else", b"x-api-key: " + key)
+    async with connected(side.port) as client:
+        client.send(asked)
+        assert (await client.response()).status == 200
+        assert key in up.requests[-1].head
+        with (tmp_path / "tokens").open("ab") as tokens:
+            tokens.write(key + b" late\n")
+        known = side.app.plane.tokens
+        assert known is not None
+        assert await until(lambda: known.knows_any([key], steady()))
+        client.send(asked)
+        assert (await client.response()).status == 200
+        assert key not in up.requests[-1].head

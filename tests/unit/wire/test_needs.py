@@ -146,12 +146,19 @@ def test_text_is_what_is_no_base64() -> None:
     """A mark of base64 in a text, and texts without blanks, are text all the same; so is all behind too many quotes."""
     letters = base64.b64encode(bytes(range(256)) * 20)
     for picture in (b'{"url":"data:image/png;base64,%b"}', b'{"data": "%b","a":"b"}'):
-        assert len(picture % b"") - 30 < text_bytes(picture % letters) <= len(picture % b"")
+        for spelled in (
+            letters,
+            letters.replace(b"/", b"\\/"),  # PHP
+            letters.replace(b"+", b"\\u002B"),  # .NET
+            base64.encodebytes(bytes(range(256)) * 20).replace(b"\n", b"\\n"),  # MIME
+        ):
+            assert len(picture % b"") - 30 < text_bytes(picture % spelled) <= len(picture % b"")
     whole = [
         b'{"text":"four"}',
         b'{"text":"url(data:image/png;base64,AAAA) %b"}' % (b"word " * 5000),
         b'{"type":"text","data":"%b"}' % (b"word " * 5000),
         b'{"data":"%b"}' % ("\u6587".encode() * 5000),
+        json.dumps({"data": "\u6587" * 5000}).encode(),
         b'{"data":"' + letters,
         b'["a"%b,"%b"]' % (b',"a"' * 2100, letters),
     ]
