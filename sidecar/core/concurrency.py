@@ -64,7 +64,7 @@ class Limit:
             self._cut_at = now
             self.value = max(LEAST, BACKOFF * min(self.value, busy))
 
-    def served(self, first_byte_s: float | None, busy: int, now: float) -> None:
+    def served(self, first_byte_s: float | None, busy: int) -> None:
         """A call was served while `busy` were under way; `first_byte_s` of a stream (> 0), None of others."""
         used = busy >= self.value / 2
         if self._gradient and first_byte_s is not None:
@@ -74,6 +74,9 @@ class Limit:
                 self._look(math.exp(self._logs / WINDOW), busy, used=used or self.value == NONE)
         elif self.value != NONE and used:
             self.value += 1.0 / self.value
+
+    def forget(self, now: float) -> None:
+        """To be called every second or so: a limit that nothing has confirmed for long is gone."""
         if not self._gradient and now - self._refused_at >= FORGET_S:
             self.value = NONE
 

@@ -142,7 +142,7 @@ class Guard:
         elif outcome.kind == "completed":
             known = outcome.stream and clocks.ttfb_s is not None and clocks.sent_s is not None
             first_s = (clocks.ttfb_s or 0.0) - (clocks.sent_s or 0.0) if known else 0.0
-            limit.served(first_s if first_s > 0.0 else None, busy, now)
+            limit.served(first_s if first_s > 0.0 else None, busy)
 
 
 class Guards:

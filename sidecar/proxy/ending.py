@@ -74,6 +74,7 @@ class Over(Called, Protocol):
     witness: Witness | None  # who wants to know more of it than the row tells
     ticket: int  # of its call to an upstream; 0: there was none
     guard: Guard
+    busy: int  # connections of its upstream that carried calls when it ended
 
     def end_try(self, said: Said) -> None: ...
 
@@ -91,7 +92,7 @@ def settle(exchange: Over, kind: OutcomeKind, error: str | None, duration_s: flo
             outcome = checked(exchange, outcome_of(exchange, kind, error, duration_s, status))
         said = verdict(outcome)
         if exchange.ticket and exchange.guard.limit is not None:
-            exchange.guard.learn(outcome, exchange.origin.pool.busy + 1, steady())
+            exchange.guard.learn(outcome, exchange.busy, steady())
     except Exception as bug:  # noqa: BLE001 - texts of others may hit a fault of ours; the books and the money may not
         exchange.plane.on_bug("settle", bug)
         clocks = Clocks(sent_s=exchange.sent_s, duration_s=duration_s)

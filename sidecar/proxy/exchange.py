@@ -47,6 +47,7 @@ class Exchange(Outward):
     weighed: Outcome | None = None  # what its cascade found when it looked at the answer
     pending: TranslatedReply | None = None  # a translated answer, while there is nothing of it to tell yet
     witness: Witness | None = None  # who wants to know more of it than the row tells
+    busy = 0  # connections of its upstream that carried calls when it ended, its own with them, where there is a limit
 
     # ---- 2. the decision
 
@@ -471,6 +472,8 @@ class Exchange(Outward):
         if plane.checks.reads or plane.signals.active:
             self.last_body = self.body  # checks read what was asked in the client's own words
             self.last_sent = self.sent_body
+        if self.ticket and self.guard.limit is not None:
+            self.busy = self.origin.pool.busy + 1
         if kind == "aborted" or (kind == "failed" and self.reply is not None):  # the only ones of which nobody tells it
             self.prompt_bytes = text_bytes(self.body)
         if self.said is not None:

@@ -29,7 +29,7 @@ class Tunnel:
         self._set_reading = set_reading
         self._close_client = close
         self._connection = connection
-        connection.rider = self
+        connection.carry(self)
 
     def from_client(self, data: bytes) -> None:
         if not self._connection.closed:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol, cast
 
-from sidecar.clock import monotonic
+from sidecar.clock import monotonic, to_steady
 from sidecar.core.concurrency import Limit
 from sidecar.proxy.dial import Dialer, DialError, Dialled
 from sidecar.proxy.stall import waiting_bytes
@@ -160,6 +160,11 @@ class UpstreamConnection(Dialled):
             self.set_reading(True)
         self._pool.put(self)
 
+    def carry(self, rider: Rider) -> None:
+        """`rider` stays until the connection ends, and counts as no call."""
+        self.rider = rider
+        self._pool.lend(self)
+
     def leave(self, on_left: Callable[[], None]) -> None:
         """Ends the connection behind what was written, for as long as the upstream takes it, and for LEAVE_S at most; then
         `on_left` is called.
@@ -206,6 +211,7 @@ class Pool:
         self._connect_timeout_s = connect_timeout_s
         self._idle: deque[UpstreamConnection] = deque()
         self._open: set[UpstreamConnection] = set()
+        self._lent: set[UpstreamConnection] = set()  # that carry no calls, and for as long as they like
         self._dialling = 0
         self._waiting: deque[Rider] = deque()
         self._closed = False
@@ -225,8 +231,8 @@ class Pool:
 
     @property
     def busy(self) -> int:
-        """Connections that carry calls."""
-        return len(self._open) - len(self._idle)
+        """Connections that carry calls. Tunnels last for hours, and would hold all of a limit."""
+        return len(self._open) - len(self._idle) - len(self._lent)
 
     @property
     def full(self) -> bool:
@@ -270,9 +276,16 @@ class Pool:
             connection.idle_since = monotonic()
             self._idle.append(connection)
 
+    def lend(self, connection: UpstreamConnection) -> None:
+        """The connection carries something else than a call from here on, and never comes back."""
+        self._lent.add(connection)
+        if self._waiting:
+            self._dial()
+
     def forget(self, connection: UpstreamConnection) -> None:
         """The connection is gone."""
         self._open.discard(connection)
+        self._lent.discard(connection)
         if connection.rider is None:
             try:
                 self._idle.remove(connection)
@@ -283,6 +296,8 @@ class Pool:
 
     def sweep(self, now: float) -> None:
         """Closes what lay idle too long. Called every second or so."""
+        if self.cap is not None:
+            self.cap.forget(to_steady(now))
         for connection in [idle for idle in self._idle if now - idle.idle_since >= idle.idle_limit_s]:
             connection.close()
         while self._waiting and self._idle and (self.cap is None or self.busy < self.cap.value):

@@ -13,10 +13,12 @@ from sidecar.core.breaker import Breaker
 from sidecar.core.concurrency import LEAST, NONE
 from sidecar.core.guard import Guard
 from sidecar.core.pressure import FEW
+from sidecar.proxy import plane
 from sidecar.sim.knobs import Fault
 from tests.integration.canary import NEW, OLD, phase, route, rows_of, running, talking, to_step, written
 from tests.integration.conftest import Running, Serve, Sim, Upstream
-from tests.integration.raw import SSE_HEAD, Script, call, chunked, connected, delta, event, ok, post
+from tests.integration.raw import SSE_HEAD, Script, call, chunked, connected, delta, event, get, ok, post
+from tests.integration.test_bodies import SWITCH, UPGRADE
 
 STREAM = b'{"model":"m","stream":true,"messages":[]}'
 DONE = event(b"[DONE]") + b"0\r\n\r\n"
@@ -227,6 +229,41 @@ async def test_a_limit_follows_the_upstreams_own_refusals(upstream: Upstream, se
     assert {one.status for one in await asyncio.gather(*second)} == {200}
     assert (side.books.shed, pool.sizes[2]) == (0, 0)
     assert idle(side)
+
+
+async def test_a_limit_follows_a_burst_that_ends_together(
+    upstream: Upstream, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty calls are under way when one of them is refused: what counts is that moment, not when it is looked at."""
+    monkeypatch.setattr(plane, "SETTLE_S", 3600.0)  # an upstream in C answers all of them before any is settled
+    gate, refusals = asyncio.Event(), iter([ok(b"{}", status=b"429 Too Many Requests")])
+    up = await upstream(by=lambda _head: [gate, next(refusals, ok())])
+    side = await serve(up, concurrency_limit="overload")
+    calls = [asyncio.ensure_future(call(side.port, post())) for _ in range(20)]
+    assert await up.until(lambda: len(up.requests) == 20)
+    gate.set()
+    assert sorted(one.status for one in await asyncio.gather(*calls)) == [200] * 19 + [429]
+    side.app.plane.settle()
+    limit = guard_of(side, "openai").limit
+    assert limit is not None
+    assert 0.9 * 20 - 1 <= limit.value < 21
+
+
+async def test_tunnels_do_not_hold_a_limit(upstream: Upstream, serve: Serve) -> None:
+    """They last for hours: behind one refusal no call would be served until they end."""
+    refusals = iter([ok(b"{}", status=b"429 Too Many Requests")])
+    up = await upstream(by=lambda head: [SWITCH, 60.0] if b"websocket" in head else [next(refusals, ok())])
+    side = await serve(up, concurrency_limit="overload", pool_queue_timeout="1s")
+    async with AsyncExitStack() as stack:
+        for _ in range(20):
+            tunnel = await stack.enter_async_context(connected(side.port))
+            tunnel.send(get("/v1/realtime?model=m", *UPGRADE))
+            await tunnel.until(b"101")
+        assert [(await call(side.port, post())).status for _ in range(6)] == [429] + [200] * 5
+        assert side.app.plane.defaults["openai"].pool.busy == 0
+    limit = guard_of(side, "openai").limit
+    assert limit is not None
+    assert limit.value < NONE
 
 
 async def test_a_limit_follows_refusals_that_a_fallback_made_good(

@@ -13,7 +13,7 @@ from sidecar.core.concurrency import BACKOFF, CUT_S, FORGET_S, LEAST, NONE, WIND
 def test_there_is_no_limit_until_the_upstream_says_so() -> None:
     one = Limit("overload")
     for busy in range(1, 500):
-        one.served(0.5 * busy, busy, float(busy))
+        one.served(0.5 * busy, busy)
     assert one.value == NONE
 
 
@@ -48,32 +48,32 @@ def test_a_round_of_successes_is_one_call_more() -> None:
     one.refused(20, 0.0)
     assert one.value == 18.0
     for _ in range(18):
-        one.served(None, 10, 1.0)
+        one.served(None, 10)
     assert 18.9 < one.value < 19.0
     for _ in range(100):
-        one.served(None, 8, 1.0)
+        one.served(None, 8)
     assert one.value < 19.0
 
 
 def test_it_is_forgotten_when_nothing_was_refused_for_long() -> None:
     one = Limit("overload")
     one.refused(20, 0.0)
-    one.served(None, 1, FORGET_S - 1)
+    one.forget(FORGET_S - 1)
     assert one.value == 18.0
-    one.served(None, 1, FORGET_S)
+    one.forget(FORGET_S)
     assert one.value == NONE
 
 
 def windows(one: Limit, seconds: float, busy: int, times: int = 1) -> None:
     for _ in range(times * WINDOW):
-        one.served(seconds, busy, 0.0)
+        one.served(seconds, busy)
 
 
 def test_first_bytes_that_stay_what_they_are_make_no_limit() -> None:
     """Prompts whose time to the first byte varies tenfold, at any concurrency: windows of them are alike."""
     rng, one = np.random.default_rng(7), Limit("gradient")
     for busy in range(1, 4000):
-        one.served(float(rng.lognormal(0.0, 0.6)), busy % 300, 0.0)
+        one.served(float(rng.lognormal(0.0, 0.6)), busy % 300)
     assert one.value == NONE
     assert one.usual_s == pytest.approx(1.0, rel=0.2)
 
@@ -112,12 +112,12 @@ def test_what_is_usual_follows_a_service_that_gets_faster() -> None:
 def test_calls_that_are_not_streamed_say_nothing_of_the_gradient() -> None:
     one = Limit("gradient")
     for _ in range(10 * WINDOW):
-        one.served(None, 50, 0.0)
+        one.served(None, 50)
     assert (one.usual_s, one.value) == (None, NONE)
     one.refused(50, 0.0)
-    one.served(None, 50, 0.0)
+    one.served(None, 50)
     assert one.value == pytest.approx(45.0 + 1 / 45.0)
-    one.served(None, 1, 2 * FORGET_S)
+    one.forget(2 * FORGET_S)
     assert one.value < 46.0  # what the gradient learnt is not forgotten
 
 
@@ -136,6 +136,6 @@ def test_it_is_always_a_limit(mode: Mode, events: list[tuple[bool, float, int, f
             one.refused(busy, now)
             assert one.value <= before
         else:
-            one.served(seconds, busy, now)
+            one.served(seconds, busy)
         assert one.value >= LEAST
         assert not math.isnan(one.value)
