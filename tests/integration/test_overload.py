@@ -13,7 +13,6 @@ from sidecar.core.breaker import Breaker
 from sidecar.core.concurrency import LEAST, NONE
 from sidecar.core.guard import Guard
 from sidecar.core.pressure import FEW
-from sidecar.proxy import plane
 from sidecar.sim.knobs import Fault
 from tests.integration.canary import NEW, OLD, phase, route, rows_of, running, talking, to_step, written
 from tests.integration.conftest import Running, Serve, Sim, Upstream
@@ -231,14 +230,12 @@ async def test_a_limit_follows_the_upstreams_own_refusals(upstream: Upstream, se
     assert idle(side)
 
 
-async def test_a_limit_follows_a_burst_that_ends_together(
-    upstream: Upstream, serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_limit_follows_a_burst_that_ends_together(upstream: Upstream, serve: Serve) -> None:
     """Twenty calls are under way when one of them is refused: what counts is that moment, not when it is looked at."""
-    monkeypatch.setattr(plane, "SETTLE_S", 3600.0)  # an upstream in C answers all of them before any is settled
     gate, refusals = asyncio.Event(), iter([ok(b"{}", status=b"429 Too Many Requests")])
     up = await upstream(by=lambda _head: [gate, next(refusals, ok())])
     side = await serve(up, concurrency_limit="overload")
+    side.app.plane.together = 1000  # they are settled when all are over
     calls = [asyncio.ensure_future(call(side.port, post())) for _ in range(20)]
     assert await up.until(lambda: len(up.requests) == 20)
     gate.set()
