@@ -20,6 +20,7 @@ from sidecar.errors import StoreError
 from sidecar.store import queries
 from sidecar.store.audit import ITSELF, Audit, Head
 from sidecar.store.keys import NO_GUARDS, Guards
+from sidecar.store.lock import is_held
 from sidecar.store.retention import STEP_ROWS, Forgetting, Limits, forget, prune, vacuum
 from sidecar.store.sealing import Progress, step
 from sidecar.store.vault import Sealed, Spoilt, Vault
@@ -54,7 +55,9 @@ class Archive:
             self.writer = Writer(settings.db, service=settings.service, limits=limits, guards=guards)
         self._state = b""
         self._started = False
-        self._held = False  # another process writes: its state is the newer one
+        self._held = False  # what is stored is not ours: another process writes, or it could not be read yet
+        self._unread = ""  # why it could not be
+        self._loading = False
         self._barred = False  # a newer program's state lies where ours would be written
 
     async def open(self, engine: Engine) -> Sequence[Event]:
@@ -63,15 +66,15 @@ class Archive:
         events: list[Event] = []
         if self._path is not None and self.writer is not None:
             other = await asyncio.to_thread(self.writer.claim)
-            state, sealed = await self._load()
-            events += sealed
-            self._held = other is not None
+            state, events = await self._load(self._path)
             if other is not None:
+                self._held = True
                 message = f"{other}: rows wait in memory until it ends; give each sidecar its own SIDECAR_DB"
                 events.append(Event(kind="store.held", severity="high", message=message))
             self.writer.start()
             self._started = True
-            events += await self._keep_newer(state)
+            if not self._held:
+                events += await self._keep_newer(state)
         if state is None and self._priors is not None:
             state, missing = await asyncio.to_thread(_read_priors, self._priors)
             events += missing
@@ -79,32 +82,52 @@ class Archive:
 
     @property
     def may_take_over(self) -> bool:
-        """Whether the process that held the database at the start has let it go since."""
-        return self._held and self.writer is not None and self.writer.holds
+        """Whether the database is ours by now and what is stored in it still to be read."""
+        return self._held and not self._loading and self.writer is not None and self.writer.holds
 
     async def take_over(self, engine: Engine) -> Sequence[Event]:
-        """Restores what that process stored last: steps, rollbacks and spending of after our own start."""
+        """Restores what could not be read at the start, or what the other process stored last: steps, rollbacks and
+        spending of after our own start. Until then no state of ours is stored."""
         if not self.may_take_over or self._path is None:
             return []
-        self._held = False
-        state, events = await self._load()
-        events += await self._keep_newer(state)
-        return [*events, *engine.restore(state, steady())] if state else []
-
-    async def _load(self) -> tuple[bytes | None, list[Event]]:
-        """What is stored. When it is encrypted and cannot be opened it stays as it is, and nothing is written over it."""
-        if self._path is None:
-            return None, []
+        self._loading = True
         try:
-            return await asyncio.to_thread(queries.load_state, self._path, self._service, vault=self._reader), []
+            state, events = await self._load(self._path)
+            if not self._unread:
+                events += await self._keep_newer(state)
+                self._held = False
+        finally:
+            self._loading = False
+        return [*events, *engine.restore(state, steady())] if state else events
+
+    async def _load(self, path: Path) -> tuple[bytes | None, list[Event]]:
+        """What is stored. What is encrypted and cannot be opened stays as it is, and nothing is written over it; nor over
+        what cannot be read now."""
+        told, why = self._unread, ""
+        try:
+            return await asyncio.to_thread(self._read, path), []
         except (Sealed, Spoilt) as error:
             self._barred = True
             text = f"the stored state cannot be opened ({error}); it stays, and nothing that is learnt now is stored"
             return None, [Event(kind="state.sealed", severity="high", message=text)]
+        except StoreError as error:
+            self._held, why = True, f"what was learnt before is not read yet, and nothing is stored over it: {error}"
+            return None, [] if told else [Event(kind="state.unread", severity="high", message=why)]
+        finally:
+            self._unread = why
+
+    def _read(self, path: Path) -> bytes | None:
+        """The stored state; raises StoreError while nobody can tell whether there is one."""
+        state = queries.load_state(path, self._service, vault=self._reader)
+        if state is None and not (self._writing.holds or is_held(path)):
+            raise StoreError(
+                f"{path}: not there, and nothing can be made there; is its volume mounted, and ours to write?"
+            )
+        return state
 
     async def _keep_newer(self, state: bytes | None) -> list[Event]:
         """Sets a snapshot of a newer program aside before ours is written in its place; without that ours is not stored."""
-        version = None if state is None or self._held else version_of(state)
+        version = None if state is None else version_of(state)
         if version is None or version <= VERSION:
             return []
         said = f"the stored state is of version {version}, this program writes version {VERSION}"
@@ -163,9 +186,12 @@ class Archive:
     def notes(self) -> list[str]:
         """What people should know of the store, for `/ready`."""
         writer = self.writer
-        if writer is None or writer.writable is not False:
-            return []
-        return [f"store: rows are not being written: {writer.last_error}; {writer.queued} wait, traffic goes on"]
+        notes = [f"store: {self._unread}"] if self._unread else []
+        if writer is not None and writer.writable is False:
+            notes.append(
+                f"store: rows are not being written: {writer.last_error}; {writer.queued} wait, traffic goes on"
+            )
+        return notes
 
     async def look_up(self, key: str, tenant: str = "") -> list[Known]:
         """Old decisions by decision id or completion id, of one `tenant` only if named, read in a thread; empty when there

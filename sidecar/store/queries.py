@@ -23,7 +23,7 @@ from sidecar.store import retention, sealing
 from sidecar.store.audit import Audit, Chain, Head, lasting
 from sidecar.store.audit_check import Verdict, verify
 from sidecar.store.batch import STATE_KEY, UPSERT_STATE
-from sidecar.store.database import is_blank, is_of_source, open_blank, open_reader, open_writer, size_bytes
+from sidecar.store.database import is_blank, is_damaged, is_of_source, open_blank, open_reader, open_writer, size_bytes
 from sidecar.store.keys import NO_GUARDS, Guards, KeySet
 from sidecar.store.lock import WriteLock, is_held
 from sidecar.store.retention import STEP_ROWS, Forgetting, Limits
@@ -75,16 +75,20 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
                 return
         with closing(open_blank()) as blank:
             yield blank
-    except sqlite3.Error as error:
-        raise StoreError(f"{path}: cannot be read: {error}; is it the sidecar's database, and readable?") from error
+    except (sqlite3.Error, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> StoreError:
+    return StoreError(f"{path}: cannot be read: {error}; is it the sidecar's database, and readable?")
 
 
 @contextmanager
 def _writing(path: Path) -> Iterator[sqlite3.Connection]:
     """A writing connection for a verb, under the lock of the file's one writer. Raises Held when a sidecar has it."""
-    _require(path)
     lock = WriteLock(path)
     try:
+        _require(path)
         lock.take()
         with closing(open_writer(path)) as connection:
             connection.execute("PRAGMA busy_timeout=5000")
@@ -235,17 +239,21 @@ def verify_audit(path: Path, keys: KeySet | None, anchors: Sequence[Head], accep
 
 def load_state(path: Path, service: str = "default", version: int | None = None, vault: Vault = CLOSED) -> bytes | None:
     """The newest engine snapshot of this service, or the one of a newer `version` that was set aside; None when there is
-    no file, no table or no snapshot. Raises Sealed or Spoilt when it is encrypted and cannot be opened."""
-    if not path.is_file():
-        return None
+    no file, no table or no snapshot, or the file is damaged. Raises StoreError when that cannot be found out now, Sealed
+    or Spoilt when the snapshot is encrypted and cannot be opened."""
     values = (service, STATE_KEY, STATE_KEY if version is None else _aside_key(version))
     try:
+        path.stat()  # a file that SQLite may not open is not one that is missing
         with closing(open_reader(path)) as connection:
             row = connection.execute(
                 "SELECT CAST(state AS BLOB) FROM arms WHERE service = ? AND route = ? AND arm = ?", values
             ).fetchone()  # cast: whatever type lies there, the process starts
-    except sqlite3.Error:
-        return None  # a store that cannot be read must not keep the process from starting (GW-37)
+    except FileNotFoundError:
+        return None
+    except (sqlite3.Error, OSError) as error:
+        if is_damaged(error) or getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR:  # no table
+            return None
+        raise _unreadable(path, error) from error
     return None if row is None or row[0] is None else vault.open_blob(bytes(row[0]), state_place(*values))
 
 

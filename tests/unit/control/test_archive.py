@@ -169,6 +169,60 @@ async def test_what_the_old_process_decided_last_is_taken_over(tmp_path: Path) -
     assert queries.load_state(db, "bot") == spent.snapshot()
 
 
+@pytest.mark.parametrize("missing", ["file", "volume"])
+async def test_what_cannot_be_read_at_the_start_is_read_later(tmp_path: Path, missing: str) -> None:
+    """The database, or the volume that it is on, is not to be had: told once, and in /ready. Rows wait; no state is stored
+    over the one that comes back, which is taken over."""
+    volume, away = tmp_path / "volume", tmp_path / "away"
+    db = volume / "sidecar.db"
+    first = Archive(settings(f"db={db}"))
+    await first.open(engine())
+    spent = engine()
+    spent.charge("-", 5, steady())
+    first.state(spent.snapshot())
+    first.close(5)
+    place = db if missing == "file" else volume
+    place.rename(away)
+    db.mkdir() if missing == "file" else volume.touch()
+
+    archive, mine = Archive(settings(f"db={db}")), engine()
+    (unread,) = await archive.open(mine)
+    assert (unread.kind, unread.severity) == ("state.unread", "high")
+    archive.put(as_rows([settled(1)], "bot"))
+    archive.state(mine.snapshot())
+    assert await archive.take_over(mine) == []
+    assert unread.message in archive.notes()[0]
+    db.rmdir() if missing == "file" else volume.unlink()
+    away.rename(place)
+    assert wait_for(lambda: archive.may_take_over)
+    archive.state(mine.snapshot())
+    assert [event.kind for event in await archive.take_over(mine)] == ["state.restored"]
+    assert mine.snapshot() == spent.snapshot()
+    assert not archive.may_take_over
+    assert await archive.stored(5) is True
+    assert archive.notes() == []
+    mine.charge("-", 5, steady())
+    archive.state(mine.snapshot())
+    archive.close(5)
+    assert len(queries.decisions(db)) == 1
+    assert queries.load_state(db, "bot") == mine.snapshot()
+
+
+async def test_a_database_that_can_be_made_only_later_begins_empty(tmp_path: Path) -> None:
+    """There is nothing to take over once there is a place for it: what is learnt is stored from then on."""
+    volume = tmp_path / "volume"
+    volume.touch()
+    archive = Archive(settings(f"db={volume / 'sidecar.db'}"))
+    assert [event.kind for event in await archive.open(engine())] == ["state.unread"]
+    volume.unlink()
+    assert wait_for(lambda: archive.may_take_over)
+    assert await archive.take_over(engine()) == []
+    assert not archive.may_take_over
+    archive.state(engine().snapshot())
+    archive.close(5)
+    assert queries.load_state(volume / "sidecar.db", "bot") == engine().snapshot()
+
+
 async def test_erasing_without_a_database() -> None:
     """An error that says what to set."""
     archive = Archive(settings())

@@ -153,6 +153,17 @@ def test_errors_say_what_and_how(tmp_path: Path) -> None:
     assert queries.load_state(garbage) is None
 
 
+@pytest.mark.parametrize("name", ["folder.db", "file/s.db", "n" * 300])
+def test_a_state_that_cannot_be_read_is_not_one_that_is_missing(tmp_path: Path, name: str) -> None:
+    """What is in the way is told by every verb; a database without tables has no state."""
+    (tmp_path / "folder.db").mkdir()
+    (tmp_path / "file").touch()
+    assert queries.load_state(tmp_path / "file") is None
+    for call in (queries.load_state, queries.status, lambda path: queries.prune(path, Limits())):
+        with pytest.raises(StoreError, match=name):
+            call(tmp_path / name)
+
+
 @pytest.mark.parametrize(("stored", "loaded"), [('{"version": 99}', b'{"version": 99}'), (None, None), (7, b"7")])
 def test_a_state_of_another_type_keeps_no_process_from_starting(
     path: Path, stored: object, loaded: bytes | None
