@@ -38,7 +38,7 @@ class Watch:
 def _files(path: Path) -> list[Path]:
     try:
         return [path, *policy_files(path)] if path.is_dir() else [path]
-    except ConfigError:
+    except (ConfigError, OSError):
         return [path]
 
 

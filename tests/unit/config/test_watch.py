@@ -42,6 +42,13 @@ def test_watch_sees_edits_new_files_and_deletions(tmp_path: Path) -> None:
     assert [seen.changed(), seen.changed()] == [True, False]
 
 
+def test_a_folder_that_may_not_be_looked_at_is_an_error_of_the_policy(tmp_path: Path) -> None:
+    """Whatever the system says of it, the process starts."""
+    source = PolicySource(tmp_path / ("n" * 300), "bot", {})
+    assert source.poll() is None
+    assert "cannot be listed" in str(source.error)
+
+
 def test_config_map_swap(tmp_path: Path) -> None:
     """INC-35, GW-50: the swap of `..data` is a change although no file of the folder was touched."""
     config_map(tmp_path, "..1", GOOD)
