@@ -28,14 +28,12 @@ sqlite3.register_adapter(type(None), _NOTHING.get)
 sqlite3.register_adapter(bool, int)
 
 
-def _insert(table: str, columns: Iterable[str], verb: str = "INSERT OR IGNORE") -> str:
+def _insert(table: str, columns: Iterable[str], verb: str = "INSERT") -> str:
     names = tuple(columns)
     return f"{verb} INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
 
 
-INSERT_EVENT = _insert(
-    "events", ("at", "service", "kind", "severity", "route", "arm", "message", "detail"), verb="INSERT"
-)
+INSERT_EVENT = _insert("events", ("at", "service", "kind", "severity", "route", "arm", "message", "detail"))
 UPSERT_FEEDBACK = _insert(
     "feedback", ("decision_id", "source", "at", "route", "arm", "score", "label"), verb="INSERT OR REPLACE"
 )
@@ -53,7 +51,7 @@ WINDOW_SUMS = (
     "duration_s", "ttft_s", "ttft_n", "quality", "quality_n", "reward", "reward_n",
 )  # fmt: skip
 UPSERT_WINDOW = (
-    _insert("windows", (*WINDOW_KEYS, *WINDOW_SUMS), verb="INSERT")
+    _insert("windows", (*WINDOW_KEYS, *WINDOW_SUMS))
     + f" ON CONFLICT ({', '.join(WINDOW_KEYS)}) DO UPDATE SET "
     + ", ".join(f"{name} = {name} + excluded.{name}" for name in WINDOW_SUMS)
 )
@@ -206,7 +204,7 @@ def _statement(table: _Table, alike: tuple[bool, ...], rows: int) -> tuple[str, 
         number |= {i: at for at, i in enumerate(own, len(shared) + row * len(own) + 1)}
         texts.append(f"({', '.join(f'?{number[i]}' for i in table.places)})")
     into = _insert(table.name, (COLUMNS[i] for i in table.places)).partition("VALUES")[0]
-    return f"{into}VALUES {', '.join(texts)}", tuple(shared), tuple(own)
+    return f"{into}VALUES {', '.join(texts)} ON CONFLICT (id) DO NOTHING", tuple(shared), tuple(own)
 
 
 def window_rows(rows: Sequence[Row]) -> list[tuple[Scalar, ...]]:

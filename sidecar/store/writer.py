@@ -50,7 +50,6 @@ _UNWRITABLE = (  # what a value causes that no file could store, however healthy
     OverflowError,
     AttributeError,
     sqlite3.DataError,
-    sqlite3.IntegrityError,
     sqlite3.InterfaceError,
     sqlite3.ProgrammingError,
 )

@@ -3,6 +3,7 @@
 import sqlite3
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,25 @@ def test_a_row_that_cannot_be_stored_does_not_take_others_with_it(writer: Writer
     assert writer.rows_dropped == 2
     assert queries.load_state(path, "bot") == b"s"
     assert sum(event["detail"]["rows"] for event in queries.events(path, kind="gap")) == 2
+
+
+@pytest.mark.parametrize("asked", ["x TEXT NOT NULL", "x TEXT CHECK (x IS NOT NULL)"])
+def test_rows_wait_while_the_schema_asks_for_more(writer: Writer, path: Path, asked: str) -> None:
+    """A column that we do not write and that may not be empty: no row counts as written, and none is lost."""
+    assert wait_for(lambda: writer.writable is True)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        (made,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'outcomes'").fetchone()
+        connection.execute("DROP TABLE outcomes")
+        connection.execute(made.replace(") WITHOUT", f", {asked}) WITHOUT"))
+    writer.put(as_rows([settled(1), settled(2)]))
+    assert wait_for(lambda: writer.writable is False and writer.queued == 2)
+    assert (writer.rows_written, writer.rows_dropped) == (0, 0)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DROP TABLE outcomes")
+        connection.execute(made)
+    assert wait_for(lambda: writer.rows_written == 2)
+    assert writer.close(2.0)
+    assert queries.spending(path, 0.0) == {"support": 2 * 12_345}
 
 
 def test_a_lock_while_a_bad_row_is_singled_out_loses_no_good_row(writer: Writer, path: Path) -> None:
