@@ -3,7 +3,7 @@
 Promise. `put*` returns in microseconds, never raises and never waits for the disk. What was put is committed within
 `commit_s`; a killed process loses at most that. While the file cannot be written (locked, full, read-only, gone,
 damaged) the batch that failed is kept and tried again at least once a second, the queue behind it is bounded, the
-oldest rows are dropped and counted, and a `gap` event says so in the file once it can be written again. A file that was
+oldest items are dropped and counted, and a `gap` event says so in the file once it can be written again. A file that was
 deleted or replaced is created or opened anew, also when only its WAL is gone, and the WAL of a former file is never applied
 to another one; a file that is damaged is moved aside.
 
@@ -26,11 +26,12 @@ from sidecar.clock import earlier, monotonic, wall
 from sidecar.core.record import Row
 from sidecar.core.types import Event, Feedback
 from sidecar.errors import StoreError
-from sidecar.store.audit import ITSELF, Audit, Chain, lasting
+from sidecar.store.audit import Audit, Chain, lasting
 from sidecar.store.batch import Batch, write
 from sidecar.store.database import Files, clear_log, files, identity, is_damaged, move_aside, open_writer, transaction
 from sidecar.store.keys import NO_GUARDS, Guards
 from sidecar.store.lock import Held, WriteLock
+from sidecar.store.losses import Losses
 from sidecar.store.retention import Limits, prune
 from sidecar.store.vault import Vault
 
@@ -98,9 +99,7 @@ class Writer:
         self._jobs: list[tuple[Future[Any], Callable[[sqlite3.Connection], Any]]] = []
         self._ended = False
         self._others = Batch()  # events, feedback, audit and state that wait
-        self._gap: list[str] = []  # first and last id of dropped rows, and how many
-        self._gap_rows = 0
-        self._lost_lines = 0  # of the audit, for want of room
+        self._lost = Losses()  # what the file has not been told of yet
         self._oldest: float | None = None  # monotonic time of the oldest thing not yet committed
         self._last_id: str | None = None  # of the newest row put
         self._held: Batch | None = None  # the batch that failed
@@ -168,23 +167,21 @@ class Writer:
         """Events with the wall clock reading at which each happened."""
         with self._lock:
             self._others.events.extend(events)
-            del self._others.events[:-QUEUE_OTHERS]
+            self._lost.events += _cut(self._others.events)
         self._notify()
 
     def put_feedback(self, feedback: Sequence[tuple[float, Feedback]]) -> None:
         """Scores with the wall clock reading at which each came; the last one per decision and source stays."""
         with self._lock:
             self._others.feedback.extend(feedback)
-            del self._others.feedback[:-QUEUE_OTHERS]
+            self._lost.scores += _cut(self._others.feedback)
         self._notify()
 
     def put_audit(self, lines: Sequence[Audit]) -> None:
         """Changes that somebody made; never pruned from the file."""
         with self._lock:
-            waiting = self._others.audit
-            waiting.extend(lines)
-            self._lost_lines += max(0, len(waiting) - QUEUE_OTHERS)
-            del waiting[:-QUEUE_OTHERS]
+            self._others.audit.extend(lines)
+            self._lost.lines += _cut(self._others.audit)
         self._notify()
 
     def put_state(self, state: bytes) -> None:
@@ -242,12 +239,9 @@ class Writer:
         self._wake.set()
 
     def _drop(self, key: str) -> None:
-        """Count one lost row for the gap event. The lock is held, or the row is the thread's own."""
+        """Count one lost row. The lock is held."""
         self.rows_dropped += 1
-        self._gap_rows += 1
-        self._gap[1:] = [key]
-        if len(self._gap) == 1:
-            self._gap.append(key)
+        self._lost.row(key)
 
     # --- the thread -------------------------------------------------------------------------------------------------
 
@@ -343,20 +337,14 @@ class Writer:
             batch = Batch()
             if not self._rows:
                 batch, self._others = self._others, Batch()
-                if self._lost_lines:
-                    batch.audit.insert(0, _lost(self._lost_lines))
-                    self._lost_lines = 0
             batch.rows += rows
-            if self._gap_rows:
-                batch.events.append((wall(), self._gap_event()))
+            lost, self._lost = self._lost, Losses()
+        now = wall()
+        if (line := lost.line(now)) is not None:
+            batch.audit.insert(0, line)
+        if (gap := lost.gap()) is not None:
+            batch.events.append((now, gap))
         return batch
-
-    def _gap_event(self) -> Event:
-        first, last = self._gap
-        message = f"{self._gap_rows} rows were dropped because the database could not be written"
-        detail: dict[str, object] = {"rows": self._gap_rows, "first_id": first, "last_id": last}
-        self._gap, self._gap_rows = [], 0
-        return Event(kind="gap", severity="medium", message=message, detail=detail)
 
     def _attempt(self, batch: Batch) -> bool:
         """One try to write the batch and do the chores; never raises."""
@@ -402,9 +390,12 @@ class Writer:
                 self.rows_written += len(one.rows)
             except _UNWRITABLE as error:
                 self._fail(error)
-                for lost in one.rows:
-                    self._drop(str(lost[0]))
-                self._lost_lines += len(one.audit)
+                with self._lock:
+                    for lost in one.rows:
+                        self._drop(str(lost[0]))
+                    self._lost.scores += len(one.feedback)
+                    self._lost.events += len(one.events)
+                    self._lost.lines += len(one.audit)
             except _REFUSED as error:
                 self._fail(error)
                 self._recover(error)
@@ -491,6 +482,8 @@ class Writer:
                 self._fail(error)
 
 
-def _lost(lines: int) -> Audit:
-    why = "lines of the audit were lost while the database could not be written"
-    return Audit(wall(), ITSELF, "audit.lost", "audit", f'{{"lines":{lines}}}', why)
+def _cut(waiting: list[Any]) -> int:
+    """Drops the oldest for which there is no room; how many."""
+    over = max(0, len(waiting) - QUEUE_OTHERS)
+    del waiting[:over]
+    return over
