@@ -45,6 +45,7 @@ _SELECT = f"SELECT {', '.join(COLUMNS)} FROM decisions JOIN outcomes USING (id)"
 _JSON_COLUMNS = ("eligible", "context")
 _MAX_FOUND = 100  # decisions with one completion id
 _PRUNE_CALLS = 100_000  # calls of the prune verb: each deletes up to 1,000 rows
+_PAGE_ROWS = 500  # of an export, about 1 MiB
 _COPY_PAGES = 1024  # 8 MiB of a backup at once
 
 
@@ -196,12 +197,16 @@ def scores(path: Path, vault: Vault = CLOSED) -> Iterator[Record]:
 def export(
     path: Path, service: str | None = None, since: str = "", until: str = "~", vault: Vault = CLOSED
 ) -> Iterator[Record]:
-    """Every kept row, oldest first, one at a time: `since` <= at < `until` (RFC 3339 text, or any beginning of it)."""
-    where = " WHERE at >= ? AND at < ?" + ("" if service is None else " AND service = ?")
+    """Every row that is kept now, oldest first, one at a time: `since` <= at < `until` (RFC 3339 text, or any beginning of
+    it). Read by pages: who takes them slowly keeps no log (WAL) from being cut, and misses what is pruned meanwhile."""
+    where = " WHERE id > ? AND id <= ? AND at >= ? AND at < ?" + ("" if service is None else " AND service = ?")
     values = (since, until) if service is None else (since, until, service)
     with _reading(path) as connection:
-        for row in connection.execute(f"{_SELECT}{where} ORDER BY id", values):
-            yield _record(row, vault)
+        last, newest = "", connection.execute("SELECT max(id) FROM decisions").fetchone()[0]
+        text = f"{_SELECT}{where} ORDER BY id LIMIT ?"
+        while page := connection.execute(text, (last, newest, *values, _PAGE_ROWS)).fetchall():
+            last = page[-1]["id"]
+            yield from (_record(row, vault) for row in page)
 
 
 def events(path: Path, last: int = 100, kind: str | None = None) -> list[Record]:

@@ -59,6 +59,28 @@ def test_export_is_oldest_first_and_cut_by_time(path: Path) -> None:
     ]
 
 
+def test_an_export_that_pauses_lets_the_log_be_cut(tmp_path: Path) -> None:
+    """Between two rows nothing of the file is held; what comes are the rows of its beginning, each once, in order."""
+    path = tmp_path / "s.db"
+    writer = Writer(path, service="bot")
+    writer.start()
+    writer.put(as_rows([settled(n) for n in range(1200)]))
+    assert writer.flush(5.0)
+    slow = queries.export(path)
+    rows = [next(slow)]
+    writer.put(as_rows([settled(n) for n in range(2000, 2100)]))
+    assert writer.flush(5.0)
+    assert writer.ask(lambda db: tuple(db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())).result(5.0) == (
+        0,
+        0,
+        0,
+    )
+    rows += slow
+    assert writer.close(5.0)
+    assert rows == [row for row in reversed(queries.decisions(path, last=1300)) if row["id"] < settled(2000).id]
+    assert len(rows) == 1200
+
+
 def test_a_backup_is_a_database_and_never_overwrites(path: Path, tmp_path: Path) -> None:
     """The copy has the rows; an existing file is refused."""
     copy = tmp_path / "copy.db"
