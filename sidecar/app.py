@@ -231,7 +231,7 @@ class Sidecar:
             self.cycling.run,
             self.load,
         )
-        admin = Admin(self.settings, self.engine, *told, self.guarding.access)
+        admin = Admin(self.settings, self.engine, *told, self.guarding.access, self.guarding.read_keys)
         for what, app in (("health", health_app(self.readiness, self.metrics.render)), ("admin", admin_app(admin))):
             runner = runner_of(what, app, self.on_bug)
             await runner.setup()

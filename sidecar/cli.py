@@ -351,7 +351,9 @@ def _encrypt(path: Path, settings: Settings, by: queries.By) -> int:
         done = queries.encrypt(path, by)
         return {"values": done.sealed, "unreadable": done.unreadable}
 
-    told = _change(path, settings, "encrypt", here, {"why": by.why})
+    keys = by.guards.fields()
+    first = {} if keys is None else {"key_id": keys.first}
+    told = _change(path, settings, "encrypt", here, {"why": by.why} | first)
     sys.stdout.write(f"{told['values']} values encrypted with the newest key\n")
     if told["unreadable"]:
         sys.stderr.write(

@@ -56,6 +56,7 @@ class Admin:
     run_lane: Callable[[str], Sequence[Event]] = lambda _lane: ()  # of the control loop, on demand
     load: Callable[[], Mapping[str, object]] = dict  # what the data plane holds and has counted
     access: Access | None = None  # made from the settings when it is not given
+    read_keys: Callable[[], None] = lambda: None  # anew, at once; raises StoreError when they cannot be used
 
 
 def admin_app(admin: Admin) -> web.Application:
@@ -133,6 +134,7 @@ class _Pass(msgspec.Struct, forbid_unknown_fields=True):
 class _StoreVerb(msgspec.Struct, forbid_unknown_fields=True):
     writer: str | None = None  # the mark in `<database>.lock`: that the process which holds the file is the one asked
     key: str = ""
+    key_id: str | None = None  # of the key that is the first to who asks, where they know
     why: _Why = ""
 
 
@@ -258,11 +260,14 @@ class _Api:
         return _json({"decisions": await archive.forget(verb.key, request[_CALLER].name, verb.why)})
 
     async def encrypt(self, request: web.Request) -> web.Response:
-        """Encrypt with the newest key what is not yet, or with an older one: `{}`."""
+        """Encrypt with the newest key what is not yet, or with an older one: `{}`; `key_id` refuses another key."""
         verb, wrong = await self._store_verb(request)
         if wrong is not None:
             return wrong
+        self._admin.read_keys()
         archive = self._admin.archive
+        if verb.key_id not in (None, archive.key_id):
+            return _error(409, "key", f"Here the first key is {archive.key_id!a}, there {verb.key_id!a}.")
         done = await archive.encrypt()
         found = {"values": done.sealed, "unreadable": done.unreadable}
         self._note(request, "encrypt", "", {"key": archive.key_id, **found}, verb.why)

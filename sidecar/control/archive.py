@@ -243,10 +243,14 @@ class Archive:
         return erased
 
     async def encrypt(self) -> Progress:
-        """Encrypts what is not yet with the first key, between commits, in short steps. Raises StoreError."""
+        """Encrypts what is not yet with the first key, between commits, in short steps. Raises StoreError, also when another
+        key is the first by the end."""
         progress, vault = Progress(), self._writing.vault
+        key_id = self.key_id
         while not progress.over:
             await self._ask(lambda db: step(db, vault, progress))
+        if self.key_id != key_id:
+            raise StoreError("the first key became another one meanwhile: encrypt once more")
         while await self._ask(vacuum):
             pass
         await self._ask(queries.checkpoint)

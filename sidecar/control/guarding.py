@@ -6,6 +6,7 @@ audit's chain: it goes to the log, so that a copy of it lies where who changes t
 
 from collections.abc import Sequence
 
+from sidecar.clock import steady
 from sidecar.config.settings import Settings
 from sidecar.control.access import Access
 from sidecar.control.guards import KeyFiles
@@ -26,6 +27,10 @@ class Guarding:
         self.guards = self._files.guards
         self.access = Access(settings, now)
         self._head: Head | None = None
+
+    def read_keys(self) -> None:
+        """Reads the files of keys at once. Raises StoreError when one cannot be used."""
+        self._files.read(steady())
 
     def poll(self, now: float, head: Head | None) -> Sequence[Event]:
         """Looks at the files; `head` is the newest link of the audit that is committed."""

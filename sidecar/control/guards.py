@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from sidecar.config.secrets import SecretFile
 from sidecar.config.settings import Settings
 from sidecar.core.types import Event
-from sidecar.errors import ConfigError
+from sidecar.errors import ConfigError, StoreError
 from sidecar.store.keys import Guards, KeySet, no_keys, parse_keys
 from sidecar.store.vault import require
 
@@ -42,6 +42,12 @@ class Watched(Generic[T]):
     def note(self) -> str | None:
         """Why the newest content is not in use, if so."""
         return None if self._file.error is None else f"{self._setting}: {self._file.error}"
+
+    def read(self, now: float) -> None:
+        """Reads the file at once. Raises StoreError when its content is not what is in use then."""
+        self.current = self._file.read(now) or self.current
+        if self.note is not None:
+            raise StoreError(self.note)
 
     def poll(self, now: float) -> list[Event]:
         """Looks at the file, at most once a second; an event when its content begins to be unusable, or is usable again."""
@@ -78,6 +84,11 @@ class KeyFiles:
     def poll(self, now: float) -> Sequence[Event]:
         """Call this every second."""
         return [event for file in self._files for event in file.poll(now)]
+
+    def read(self, now: float) -> None:
+        """Reads the files at once. Raises StoreError when one cannot be used."""
+        for file in self._files:
+            file.read(now)
 
     def notes(self) -> list[str]:
         """What people should know, for `/ready`."""

@@ -18,15 +18,17 @@ from sidecar.control.access import ensure_token, token_file
 from sidecar.control.admin import Admin, admin_app
 from sidecar.control.archive import Archive
 from sidecar.control.feedback import FeedbackDesk
+from sidecar.control.guarding import Guarding
 from sidecar.control.health import Readiness
 from sidecar.core.engine import Engine
 from sidecar.core.policy import NO_POLICY
 from sidecar.core.sticky import Binding, salt_of
-from sidecar.core.types import Event
+from sidecar.core.types import Event, Feedback
 from sidecar.errors import ConfigError
 from sidecar.store import queries
 from sidecar.store.database import open_reader
 from sidecar.tasks import Tasks
+from tests.fixtures.guards import key_file
 from tests.fixtures.policies import SUPPORT
 from tests.fixtures.settled import as_rows, settled
 
@@ -36,14 +38,15 @@ GOOD = {"Host": "localhost:9092"}
 class Plane:
     """An admin application with a real engine, desk and store behind it."""
 
-    def __init__(self, folder: Path, *, db: bool = True) -> None:
+    def __init__(self, folder: Path, *more: str, db: bool = True) -> None:
         (folder / "policies").mkdir()
         (folder / "policies" / "bot.yaml").write_text(SUPPORT)
         settings = [f"db={folder / 'store' / 'sidecar.db'}"] if db else []
-        self.settings = Settings.load({}, None, ["service=bot", *settings])
+        self.settings = Settings.load({}, None, ["service=bot", *settings, *more])
         loaded = load_policies(folder / "policies", "bot", {}, self.settings)
         self.engine = Engine(loaded.policy, np.random.default_rng(1), steady())
-        self.archive = Archive(self.settings)
+        self.guarding = Guarding(self.settings, steady())
+        self.archive = Archive(self.settings, self.guarding.guards)
         self.events: list[Event] = []
         self.desk = FeedbackDesk(
             self.engine.feedback, self.archive.feedback, self.archive.look_up, self._spawn, self.events.extend
@@ -55,6 +58,7 @@ class Plane:
             self.archive,
             self.events.extend,
             lambda: Readiness(True, "serving"),
+            read_keys=self.guarding.read_keys,
         )
         self._tasks = Tasks(lambda _name, _error: None)
         self.token = ensure_token(self.settings)
@@ -304,6 +308,29 @@ async def test_what_is_not_erased(plane: Plane) -> None:
         assert (await plane.get(f"/api/v1/store/{verb}")).status == 405
     plane.archive.close(5)
     assert (await plane.post("/api/v1/store/prune", {})).status == 503
+
+
+async def test_encrypting_begins_with_the_key_that_lies_there_now(tmp_path: Path, aiohttp_client: Any) -> None:
+    """SEC-PRIVACY: a key that was put first just now is the one that is used; another one than the caller's, or a file that
+    cannot be used, changes nothing."""
+    keys = key_file(tmp_path / "keys", "f1")
+    one = Plane(tmp_path, f"encryption_key_file={keys}", f"salt_file={keys}")
+    await one.archive.open(one.engine)
+    one.client = await aiohttp_client(admin_app(one.admin))
+    one.archive.feedback(Feedback(decision_id="a", route="support", arm="mini", score=1.0, label="anna"), wall())
+    assert await one.archive.stored(5)
+    key_file(keys, "f2", "f1")
+    assert await (await one.post("/api/v1/store/encrypt", {"key_id": "f2"})).json() == {"values": 1, "unreadable": 0}
+    answer = await one.post("/api/v1/store/encrypt", {"key_id": "f3"})
+    assert (answer.status, "'f2'" in await answer.text()) == (409, True)
+    keys.write_text("f3 short\n")
+    answer = await one.post("/api/v1/store/encrypt", {})
+    assert (answer.status, "encryption_key_file" in await answer.text()) == (503, True)
+    one.archive.close(5)
+    assert one.settings.db is not None
+    with closing(open_reader(one.settings.db)) as connection:
+        (label,) = connection.execute("SELECT label FROM feedback").fetchone()
+    assert label.startswith("sealed:1.f2.")
 
 
 async def test_feedback(plane: Plane) -> None:
