@@ -33,11 +33,11 @@ def add(verbs: Any) -> None:
     )
     audit.add_argument(
         "--accept",
-        type=count,
+        type=_link,
         action="append",
         default=[],
-        metavar="SEQ",
-        help="verify: a break that is known (a restored copy, an older program), by its link",
+        metavar="SEQ:HASH",
+        help="verify: a break that is known (a restored copy, an older program), by its link as verify prints it",
     )
     audit.add_argument("--last", type=count, default=20, metavar="N", help="list: how many lines (default: 20)")
     token = verb(verbs, "token", token_verb, "Make a token for the admin port and its line for admin_roles_file.")
@@ -49,6 +49,13 @@ def _head(text: str) -> Head:
     found = parse_head(text)
     if found is None:
         raise argparse.ArgumentTypeError("is neither SEQ:HASH nor HASH (64 hexadecimal digits)")
+    return found
+
+
+def _link(text: str) -> Head:
+    found = parse_head(text)
+    if found is None or not found.seq:  # a number alone may be that of another break later
+        raise argparse.ArgumentTypeError("is not SEQ:HASH, as verify prints it")
     return found
 
 

@@ -5,7 +5,7 @@ row than the one that lies there. **deleted**: a number is missing. **reordered*
 **inserted**: a row without a chain between links, or a number that occurs twice. **cut**: an anchor that no row has.
 **unproven**: a link whose key is not given, or links without a key where there should be one. **break**: a marker of the
 sidecar says that rows came from elsewhere, or that the head it knew was gone; whoever has looked into one may accept it by
-its number.
+its number and hash. The hash vouches for every link before, so that what is accepted is this history and no other.
 
 What it cannot see: a chain that was computed anew, whole, by someone who had the key (or needed none) and could change
 every anchor that it is compared with.
@@ -13,7 +13,7 @@ every anchor that it is compared with.
 
 import sqlite3
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -63,9 +63,9 @@ class Verdict:
 
 
 def verify(
-    connection: sqlite3.Connection, keys: KeySet | None, anchors: Sequence[Head], accepted: frozenset[int]
+    connection: sqlite3.Connection, keys: KeySet | None, anchors: Sequence[Head], accepted: Collection[Head]
 ) -> Verdict:
-    """Reads the whole audit once. `accepted` are numbers of markers whose break is known. Raises sqlite3.Error."""
+    """Reads the whole audit once. `accepted` are the links whose break is known. Raises sqlite3.Error."""
     connection.execute("BEGIN")  # one view of the file, which may grow meanwhile
     try:
         walk = _Walk(connection, keys, accepted)
@@ -82,7 +82,7 @@ def verify(
 class _Walk:
     """One pass over the rows in the order of their ids."""
 
-    def __init__(self, connection: sqlite3.Connection, keys: KeySet | None, accepted: frozenset[int]) -> None:
+    def __init__(self, connection: sqlite3.Connection, keys: KeySet | None, accepted: Collection[Head]) -> None:
         self._hashes: dict[int, Stored] = hashes(connection)
         self._numbers = sorted(self._hashes)
         self._keys, self._accepted = keys, accepted
@@ -190,15 +190,12 @@ class _Walk:
             self._break(line, seq, f"a row of another hand beyond the chain: {line['detail']!r}")
 
     def _break(self, line: Line, seq: int, what: str) -> None:
-        if seq in self._accepted:
+        link = Head(seq, str(line.hash))
+        if link in self._accepted:
             self.verdict.notes.append(f"link {seq} tells of a break that is accepted: {what}")
         else:
-            self._say(
-                "break",
-                f"link {seq} tells of {what} (at {line['at']!r}); when that is known, --accept {seq}",
-                seq,
-                line,
-            )
+            told = f"link {seq} tells of {what} (at {line['at']!r}); when that is known, --accept {link}"
+            self._say("break", told, seq, line)
 
     def _refuse_loose(self, where: str) -> None:
         if self._loose:

@@ -234,12 +234,12 @@ def _parsed(detail: object) -> object:
         return str(detail)
 
 
-def verify_audit(path: Path, keys: KeySet | None, anchors: Sequence[Head], accepted: Collection[int]) -> Verdict:
+def verify_audit(path: Path, keys: KeySet | None, anchors: Sequence[Head], accepted: Collection[Head]) -> Verdict:
     """What the chain of the audit shows. Raises StoreError when the file cannot be read, or has no chain yet."""
     with _reading(path) as connection:
         if not connection.execute("SELECT count(*) FROM pragma_table_info('audit') WHERE name = 'seq'").fetchone()[0]:
             raise StoreError(f"{path}: is of a version without a chain; start this version on it once, then verify")
-        return verify(connection, keys, anchors, frozenset(accepted))
+        return verify(connection, keys, anchors, accepted)
 
 
 def load_state(path: Path, service: str = "default", version: int | None = None, vault: Vault = CLOSED) -> bytes | None:

@@ -127,8 +127,8 @@ async def test_a_disaster(tmp_path: Path) -> None:
         with contextlib.suppress(subprocess.CalledProcessError):
             said = sidecar.verb("audit", "verify")
             raise AssertionError(f"nothing told of the restored copy: {said}")
-        (broken,) = read(sidecar.db, "SELECT seq FROM audit WHERE action = 'chain.broken'")
-        assert "the chain holds" in sidecar.verb("audit", "verify", "--accept", str(broken[0]))
+        (broken,) = read(sidecar.db, "SELECT seq || ':' || hash FROM audit WHERE action = 'chain.broken'")
+        assert "the chain holds" in sidecar.verb("audit", "verify", "--accept", broken[0])
         assert read(sidecar.db, "PRAGMA integrity_check") == [("ok",)]
         lost = [reply for reply in load.replies if reply.decision not in kept]
         print("copied", len(kept), "rows in", round(copied - begun, 3), "s; lost", len(lost), "rows")

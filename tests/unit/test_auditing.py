@@ -73,6 +73,15 @@ def test_a_head_that_is_none(db: Path, head: str, capsys: pytest.CaptureFixture[
     assert "SEQ:HASH" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("link", ["3", "a" * 64, "0:" + "a" * 64])
+def test_a_break_is_not_accepted_by_half(db: Path, link: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """SEC-AUDIT: a number alone would pass the next break that gets it."""
+    with pytest.raises(SystemExit) as ended:
+        main(["audit", "verify", "--db", str(db), "--accept", link])
+    assert ended.value.code == 2
+    assert "SEQ:HASH" in capsys.readouterr().err
+
+
 def test_verify_with_a_key(db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The key is that of the settings; a verb that writes uses it too, and says who it was."""
     keys = f"audit_key_file={key_file(tmp_path / 'keys', 'k1')}"
