@@ -4,7 +4,8 @@ What each finding rests on. **edited**: a row's hash is not that of its content,
 row than the one that lies there. **deleted**: a number is missing. **reordered**: a number comes behind a greater one.
 **inserted**: a row without a chain between links, or a number that occurs twice. **cut**: an anchor that no row has.
 **unproven**: a link whose key is not given, or links without a key where there should be one. **break**: a marker of the
-sidecar says that rows came from elsewhere, or that the head it knew was gone; whoever has looked into one may accept it by
+sidecar says that rows came from elsewhere, or that the head it knew was gone; or the first link with a key, where keys are
+given, has something before it that needed none to be written. Whoever has looked into one may accept it by
 its number and hash. The hash vouches for every link before, so that what is accepted is this history and no other.
 
 What it cannot see: a chain that was computed anew, whole, by someone who had the key (or needed none) and could change
@@ -145,6 +146,8 @@ class _Walk:
         elif made != line.hash:
             self._say("edited", f"link {seq} is not what was written: its content does not have its hash", seq, line)
         if key_id:
+            if self._keys is not None and self.verdict.links and not self.verdict.keyed:
+                self._break(line, seq, f"{self.verdict.links} links before it that anybody can make, without a key")
             self.verdict.keyed += 1
         elif self._keys is not None and (self.verdict.keyed or seq == self._numbers[-1]):
             self._say("unproven", f"link {seq} has no key, although one is in use", seq, line)
@@ -180,7 +183,7 @@ class _Walk:
             self._loose = []
             if self._true_links == 0:
                 self.verdict.older += number
-            else:
+            if self._true_links or (self._keys is not None and line["key"]):
                 self._break(line, seq, f"{number} rows without a chain, of an older program or of another hand")
             return
         self._refuse_loose(f"before link {seq}")

@@ -1,6 +1,7 @@
 """The verbs audit, token and `store encrypt` on real files: what they print, and what they exit with."""
 
 import json
+import re
 from contextlib import closing
 from pathlib import Path
 
@@ -86,7 +87,9 @@ def test_verify_with_a_key(db: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     """The key is that of the settings; a verb that writes uses it too, and says who it was."""
     keys = f"audit_key_file={key_file(tmp_path / 'keys', 'k1')}"
     assert main(["store", "prune", "--db", str(db), "--set", keys, "--why", "space"]) == 0
-    assert main(["audit", "verify", "--db", str(db), "--set", keys]) == 0
+    assert main(["audit", "verify", "--db", str(db), "--set", keys]) == 1
+    link = re.findall(r"^break: .* --accept (\S+)$", capsys.readouterr().out, re.MULTILINE)
+    assert main(["audit", "verify", "--db", str(db), "--set", keys, "--accept", *link]) == 0
     assert "5 links, 2 of them with a key" in capsys.readouterr().out
     assert main(["audit", "verify", "--db", str(db)]) == 1
     assert "unproven: 2 links" in capsys.readouterr().out

@@ -348,16 +348,49 @@ def test_with_a_key_a_new_chain_cannot_be_made(tmp_path: Path) -> None:
     assert set(kinds(check(path, OLD))) == {"unproven"}
 
 
+@pytest.mark.parametrize("how", ["as links without a key", "as rows of an older version"])
+def test_what_was_forged_without_the_key_is_a_break_behind_a_start(tmp_path: Path, how: str) -> None:
+    """SEC-AUDIT: the sidecar goes on with its key behind whatever it finds, and `verify` does not take that for proof."""
+    path = tmp_path / "s.db"
+    put(path, "one", "two", "three", keys=OLD)
+    anchor_file(path).unlink()
+    forge(path, "UPDATE audit SET actor = 'eve' WHERE seq = 2", "UPDATE audit SET key = ''")
+    if how == "as links without a key":
+        hash_again(path, 1)
+    else:
+        forge(path, "UPDATE audit SET key = NULL, seq = NULL, prev = NULL, hash = NULL")
+    put(path, "four", keys=OLD)
+    verdict = check(path, OLD)
+    assert kinds(verdict) == ["break"]
+    assert check(path, OLD, accept=[asked(verdict)]).problems == []
+
+
+def test_what_came_before_the_first_key_is_accepted_once(tmp_path: Path) -> None:
+    """SEC-AUDIT: rows from before the chain, then links without a key, then a key: one link vouches for all of that."""
+    path = tmp_path / "s.db"
+    old_file(path, 3)
+    put(path, "new")
+    put(path, "newer", keys=OLD)
+    verdict = check(path, OLD)
+    known = asked(verdict)
+    assert (kinds(verdict), known.seq, verdict.older) == (["break"], 3, 3)
+    put(path, "newest", keys=OLD)
+    assert check(path, OLD, accept=[known]).problems == []
+    forge(path, "UPDATE audit SET actor = 'eve' WHERE id = 2")
+    assert kinds(check(path, OLD, accept=[known])) == ["edited"]
+
+
 def test_keys_change(path: Path) -> None:
     """No key, a key, another, each from its marker on; the file keeps the older key for checking."""
     put(path, "seven", keys=OLD)
     put(path, keys=NEW)
     put(path, "eight", keys=NEW)
-    verdict = check(path, NEW)
-    assert (verdict.problems, verdict.links, verdict.keyed) == ([], 10, 4)
+    first = asked(check(path, NEW))
+    verdict = check(path, NEW, accept=[first])
+    assert (first.seq, verdict.problems, verdict.links, verdict.keyed) == (7, [], 10, 4)
     actions = [line["action"] for line in reversed(queries.audit(path))]
     assert actions[6:] == ["chain.key", "seven", "chain.key", "eight"]
-    assert kinds(check(path, KeySet({"new": b"n" * 32}))) == ["unproven", "unproven"]
+    assert kinds(check(path, KeySet({"new": b"n" * 32}), accept=[first])) == ["unproven", "unproven"]
 
 
 def test_key_files() -> None:
