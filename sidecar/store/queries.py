@@ -42,7 +42,6 @@ from sidecar.store.vault import (
 Record = dict[str, Any]
 
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM decisions JOIN outcomes USING (id)"  # noqa: S608 (names of ours)
-_JSON_COLUMNS = ("eligible", "context")
 _MAX_FOUND = 100  # decisions with one completion id
 _PRUNE_CALLS = 100_000  # calls of the prune verb: each deletes up to 1,000 rows
 _PAGE_ROWS = 500  # of an export, about 1 MiB
@@ -106,13 +105,14 @@ def _require(path: Path) -> None:
 
 
 def _record(row: sqlite3.Row, vault: Vault) -> Record:
-    """One joined row as `decisions --json` prints it: JSON columns parsed, `stream` a truth value, the context opened."""
+    """One joined row as `decisions --json` prints it: JSON columns parsed, `stream` a truth value, the context opened. What
+    somebody put in the place of JSON is told in a context, and is no list of arms."""
     record = dict(row)
-    for name in _JSON_COLUMNS:
-        if record[name] is not None:
-            record[name] = orjson.loads(record[name])
+    eligible, context = _parsed(record["eligible"]), _parsed(record["context"])
+    record["eligible"] = eligible if isinstance(eligible, list) else None
     if record["context"] is not None:
-        record["context"] = open_context(vault, record["context"], record["id"])
+        opened = open_context(vault, context, record["id"]) if isinstance(context, dict) else {"sealed": UNREADABLE}
+        record["context"] = opened
     record["stream"] = bool(record["stream"])
     return record
 
@@ -216,7 +216,7 @@ def events(path: Path, last: int = 100, kind: str | None = None) -> list[Record]
     with _reading(path) as connection:
         text = f"SELECT * FROM events{where} ORDER BY id DESC LIMIT ?"  # noqa: S608 (names of ours)
         found = connection.execute(text, (*pattern, last))
-        return [dict(row) | {"detail": orjson.loads(row["detail"])} for row in found]
+        return [dict(row) | {"detail": _parsed(row["detail"])} for row in found]
 
 
 def audit(path: Path, last: int = 100) -> list[Record]:

@@ -1,8 +1,8 @@
 """Encrypts anew what lies in the store: with the first key, what older keys sealed and what was never sealed.
 
-Done in steps of one transaction each, so that rows are written between them. A value that cannot be opened is left as it
-is and counted. While a step runs, what is replaced is overwritten (secure_delete), so that no plain text of it stays in the
-file. Free space of before is the caller's to clean (VACUUM).
+Done in steps of one transaction each, so that rows are written between them. A value that cannot be opened, or is not what
+lies there by right, is left as it is and counted. While a step runs, what is replaced is overwritten (secure_delete), so
+that no plain text of it stays in the file. Free space of before is the caller's to clean (VACUUM).
 """
 
 import sqlite3
@@ -18,6 +18,7 @@ from sidecar.store.vault import (
     Sealed,
     Spoilt,
     Vault,
+    is_sealed,
     label_place,
     reopen_context,
     seal_context,
@@ -25,6 +26,7 @@ from sidecar.store.vault import (
 )
 
 STEP_ROWS: Final = 500
+_UNREADABLE: Final = (Sealed, Spoilt, ValueError, TypeError, AttributeError)  # the last three: it is no value of ours
 
 
 @dataclass(slots=True)
@@ -62,7 +64,7 @@ def step(connection: sqlite3.Connection, vault: Vault, progress: Progress) -> Pr
 
 
 def _decisions(connection: sqlite3.Connection, vault: Vault, progress: Progress) -> None:
-    text = "SELECT id, context FROM decisions WHERE id > ? ORDER BY id LIMIT ?"
+    text = "SELECT id, CAST(context AS BLOB) FROM decisions WHERE id > ? ORDER BY id LIMIT ?"
     rows = connection.execute(text, (progress.decisions, STEP_ROWS)).fetchall()
     for key, context in rows:
         made = _context(vault, key, context, progress)
@@ -71,15 +73,15 @@ def _decisions(connection: sqlite3.Connection, vault: Vault, progress: Progress)
     progress.decisions = rows[-1][0] if len(rows) == STEP_ROWS else None
 
 
-def _context(vault: Vault, key: str, text: str | None, progress: Progress) -> str | None:
+def _context(vault: Vault, key: str, text: bytes | None, progress: Progress) -> str | None:
     """The new text; None when it stays."""
-    context: dict[str, Any] = orjson.loads(text or "{}")
-    if str(context.get("sealed", "")).startswith(f"{PREFIX}{vault.key_id}."):
-        return None
     try:
+        context: dict[str, Any] = orjson.loads(text or b"{}")
         opened = orjson.dumps(reopen_context(vault, context, key)).decode()
-    except (Sealed, Spoilt):
+    except _UNREADABLE:
         progress.unreadable += 1
+        return None
+    if str(context.get("sealed", "")).startswith(f"{PREFIX}{vault.key_id}."):
         return None
     made = seal_context(vault, opened, key)
     if made == opened:
@@ -89,16 +91,20 @@ def _context(vault: Vault, key: str, text: str | None, progress: Progress) -> st
 
 
 def _feedback(connection: sqlite3.Connection, vault: Vault, progress: Progress) -> None:
-    text = """SELECT decision_id, source, label FROM feedback WHERE (decision_id, source) > (?, ?)
+    text = """SELECT decision_id, source, CAST(label AS BLOB) FROM feedback WHERE (decision_id, source) > (?, ?)
               ORDER BY decision_id, source LIMIT ?"""
     rows = connection.execute(text, (*(progress.feedback or ()), STEP_ROWS)).fetchall()
     for decision, source, label in rows:
-        if label is None or label.startswith(f"{PREFIX}{vault.key_id}."):
+        if label is None:
             continue
         place = label_place(decision, source)
         try:
-            made = vault.seal_text(vault.open_text(label, place), place)
-        except (Sealed, Spoilt):
+            stored = label.decode()
+            opened = vault.open_text(stored, place) if is_sealed(stored) else stored
+            if opened != stored and stored.startswith(f"{PREFIX}{vault.key_id}."):
+                continue
+            made = vault.seal_text(opened, place)
+        except _UNREADABLE:
             progress.unreadable += 1
             continue
         values = (made, decision, source)
@@ -108,13 +114,15 @@ def _feedback(connection: sqlite3.Connection, vault: Vault, progress: Progress) 
 
 
 def _states(connection: sqlite3.Connection, vault: Vault, progress: Progress) -> None:
-    for service, route, arm, state in connection.execute("SELECT service, route, arm, state FROM arms").fetchall():
-        place, raw = state_place(service, route, arm), bytes(state)
-        if raw.startswith(f"{PREFIX}{vault.key_id}.".encode()):
-            continue
+    text = "SELECT service, route, arm, CAST(state AS BLOB) FROM arms WHERE state IS NOT NULL"
+    for service, route, arm, state in connection.execute(text).fetchall():
+        place = state_place(service, route, arm)
         try:
-            made = vault.seal_blob(vault.open_blob(raw, place), place)
-        except (Sealed, Spoilt):
+            opened = vault.open_blob(state, place)
+            if state.startswith(f"{PREFIX}{vault.key_id}.".encode()):
+                continue
+            made = vault.seal_blob(opened, place)
+        except _UNREADABLE:
             progress.unreadable += 1
             continue
         values = (made, service, route, arm)

@@ -18,6 +18,7 @@ The package `cryptography` is imported when a key is used first, and never witho
 import base64
 import binascii
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 PREFIX: Final = "sealed:1."
 _PREFIX_BYTES: Final = PREFIX.encode()
+_QUAD: Final = "[A-Za-z0-9_-]"
+_FORM: Final = re.compile(
+    rf"sealed:1\.{_QUAD}{{1,32}}\.(?:{_QUAD}{{4}}){{9,}}(?:{_QUAD}{{4}}|{_QUAD}{{3}}=|{_QUAD}{{2}}==)"
+)
 _PURPOSE: Final = b"llm-sidecar fields 1"
 _NONCE_BYTES, _TAG_BYTES, _COUNTER_BYTES = 12, 16, 4
 _SEALED_MEMBERS: Final = ("tags", "task")  # of a context
@@ -152,6 +157,11 @@ def require() -> "Callable[[bytes], AESGCM]":
             "or take the setting away"
         ) from None
     return AESGCM
+
+
+def is_sealed(value: str) -> bool:
+    """Whether it has the whole form of a sealed value, nonce and tag included. An app's own word may begin like one."""
+    return _FORM.fullmatch(value) is not None
 
 
 def _about(place: Place) -> bytes:

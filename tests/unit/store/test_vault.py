@@ -267,6 +267,52 @@ def test_what_cannot_be_opened_is_left_and_counted(path: Path) -> None:
         queries.encrypt(path)
 
 
+def test_a_label_that_looks_sealed_is_encrypted(tmp_path: Path) -> None:
+    """SEC-PRIVACY: what an app wrote before there was a key, with or without the id of the key that came; once is enough."""
+    path, by = tmp_path / "s.db", queries.By(guards=Guards(fields=lambda: OLD))
+    put(path, None, range(2))
+    words = [f"{PREFIX}old.{CANARY}", f"{PREFIX}zz.x"]
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for number, word in enumerate(words):
+            connection.execute("UPDATE feedback SET label = ? WHERE decision_id = ?", (word, settled(number).id))
+    assert queries.encrypt(path, by).unreadable == 0
+    assert CANARY.encode() not in on_disk(path)
+    assert [score["label"] for score in queries.scores(path, vault(OLD))] == words
+    assert (queries.encrypt(path, by).sealed, queries.encrypt(path, by).unreadable) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "unreadable"),
+    [
+        ("UPDATE decisions SET context = '{\"a' WHERE id = (SELECT min(id) FROM decisions)", 1),
+        ("UPDATE decisions SET context = '[1]' WHERE id = (SELECT min(id) FROM decisions)", 1),
+        ("UPDATE decisions SET context = CAST(x'7bff' AS TEXT) WHERE id = (SELECT min(id) FROM decisions)", 1),
+        ("UPDATE feedback SET label = x'ff31' WHERE decision_id = (SELECT min(id) FROM decisions)", 1),
+        ("UPDATE feedback SET label = CAST('sealed:1.' AS BLOB)", 0),
+        ("INSERT INTO arms VALUES ('bot', 'r', 'a', '2026', NULL, NULL)", 0),
+        ("UPDATE arms SET state = 'sealed:1.new.x'", 1),
+    ],
+)
+def test_a_value_that_is_none_of_ours_ends_nothing(tmp_path: Path, spoilt: str, unreadable: int) -> None:
+    """It is counted and left, all others are encrypted; also when it bears the id of the newest key."""
+    path = tmp_path / "s.db"
+    put(path, None, range(3))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(spoilt)
+    done = queries.encrypt(path, queries.By(guards=Guards(fields=lambda: NEW)))
+    assert (done.sealed, done.unreadable) == (7 - unreadable, unreadable)
+    assert queries.encrypt(path, queries.By(guards=Guards(fields=lambda: NEW))).unreadable == unreadable
+
+
+def test_broken_json_ends_no_reading(path: Path) -> None:
+    """The row says so, and the others are whole."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE decisions SET context = '{\"a', eligible = '7' WHERE id = ?", (settled(19).id,))
+    for rows in (queries.decisions(path, None, 20, vault(OLD)), list(queries.export(path, vault=vault(OLD)))[::-1]):
+        assert (rows[0]["context"], rows[0]["eligible"]) == ({"sealed": UNREADABLE}, None)
+        assert all("tags" in row["context"] for row in rows[1:])
+
+
 def test_a_newer_state_is_set_aside_under_its_own_place(path: Path) -> None:
     """It moves to another row, so it is sealed for that one; importing seals too."""
     with closing(sqlite3.connect(path)) as connection:
