@@ -298,6 +298,7 @@ def state_verb(options: argparse.Namespace) -> int:
         if state is None:
             kind = "" if options.version is None else f" of version {options.version} that was set aside"
             raise StoreError(f"{path}: holds no learnt state{kind} of service {settings.service!r}")
+        options.file.touch(mode=0o600)  # it holds what may lie encrypted in the database
         options.file.write_bytes(state)
         return OK
     try:

@@ -1,7 +1,8 @@
-"""The verbs audit, token and `store encrypt` on real files: what they print, and what they exit with."""
+"""The verbs audit, token, `store encrypt` and `state export` on real files: what they print, and what they exit with."""
 
 import json
 import re
+import stat
 from contextlib import closing
 from pathlib import Path
 
@@ -115,6 +116,20 @@ def test_token(capsys: pytest.CaptureFixture[str]) -> None:
     assert (caller.name, caller.role) == ("otto", Role.operator)
     assert token not in line
     assert main(["token", "two words", "viewer"]) == 2
+
+
+def test_an_exported_state_is_private(tmp_path: Path) -> None:
+    """SEC-PRIVACY: a new file is its owner's alone, as the database is; one that was there keeps its mode."""
+    path, new, old = tmp_path / "s.db", tmp_path / "new.json", tmp_path / "old.json"
+    writer = Writer(path, service="default")
+    writer.put_state(b"{}")
+    writer.start()
+    assert writer.close(10)
+    old.touch()
+    old.chmod(0o640)
+    for file, mode in ((new, 0o600), (old, 0o640)):
+        assert main(["state", "export", str(file), "--db", str(path)]) == 0
+        assert (file.read_bytes(), stat.S_IMODE(file.stat().st_mode)) == (b"{}", mode)
 
 
 def test_encrypt(db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
