@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
+from typing import Final
 
 import orjson
 
@@ -55,6 +56,11 @@ UPSERT_WINDOW = (
     + f" ON CONFLICT ({', '.join(WINDOW_KEYS)}) DO UPDATE SET "
     + ", ".join(f"{name} = {name} + excluded.{name}" for name in WINDOW_SUMS)
 )
+
+WINDOW_MODELS: Final = 100  # of an hour and arm that have windows of their own: names of models may be the client's
+OTHER_MODELS: Final = "[other]"  # the model of the window that sums the rest
+_MODELS_OF: Final = """SELECT DISTINCT model FROM windows
+WHERE hour = ? AND service = ? AND route = ? AND arm = ? AND upstream = ?"""
 
 STATE_KEY = "*"  # the engine's own row in `arms`: its snapshot holds every arm's posterior and every rollout
 
@@ -144,7 +150,7 @@ def write(connection: sqlite3.Connection, batch: Batch, service: str, chain: Cha
     """Execute the batch inside the transaction that the caller opened. What is sealed is so from here on."""
     if batch.rows:
         _write_rows(connection, [_sealed(row, vault) for row in batch.rows] if vault.key_id else batch.rows)
-        connection.executemany(UPSERT_WINDOW, window_rows(batch.rows))
+        connection.executemany(UPSERT_WINDOW, _bounded(connection, window_rows(batch.rows)))
     if batch.events:
         connection.executemany(INSERT_EVENT, [_event_row(at, event, service) for at, event in batch.events])
         connection.executemany(UPSERT_ROLLOUT, _rollout_rows(batch.events, service))
@@ -222,6 +228,23 @@ def window_rows(rows: Sequence[Row]) -> list[tuple[Scalar, ...]]:
             parts.setdefault(key, []).append(values)
         groups = {key: list(zip(*found, strict=True)) for key, found in parts.items()}
     return [(*("" if one is None else one for one in key), *_sums(found)) for key, found in groups.items()]
+
+
+def _bounded(connection: sqlite3.Connection, windows: list[Row]) -> list[Row]:
+    """The same, but what an hour and arm have beyond WINDOW_MODELS models stands under OTHER_MODELS."""
+    known: dict[Row, set[Scalar]] = {}
+    made: list[Row] = []
+    for window in windows:
+        place, model = window[:5], window[5]
+        if place not in known:
+            known[place] = {name for (name,) in connection.execute(_MODELS_OF, place)}
+        models = known[place]
+        if model in models or len(models) < WINDOW_MODELS:
+            models.add(model)
+            made.append(window)
+        else:
+            made.append((*place, OTHER_MODELS, *window[6:]))
+    return made
 
 
 def _sums(summed: list[Row]) -> tuple[float, ...]:

@@ -6,8 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidecar.core.record import COLUMNS, Row
-from sidecar.store.batch import WINDOW_SUMS, _statement, _write_rows, window_rows
+from sidecar.core.record import COLUMNS, Row, Scalar
+from sidecar.store.audit import Chain
+from sidecar.store.batch import (
+    OTHER_MODELS,
+    WINDOW_MODELS,
+    WINDOW_SUMS,
+    Batch,
+    _statement,
+    _write_rows,
+    window_rows,
+    write,
+)
 from sidecar.store.database import PAGE_BYTES, open_writer, transaction
 
 WORDS = {
@@ -50,6 +60,40 @@ def test_what_is_written_is_read(tmp_path: Path, number: int, nulls: float) -> N
     found = connection.execute(f"SELECT {names} FROM decisions JOIN outcomes USING (id) ORDER BY 1").fetchall()
     connection.close()
     assert found == given
+
+
+def test_models_of_an_hour_are_few(tmp_path: Path) -> None:
+    """Names that a client makes up have one window together beyond a number of them, in one batch or in many; sums are
+    whole, and an arm of its own model keeps its window."""
+    place, of = [COLUMNS.index(name) for name in ("arm", "model")], COLUMNS.index("input_tokens")
+    made = []
+    for number, row in enumerate(rows(3 * WINDOW_MODELS, 7, nulls=0.0)):
+        values: list[Scalar] = list(row)
+        values[COLUMNS.index("at")] = "2026-11-21T00:00:00.000000Z"
+        for at, value in zip(place, (None, f"made-up-{number}"), strict=True):
+            values[at] = value
+        made.append(tuple(values))
+    mine = list(made[0])
+    mine[place[0]], mine[place[1]] = "mini", "gpt-4o"
+    connection = open_writer(tmp_path / "x.db")
+    chain = Chain(tmp_path / "x.db")
+    for batch in (made[:-50], *([row] for row in made[-50:]), [tuple(mine)], [made[0]]):
+        with transaction(connection):
+            write(connection, Batch(rows=list(batch)), "bot", chain)
+    found = connection.execute("SELECT route, arm, count(DISTINCT model) FROM windows GROUP BY route, arm").fetchall()
+    assert {tuple(one) for one in found} == {
+        *((route, "", WINDOW_MODELS + 1) for route in WORDS["route"]),
+        (mine[COLUMNS.index("route")], "mini", 1),
+    }
+    total = sum(int(str(row[of])) for row in [*made, tuple(mine), made[0]])
+    assert connection.execute("SELECT sum(requests), sum(input_tokens) FROM windows").fetchone() == (
+        len(made) + 2,
+        total,
+    )
+    assert connection.execute("SELECT sum(requests) > 50 FROM windows WHERE model = ?", (OTHER_MODELS,)).fetchone() == (
+        1,
+    )
+    connection.close()
 
 
 def test_an_older_sqlite_takes_smaller_groups(tmp_path: Path) -> None:
