@@ -18,12 +18,13 @@ from sidecar.proxy.dial import set_keepalive
 from sidecar.proxy.exchange import Exchange
 from sidecar.proxy.gate import Refused, Way
 from sidecar.proxy.intake import NEVER
+from sidecar.proxy.local_call import LocalCall
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.plane import Plane
 from sidecar.proxy.stall import Stall, has_left, waiting_bytes
 from sidecar.proxy.tenant import TENANT, admits, named_by_path
 from sidecar.proxy.tunnel import Tunnel
-from sidecar.proxy.upstream import LARGE_READ_BYTES, WRITE_HIGH_BYTES, UpstreamConnection, take_turns
+from sidecar.proxy.upstream import LARGE_READ_BYTES, UpstreamConnection, take_turns
 from sidecar.wire.http1 import RequestHead, parse_request, parse_request_fully
 
 _MAX_PENDING_BYTES: Final = 64 * 1024  # pipelined bytes held before the client is made to wait
@@ -66,7 +67,7 @@ class Downstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = self.source = cast("asyncio.Transport", transport)  # uvloop's do not inherit from it
-        self.transport.set_write_buffer_limits(WRITE_HIGH_BYTES)
+        self.set_high(self.plane.high_bytes)
         set_keepalive(transport)
         self.plane.connections.add(self)
         self.plane.books.connections += 1
@@ -150,6 +151,11 @@ class Downstream(asyncio.Protocol):
             self.transport.resume_reading()
         else:
             self.transport.pause_reading()
+
+    def set_high(self, size: int) -> None:
+        """So many bytes of an answer may wait here before the upstream waits with the rest."""
+        if not self.transport.is_closing():
+            self.transport.set_write_buffer_limits(size)
 
     def plan(self, origin: Origin, target: bytes | None, *, identity: bool) -> tuple[bytes, bytes]:
         """The head for `origin`, remembered for as long as the client repeats its head."""
@@ -460,34 +466,6 @@ class Downstream(asyncio.Protocol):
         self.set_reading(True)
         if self.transport.can_write_eof():
             self.transport.write_eof()
-
-
-class LocalCall:
-    """Stands in the exchange's place while the control plane answers a request to ourselves."""
-
-    reader = None
-    reply = None
-
-    def __init__(self, client: Downstream, *, keep: bool) -> None:
-        self._client = client
-        self._keep = keep
-
-    def answer(self, status: int, body: bytes) -> None:
-        """Writes the answer, unless the client has left meanwhile."""
-        client = self._client
-        if client.exchange is self:
-            client.write(response(status, body, close=not self._keep))
-            client.on_exchange_over(keep=self._keep)
-
-    def on_client_lost(self, why: str = "") -> None:  # noqa: ARG002 - nobody asks
-        self._client.exchange = None
-
-    def on_client_full(self, full: bool) -> None:
-        """An answer of a few bytes: nothing to slow down."""
-
-    def on_body(self, data: bytes) -> int:
-        """Never reached: the body was whole before the call began."""
-        return len(data)
 
 
 def _looks_like_http(data: bytes, start: int) -> None:

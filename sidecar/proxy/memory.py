@@ -13,13 +13,15 @@ from typing import Final
 from sidecar.core.pressure import FEW, Pressure
 from sidecar.core.types import Event, Severity
 from sidecar.proxy.plane import Plane
+from sidecar.proxy.upstream import WRITE_HIGH_BYTES
 
 _LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _STATM: Final = Path("/proc/self/statm")
 _NO_LIMIT: Final = 2**50  # cgroup v1 says "none" as a number near 2 ** 63
+_FEW_BYTES: Final = 16 * 1024  # 4..64 KiB for each who reads slowly; fewer: more turns, more: hundreds are too much
 _TOLD: Final[tuple[tuple[Severity, str], ...]] = (
     ("low", "memory is enough again: nothing is given up"),
-    ("medium", "rows, log lines, spans and calls of the sidecar's own are given up"),
+    ("medium", "rows, log lines, spans and calls of the sidecar's own are given up; who reads slowly holds less"),
     ("high", "new calls get 503 while many are under way; rows, log lines and spans are given up"),
 )
 
@@ -60,6 +62,9 @@ class Memory:
             return
         level = pressure.level
         plane.pressed = level > 0
+        plane.high_bytes = _FEW_BYTES if plane.pressed else WRITE_HIGH_BYTES
+        for connection in list(plane.connections):
+            connection.set_high(plane.high_bytes)
         plane.most = min(plane.settings.max_streams, FEW) if level == 2 else plane.settings.max_streams
         self._shed_records(level > 0)
         detail = {"level": level, "used_bytes": pressure.used_bytes, "limit_bytes": pressure.limit_bytes}

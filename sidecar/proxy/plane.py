@@ -19,6 +19,7 @@ from sidecar.proxy.gate import Gate, Way
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.signals import Signals
 from sidecar.proxy.tunnel import Tunnel
+from sidecar.proxy.upstream import WRITE_HIGH_BYTES
 from sidecar.proxy.watchdog import Watchdog
 from sidecar.tasks import Tasks
 from sidecar.wire.answer import Collector
@@ -58,6 +59,7 @@ class Connected(Protocol):
     deadline: float  # monotonic
     paused: bool
 
+    def set_high(self, size: int) -> None: ...
     def on_sweep(self, now: float) -> None: ...
 
 
@@ -122,6 +124,7 @@ class Plane:
     _asked = blake2b()  # the keyed hash as far as that tells it
     _draws: Iterator[int] = iter(())
     pressed = False  # memory is short: what the app does not miss is given up
+    high_bytes = WRITE_HIGH_BYTES  # of an answer that may wait for its client; fewer while memory is short
 
     def __init__(self, settings: Settings, engine: Engine, tasks: Tasks, emit: Callable[[Settled], None]) -> None:
         """`emit` takes each finished exchange; it must be quick and must not raise."""

@@ -353,6 +353,32 @@ async def test_records_are_given_up_before_calls(upstream: Upstream, serve: Serv
 STUCK = 1_000
 
 
+async def test_who_reads_slowly_holds_less_while_memory_is_short(upstream: Upstream, serve: Serve) -> None:
+    """Hundreds of them would pass the limit, however many new calls are shed; when there is memory again all goes on."""
+    up = await upstream([SSE_HEAD])
+    side = await serve(up, memory_limit="1GiB")
+    memory, held = side.app.memory, []
+    for used in (0, 2**30):
+        memory.read = lambda used=used: used  # type: ignore[misc]  # bound now
+        memory.look()
+        async with connected(side.port) as client:
+            client.send(post(body=STREAM))
+            await client.until(b"\r\n\r\n")
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            (connection,) = side.app.plane.connections
+            while not connection.full:
+                up.peers[-1].transport.write(chunked(b"x" * 8192)[:-5])
+                await asyncio.sleep(0.001)
+            held.append(connection.transport.get_write_buffer_size())
+            memory.read = lambda: 0
+            memory.look()
+            up.peers[-1].transport.write(b"0\r\n\r\n")
+            client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+            assert (await client.response()).end == "whole"
+    assert held[0] >= 256 * 1024
+    assert held[1] < 128 * 1024
+
+
 async def test_a_thousand_stuck_streams_hold_nobody_up(
     upstream: Upstream, serve: Serve, capsys: pytest.CaptureFixture[str]
 ) -> None:
