@@ -83,11 +83,12 @@ class Archive:
     @property
     def may_take_over(self) -> bool:
         """Whether the database is ours by now and what is stored in it still to be read."""
-        return self._held and not self._loading and self.writer is not None and self.writer.holds
+        writer = self.writer
+        return writer is not None and writer.holds and (self._held or writer.unseen) and not self._loading
 
     async def take_over(self, engine: Engine) -> Sequence[Event]:
-        """Restores what could not be read at the start, or what the other process stored last: steps, rollbacks and
-        spending of after our own start. Until then no state of ours is stored."""
+        """Restores what could not be read or was not there at the start, or what the other process stored last: steps,
+        rollbacks and spending of after our own start. Until then no state of ours is stored."""
         if not self.may_take_over or self._path is None:
             return []
         self._loading = True
@@ -95,7 +96,8 @@ class Archive:
             state, events = await self._load(self._path)
             if not self._unread:
                 events += await self._keep_newer(state)
-                self._held = False
+                self._held, self._state = False, b""
+                self._writing.seen()
         finally:
             self._loading = False
         return [*events, *engine.restore(state, steady())] if state else events
@@ -118,11 +120,14 @@ class Archive:
 
     def _read(self, path: Path) -> bytes | None:
         """The stored state; raises StoreError while nobody can tell whether there is one."""
+        self._writing.empty_at = None
         state = queries.load_state(path, self._service, vault=self._reader)
         if state is None and not (self._writing.holds or is_held(path)):
             raise StoreError(
                 f"{path}: not there, and nothing can be made there; is its volume mounted, and ours to write?"
             )
+        if state is None:
+            self._writing.empty_at = wall()
         return state
 
     async def _keep_newer(self, state: bytes | None) -> list[Event]:
@@ -170,7 +175,7 @@ class Archive:
     def state(self, state: bytes) -> None:
         """The engine's snapshot, when it has changed; never over that of another process that is still at work, or of a
         newer program that is not kept elsewhere."""
-        if self.writer is not None and state != self._state and not (self._held or self._barred):
+        if self.writer is not None and state != self._state and not (self._held or self._barred or self.writer.unseen):
             self._state = state
             self.writer.put_state(state)
 

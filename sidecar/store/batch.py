@@ -172,6 +172,14 @@ def write(connection: sqlite3.Connection, batch: Batch, service: str, chain: Cha
         connection.execute(UPSERT_STATE, (service, STATE_KEY, STATE_KEY, at_text(at), last_id, blob))
 
 
+def has_state_before(connection: sqlite3.Connection, service: str, at_s: float) -> bool:
+    """Whether a snapshot is stored that was made before this time (wall clock)."""
+    found = connection.execute(
+        "SELECT at FROM arms WHERE service = ? AND route = ? AND arm = ?", (service, STATE_KEY, STATE_KEY)
+    ).fetchone()
+    return found is not None and str(found[0]) < at_text(at_s)
+
+
 def _sealed(row: Row, vault: Vault) -> Row:
     context = seal_context(vault, str(row[_CONTEXT]), str(row[0]))
     return (*row[:_CONTEXT], context, *row[_CONTEXT + 1 :])

@@ -1,7 +1,7 @@
 """What the writer gave up for want of room, or because no file could store it: counted until the file is told of it."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from sidecar.core.types import Event
 from sidecar.store.audit import ITSELF, Audit
@@ -41,3 +41,10 @@ class Losses:
             return None
         why = f"lines of the audit were lost while {_WHY}"
         return Audit(at, ITSELF, "audit.lost", "audit", f'{{"lines":{self.lines}}}', why)
+
+
+def cut(waiting: list[Any], most: int) -> int:
+    """Drops the oldest beyond so many; how many."""
+    over = max(0, len(waiting) - most)
+    del waiting[:over]
+    return over

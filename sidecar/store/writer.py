@@ -27,11 +27,11 @@ from sidecar.core.record import Row
 from sidecar.core.types import Event, Feedback
 from sidecar.errors import StoreError
 from sidecar.store.audit import Audit, Chain, lasting
-from sidecar.store.batch import Batch, write
+from sidecar.store.batch import Batch, has_state_before, write
 from sidecar.store.database import Files, clear_log, files, identity, is_damaged, move_aside, open_writer, transaction
 from sidecar.store.keys import NO_GUARDS, Guards
 from sidecar.store.lock import Held, WriteLock
-from sidecar.store.losses import Losses
+from sidecar.store.losses import Losses, cut
 from sidecar.store.retention import Limits, prune
 from sidecar.store.vault import Vault
 
@@ -79,6 +79,8 @@ class Writer:
         self.errors = 0
         self.last_error: str | None = None
         self.moved_aside: Path | None = None  # the newest damaged file
+        self.empty_at: float | None = None  # when no state was found to go on with; wall clock
+        self.unseen = False  # an older one has appeared since: until `seen`, none is written over it
         self.writable: bool | None = None  # whether the last attempt succeeded; None before the first
         self._path = path
         self._right = WriteLock(path)
@@ -167,21 +169,21 @@ class Writer:
         """Events with the wall clock reading at which each happened."""
         with self._lock:
             self._others.events.extend(events)
-            self._lost.events += _cut(self._others.events)
+            self._lost.events += cut(self._others.events, QUEUE_OTHERS)
         self._notify()
 
     def put_feedback(self, feedback: Sequence[tuple[float, Feedback]]) -> None:
         """Scores with the wall clock reading at which each came; the last one per decision and source stays."""
         with self._lock:
             self._others.feedback.extend(feedback)
-            self._lost.scores += _cut(self._others.feedback)
+            self._lost.scores += cut(self._others.feedback, QUEUE_OTHERS)
         self._notify()
 
     def put_audit(self, lines: Sequence[Audit]) -> None:
         """Changes that somebody made; never pruned from the file."""
         with self._lock:
             self._others.audit.extend(lines)
-            self._lost.lines += _cut(self._others.audit)
+            self._lost.lines += cut(self._others.audit, QUEUE_OTHERS)
         self._notify()
 
     def put_state(self, state: bytes) -> None:
@@ -189,6 +191,12 @@ class Writer:
         with self._lock:
             self._others.state = (wall(), state, self._last_id)
         self._notify()
+
+    def seen(self) -> None:
+        """What is stored has been read: what is put from now on replaces it, and what was put before does not."""
+        with self._lock:
+            self._others.state = self._saved = None
+            self.unseen = False
 
     def hurry(self) -> None:
         """What was put is committed now, without waiting for more."""
@@ -372,6 +380,8 @@ class Writer:
         return True
 
     def _commit(self, connection: sqlite3.Connection, batch: Batch) -> None:
+        if self.unseen:
+            batch.state = None
         # A change that somebody made is on the disk before its head is told: no power cut may look like a forgery.
         with lasting(connection) if batch.audit else transaction(connection):
             write(connection, batch, self._service, self.chain, self.vault)
@@ -442,7 +452,9 @@ class Writer:
         if self.vault.key_id:
             connection.execute("PRAGMA secure_delete=ON")  # what is replaced or pruned may be from before the key
         self.chain.begin(connection, self._service)
-        if self._saved is not None:
+        if self.empty_at is not None and has_state_before(connection, self._service, self.empty_at):
+            self.unseen = True
+        elif self._saved is not None:
             with transaction(connection):
                 write(connection, Batch(state=self._saved), self._service, self.chain, self.vault)
         return connection
@@ -480,10 +492,3 @@ class Writer:
                 connection.close()
             except sqlite3.Error as error:
                 self._fail(error)
-
-
-def _cut(waiting: list[Any]) -> int:
-    """Drops the oldest for which there is no room; how many."""
-    over = max(0, len(waiting) - QUEUE_OTHERS)
-    del waiting[:over]
-    return over

@@ -208,6 +208,60 @@ async def test_what_cannot_be_read_at_the_start_is_read_later(tmp_path: Path, mi
     assert queries.load_state(db, "bot") == mine.snapshot()
 
 
+async def test_a_volume_that_is_mounted_late_is_taken_over(tmp_path: Path) -> None:
+    """The process has begun a database of its own by then: what is stored on the volume wins over what it learnt since."""
+    volume, away = tmp_path / "volume", tmp_path / "away"
+    db = volume / "sidecar.db"
+    first = Archive(settings(f"db={db}"))
+    await first.open(engine())
+    spent = engine()
+    spent.charge("-", 5, steady())
+    first.state(spent.snapshot())
+    first.close(5)
+    volume.rename(away)
+
+    archive, mine = Archive(settings(f"db={db}")), engine()
+    assert await archive.open(mine) == []
+    mine.charge("-", 1, steady())
+    archive.state(mine.snapshot())
+    assert await archive.stored(5) is True
+    volume.rename(tmp_path / "hidden")
+    away.rename(volume)
+    mine.charge("-", 1, steady())
+    archive.state(mine.snapshot())
+    archive.put(as_rows([settled(1)], "bot"))
+    assert await archive.stored(5) is True
+    assert archive.may_take_over
+    assert queries.load_state(db, "bot") == spent.snapshot()
+    assert [event.kind for event in await archive.take_over(mine)] == ["state.restored"]
+    assert mine.snapshot() == spent.snapshot()
+    assert not archive.may_take_over
+    mine.charge("-", 1, steady())
+    archive.state(mine.snapshot())
+    archive.close(5)
+    assert queries.load_state(db, "bot") == mine.snapshot()
+    assert len(queries.decisions(db)) == 1
+
+
+async def test_a_copy_of_its_own_is_not_taken_over(tmp_path: Path) -> None:
+    """Moved over the file of the process that wrote it: what is learnt since stands, and is stored again."""
+    db, copy = tmp_path / "sidecar.db", tmp_path / "copy.db"
+    archive, mine = Archive(settings(f"db={db}")), engine()
+    await archive.open(mine)
+    for part in range(2):
+        mine.charge("-", 1, steady())
+        archive.state(mine.snapshot())
+        assert await archive.stored(5) is True
+        if not part:
+            queries.backup(db, copy)
+    copy.rename(db)
+    archive.put(as_rows([settled(1)], "bot"))
+    assert await archive.stored(5) is True
+    assert not archive.may_take_over
+    archive.close(5)
+    assert queries.load_state(db, "bot") == mine.snapshot()
+
+
 async def test_a_database_that_can_be_made_only_later_begins_empty(tmp_path: Path) -> None:
     """There is nothing to take over once there is a place for it: what is learnt is stored from then on."""
     volume = tmp_path / "volume"
