@@ -231,7 +231,8 @@ class Sidecar:
             self.cycling.run,
             self.load,
         )
-        admin = Admin(self.settings, self.engine, *told, self.guarding.access, self.guarding.read_keys)
+        keys = self.guarding.read_keys
+        admin = Admin(self.settings, self.engine, *told, self.guarding.access, keys, self.settle)
         for what, app in (("health", health_app(self.readiness, self.metrics.render)), ("admin", admin_app(admin))):
             runner = runner_of(what, app, self.on_bug)
             await runner.setup()
@@ -311,11 +312,15 @@ class Sidecar:
         """What the data plane holds and has counted now."""
         return load(self.plane)
 
+    def settle(self) -> None:
+        """Hands on whatever is over: its row is put, and the desk knows it."""
+        self.plane.settle()
+        self.loop.flush()
+
     def take_feedback(self, body: bytes, answer: Answer, tenant: str = "") -> None:
         """Feedback may come right behind its answer: what waits to be recorded is handed on first. A `tenant` may speak of
         its own calls."""
-        self.plane.settle()
-        self.loop.flush()
+        self.settle()
         self._owed = True
         self.desk.handle(body, answer, tenant)
 

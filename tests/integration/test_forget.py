@@ -1,0 +1,69 @@
+"""A person is forgotten by a running sidecar: nothing of theirs that was on its way to the disk comes there afterwards."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from sidecar.control import loop
+from tests.integration.conftest import Running, Serve, Upstream
+from tests.integration.raw import call, ok, post
+
+ANSWER = ok(b'{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}')
+POLICY = """
+version: 1
+service: bot
+upstreams:
+  here: {{dialect: openai, base_url: "http://127.0.0.1:{port}", price: free}}
+routes:
+  - name: chat
+    mode: optimize
+    sticky: session
+    baseline: {{id: m, upstream: here, model: m}}
+    arms: [{{id: n, upstream: here, model: n}}]
+"""
+
+
+async def begun(serve: Serve, upstream: Upstream, folder: Path) -> Running:
+    """A sidecar with a database and a route that tells sessions apart."""
+    origin = await upstream([ANSWER])
+    (folder / "policies").mkdir()
+    (folder / "policies" / "bot.yaml").write_text(POLICY.format(port=origin.port))
+    (folder / "token").write_text("secret")
+    files = {"policies": folder / "policies", "db": folder / "sidecar.db", "admin_token_file": folder / "token"}
+    return await serve(origin, service="bot", **files)
+
+
+async def ask(side: Running) -> None:
+    request = post("/v1/chat/completions", b'{"model":"m","messages":[]}', b"x-sidecar-session: anna")
+    assert (await call(side.port, request)).status == 200
+
+
+async def forget(side: Running, key: str) -> dict[str, Any]:
+    url, headers = f"http://127.0.0.1:{side.admin_port}/api/v1/store/forget", {"Authorization": "Bearer secret"}
+    async with aiohttp.ClientSession(headers=headers) as http, http.post(url, json={"key": key}) as answer:
+        told: dict[str, Any] = await answer.json()
+        return told
+
+
+def read(folder: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(folder / "sidecar.db")) as connection:
+        return connection.execute(query).fetchall()
+
+
+async def test_calls_that_ended_just_before_are_forgotten(
+    serve: Serve, upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is over and waits to be handed on goes too, however long it would wait."""
+    monkeypatch.setattr(loop, "FLUSH_S", 60.0)
+    side = await begun(serve, upstream, tmp_path)
+    await ask(side)
+    await side.recorded()
+    ((key,),) = read(tmp_path, "SELECT sticky_key FROM decisions")
+    await ask(side)
+    assert await forget(side, key) == {"decisions": 2}
+    await side.recorded()
+    assert read(tmp_path, "SELECT id FROM decisions") == []
