@@ -237,7 +237,7 @@ class Archive:
         """Erases every row of one sticky key, those that wait included; the number of decisions. Raises StoreError."""
         erased = 0
         while True:
-            audit = Forgetting(wall(), actor, self._service, erased, why)
+            audit = Forgetting(wall(), actor, self._service, why)
             gone = await self._ask(
                 lambda db, audit=audit: forget(db, key_hash, audit, self._writing.chain, self._writing.vault)  # type: ignore[misc] # bound now
             )

@@ -389,14 +389,15 @@ def encrypt(path: Path, by: By = BY) -> sealing.Progress:
 
 def forget(path: Path, key_hash: str, by: By = BY) -> int:
     """Erase every row of one sticky key (a person), and what was learnt holds it no more; the number of decisions. Leaves
-    an audit row without the key.
+    an audit row without the key for each 1,000 of them.
 
-    Hourly sums stay: they hold no key. Raises StoreError, also when what was learnt is encrypted and cannot be opened.
+    Hourly sums stay: they hold no key. Raises StoreError; when what was learnt is encrypted and cannot be opened, nothing is
+    erased.
     """
     erased, chain, vault = 0, Chain(path, by.guards.audit), Vault(by.guards.fields)
     with _writing(path) as connection:
         while True:
-            audit = Forgetting(wall(), by.actor, before=erased, why=by.why)
+            audit = Forgetting(wall(), by.actor, why=by.why)
             gone = retention.forget(connection, key_hash, audit, chain, vault)
             erased += gone
             if gone < STEP_ROWS:

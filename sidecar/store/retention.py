@@ -22,7 +22,7 @@ from sidecar.core.sticky import key_of
 from sidecar.store.audit import Audit, Chain, lasting
 from sidecar.store.batch import STATE_KEY
 from sidecar.store.database import size_bytes, transaction
-from sidecar.store.vault import CLOSED, Spoilt, Vault, state_place
+from sidecar.store.vault import CLOSED, Vault, state_place
 
 STEP_ROWS = 1000  # rows of one transaction
 STEPS = 8  # steps of one call, so that new rows wait only tens of milliseconds
@@ -52,12 +52,11 @@ class Pruned(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Forgetting:
-    """What the audit says of an erasure: when (wall clock, seconds), who, why, and what earlier steps have erased."""
+    """What the audit says of an erasure: when (wall clock, seconds), who and why."""
 
     at: float
     actor: str
     service: str = ""
-    before: int = 0
     why: str = ""
 
 
@@ -97,25 +96,24 @@ def forget(
 ) -> int:
     """Erase up to STEP_ROWS decisions of one sticky key, with outcomes and feedback; how many.
 
-    The step that finds fewer than STEP_ROWS is the last: it takes the key out of what was learnt too, and leaves an audit
-    row, without the key, in its transaction. Raises sqlite3.Error, and Sealed when what was learnt cannot be opened.
+    Each step takes the key out of what was learnt first, and leaves an audit row, without the key, in its transaction; the
+    one that finds fewer than STEP_ROWS is the last. Raises sqlite3.Error, and Sealed or Spoilt, with nothing erased, when
+    what was learnt cannot be opened.
     """
     with lasting(connection):
+        _free(connection, key_hash, vault)
         ids = connection.execute(
             "SELECT id FROM decisions WHERE sticky_key = ? LIMIT ?", (key_hash, STEP_ROWS)
         ).fetchall()
         _delete(connection, ids)
-        if len(ids) < STEP_ROWS:
-            _free(connection, key_hash, vault)
-            detail = orjson.dumps({"decisions": audit.before + len(ids)}).decode()
-            line = Audit(audit.at, audit.actor, "forget", detail=detail, why=audit.why)
-            chain.append(connection, audit.service, [line])
+        detail = orjson.dumps({"decisions": len(ids)}).decode()
+        chain.append(connection, audit.service, [Audit(audit.at, audit.actor, "forget", detail=detail, why=audit.why)])
     chain.seal(connection)
     return len(ids)
 
 
 def _free(connection: sqlite3.Connection, key_hash: str, vault: Vault) -> None:
-    """Takes a conversation out of every stored snapshot, also of those that were set aside. What nobody can read stays."""
+    """Takes a conversation out of every stored snapshot, also of those that were set aside. What is no snapshot stays."""
     key = key_of(key_hash)
     if key is None:
         return
@@ -124,10 +122,10 @@ def _free(connection: sqlite3.Connection, key_hash: str, vault: Vault) -> None:
     ).fetchall()
     for service, arm, stored in rows:
         place = state_place(service, STATE_KEY, arm)
+        text = vault.open_blob(bytes(stored), place)
         try:
-            text = vault.open_blob(bytes(stored), place)
             made = without(text, key)
-        except (Spoilt, *UNREADABLE):
+        except UNREADABLE:
             continue
         if made != text:
             made = vault.seal_blob(made, place) if vault.key_id else made

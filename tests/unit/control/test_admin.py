@@ -280,7 +280,8 @@ async def test_prune_and_forget(plane: Plane) -> None:
             "SELECT service, actor, action, detail FROM audit WHERE action != 'prune'"
         ).fetchall()
     assert [tuple(line) for line in lines] == [
-        ("bot", "admin", "forget", '{"decisions":1250}'),
+        ("bot", "admin", "forget", '{"decisions":1000}'),
+        ("bot", "admin", "forget", '{"decisions":250}'),
         ("bot", "admin", "forget", '{"decisions":0}'),
     ]
 

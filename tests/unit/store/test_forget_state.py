@@ -8,12 +8,12 @@ import orjson
 import pytest
 
 from sidecar.core.sticky import salt_of
+from sidecar.errors import StoreError
 from sidecar.store import queries
-from sidecar.store.audit import Chain
 from sidecar.store.database import open_writer
 from sidecar.store.keys import Guards, KeySet
-from sidecar.store.retention import Forgetting, forget
-from sidecar.store.vault import Sealed, Vault
+from sidecar.store.retention import STEP_ROWS
+from sidecar.store.vault import Sealed, Spoilt, Vault
 from sidecar.store.writer import Writer
 from tests.fixtures.settled import as_rows, settled
 
@@ -27,9 +27,9 @@ def state(version: int = 1) -> bytes:
     return orjson.dumps({"version": version, "routes": {"support": {"spend": 1.5}}, "bindings": bound})
 
 
-def database(path: Path, stored: bytes, guards: Guards = Guards()) -> Path:  # noqa: B008 - it is frozen
+def database(path: Path, stored: bytes, guards: Guards = Guards(), rows: int = 1) -> Path:  # noqa: B008 - it is frozen
     writer = Writer(path, service="bot", guards=guards)
-    writer.put(as_rows([settled(1, key=KEY)]))
+    writer.put(as_rows([settled(number, key=KEY) for number in range(1, rows + 1)]))
     writer.put_state(stored)
     writer.start()
     assert writer.close(5.0)
@@ -62,12 +62,26 @@ def test_what_was_set_aside_is_searched_too(tmp_path: Path) -> None:
     assert keys(queries.load_state(path, "bot", 9)) == [OTHER]
 
 
-def test_what_is_sealed_with_a_key_that_is_not_given_is_told(tmp_path: Path) -> None:
-    """It may hold the person: nobody is told that they are forgotten."""
-    path = database(tmp_path / "s.db", state(), SEALING)
-    with closing(open_writer(path)) as connection, pytest.raises(Sealed):
-        forget(connection, HASH, Forgetting(0.0, "alice"), Chain(path))
-    assert [line["action"] for line in queries.audit(path)] == []
+@pytest.mark.parametrize(("keys", "error"), [(None, Sealed), (KeySet({"k": b"z" * 32}), Spoilt)])
+def test_what_cannot_be_opened_is_told(tmp_path: Path, keys: KeySet | None, error: type[StoreError]) -> None:
+    """It may hold the person: nobody is told that they are forgotten, and of many rows not one is gone."""
+    path = database(tmp_path / "s.db", state(), SEALING, rows=STEP_ROWS + 1)
+    with pytest.raises(error):
+        queries.forget(path, HASH, queries.By("alice", guards=Guards(fields=lambda: keys)))
+    assert queries.status(path)["decisions"] == STEP_ROWS + 1
+    assert queries.audit(path) == []
+
+
+def test_the_audit_has_what_is_gone_whatever_comes_then(tmp_path: Path) -> None:
+    """The second step fails: the first has its line."""
+    path = database(tmp_path / "s.db", state(), rows=STEP_ROWS + 1)
+    fail = "CREATE TRIGGER t BEFORE DELETE ON decisions WHEN old.id = '{}' BEGIN SELECT RAISE(ABORT, 'no'); END"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(fail.format(settled(STEP_ROWS + 1).id))
+    with pytest.raises(StoreError):
+        queries.forget(path, HASH)
+    assert queries.status(path)["decisions"] == 1
+    assert [line["detail"] for line in queries.audit(path)] == [{"decisions": STEP_ROWS}]
 
 
 @pytest.mark.parametrize("stored", [b"{}", b"[1]", b"\xff", b'{"bindings":[3],"routes":{}}'])
