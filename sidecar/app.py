@@ -231,8 +231,8 @@ class Sidecar:
             self.cycling.run,
             self.load,
         )
-        keys = self.guarding.read_keys
-        admin = Admin(self.settings, self.engine, *told, self.guarding.access, keys, self.settle)
+        asked = (self.guarding.access, self.guarding.read_keys, self.settle, self.desk.forget)
+        admin = Admin(self.settings, self.engine, *told, *asked)
         for what, app in (("health", health_app(self.readiness, self.metrics.render)), ("admin", admin_app(admin))):
             runner = runner_of(what, app, self.on_bug)
             await runner.setup()

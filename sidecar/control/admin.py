@@ -58,6 +58,7 @@ class Admin:
     access: Access | None = None  # made from the settings when it is not given
     read_keys: Callable[[], None] = lambda: None  # anew, at once; raises StoreError when they cannot be used
     settle: Callable[[], None] = lambda: None  # hands on calls that are over and have no row yet
+    forget: Callable[[int], None] = lambda _key: None  # of the feedback desk
 
 
 def admin_app(admin: Admin) -> web.Application:
@@ -257,6 +258,7 @@ class _Api:
         self._admin.settle()  # else the newest calls would have their rows afterwards
         key = key_of(verb.key)
         if key is not None:
+            self._admin.forget(key)
             engine.free(key)
             archive.state(engine.snapshot())  # else the next one would bring it back
         return _json({"decisions": await archive.forget(verb.key, request[_CALLER].name, verb.why)})

@@ -304,8 +304,7 @@ def _known(record: queries.Record, given: list[queries.Record]) -> Known:
     """The decision of a row, with the scores that it was given before."""
     context = record["context"] or {}
     at = datetime.fromisoformat(record["at"]).timestamp()
-    bound = context.get("unit", "request") != "request"
-    key = int(record["sticky_key"] or "0", 16) if bound else 0
+    key = int(record["sticky_key"] or "0", 16)
     kind = Kind(
         record["route"],
         record["arm"],
@@ -314,5 +313,6 @@ def _known(record: queries.Record, given: list[queries.Record]) -> Known:
         context.get("task", ""),
         (record["upstream"], record["model"]) if record["upstream"] and record["model"] else None,
         queries.tenant_of(record),
+        context.get("unit", "request") != "request",
     )
     return Known(record["id"], at, kind, key, given=tuple((score["source"], score["score"]) for score in given))

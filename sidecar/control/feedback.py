@@ -43,6 +43,7 @@ class Kind(Struct, frozen=True, gc=False):
     task: str = ""
     served: tuple[str, str] | None = None  # upstream and model, where both are known
     tenant: str = ""
+    bound: bool = False  # whether the key is what its arm was drawn for
 
 
 class Known(Struct, frozen=True, gc=False):
@@ -126,6 +127,13 @@ class FeedbackDesk:
                     completion = hash((whose, settled.outcome.completion_id))
                     several = completion in newer.by_completion or completion in older
                     newer.by_completion[completion] = False if several else known.id
+
+    def forget(self, key: int) -> None:
+        """Drops the decisions of this sticky key, and what they were taught."""
+        for half in (self._newer, self._older):
+            for gone in [known.id for known in half.known.values() if known.key == key]:
+                del half.known[gone]
+                self._labels.pop(gone, None)
 
     def handle(self, body: bytes, answer: Answer, tenant: str = "") -> None:
         """Reads one body and answers it, at once or when the database has been asked. A `tenant` learns nothing of others'
@@ -218,7 +226,7 @@ class FeedbackDesk:
             score=held.score,
             source=source,
             label=note,
-            context_key=known.key,
+            context_key=known.key if kind.bound else 0,
             rollout_id=kind.rollout_id,
             rollout_step=kind.rollout_step,
             previous=previous,
@@ -274,8 +282,9 @@ def known_of(settled: Settled) -> Known:
         facts.task,
         (settled.upstream, settled.sent_model) if settled.sent_model else None,
         facts.tags.get("tenant", ""),
+        decision.unit != "request",
     )
-    return Known(settled.id, settled.at, kind, facts.key if decision.unit != "request" else 0, facts.text)
+    return Known(settled.id, settled.at, kind, facts.key, facts.text)
 
 
 _kind = lru_cache(maxsize=1_024)(Kind)  # a few for each arm, and those of a rollout's steps, times the tasks

@@ -35,9 +35,9 @@ def _insert(table: str, columns: Iterable[str], verb: str = "INSERT") -> str:
 
 
 INSERT_EVENT = _insert("events", ("at", "service", "kind", "severity", "route", "arm", "message", "detail"))
-UPSERT_FEEDBACK = _insert(
-    "feedback", ("decision_id", "source", "at", "route", "arm", "score", "label"), verb="INSERT OR REPLACE"
-)
+# Only of a decision that has a row: it was put before its scores, so one without was forgotten, pruned or never recorded.
+UPSERT_FEEDBACK = """INSERT OR REPLACE INTO feedback (decision_id, source, at, route, arm, score, label)
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE EXISTS (SELECT 1 FROM decisions WHERE id = ?1)"""
 UPSERT_STATE = _insert("arms", ("service", "route", "arm", "at", "last_id", "state"), verb="INSERT OR REPLACE")
 UPSERT_ROLLOUT = """INSERT INTO rollouts (id, service, route, arm, phase, step, started_at, at, message, detail)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET phase = excluded.phase,

@@ -67,3 +67,19 @@ async def test_calls_that_ended_just_before_are_forgotten(
     assert await forget(side, key) == {"decisions": 2}
     await side.recorded()
     assert read(tmp_path, "SELECT id FROM decisions") == []
+
+
+async def test_a_score_of_a_forgotten_decision_is_not_kept(serve: Serve, upstream: Upstream, tmp_path: Path) -> None:
+    """The desk does not know the decision any more, though it was among the newest, and it is in no table."""
+    side = await begun(serve, upstream, tmp_path)
+    await ask(side)
+    await side.recorded()
+    ((decision, key),) = read(tmp_path, "SELECT id, sticky_key FROM decisions")
+    score = post("/_sidecar/v1/feedback", b'{"id":"%b","score":0,"label":"angry"}' % decision.encode())
+    assert (await call(side.port, score)).status == 202
+    await side.recorded()
+    assert read(tmp_path, "SELECT label FROM feedback") == [("angry",)]
+    assert await forget(side, key) == {"decisions": 1}
+    assert (await call(side.port, score)).status == 404
+    await side.recorded()
+    assert read(tmp_path, "SELECT label FROM feedback") == []

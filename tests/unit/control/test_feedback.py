@@ -87,6 +87,19 @@ def test_a_remembered_decision(desk: Desk) -> None:
     assert (desk.desk.accepted, desk.desk.refused) == (1, 0)
 
 
+def test_a_forgotten_key_is_remembered_no_more(desk: Desk) -> None:
+    """Its decisions are looked for in the database, and a score teaches as if it were the first; others stay."""
+    one, other = settled(1, at=wall(), key=1), settled(2, at=wall(), key=2)
+    desk.desk.remember([one, other])
+    desk.send({"id": one.id, "score": 1})
+    desk.desk.forget(1)
+    assert desk.send({"id": one.id, "score": 0})[0] == desk.send({"completion_id": "chatcmpl-1", "score": 0})[0] == 404
+    assert desk.send({"id": other.id, "score": 1})[0] == 202
+    desk.stored = {one.id: [known_of(one)]}
+    assert desk.send({"id": one.id, "score": 0})[0] == 202
+    assert [taught.previous for taught in desk.taught] == [None, None, None]
+
+
 def test_by_completion_id(desk: Desk) -> None:
     """The provider's completion id names the decision as long as one decision only has it."""
     desk.desk.remember([settled(1, at=wall()), settled(2, at=wall(), completion_id="chatcmpl-1")])

@@ -91,6 +91,17 @@ def test_everything_else_is_kept_too(writer: Writer, path: Path) -> None:
     connection.close()
 
 
+def test_a_score_is_kept_where_its_decision_is(writer: Writer, path: Path) -> None:
+    """In the group of its row too, whichever was put first; of one that is gone, as a forgotten person's, nothing stays."""
+    row, gone = settled(1), settled(2)
+    score = Feedback(decision_id=row.id, route="support", arm="mini", score=0.1)
+    writer.put_feedback([(row.at, score), (row.at, replace(score, decision_id=gone.id, label="angry"))])
+    writer.put(as_rows([row]))
+    assert writer.close(2.0)
+    assert [one["score"] for one in queries.feedback_of(path, row.id)] == [0.1]
+    assert queries.feedback_of(path, gone.id) == []
+
+
 def test_experiments_are_kept(writer: Writer, path: Path) -> None:
     """One row each: begun, then with its verdict; an event of another kind changes none."""
     begun = Event(kind="experiment.started", route="chat", detail={"experiment_id": "e1", "names": ["a", "b"]})
