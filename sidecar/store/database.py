@@ -80,6 +80,9 @@ def open_writer(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(
+            "PRAGMA secure_delete=ON"
+        )  # what is erased is overwritten; not every build of SQLite does so
         connection.execute(f"PRAGMA journal_size_limit={JOURNAL_LIMIT_BYTES}")
         connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         page_bytes: int = connection.execute("PRAGMA page_size").fetchone()[0]

@@ -1,8 +1,8 @@
 """Encrypts anew what lies in the store: with the first key, what older keys sealed and what was never sealed.
 
 Done in steps of one transaction each, so that rows are written between them. A value that cannot be opened, or is not what
-lies there by right, is left as it is and counted. While a step runs, what is replaced is overwritten (secure_delete), so
-that no plain text of it stays in the file. Free space of before is the caller's to clean (VACUUM).
+lies there by right, is left as it is and counted. The connection is one of `open_writer`: what is replaced is overwritten,
+so that no plain text of it stays in the file. Free space of before is the caller's to clean (VACUUM).
 """
 
 import sqlite3
@@ -48,18 +48,13 @@ def step(connection: sqlite3.Connection, vault: Vault, progress: Progress) -> Pr
     """Does the next rows; the same progress. Raises sqlite3.Error, or StoreError when there is no key to seal with."""
     if not vault.key_id:
         raise StoreError("there is no key to encrypt with: set encryption_key_file")
-    before = connection.execute("PRAGMA secure_delete").fetchone()[0]
-    connection.execute("PRAGMA secure_delete=ON")
-    try:
-        with transaction(connection):
-            if progress.decisions is not None:
-                _decisions(connection, vault, progress)
-            elif progress.feedback is not None:
-                _feedback(connection, vault, progress)
-            elif progress.state:
-                _states(connection, vault, progress)
-    finally:
-        connection.execute(f"PRAGMA secure_delete={before}")
+    with transaction(connection):
+        if progress.decisions is not None:
+            _decisions(connection, vault, progress)
+        elif progress.feedback is not None:
+            _feedback(connection, vault, progress)
+        elif progress.state:
+            _states(connection, vault, progress)
     return progress
 
 

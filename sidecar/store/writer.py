@@ -449,8 +449,6 @@ class Writer:
         connection = open_writer(self._path)
         self._connection = connection
         self._files = files(self._path)
-        if self.vault.key_id:
-            connection.execute("PRAGMA secure_delete=ON")  # what is replaced or pruned may be from before the key
         self.chain.begin(connection, self._service)
         if self.empty_at is not None and has_state_before(connection, self._service, self.empty_at):
             self.unseen = True

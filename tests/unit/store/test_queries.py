@@ -2,6 +2,7 @@
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,6 +103,21 @@ def test_forget_erases_a_person(path: Path) -> None:
     connection.close()
     assert audit == [("admin", "forget", "", '{"decisions":10}')]
     assert queries.spending(path, START - 3600)["support"] == 30 * 12_345
+
+
+def test_what_is_erased_is_overwritten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by an SQLite that leaves it where it lay, as most builds do; Debian's does not."""
+    connect = sqlite3.connect
+
+    def plain(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*args, **options)
+        connection.execute("PRAGMA secure_delete=OFF").fetchall()
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", plain)
+    ids = [row["id"].encode() for row in queries.export(path) if row["sticky_key"] == f"{1:016x}"]
+    assert queries.forget(path, f"{1:016x}") == len(ids)
+    assert [one for one in ids if one in path.read_bytes()] == []
 
 
 def test_prune_by_age_and_by_size(path: Path) -> None:
