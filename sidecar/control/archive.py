@@ -21,7 +21,7 @@ from sidecar.store import queries
 from sidecar.store.audit import ITSELF, Audit, Head
 from sidecar.store.keys import NO_GUARDS, Guards
 from sidecar.store.lock import is_held
-from sidecar.store.retention import STEP_ROWS, Forgetting, Limits, forget, prune, vacuum
+from sidecar.store.retention import STEP_ROWS, Forgetting, Limits, empty_log, forget, prune, vacuum
 from sidecar.store.sealing import Progress, step
 from sidecar.store.vault import Sealed, Spoilt, Vault
 from sidecar.store.writer import Writer
@@ -196,6 +196,10 @@ class Archive:
             notes.append(
                 f"store: rows are not being written: {writer.last_error}; {writer.queued} wait, traffic goes on"
             )
+        if writer is not None and writer.log_owed:
+            notes.append(
+                "store: what was erased is in the WAL until the programs that read the database now have ended"
+            )
         return notes
 
     async def look_up(self, key: str, tenant: str = "") -> list[Known]:
@@ -244,7 +248,7 @@ class Archive:
             erased += gone
             if gone < STEP_ROWS:
                 break
-        await self._ask(queries.checkpoint)
+        await self._empty_log()
         return erased
 
     async def encrypt(self) -> Progress:
@@ -258,8 +262,12 @@ class Archive:
             raise StoreError("the first key became another one meanwhile: encrypt once more")
         while await self._ask(vacuum):
             pass
-        await self._ask(queries.checkpoint)
+        await self._empty_log()
         return progress
+
+    async def _empty_log(self) -> None:
+        """Takes what was erased out of the WAL too; while somebody reads it, the writer tries again with its chores."""
+        self._writing.log_owed = not await self._ask(empty_log)
 
     @property
     def key_id(self) -> str:

@@ -383,7 +383,7 @@ def encrypt(path: Path, by: By = BY) -> sealing.Progress:
         detail = {"key": vault.key_id, "values": progress.sealed, "unreadable": progress.unreadable}
         _note(connection, path, "", "encrypt", detail, by)
         connection.execute("VACUUM")  # free space may hold rows that were deleted when nothing was encrypted yet
-        checkpoint(connection)
+        _empty_log(connection, path)
     return progress
 
 
@@ -402,13 +402,16 @@ def forget(path: Path, key_hash: str, by: By = BY) -> int:
             erased += gone
             if gone < STEP_ROWS:
                 break
-        checkpoint(connection)
+        _empty_log(connection, path)
     return erased
 
 
-def checkpoint(connection: sqlite3.Connection) -> None:
-    """Take what was erased out of the WAL too, as far as readers let it."""
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+def _empty_log(connection: sqlite3.Connection, path: Path) -> None:
+    """Takes what was erased or replaced out of the WAL too. Raises StoreError when a reader keeps it there."""
+    if not retention.empty_log(connection):
+        raise StoreError(
+            f"{path}: done, but a program that reads keeps what was there in {path.name}-wal: end it, and do this again"
+        )
 
 
 def status(path: Path) -> Record:

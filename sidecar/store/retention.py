@@ -91,6 +91,12 @@ def vacuum(connection: sqlite3.Connection, pages: int = VACUUM_PAGES) -> bool:
     return 0 < after < before
 
 
+def empty_log(connection: sqlite3.Connection) -> bool:
+    """Copies the WAL into the file and cuts it to nothing; False when readers kept it from that. Raises sqlite3.Error."""
+    busy: int = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    return not busy
+
+
 def forget(
     connection: sqlite3.Connection, key_hash: str, audit: Forgetting, chain: Chain, vault: Vault = CLOSED
 ) -> int:

@@ -32,7 +32,7 @@ from sidecar.store.database import Files, clear_log, files, identity, is_damaged
 from sidecar.store.keys import NO_GUARDS, Guards
 from sidecar.store.lock import Held, WriteLock
 from sidecar.store.losses import Losses, cut
-from sidecar.store.retention import Limits, prune
+from sidecar.store.retention import Limits, empty_log, prune
 from sidecar.store.vault import Vault
 
 COMMIT_S: Final = 0.1  # with the app's flush within 50 ms, a kill loses at most the last 250 ms
@@ -82,6 +82,7 @@ class Writer:
         self.empty_at: float | None = None  # when no state was found to go on with; wall clock
         self.unseen = False  # an older one has appeared since: until `seen`, none is written over it
         self.writable: bool | None = None  # whether the last attempt succeeded; None before the first
+        self.log_owed = False  # something was erased that the WAL still has
         self._path = path
         self._right = WriteLock(path)
         self.chain = Chain(path, guards.audit)  # used by the thread only, but for its head
@@ -417,6 +418,8 @@ class Writer:
     def _tidy(self) -> None:
         connection = self._connected()
         self.rows_pruned += prune(connection, self._limits, earlier()).rows
+        if self.log_owed:
+            self.log_owed = not empty_log(connection)
 
     def _fail(self, error: Exception) -> None:
         self.errors += 1

@@ -10,7 +10,7 @@ import pytest
 
 from sidecar.control import loop
 from tests.integration.conftest import Running, Serve, Upstream
-from tests.integration.raw import call, ok, post
+from tests.integration.raw import call, ok, post, until
 
 ANSWER = ok(b'{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}')
 POLICY = """
@@ -67,6 +67,22 @@ async def test_calls_that_ended_just_before_are_forgotten(
     assert await forget(side, key) == {"decisions": 2}
     await side.recorded()
     assert read(tmp_path, "SELECT id FROM decisions") == []
+
+
+async def test_a_reader_keeps_the_wal_and_it_goes_when_they_end(
+    serve: Serve, upstream: Upstream, tmp_path: Path
+) -> None:
+    """While somebody reads a state of before, `/ready` says so; afterwards nothing of the person is in any file."""
+    side = await begun(serve, upstream, tmp_path)
+    await ask(side)
+    await side.recorded()
+    with closing(sqlite3.connect(tmp_path / "sidecar.db")) as reader:
+        reader.execute("BEGIN")
+        ((key,),) = reader.execute("SELECT sticky_key FROM decisions").fetchall()
+        assert await forget(side, key) == {"decisions": 1}
+        assert "in the WAL" in side.app.archive.notes()[0]
+    assert await until(lambda: side.app.archive.notes() == [], 20.0)
+    assert key.encode() not in b"".join((tmp_path / name).read_bytes() for name in ("sidecar.db", "sidecar.db-wal"))
 
 
 async def test_a_score_of_a_forgotten_decision_is_not_kept(serve: Serve, upstream: Upstream, tmp_path: Path) -> None:

@@ -105,6 +105,19 @@ def test_forget_erases_a_person(path: Path) -> None:
     assert queries.spending(path, START - 3600)["support"] == 30 * 12_345
 
 
+def test_forgetting_fails_while_a_reader_keeps_it_in_the_wal(path: Path) -> None:
+    """The rows are gone for everybody else; done again without the reader, they are gone from the disk."""
+    with sqlite3.connect(path) as reader:
+        reader.execute("BEGIN")
+        (one, *_) = [row[0] for row in reader.execute(f"SELECT id FROM decisions WHERE sticky_key = '{1:016x}'")]
+        with pytest.raises(StoreError, match="db-wal"):
+            queries.forget(path, f"{1:016x}")
+    assert one.encode() in path.read_bytes()
+    reader.close()
+    assert queries.forget(path, f"{1:016x}") == 0
+    assert one.encode() not in path.read_bytes()
+
+
 def test_what_is_erased_is_overwritten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also by an SQLite that leaves it where it lay, as most builds do; Debian's does not."""
     connect = sqlite3.connect
