@@ -1,10 +1,11 @@
 """What the store forgets, and when or for whom: bounded steps that fit between two group commits.
 
 Raw rows (decisions, outcomes, feedback) go when they are older than `raw_s`, hourly windows and events after
-`aggregates_s`. While the file is larger than `max_bytes`, raw rows and events go, the oldest of both first: either can
-fill it. Posteriors (`arms`), rollouts, experiments and the audit are never touched, nor, for its size, the windows that
-budgets are rebuilt from. One step deletes at most STEP_ROWS rows in one transaction and nothing is read into memory but
-their ids; freed pages are given back to the file system a few at a time, so no step holds the file for long.
+`aggregates_s`. Feedback whose decision is gone goes first. While the file is larger than `max_bytes`, raw rows and
+events go, the oldest of both first: either can fill it. Posteriors (`arms`), rollouts, experiments and the audit are
+never touched, nor, for its size, the windows that budgets are rebuilt from. One step deletes at most STEP_ROWS rows in
+one transaction and nothing is read into memory but their ids; freed pages are given back to the file system a few at a
+time, so no step holds the file for long.
 """
 
 import sqlite3
@@ -30,6 +31,10 @@ VACUUM_PAGES = 256  # 1 MiB given back per call
 
 _OLDEST_RAW: Final = "SELECT id, at FROM decisions ORDER BY id LIMIT ?"
 _OLDEST_EVENTS: Final = "SELECT id, at FROM events ORDER BY at LIMIT ?"
+
+# Ids rise with time: what is below the oldest decision has lost its own. Earlier versions stored such scores.
+_DELETE_STRAYS: Final = """DELETE FROM feedback WHERE (decision_id, source) IN (SELECT decision_id, source FROM feedback
+WHERE decision_id < coalesce((SELECT min(id) FROM decisions), 'g') ORDER BY decision_id LIMIT ?)"""
 
 Key = tuple[str | int]
 
@@ -65,6 +70,9 @@ def prune(connection: sqlite3.Connection, limits: Limits, wall_s: float, *, step
     rows, more = 0, False
     oldest = at_text(wall_s - limits.raw_s)
     for _ in range(steps):
+        more = connection.execute(_DELETE_STRAYS, (STEP_ROWS,)).rowcount == STEP_ROWS
+        if more:
+            continue
         used, _ = size_bytes(connection)
         raw, events = _oldest(connection) if used > limits.max_bytes else (_raw_before(connection, oldest), [])
         _delete_step(connection, raw, events)

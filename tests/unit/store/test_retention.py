@@ -80,6 +80,31 @@ def test_the_older_go_first_whichever_they_are(connection: sqlite3.Connection) -
     assert count(connection, "events") == EVENTS + 1 - (STEP_ROWS - ROWS)
 
 
+def test_scores_of_decisions_that_are_gone_go_first(connection: sqlite3.Connection) -> None:
+    """Earlier versions stored them, and never deleted them: they fill the file, and not a fresh row goes for them."""
+    limits = Limits(max_bytes=size_bytes(connection)[0] + 2**16, raw_s=1e9, aggregates_s=1e9)
+    ids = [settled(number, at=START - HOUR).id for number in range(EVENTS)] + [settled(0, at=START).id]
+    with connection:
+        add = "INSERT INTO feedback (decision_id, source, at, score, label) VALUES (?, 'user', ?, 1.0, ?)"
+        connection.executemany(add, [(one, at_text(START), "x" * 100) for one in ids])
+    assert size_bytes(connection)[0] > limits.max_bytes
+    assert prune(connection, limits, START, steps=1) == (0, True)
+    assert count(connection, "feedback") == EVENTS + 1 - STEP_ROWS
+    assert prune(connection, limits, START) == (0, False)
+    assert (count(connection, "feedback"), count(connection, "decisions")) == (1, ROWS)
+    assert prune(connection, Limits(raw_s=0.0), START + HOUR) == (ROWS, False)
+    assert count(connection, "feedback") == 0
+
+
+def test_the_last_scores_go_after_the_last_decision(connection: sqlite3.Connection) -> None:
+    """Then all of them are of decisions that are gone."""
+    with connection:
+        connection.execute("DELETE FROM decisions")
+        connection.execute("INSERT INTO feedback (decision_id, source) VALUES (?, 'user')", (settled(1).id,))
+    prune(connection, Limits(), START)
+    assert count(connection, "feedback") == 0
+
+
 def test_the_verb_goes_on_while_only_events_are_left(path: Path, connection: sqlite3.Connection) -> None:
     """A step without a raw row is not the last one."""
     errands(connection, START - HOUR)
