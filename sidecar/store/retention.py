@@ -36,6 +36,10 @@ _OLDEST_EVENTS: Final = "SELECT id, at FROM events ORDER BY at LIMIT ?"
 _DELETE_STRAYS: Final = """DELETE FROM feedback WHERE (decision_id, source) IN (SELECT decision_id, source FROM feedback
 WHERE decision_id < coalesce((SELECT min(id) FROM decisions), 'g') ORDER BY decision_id LIMIT ?)"""
 
+# Of a JSON array of decisions. A detail that is no JSON, of another hand, would raise.
+_DELETE_ERRANDS: Final = """DELETE FROM events WHERE kind GLOB 'errand.*' AND
+CASE WHEN json_valid(detail) THEN json_extract(detail, '$.decision') END IN (SELECT value FROM json_each(?))"""
+
 Key = tuple[str | int]
 
 
@@ -108,7 +112,7 @@ def empty_log(connection: sqlite3.Connection) -> bool:
 def forget(
     connection: sqlite3.Connection, key_hash: str, audit: Forgetting, chain: Chain, vault: Vault = CLOSED
 ) -> int:
-    """Erase up to STEP_ROWS decisions of one sticky key, with outcomes and feedback; how many.
+    """Erase up to STEP_ROWS decisions of one sticky key, with outcomes, feedback and errands; how many.
 
     Each step takes the key out of what was learnt first, and leaves an audit row, without the key, in its transaction; the
     one that finds fewer than STEP_ROWS is the last. Raises sqlite3.Error, and Sealed or Spoilt, with nothing erased, when
@@ -120,6 +124,7 @@ def forget(
             "SELECT id FROM decisions WHERE sticky_key = ? LIMIT ?", (key_hash, STEP_ROWS)
         ).fetchall()
         _delete(connection, ids)
+        connection.execute(_DELETE_ERRANDS, (orjson.dumps([key for (key,) in ids]).decode(),))
         detail = orjson.dumps({"decisions": len(ids)}).decode()
         chain.append(connection, audit.service, [Audit(audit.at, audit.actor, "forget", detail=detail, why=audit.why)])
     chain.seal(connection)

@@ -40,6 +40,10 @@ routes:
     quality: {{validators: [finish_reason, empty], min_samples: 5}}
 """
 
+JUDGED = POLICY.replace(
+    "quality: {{", "quality: {{judge: {{upstream: sim, model: judge, sample: 1.0, per_minute: 6000, daily_usd: 10}}, "
+)
+
 
 def read(db: Path, query: str) -> list[tuple[Any, ...]]:
     with contextlib.closing(sqlite3.connect(f"{db.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
@@ -47,10 +51,10 @@ def read(db: Path, query: str) -> list[tuple[Any, ...]]:
 
 
 @contextlib.contextmanager
-def learning(folder: Path) -> Iterator[Sidecar]:
+def learning(folder: Path, policy: str = POLICY) -> Iterator[Sidecar]:
     """A sidecar that learns, has a rollout, and a small budget on another route."""
     with Provider(folder, *QUICK) as provider:
-        policies = write_policy(folder, provider, POLICY)
+        policies = write_policy(folder, provider, policy)
         with Sidecar(folder, provider.url, policies=policies) as sidecar:
             yield sidecar
 
@@ -138,11 +142,11 @@ async def test_a_disaster(tmp_path: Path) -> None:
 
 
 async def test_a_person_is_forgotten_under_load(tmp_path: Path) -> None:
-    """SEC-PRIVACY: their rows, outcomes and scores are gone from every table and every page of the file and its WAL, by
-    the verb that asks the running process; the audit has the erasure and not the key; nobody else lost a row. A copy that
-    was made before still has them: docs/operations.md says so."""
+    """SEC-PRIVACY: their rows, outcomes, scores and what a judge was asked are gone from every table and every page of
+    the file and its WAL, by the verb that asks the running process; the audit has the erasure and not the key; nobody
+    else lost a row. A copy that was made before still has them: docs/operations.md says so."""
     copy = tmp_path / "copy.db"
-    with learning(tmp_path) as sidecar:
+    with learning(tmp_path, JUDGED) as sidecar:
         load = Load(sidecar.port, connections=3)
         async with load.running():
             connection = Connection(sidecar.port)
@@ -155,6 +159,11 @@ async def test_a_person_is_forgotten_under_load(tmp_path: Path) -> None:
                 assert (await asyncio.to_thread(ask, sidecar.port, "POST", path, body=body))[0] < 300
             await asyncio.sleep(1.0)
             await asyncio.to_thread(sidecar.verb, "store", "backup", str(copy))
+            judged = {
+                row[0]
+                for row in read(copy, "SELECT json_extract(detail, '$.decision') FROM events WHERE kind LIKE 'errand%'")
+            }
+            assert judged & set(ids)
             (key,) = {row[0] for row in read(copy, f"SELECT sticky_key FROM decisions WHERE id IN {tuple(ids)}")}
             verb = ("store", "forget", "--key", key, "--set", f"admin_listen=127.0.0.1:{sidecar.admin_port}")
             assert await asyncio.to_thread(sidecar.verb, *verb) == "30 decisions erased\n"

@@ -1,6 +1,7 @@
 """Reading verbs: right rows, right errors, and forgetting that leaves a trace but no person."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,23 @@ def test_forget_erases_a_person(path: Path) -> None:
     connection.close()
     assert audit == [("admin", "forget", "", '{"decisions":10}')]
     assert queries.spending(path, START - 3600)["support"] == 30 * 12_345
+
+
+def test_what_a_judge_was_asked_about_a_person_goes(path: Path) -> None:
+    """Errands of their decisions; others' stay, and so does what is no errand, or no JSON."""
+    with closing(open_writer(path)) as connection:
+        detail = '{"decision":"%s"}'
+        for kind, text in (
+            ("errand.judge", detail % settled(1).id),
+            ("errand.shadow", detail % settled(4).id),
+            ("errand.judge", detail % settled(2).id),
+            ("errand.judge", "{"),
+        ):
+            connection.execute("INSERT INTO events (at, kind, detail) VALUES ('2096', ?, ?)", (kind, text))
+    queries.forget(path, f"{1:016x}")
+    with closing(sqlite3.connect(path)) as connection:
+        left = connection.execute("SELECT kind, detail FROM events ORDER BY id").fetchall()
+    assert left == [("policy.applied", "{}"), ("errand.judge", detail % settled(2).id), ("errand.judge", "{")]
 
 
 def test_forgetting_fails_while_a_reader_keeps_it_in_the_wal(path: Path) -> None:
