@@ -38,7 +38,8 @@ INSERT_EVENT = _insert("events", ("at", "service", "kind", "severity", "route", 
 # Only of a decision that has a row: it was put before its scores, so one without was forgotten, pruned or never recorded.
 UPSERT_FEEDBACK = """INSERT OR REPLACE INTO feedback (decision_id, source, at, route, arm, score, label)
 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE EXISTS (SELECT 1 FROM decisions WHERE id = ?1)"""
-UPSERT_STATE = _insert("arms", ("service", "route", "arm", "at", "last_id", "state"), verb="INSERT OR REPLACE")
+UPSERT_STATE = """INSERT OR REPLACE INTO arms (service, route, arm, at, last_id, state)
+VALUES (?1, ?2, ?3, ?4, (SELECT id FROM decisions WHERE id = ?5), ?6)"""  # it names no row that was forgotten
 UPSERT_ROLLOUT = """INSERT INTO rollouts (id, service, route, arm, phase, step, started_at, at, message, detail)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET phase = excluded.phase,
 step = coalesce(excluded.step, step), at = excluded.at, message = excluded.message, detail = excluded.detail"""
