@@ -40,15 +40,17 @@ def _bundled() -> Catalogue:
     return read_catalogue(bundled_catalogue().read_bytes())
 
 
-def load_catalogue(file: Path | None = None) -> Catalogue:
+def load_catalogue(file: Path | None = None, text: str | None = None) -> Catalogue:
     """The shipped catalogue, with what `file` says in front of it, or instead of it where that says `replace`.
+
+    With `text` the file is not read: that is what it said.
 
     Raises:
         ConfigError: the file cannot be read, or is no catalogue; with every problem, one a line.
     """
     if file is None:
         return _bundled()
-    own, replaces = read_file(file)
+    own, replaces = _own(file, text_of(file) if text is None else text)
     return own if replaces else extended(_bundled(), own)
 
 
@@ -64,11 +66,22 @@ def read_file(file: Path) -> tuple[Catalogue, bool]:
     Raises:
         ConfigError: as `load_catalogue`.
     """
+    return _own(file, text_of(file))
+
+
+def text_of(file: Path) -> str:
+    """
+    Raises:
+        ConfigError: the file cannot be read.
+    """
     try:
-        text = file.read_text("utf-8")
+        return file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        text = f"{file}: cannot be read ({type(error).__name__}); give a readable catalogue"
-        raise UnreadableError.of(error, text) from None
+        what = f"{file}: cannot be read ({type(error).__name__}); give a readable catalogue"
+        raise UnreadableError.of(error, what) from None
+
+
+def _own(file: Path, text: str) -> tuple[Catalogue, bool]:
     problems = Problems(str(file))
     root = read_document(text, problems)
     written: CatalogueFile | None = None

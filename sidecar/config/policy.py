@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sidecar.config.address import parse_origin
 from sidecar.config.build import Surroundings, build_policy, canonical
-from sidecar.config.catalogue import load_catalogue
+from sidecar.config.catalogue import load_catalogue, text_of
 from sidecar.config.document import Node, Problems, read_document
 from sidecar.config.kinds import Wrong
 from sidecar.config.settings import Settings
@@ -21,12 +21,22 @@ MAX_FILE_BYTES = 1024 * 1024  # the most that a ConfigMap can hold
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """What a policy was made of, so that another process makes the same one, whatever the files say by then."""
+
+    text: str
+    file: Path
+    catalogue: str | None = None  # text of the file that the setting `catalogue` names
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """A policy, what its writer should know of it, and the file that it came from (None: there is none)."""
 
     policy: Policy
     warnings: tuple[str, ...] = ()
     file: Path | None = None
+    written: Written | None = None
 
 
 def load_policies(
@@ -91,15 +101,23 @@ def load_file(file: Path, environ: Mapping[str, str], settings: Settings | None 
 
 def load_text(text: str, file: Path, environ: Mapping[str, str], settings: Settings | None = None) -> Loaded:
     """A policy from text; `file` is only named in messages. Raises ConfigError with every problem."""
-    problems = Problems(str(file))
-    root = read_document(text, problems)
-    policy = None if root is None else _read(root, environ, settings, problems)
+    catalogue = settings.catalogue if settings is not None else None
+    return load_written(Written(text, file, None if catalogue is None else text_of(catalogue)), environ, settings)
+
+
+def load_written(written: Written, environ: Mapping[str, str], settings: Settings | None = None) -> Loaded:
+    """As `load_text`, and reads no file."""
+    problems = Problems(str(written.file))
+    root = read_document(written.text, problems)
+    policy = None if root is None else _read(root, written.catalogue, environ, settings, problems)
     problems.check()
     assert policy is not None, "no policy without a problem told"
-    return Loaded(policy, problems.doubts(), file)
+    return Loaded(policy, problems.doubts(), written.file, written)
 
 
-def _read(root: Node, environ: Mapping[str, str], settings: Settings | None, problems: Problems) -> Policy | None:
+def _read(
+    root: Node, catalogue: str | None, environ: Mapping[str, str], settings: Settings | None, problems: Problems
+) -> Policy | None:
     if root.is_empty:
         problems.add(root, "is empty", "write a policy that begins with `version: 1`, or delete the file")
         return None
@@ -110,7 +128,8 @@ def _read(root: Node, environ: Mapping[str, str], settings: Settings | None, pro
     if settings is not None and settings.replicas is not None:  # the version stays: it is of what the file says
         written = replace(written, replicas=settings.replicas)
     more = settings.catalogue if settings is not None else None
-    around = Surroundings(environ, settings.listeners if settings is not None else (), load_catalogue(more))
+    known = load_catalogue(more, catalogue)
+    around = Surroundings(environ, settings.listeners if settings is not None else (), known)
     policy = build_policy(written, version_of(root), around, problems)
     if settings is not None:
         for what, fix in _unguarded(settings, policy):

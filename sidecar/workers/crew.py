@@ -24,6 +24,7 @@ from typing import Final
 import structlog
 
 from sidecar.clock import monotonic
+from sidecar.config.policy import Written
 from sidecar.config.settings import Settings
 from sidecar.proxy.plane import Books
 from sidecar.tasks import Tasks
@@ -58,6 +59,7 @@ class Member:
         self.serving = False
         self.greeted = False
         self.stand = b""  # that it was told last
+        self.written: Written | None = None  # as `stand`
         self.turn = 0  # on its way; 0: none
         self.late = False  # something waits for the next turn
         self.silent_s = 0.0  # since it was heard last

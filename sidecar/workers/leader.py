@@ -245,14 +245,15 @@ class LeadingSidecar(Sidecar):
             self.engine.unsaid(member.who)
             self.on_bug("tell", bug)
             return False
-        member.stand = stand
+        member.stand, member.written = stand, self.policies.current.written
         return True
 
     def _orders(self, member: Member, turn: int, stand: bytes, bound: Sequence[Bound], kept: Sequence[Left]) -> Orders:
-        engine = self.engine
+        engine, written = self.engine, self.policies.current.written
         return Orders(
             turn=turn,
             policy=engine.policy.version,
+            written=None if written == member.written else written,
             stand=b"" if stand == member.stand else stand,
             unbound=engine.unbound(member.who),
             bound=list(bound),

@@ -14,6 +14,7 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
+from sidecar.config.policy import Written
 from sidecar.config.settings import Settings
 from sidecar.core.following import Bound, Lesson
 from sidecar.core.types import Decision, Event, Settled
@@ -72,6 +73,7 @@ class Orders(Struct, gc=False, omit_defaults=True, array_like=True):
 
     turn: int = 0
     policy: str = ""  # the version in force
+    written: Written | None = None  # it; None: as before, and at first that there is no policy
     stand: bytes = b""  # `Leader.stand`; empty: as before
     unbound: list[str] = []
     bound: list[Bound] = []

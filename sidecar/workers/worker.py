@@ -2,8 +2,8 @@
 
 It has the data plane of an ordinary sidecar: listener, upstreams, cascades, judges and shadows; no store, no metrics, no
 admin plane. What happens it tells its leader (`workers.telling`); what to know comes as orders, and the first of them
-before the port is opened. Policies, prices and keys are read from the same files as the leader's, and a policy is put in
-force when the leader says so.
+before the port is opened, which is not opened before the leader's policy is in force here. Prices and keys are read from
+the same files as the leader's; of a policy the leader sends what it has read, so a file that is bad by now changes nothing.
 
 Without its leader it goes on deciding by what it knows, drains as if told to, and ends: nothing is left behind for ever.
 """
@@ -25,14 +25,13 @@ import structlog
 
 from sidecar.clock import monotonic, steady, wall
 from sidecar.config.guards import guards
-from sidecar.config.policy import Loaded, default_upstreams
+from sidecar.config.policy import Loaded, default_upstreams, load_written
 from sidecar.config.prices import PriceSource
 from sidecar.config.secrets import ClientTokens, KeyRing
-from sidecar.config.watch import PolicySource
 from sidecar.control.loop import Consumers, ControlLoop
 from sidecar.core.cost import RateCard, flat_card
 from sidecar.core.following import Follower
-from sidecar.core.policy import Policy, Route, Upstream
+from sidecar.core.policy import NO_POLICY, Policy, Route, Upstream
 from sidecar.errors import ConfigError
 from sidecar.gauges import load, of_traffic
 from sidecar.process import hush, loop_factory, place, salt_of, server_tls, watch_loop
@@ -71,15 +70,13 @@ class Worker:
         self._asking: dict[int, Answer] = {}  # feedback that the leader has not answered yet
         self._asked = 0
         self._wanted = ""  # the policy version in force at the leader
-        self._next: Loaded | None = None  # read here, and not in force yet
+        self._next: Loaded | None = Loaded(NO_POLICY)  # not in force here yet
         self._refused = ""  # why `_next` could not be put in force
         self._stand = self._followed = b""  # what the leader said last, and what of it is taken over
         self._leases: dict[str, tuple[int, float]] = {}
         self.tasks = Tasks(lambda name, error: self.on_bug(f"task {name}", error))
         self.prices = PriceSource(settings.prices)
-        self.policies = PolicySource(settings.policies, settings.service, os.environ, settings)
-        policy = self.policies.current.policy
-        self.engine = Follower(policy, np.random.default_rng(), steady(), self._price_of, guards(settings))
+        self.engine = Follower(NO_POLICY, np.random.default_rng(), steady(), self._price_of, guards(settings))
         self.keys = KeyRing(os.environ)
         self.link = link
         self.telling = Telling(self.engine, link)
@@ -89,7 +86,6 @@ class Worker:
         self._wire_plane()
         self.origins = Origins(settings, self.prices.current, self.tasks, self._key_of)
         self.defaults = default_upstreams(settings)
-        self._obey_policy(policy)
         self._gauges: dict[str, Callable[[], Reading]] = {}
         of_traffic(self._gauges.__setitem__, self.plane, self.beside)
         steps = [("tick", self._tick), ("policy", self._look_at_policy), ("prices", self._poll_prices)]
@@ -109,12 +105,13 @@ class Worker:
             plane.tokens.check(steady())
 
     async def run(self) -> int:
-        """Serves from the first orders until the last ones; the exit code."""
+        """Serves from the first policy until the last orders; the exit code."""
         loop = asyncio.get_running_loop()
         watch_loop(loop, self.on_bug)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, lambda: None)  # they are for the leader, which says what to do
         self.telling.flush()  # here we are
+        self.loop.start()
         await self._ordered.wait()
         if not self._stopping.is_set():
             await self._serve()
@@ -134,7 +131,6 @@ class Worker:
             self._servers.append(
                 await loop.create_server(lambda: Downstream(self.plane), sock=sock, ssl=tls, backlog=1024)
             )
-        self.loop.start()
         gc.collect()
         gc.freeze()
         self.telling.serving = True
@@ -166,14 +162,16 @@ class Worker:
             self.telling.flush()
         if orders.stop:
             self._stopping.set()
+            self._ordered.set()
         if orders.stop == CUT:
             self._cut.set()
-        self._ordered.set()
 
     def _obey(self, orders: Orders) -> None:
         for number, status, answer in orders.answers:
             self._answer(number, status, answer)
-        if orders.policy and orders.policy != self._wanted:
+        if orders.written is not None:
+            self._next = load_written(orders.written, os.environ, self.settings)
+        if orders.policy:
             self._wanted = orders.policy
             self._look_at_policy()
         self.engine.hear(orders.unbound, orders.bound)
@@ -219,25 +217,23 @@ class Worker:
     # ---- policy, prices, time
 
     def _look_at_policy(self) -> None:
-        """Reads the files where they changed, or where the leader has read what was not seen here; in force is what the
-        leader has in force."""
-        behind = self._wanted not in ("", self.engine.policy.version)
-        self._next = (self.policies.reload() if behind else self.policies.poll()) or self._next
-        if self._next is None or self._next.policy.version != self._wanted:
+        """Puts in force what the leader has in force; what cannot be is tried again: a file that it names may be there
+        later."""
+        loaded = self._next
+        if loaded is None or loaded.policy.version != self._wanted:
             return
-        loaded, self._next = self._next, None
         try:
             self._obey_policy(loaded.policy)
         except ConfigError as error:
-            self._next = loaded  # tried again: a file that it names may be there later
             if str(error) != self._refused:
                 self._refused = str(error)
                 log.error("policy", note=self._refused)
             return
-        self._refused = ""
+        self._next, self._refused = None, ""
         self.engine.apply(loaded.policy, steady())  # its events are the leader's to tell
         self._followed = b""
         self._follow()
+        self._ordered.set()
 
     def _obey_policy(self, policy: Policy) -> None:
         self.origins.apply(self.plane, policy, self.defaults)
@@ -279,7 +275,7 @@ class Worker:
         notes += [text for errands in self.beside.status(now) for text in errands.notes]
         notes += self.plane.watchdog.notes()
         if self._wanted not in ("", self.engine.policy.version):
-            notes.append(f"policy {self._wanted} is in force at the leader and was not read here yet")
+            notes.append(f"policy {self._wanted} is in force at the leader and not here yet: {self._refused}")
         return [f"worker {self._hello.index}: {note}" for note in notes]
 
     def on_bug(self, where: str, error: BaseException) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import yaml
 
 from tests.e2e.process import LOOPBACK, Provider, Sidecar, ask, free_port
@@ -62,6 +63,15 @@ def ended(side: Sidecar) -> None:
 def workers(side: Sidecar) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = side.ready()[1]["workers"]
     return found
+
+
+async def killed(side: Sidecar, index: int) -> None:
+    """Worker `index` is killed, and another one serves in its place."""
+    pid = workers(side)[index]["pid"]
+    os.kill(pid, signal.SIGKILL)
+    await until(
+        lambda: sum(one["serving"] and one["pid"] != pid for one in workers(side)) == N, "nobody took its place"
+    )
 
 
 def books(side: Sidecar) -> dict[str, int]:
@@ -142,6 +152,22 @@ async def test_a_worker_that_is_killed_takes_only_its_own_calls_with_it(tmp_path
         async with clients(side.port) as made:
             assert {reply.status for reply in await everybody(made, "after", max_tokens=1)} == {200}
         assert "llm_sidecar_worker_restarts_total 1.0" in side.metrics()
+        ended(side)
+
+
+@pytest.mark.parametrize("spoil", [lambda file: file.write_text("routes: {"), Path.unlink], ids=["bad", "gone"])
+async def test_a_worker_that_is_started_again_has_the_last_good_policy(
+    tmp_path: Path, spoil: Callable[[Path], object]
+) -> None:
+    """Its file is bad or gone by then: nobody serves what the policy refuses."""
+    spent = {"mode": "observe", "arms": [], "budget": {"daily_usd": 1e-9, "on_exceeded": "deny"}}
+    with Provider(tmp_path, *QUICK) as provider, sidecar(tmp_path, provider, policy(provider, **spent)) as side:
+        spoil(side.folder / "policies" / "policy.yaml")
+        await until(lambda: "policy_error 1.0" in side.metrics(), "it was not seen")
+        await killed(side, 0)
+        async with clients(side.port) as made:
+            assert {reply.status for reply in await everybody(made, "over")} == {429}
+            await until(lambda: all(one["accepted"] for one in workers(side)), "a worker got none")
         ended(side)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.cli import main
 from sidecar.config.catalogue import bundled_catalogue, compile_catalogue, described, load_catalogue, read_file
-from sidecar.config.policy import load_text
+from sidecar.config.policy import load_text, load_written
 from sidecar.config.settings import Settings
 from sidecar.core.abilities import UNKNOWN, Capabilities
 from sidecar.errors import ConfigError
@@ -95,6 +95,9 @@ def test_the_setting_names_it(tmp_path: Path) -> None:
     settings = Settings.load({"SIDECAR_CATALOGUE": str(tmp_path / "own.yaml")})
     loaded = load_text(POLICY, tmp_path / "p.yaml", {}, settings)
     assert loaded.policy.routes[0].baseline.capabilities.images is False
+    (tmp_path / "own.yaml").unlink()
+    assert loaded.written is not None
+    assert load_written(loaded.written, {}, settings) == loaded  # in another process, which reads no file
 
 
 @pytest.mark.parametrize(
