@@ -35,24 +35,31 @@ def load_prices(file: Path | None = None) -> PriceBook:
     Raises:
         ConfigError: it cannot be read or is not a price list.
     """
-    place = file or bundled_prices()
+    return PriceBook(_text_of(file or bundled_prices()))
+
+
+def _text_of(file: Path) -> bytes:
     try:
-        return PriceBook(place.read_bytes())
+        return file.read_bytes()
     except OSError as error:
-        raise UnreadableError.of(error, f"{place}: {error.strerror}; give a readable price list") from None
+        raise UnreadableError.of(error, f"{file}: {error.strerror}; give a readable price list") from None
 
 
 class PriceSource:
-    """The price list in force. `error` says why the file's newest content is not in force, None when it is."""
+    """The price list in force, and its `text` where it is mounted. `error` says why the file's newest content is not in
+    force, None when it is."""
 
-    def __init__(self, file: Path | None) -> None:
-        """
+    def __init__(self, file: Path | None, text: bytes | None = None) -> None:
+        """With `text`, the mounted list that another process has in force, the file is read when it is asked for changes.
+
         Raises:
             ConfigError: as `load_prices`: at start there is no last good list.
         """
         self._file = file
         self._watch = Watch([] if file is None else [file])  # the bundled one changes with the package
-        self.current = load_prices(file)
+        if text is not None:
+            self._watch.forget()
+        self._take(self._read() if text is None else text)
         self.error: str | None = None
 
     def changed(self) -> bool:
@@ -62,11 +69,18 @@ class PriceSource:
     def reload(self) -> bool:
         """Reads the file, in some 20 ms: not for the loop. Whether there is a new list; a bad one changes nothing."""
         try:
-            loaded = load_prices(self._file)
+            self._take(self._read())
         except ConfigError as error:
             self.error = f"{error}; the last good price list stays in force"
             if isinstance(error, UnreadableError):
                 self._watch.forget()
             return False
-        self.current, self.error = loaded, None
+        self.error = None
         return True
+
+    def _read(self) -> bytes | None:
+        return None if self._file is None else _text_of(self._file)
+
+    def _take(self, text: bytes | None) -> None:
+        self.current = load_prices() if text is None else PriceBook(text)
+        self.text = text

@@ -91,6 +91,7 @@ class Crew:
         self.gone_lost = 0
         self.changed = asyncio.Event()  # somebody serves, or has ended
         self.settings = settings
+        self.prices: Callable[[], bytes | None] = lambda: None  # the mounted list in force
         self._tasks = tasks
         self._on_report, self._on_gone = on_report, on_gone
         self._stopping = False
@@ -128,7 +129,7 @@ class Crew:
         self.members[index] = member
         link = member.link = Link(lambda body: self._hear(member, body), lambda: self._lost(member))
         await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=ours)
-        link.send(Hello(index, self.settings.workers, self.settings))
+        link.send(Hello(index, self.settings.workers, self.settings, self.prices()))
         if self._stopping:  # it was told to end before it could hear
             link.send(Orders(stop=DRAIN))
 

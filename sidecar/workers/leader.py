@@ -71,6 +71,7 @@ class LeadingSidecar(Sidecar):
         self._lost = 0  # rows that workers could not tell of, as far as that was told
         self.engine.parts = settings.workers
         self.crew = Crew(each, self.tasks, self._on_report, self._on_gone)
+        self.crew.prices = lambda: self.prices.text
         for name in _GAUGES:
             self.metrics.gauge(name, "", self._sum_of(name))
         self.metrics.gauge("workers", "", lambda: self.crew.serving)

@@ -84,11 +84,12 @@ class Orders(Struct, gc=False, omit_defaults=True, array_like=True):
 
 
 class Hello(Struct, frozen=True):
-    """The first message of all: what the worker runs with, already divided."""
+    """The first message of all: what the worker runs with; settings are already divided."""
 
     index: int
     workers: int
     settings: Settings
+    prices: bytes | None = None  # the mounted list in force
 
 
 def _write(value: object) -> object:

@@ -2,8 +2,8 @@
 
 It has the data plane of an ordinary sidecar: listener, upstreams, cascades, judges and shadows; no store, no metrics, no
 admin plane. What happens it tells its leader (`workers.telling`); what to know comes as orders, and the first of them
-before the port is opened, which is not opened before the leader's policy is in force here. Prices and keys are read from
-the same files as the leader's; of a policy the leader sends what it has read, so a file that is bad by now changes nothing.
+before the port is opened, which is not opened before the leader's policy is in force here. Of policies and, at first,
+of prices the leader sends what it has read, so that a file that is bad by now changes nothing; keys are read here.
 
 Without its leader it goes on deciding by what it knows, drains as if told to, and ends: nothing is left behind for ever.
 """
@@ -75,7 +75,7 @@ class Worker:
         self._stand = self._followed = b""  # what the leader said last, and what of it is taken over
         self._leases: dict[str, tuple[int, float]] = {}
         self.tasks = Tasks(lambda name, error: self.on_bug(f"task {name}", error))
-        self.prices = PriceSource(settings.prices)
+        self.prices = PriceSource(settings.prices, hello.prices)
         self.engine = Follower(NO_POLICY, np.random.default_rng(), steady(), self._price_of, guards(settings))
         self.keys = KeyRing(os.environ)
         self.link = link
@@ -274,7 +274,7 @@ class Worker:
         notes = [one.text() for one in self.engine.guards.status(now) if one.state != "closed"]
         notes += [text for errands in self.beside.status(now) for text in errands.notes]
         notes += self.plane.watchdog.notes()
-        if self._wanted not in ("", self.engine.policy.version):
+        if self._refused or self._wanted not in ("", self.engine.policy.version):
             notes.append(f"policy {self._wanted} is in force at the leader and not here yet: {self._refused}")
         return [f"worker {self._hello.index}: {note}" for note in notes]
 

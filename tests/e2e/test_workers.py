@@ -17,6 +17,7 @@ import psutil
 import pytest
 import yaml
 
+from sidecar.config.prices import bundled_prices
 from tests.e2e.process import LOOPBACK, Provider, Sidecar, ask, free_port
 from tests.e2e.traffic import Broken, Connection, Reply, chat
 from tests.fixtures.waiting import wait_for
@@ -156,13 +157,19 @@ async def test_a_worker_that_is_killed_takes_only_its_own_calls_with_it(tmp_path
 
 
 @pytest.mark.parametrize("spoil", [lambda file: file.write_text("routes: {"), Path.unlink], ids=["bad", "gone"])
-async def test_a_worker_that_is_started_again_has_the_last_good_policy(
+async def test_a_worker_that_is_started_again_has_what_the_others_have(
     tmp_path: Path, spoil: Callable[[Path], object]
 ) -> None:
-    """Its file is bad or gone by then: nobody serves what the policy refuses."""
+    """The files of policy and prices are bad or gone by then: it serves, and nobody serves what the policy refuses."""
+    prices = tmp_path / "prices.json"
+    prices.write_bytes(bundled_prices().read_bytes())
     spent = {"mode": "observe", "arms": [], "budget": {"daily_usd": 1e-9, "on_exceeded": "deny"}}
-    with Provider(tmp_path, *QUICK) as provider, sidecar(tmp_path, provider, policy(provider, **spent)) as side:
-        spoil(side.folder / "policies" / "policy.yaml")
+    with (
+        Provider(tmp_path, *QUICK) as provider,
+        sidecar(tmp_path, provider, policy(provider, **spent), prices=prices) as side,
+    ):
+        for file in (side.folder / "policies" / "policy.yaml", prices):
+            spoil(file)
         await until(lambda: "policy_error 1.0" in side.metrics(), "it was not seen")
         await killed(side, 0)
         async with clients(side.port) as made:

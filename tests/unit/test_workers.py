@@ -3,9 +3,11 @@
 import asyncio
 import socket
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import trustme
 from msgspec.structs import replace as with_
 
 from sidecar.config.settings import Settings
@@ -307,6 +309,20 @@ async def test_orders_that_cannot_be_obeyed_end_no_worker(monkeypatch: pytest.Mo
     worker.on_message(frame(Orders(turn=7, stop=1))[4:])
     assert (link.sent[-1].turn, link.sent[-1].books.bugs) == (7, 1)
     assert worker._stopping.is_set()
+
+
+async def test_a_worker_waits_for_its_ca_file(tmp_path: Path) -> None:
+    """It does not end, and does not serve before it can: the others do."""
+    link, ca_file = FullLink(), tmp_path / "ca.pem"
+    link.full = False
+    worker = Worker(Hello(0, 1, replace(Settings(), ca_file=ca_file)), link)
+    worker.on_message(frame(Orders(turn=1, policy=NO_POLICY.version))[4:])
+    assert (link.sent[-1].turn, link.sent[-1].books.bugs, worker._ordered.is_set()) == (1, 0, False)
+    [note] = worker._notes()
+    assert f"ca_file {ca_file}" in note
+    trustme.CA().cert_pem.write_to_path(str(ca_file))
+    worker._look_at_policy()
+    assert (worker._notes(), worker._ordered.is_set()) == ([], True)
 
 
 def test_what_several_workers_counted_is_added_up() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from sidecar.config import watch
 from sidecar.config.policy import Loaded
-from sidecar.config.prices import PriceSource, bundled_prices
+from sidecar.config.prices import PriceSource, bundled_prices, load_prices
 from sidecar.config.watch import PolicySource, Watch
 from sidecar.core.policy import NO_POLICY
 from sidecar.errors import ConfigError
@@ -104,6 +104,16 @@ def test_prices_that_could_not_be_read_are_read_again(tmp_path: Path, monkeypatc
     assert source.changed()
     assert source.reload()
     assert (source.error, source.changed()) == (None, False)
+
+
+def test_a_list_of_another_process_is_used_and_its_file_read_again(tmp_path: Path) -> None:
+    """Which may be half written by then."""
+    file = tmp_path / "prices.json"
+    file.write_text("{")
+    source = PriceSource(file, bundled_prices().read_bytes())
+    assert source.changed()
+    assert not source.reload()
+    assert (source.current.version, source.text) == (load_prices().version, bundled_prices().read_bytes())
 
 
 def test_a_bad_file_keeps_the_last_good_policy(tmp_path: Path) -> None:
