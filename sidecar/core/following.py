@@ -103,16 +103,18 @@ class Follower(Engine):
         self.charges: dict[
             str, tuple[int, float]
         ] = {}  # by route: nano-dollars without a lesson, and when the last came
+        self._leases: dict[str, Lease] = {}  # by route, also of those that are gone: the leader goes on counting
         super().__init__(policy, rng, now, price_of, guards)
 
     def apply(self, policy: Policy, now: float) -> list[Event]:
-        """As `Engine.apply`. A budget that is new is closed until its lease is told."""
+        """As `Engine.apply`. A budget that is new, or returns, is closed until its lease is told."""
         events = super().apply(policy, now)
         for state in self._order:
             if state.ledger.left(now) is None:
                 state.ledger.lease = None
             elif state.ledger.lease is None:
-                state.ledger.lease = Lease()
+                state.ledger.lease = lease = self._leases.setdefault(state.route.name, Lease())
+                lease.total_nusd = 0
         return events
 
     # ---- one request

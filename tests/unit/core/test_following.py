@@ -11,7 +11,7 @@ from sidecar.core import following
 from sidecar.core.engine import Engine
 from sidecar.core.following import Bound, Follower
 from sidecar.core.leading import Leader
-from sidecar.core.policy import Budget, ExperimentSpec, Fallback, Knob, Policy, Tuning, Variant
+from sidecar.core.policy import NO_POLICY, Budget, ExperimentSpec, Fallback, Knob, Policy, Tuning, Variant
 from sidecar.core.types import Decision, Facts, Feedback
 from tests.unit.core.engines import BASE, MINI, NANO, NOW, facts, kinds, outcome, policy, rule
 
@@ -133,6 +133,26 @@ def test_a_budget_that_is_gone_needs_no_lease() -> None:
     assert crew[0].spending == {"support": (0, 5_000)}  # another ceiling, and still what was lent
     crew.leader.apply(without, NOW)
     assert crew.leader.leases(WHO, NOW) == {}
+
+
+@pytest.mark.parametrize("between", [NO_POLICY, policy(mode="observe")], ids=["route", "budget"])
+def test_a_budget_that_returns_is_not_lent_twice(between: Policy) -> None:
+    """What was spent of it stays spent, in the leader and in every follower."""
+    made = policy(mode="observe", budget=Budget(daily_nusd=60_000, on_exceeded="deny"))
+    crew = Crew(made)
+    for _ in range(3):
+        for n in range(100):
+            crew.ask(n % 2, facts())
+            if n % 10 == 9:
+                crew.report()
+                crew.tell()
+        crew.report()
+        assert 50_000 < spent(crew.leader)[0] <= 60_000
+        for now_in_force in (between, made):
+            for engine in (crew.leader, *crew.followers.values()):
+                engine.apply(now_in_force, NOW)
+            assert all(one.decide(facts(), NOW).refusal for one in crew.followers.values() if one.spending)
+            crew.tell()
 
 
 def test_what_calls_saved_is_divided_too() -> None:
