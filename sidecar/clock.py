@@ -2,8 +2,8 @@
 
 Two readings exist. `steady()` never goes back and never jumps: durations, windows, timers and the engine's `now` use it.
 It counts seconds since the Unix epoch as the wall clock had it when the process began, so that states written by one
-process mean something to the next. `wall()` is the machine's wall clock and serves only for the time written on a row
-and for the day of a price.
+process mean something to the next; a worker takes its leader's reading over. `wall()` is the machine's wall clock and
+serves only for the time written on a row and for the day of a price.
 """
 
 import time
@@ -12,17 +12,28 @@ from datetime import UTC, datetime
 monotonic = time.monotonic
 wall = time.time
 
-_OFFSET_S = time.time() - time.monotonic()
+_offset_s = time.time() - time.monotonic()
+
+
+def offset_s() -> float:
+    """What `steady()` adds to `monotonic()`, for `take_over` in another process of this machine."""
+    return _offset_s
+
+
+def take_over(offset_s: float) -> None:
+    """From now on `steady()` is what it is in the process that gave this; before anything has asked for the time."""
+    global _offset_s
+    _offset_s = offset_s
 
 
 def steady() -> float:
     """Seconds since the epoch on the monotonic clock (see the head of this file)."""
-    return _OFFSET_S + monotonic()
+    return _offset_s + monotonic()
 
 
 def to_steady(monotonic_s: float) -> float:
     """The steady time of a reading of `monotonic()`."""
-    return _OFFSET_S + monotonic_s
+    return _offset_s + monotonic_s
 
 
 def earlier() -> float:

@@ -23,7 +23,7 @@ from typing import Final
 
 import structlog
 
-from sidecar.clock import monotonic
+from sidecar.clock import monotonic, offset_s
 from sidecar.config.policy import Written
 from sidecar.config.settings import Settings
 from sidecar.proxy.plane import Books
@@ -129,7 +129,7 @@ class Crew:
         self.members[index] = member
         link = member.link = Link(lambda body: self._hear(member, body), lambda: self._lost(member))
         await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=ours)
-        link.send(Hello(index, self.settings.workers, self.settings, self.prices()))
+        link.send(Hello(index, self.settings.workers, self.settings, offset_s(), self.prices()))
         if self._stopping:  # it was told to end before it could hear
             link.send(Orders(stop=DRAIN))
 

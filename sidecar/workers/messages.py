@@ -89,6 +89,7 @@ class Hello(Struct, frozen=True):
     index: int
     workers: int
     settings: Settings
+    offset_s: float  # of the leader's clock
     prices: bytes | None = None  # the mounted list in force
 
 

@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 import structlog
 
-from sidecar.clock import monotonic, steady, wall
+from sidecar.clock import monotonic, steady, take_over, wall
 from sidecar.config.guards import guards
 from sidecar.config.policy import Loaded, default_upstreams, load_written
 from sidecar.config.prices import PriceSource
@@ -333,6 +333,7 @@ def main(descriptor: int) -> int:
         hello = read_hello(_received(sock, int.from_bytes(_received(sock, LENGTH_BYTES), "big")))
     except OSError:
         return 0  # the leader ended before it said anything
+    take_over(hello.offset_s)
     gc.set_threshold(50_000, 20, 100)  # as `app.serve`
     sys.setswitchinterval(0.0005)
     hush()

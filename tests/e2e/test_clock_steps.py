@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from sidecar.clock import wall
 from tests.e2e.process import Provider, Sidecar, ask
 from tests.e2e.rounds import step
 from tests.e2e.traffic import Connection, Load, chat
+from tests.fixtures.waiting import wait_for
 
 HOUR_S = 3600.0
 STEPS_S = (36 * HOUR_S, -36 * HOUR_S, 240 * HOUR_S)  # another day, the day before, and older than rows are kept
@@ -74,6 +76,19 @@ class Clock:
             "FAKETIME_CACHE_DURATION": "1",  # seconds until a new offset is seen
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
+
+
+def test_workers_have_the_clock_of_their_leader(tmp_path: Path) -> None:
+    """Which began before the wall clock was put right: ids stay in one order, and budgets on one day."""
+    clock = Clock(tmp_path)
+    clock.put(36 * HOUR_S)
+    with Provider(tmp_path) as provider, Sidecar(tmp_path, provider.url, program=clock.program, workers=2) as sidecar:
+        assert ask(sidecar.port, "POST", "/v1/chat/completions", body=chat("when?"))[0] == 200
+        assert wait_for(lambda: len(sidecar.decisions()) == 1, 20.0)
+        [row] = sidecar.decisions()
+        assert sidecar.stop() == 0, sidecar.output()
+    began_s = int(row["id"][:16], 16) / 1e6
+    assert began_s - wall() > 35 * HOUR_S
 
 
 async def spend(sidecar: Sidecar) -> int:

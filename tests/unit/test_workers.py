@@ -10,6 +10,7 @@ import pytest
 import trustme
 from msgspec.structs import replace as with_
 
+from sidecar.clock import offset_s
 from sidecar.config.settings import Settings
 from sidecar.core.engine import PASS
 from sidecar.core.features import features
@@ -102,7 +103,7 @@ def test_texts_of_prompts_do_not_pass_and_features_do() -> None:
 def test_settings_and_events_arrive_as_they_were(tmp_path: object) -> None:
     """Paths are paths, and details of events keep their JSON values."""
     settings = Settings.load({"SIDECAR_DB": "/var/lib/x.db", "OBSERVATORY_URL": "http://o:4318"})
-    hello = Hello(1, 2, settings)
+    hello = Hello(1, 2, settings, 0.5, b"{}")
     assert read_hello(frame(hello)[4:]) == hello
     event = Event(kind="k", detail={"text": "t", "list": [1, {"a": None}], "number": 0.5})
     report = Report(turn=0, books=Books(accepted=3), spending={"r": (1, 2)}, events=[event])
@@ -300,7 +301,7 @@ async def test_orders_that_cannot_be_obeyed_end_no_worker(monkeypatch: pytest.Mo
     """A fault of ours is counted; the turn is confirmed, else no lease would ever come again, and an order to end holds."""
     link = FullLink()
     link.full = False
-    worker = Worker(Hello(0, 1, Settings()), link)
+    worker = Worker(Hello(0, 1, Settings(), offset_s()), link)
 
     def fault(*_: object) -> None:
         raise RuntimeError
@@ -315,7 +316,7 @@ async def test_a_worker_waits_for_its_ca_file(tmp_path: Path) -> None:
     """It does not end, and does not serve before it can: the others do."""
     link, ca_file = FullLink(), tmp_path / "ca.pem"
     link.full = False
-    worker = Worker(Hello(0, 1, replace(Settings(), ca_file=ca_file)), link)
+    worker = Worker(Hello(0, 1, replace(Settings(), ca_file=ca_file), offset_s()), link)
     worker.on_message(frame(Orders(turn=1, policy=NO_POLICY.version))[4:])
     assert (link.sent[-1].turn, link.sent[-1].books.bugs, worker._ordered.is_set()) == (1, 0, False)
     [note] = worker._notes()
