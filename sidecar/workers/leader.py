@@ -35,6 +35,7 @@ from sidecar.process import server_tls
 from sidecar.proxy.listen import hold
 from sidecar.proxy.memory import limit_of_container
 from sidecar.proxy.plane import Books
+from sidecar.telemetry.catalogue import BY_NAME
 from sidecar.telemetry.metrics import Reading
 from sidecar.workers.crew import Crew, Member
 from sidecar.workers.messages import Exchange, Gauge, Left, Orders, Report, add, lessons_of
@@ -69,6 +70,7 @@ class LeadingSidecar(Sidecar):
         self._teller: asyncio.TimerHandle | None = None
         self._hearing = self._moved = False
         self._lost = 0  # rows that workers could not tell of, as far as that was told
+        self._gone: dict[str, Reading] = {}  # what workers that ended had counted
         self.engine.parts = settings.workers
         self.crew = Crew(each, self.tasks, self._on_report, self._on_gone)
         self.crew.prices = lambda: self.prices.text
@@ -212,6 +214,9 @@ class LeadingSidecar(Sidecar):
     def _on_gone(self, member: Member) -> None:
         self.engine.forget(member.who)
         self._copy_books()
+        for name, gauge in member.counted.gauges.items():
+            if BY_NAME[name].kind == "counter":
+                self._gone[name] = summed([self._gone.get(name, 0.0), gauge])
         if self.state == "serving":
             text = f"worker {member.index} has ended; {self.crew.serving} of {self.settings.workers} serve"
             self.on_events([Event(kind="worker.ended", severity="high", message=text)])
@@ -338,11 +343,12 @@ class LeadingSidecar(Sidecar):
         for name in _BOOKS:
             setattr(ours, name, getattr(books, name))
 
+    def _told(self, name: str) -> list[Gauge]:
+        return [one.counted.gauges[name] for one in self.crew.members.values() if name in one.counted.gauges]
+
     def _sum_of(self, name: str) -> Callable[[], Reading]:
         def read() -> Reading:
-            return summed(
-                [one.counted.gauges[name] for one in self.crew.members.values() if name in one.counted.gauges]
-            )
+            return summed([self._gone.get(name, 0.0), *self._told(name)])
 
         return read
 
@@ -383,12 +389,12 @@ def divided(settings: Settings) -> Settings:
     )
 
 
-def summed(gauges: Sequence[Gauge]) -> Reading:
+def summed(gauges: Sequence[Gauge | Reading]) -> Reading:
     """One gauge of several processes, added up by its labels."""
     total, table = 0.0, dict[tuple[str, ...], float]()
     for gauge in gauges:
-        if isinstance(gauge, list):
-            for labels, value in gauge:
+        if not isinstance(gauge, int | float):
+            for labels, value in gauge.items() if isinstance(gauge, Mapping) else gauge:
                 table[labels] = table.get(labels, 0.0) + value
         else:
             total += gauge

@@ -15,7 +15,7 @@ from sidecar.tasks import Tasks
 from sidecar.workers.crew import SILENT_S, Crew, Member
 from sidecar.workers.leader import LeadingSidecar
 from sidecar.workers.link import Link
-from sidecar.workers.messages import Counted, Orders, Report, frame, read_orders
+from sidecar.workers.messages import Counted, Gauge, Orders, Report, frame, read_orders
 
 STEP_S = 0.25
 
@@ -176,6 +176,24 @@ async def test_a_silent_worker_is_noted_before_it_is_killed(tmp_path: Path) -> N
     made._look()
     assert await asyncio.to_thread(member.process.wait, 5.0) == -9
     assert made.crew.hangs == 1
+    await made.tasks.close(1.0)
+
+
+async def test_counters_of_a_worker_that_ended_stay(tmp_path: Path) -> None:
+    """Prometheus takes one that falls for a new process, and counts all of it again."""
+    made, member, _ = await leader(tmp_path)
+    dials, conns = [(("up", "ok"), 5.0)], [(("up", "idle"), 2.0)]
+    told: dict[str, Gauge] = {"pool_dials": dials, "pool_connections": conns, "errands_dropped": 3.0}
+    made.crew._hear(member, frame(Report(turn=0, books=Books(), spending={}, counted=Counted(told)))[4:])
+    member.process = sleeper()
+    made.crew._lost(member)
+    other = made.crew.members[0] = Member(0, 2)
+    made.crew._hear(other, frame(Report(turn=0, books=Books(), spending={}, counted=Counted(told)))[4:])
+    text = made.metrics.render()[1].decode()
+    assert 'llm_sidecar_pool_dials_total{result="ok",upstream="up"} 10.0' in text
+    assert "llm_sidecar_errands_dropped_total 6.0" in text
+    assert 'llm_sidecar_pool_connections{state="idle",upstream="up"} 2.0' in text
+    made.crew.kill()
     await made.tasks.close(1.0)
 
 
