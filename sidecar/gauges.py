@@ -39,15 +39,11 @@ def register(metrics: Metrics, parts: Parts) -> None:
     books = plane.books
     readers: Mapping[str, Callable[[], float]] = {
         "accepted": lambda: books.accepted,
-        "loop_lag_seconds": lambda: loop.lag_s,
         "policy_error": lambda: float(parts.policies.error is not None),
         "escalations": lambda: books.escalated,
         "unvaried": lambda: books.unvaried,
         "log_lines_dropped": lambda: parts.request_log.dropped,
         "records_shed": lambda: loop.shed,
-        "memory_used_bytes": lambda: parts.memory.pressure.used_bytes,
-        "memory_limit_bytes": lambda: parts.memory.pressure.limit_bytes or 0,
-        "memory_level": lambda: parts.memory.pressure.level,
     }
     for name, read in readers.items():
         metrics.gauge(name, "", read)
@@ -59,7 +55,17 @@ def register(metrics: Metrics, parts: Parts) -> None:
     _register_spans(metrics, parts.spans)
     _register_routes(metrics, parts.engine)
     metrics.gauge("budget_limit_usd", "", lambda: _limits(parts.policies.current.policy))
+    of_process(lambda name, read: metrics.gauge(name, "", read), loop, parts.memory)
     of_traffic(lambda name, read: metrics.gauge(name, "", read), plane, parts.beside)
+
+
+def of_process(gauge: Callable[[str, Callable[[], float]], None], loop: ControlLoop, memory: Memory) -> None:
+    """Gives `gauge` what each process has of its own: of several, memory is added up, and the worst level and lag count."""
+    pressure = memory.pressure
+    gauge("loop_lag_seconds", lambda: loop.lag_s)
+    gauge("memory_used_bytes", lambda: pressure.used_bytes)
+    gauge("memory_limit_bytes", lambda: pressure.limit_bytes or 0)
+    gauge("memory_level", lambda: pressure.level)
 
 
 def of_traffic(gauge: Callable[[str, Callable[[], Reading]], None], plane: Plane, beside: Beside) -> None:

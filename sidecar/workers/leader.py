@@ -31,6 +31,7 @@ from sidecar.core.leading import Leader
 from sidecar.core.settle import NOTHING, Verdict
 from sidecar.core.types import Event
 from sidecar.errors import ConfigError
+from sidecar.gauges import of_process
 from sidecar.process import server_tls
 from sidecar.proxy.listen import hold
 from sidecar.proxy.memory import limit_of_container
@@ -55,6 +56,7 @@ _GAUGES: Final = (
     "buffered_bytes", "open_streams", "errands_dropped", "pool_connections", "pool_dials", "breaker_state",
     "breaker_opened", "upstream_active", "upstream_retries", "concurrency_limit",
 )  # fmt: skip
+_SHARED: Final = ("memory_used_bytes", "memory_limit_bytes")  # each process has a part of them
 
 
 class LeadingSidecar(Sidecar):
@@ -76,6 +78,7 @@ class LeadingSidecar(Sidecar):
         self.crew.prices = lambda: self.prices.text
         for name in _GAUGES:
             self.metrics.gauge(name, "", self._sum_of(name))
+        of_process(self._gauge_of_all, self.loop, self.memory)
         self.metrics.gauge("workers", "", lambda: self.crew.serving)
         self.metrics.gauge("worker_restarts", "", lambda: self.crew.restarts)
         self.metrics.gauge("worker_hangs", "", lambda: self.crew.hangs)
@@ -345,6 +348,15 @@ class LeadingSidecar(Sidecar):
 
     def _told(self, name: str) -> list[Gauge]:
         return [one.counted.gauges[name] for one in self.crew.members.values() if name in one.counted.gauges]
+
+    def _gauge_of_all(self, name: str, ours: Callable[[], float]) -> None:
+        """Registers one of `gauges.of_process` for the leader and all workers."""
+
+        def read() -> float:
+            told = [ours(), *(value for value in self._told(name) if isinstance(value, float))]
+            return sum(told) if name in _SHARED else max(told)
+
+        self.metrics.gauge(name, "", read)
 
     def _sum_of(self, name: str) -> Callable[[], Reading]:
         def read() -> Reading:

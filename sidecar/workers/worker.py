@@ -33,7 +33,7 @@ from sidecar.core.cost import RateCard, flat_card
 from sidecar.core.following import Follower
 from sidecar.core.policy import NO_POLICY, Policy, Route, Upstream
 from sidecar.errors import ConfigError
-from sidecar.gauges import load, of_traffic
+from sidecar.gauges import load, of_process, of_traffic
 from sidecar.process import hush, loop_factory, place, salt_of, server_tls, watch_loop
 from sidecar.proxy.aside import Beside
 from sidecar.proxy.cascade import Cascades
@@ -90,6 +90,7 @@ class Worker:
         of_traffic(self._gauges.__setitem__, self.plane, self.beside)
         steps = [("tick", self._tick), ("policy", self._look_at_policy), ("prices", self._poll_prices)]
         self.loop = ControlLoop(Consumers(settings.service), [*steps, ("tell", self._count)], self.on_bug)
+        of_process(self._gauges.__setitem__, self.loop, self.memory)
 
     def _wire_plane(self) -> None:
         plane, settings = self.plane, self.settings

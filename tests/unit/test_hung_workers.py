@@ -197,6 +197,21 @@ async def test_counters_of_a_worker_that_ended_stay(tmp_path: Path) -> None:
     await made.tasks.close(1.0)
 
 
+async def test_memory_and_lag_are_those_of_all_processes(tmp_path: Path) -> None:
+    """The leader carries no traffic: it is a worker that is short of memory, or late."""
+    made, member, _ = await leader(tmp_path)
+    pressure = made.memory.pressure
+    pressure.limit_bytes, pressure.used_bytes, made.loop.lag_s = 100, 40, 0.5
+    told: dict[str, Gauge] = {
+        "memory_used_bytes": 99.0, "memory_limit_bytes": 100.0, "memory_level": 2.0, "loop_lag_seconds": 0.25,
+    }  # fmt: skip
+    made.crew._hear(member, frame(Report(turn=0, books=Books(), spending={}, counted=Counted(told)))[4:])
+    text = made.metrics.render()[1].decode()
+    for line in ("memory_used_bytes 139.0", "memory_limit_bytes 200.0", "memory_level 2.0", "loop_lag_seconds 0.5"):
+        assert f"llm_sidecar_{line}\n" in text
+    await made.tasks.close(1.0)
+
+
 async def test_breakers_of_workers_are_the_leaders(tmp_path: Path) -> None:
     """It carries no traffic, so that its own never open: what it shows and judges by is what workers say."""
     made, member, _ = await leader(tmp_path)
