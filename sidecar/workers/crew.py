@@ -261,6 +261,8 @@ class Crew:
 
 
 def _spawned(descriptor: int) -> subprocess.Popen[bytes]:
-    """A worker with our environment, whose socket is `descriptor`."""
-    command = [sys.executable, "-m", "sidecar.workers", str(descriptor)]
+    """A worker with our environment, whose socket is `descriptor`; it imports from the current folder only if we do."""
+    ours = sys.modules["__main__"].__spec__ is not None or sys.path[:1] == [""]  # by `-m` or `-c`, and not by a script
+    safe = ["-P"] if sys.flags.safe_path or not ours else []
+    command = [sys.executable, *safe, "-m", "sidecar.workers", str(descriptor)]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[descriptor])  # noqa: S603 - all of it is ours

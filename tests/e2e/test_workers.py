@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from sidecar.config.prices import bundled_prices
-from tests.e2e.process import LOOPBACK, Provider, Sidecar, ask, free_port
+from tests.e2e.process import LOOPBACK, ROOT, Provider, Sidecar, ask, free_port
 from tests.e2e.traffic import Broken, Connection, Reply, chat
 from tests.fixtures.waiting import wait_for
 
@@ -354,6 +354,18 @@ async def test_sighup_goes_to_the_leader(tmp_path: Path) -> None:
         assert [one["pid"] for one in workers(side)] == pids
         ended(side)
         assert {row["route"] for row in side.decisions()} == {"two"}
+
+
+def test_workers_import_nothing_from_the_current_folder(tmp_path: Path) -> None:
+    """As the script that started their leader does not."""
+    script, here = tmp_path / "script.py", tmp_path / "here"
+    script.write_text("import os, sys\nos.chdir(sys.argv.pop(1))\nfrom sidecar.cli import main\nsys.exit(main())\n")
+    here.mkdir()
+    (here / "yaml.py").write_text("raise SystemExit(3)\n")
+    environ = {"PYTHONPATH": str(ROOT)}
+    with Sidecar(tmp_path, workers=N, program=(str(script), str(here)), environ=environ, drain_idle="100ms") as side:
+        assert sum(one["serving"] for one in workers(side)) == N
+        ended(side)
 
 
 async def test_workers_outlive_their_leader_and_then_end(tmp_path: Path) -> None:
