@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from msgspec import Struct
 
 from sidecar.errors import ConfigError, SidecarError
+from sidecar.proxy.reach import Address, reach
 
 
 class Dialled(asyncio.Protocol):
@@ -125,7 +126,7 @@ class Dialer:
         self._port = port
         self._tls = tls
         self._egress = egress if egress is not None and tls is not None and egress.serves(host) else None
-        self._addresses: list[tuple[str, int]] = []
+        self._addresses: list[Address] = []
 
     async def connect(self, factory: Callable[[], P], timeout_s: float) -> P:
         """Opens one connection and gives its protocol, TLS established.
@@ -152,35 +153,34 @@ class Dialer:
 
     async def _direct(self, factory: Callable[[], P]) -> P:
         loop = asyncio.get_running_loop()
-        failure: OSError | None = None
-        for host, port in await self._resolve(loop):
+        left = await self._resolve(loop)
+        if not left:
+            raise DialError("dns", "the upstream's name has no address")
+        while True:
+            sock = await reach(left)
             try:
                 if self._tls is None:
-                    transport, protocol = await loop.create_connection(factory, host, port)
+                    transport, protocol = await loop.create_connection(factory, sock=sock)
                 else:
-                    transport, _ = await loop.create_connection(asyncio.Protocol, host, port)
+                    transport, _ = await loop.create_connection(asyncio.Protocol, sock=sock)
                     protocol = await self._secured(transport, self._tls, factory)
             except ssl.SSLError:
                 raise
-            except OSError as error:
-                failure = error
-                continue
-            set_keepalive(transport)
-            return protocol
-        try:
-            raise failure if failure is not None else DialError("dns", "the upstream's name has no address")
-        finally:
-            failure = None  # its traceback refers to this frame: a cycle, if this frame kept it
+            except OSError:
+                if not left:
+                    raise
+            else:
+                set_keepalive(transport)
+                return protocol
 
-    async def _resolve(self, loop: asyncio.AbstractEventLoop) -> list[tuple[str, int]]:
+    async def _resolve(self, loop: asyncio.AbstractEventLoop) -> list[Address]:
         try:
             found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            self._addresses = list(dict.fromkeys((int(family), where) for family, _, _, _, where in found))
         except OSError:
             if not self._addresses:
                 raise DialError("dns", "the upstream's name cannot be resolved") from None
-            return self._addresses
-        self._addresses = list(dict.fromkeys((str(entry[4][0]), int(entry[4][1])) for entry in found))
-        return self._addresses
+        return list(self._addresses)
 
     async def _through(self, egress: Egress, factory: Callable[[], P]) -> P:
         loop = asyncio.get_running_loop()

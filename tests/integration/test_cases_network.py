@@ -30,6 +30,7 @@ class Resolver:
         self.answers = threading.Event()  # until then a slow one keeps the asker waiting
         self.asked = 0
         self.address = "127.0.0.1"
+        self.before: tuple[str, ...] = ()  # further addresses of the name, ahead of that one
         self.threads: set[int] = set()
         self._real = socket.getaddrinfo
         monkeypatch.setattr(socket, "getaddrinfo", self._answer)
@@ -43,7 +44,7 @@ class Resolver:
             self.answers.wait(WAIT_S)
         if self.down:
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-        return self._real(self.address, port, *rest, **more)
+        return [one for at in (*self.before, self.address) for one in self._real(at, port, *rest, **more)]
 
 
 @pytest.fixture
@@ -102,6 +103,27 @@ def test_a_name_that_moves(resolver: Resolver) -> None:
             server.close()
             for peer in other.peers:
                 peer.transport.abort()
+
+    on_asyncio(main)
+
+
+def test_an_address_that_is_silent(resolver: Resolver) -> None:
+    """INC-22: of two addresses the first drops what is sent to it: the second serves, as it does a client of its own. One
+    that refuses, and one that no route leads to, cost nothing."""
+
+    async def main() -> None:
+        async with named([ok(), "close"], connect_timeout=f"{WAIT_S}s") as (side, up):
+            with contextlib.ExitStack() as stack:
+                full = stack.enter_context(socket.socket())
+                full.bind(("127.0.0.2", up.port))
+                full.listen(0)
+                for _ in range(3):
+                    filler = stack.enter_context(socket.socket())
+                    filler.setblocking(False)
+                    filler.connect_ex(full.getsockname())
+                resolver.before = ("127.0.0.3", "255.255.255.255", "127.0.0.2")
+                for _ in range(3):  # each on a new connection
+                    assert (await call(side.port, post())).status == 200
 
     on_asyncio(main)
 
