@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from msgspec import Struct
 
 from sidecar.errors import ConfigError, SidecarError
-from sidecar.proxy.reach import Address, reach
+from sidecar.proxy.reach import Name, reach
 
 
 class Dialled(asyncio.Protocol):
@@ -119,14 +119,14 @@ def set_keepalive(transport: asyncio.BaseTransport) -> None:
 
 
 class Dialer:
-    """Connects to one host and port. Remembers its last good addresses for the time when the resolver is down (INC-22)."""
+    """Connects to one host and port."""
 
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, egress: Egress | None) -> None:
         self._host = host
         self._port = port
         self._tls = tls
         self._egress = egress if egress is not None and tls is not None and egress.serves(host) else None
-        self._addresses: list[Address] = []
+        self._name = Name(host, port) if self._egress is None else Name(self._egress.host, self._egress.port)
 
     async def connect(self, factory: Callable[[], P], timeout_s: float) -> P:
         """Opens one connection and gives its protocol, TLS established.
@@ -141,8 +141,8 @@ class Dialer:
                 return await self._direct(factory)
         except TimeoutError:
             raise DialError("timeout_connect", f"no connection to the upstream within {timeout_s:g} s") from None
-        except UnicodeError:
-            raise DialError("dns", "the upstream's name, or the egress proxy's, cannot be a host's") from None
+        except socket.gaierror:
+            raise DialError("dns", "the upstream's name, or the egress proxy's, cannot be resolved") from None
         except (ssl.SSLError, ssl.CertificateError) as error:
             reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or "handshake failed"
             raise DialError("tls", f"TLS to the upstream failed: {reason}") from None
@@ -153,9 +153,7 @@ class Dialer:
 
     async def _direct(self, factory: Callable[[], P]) -> P:
         loop = asyncio.get_running_loop()
-        left = await self._resolve(loop)
-        if not left:
-            raise DialError("dns", "the upstream's name has no address")
+        left = await self._name.addresses()
         while True:
             sock = await reach(left)
             try:
@@ -173,18 +171,9 @@ class Dialer:
                 set_keepalive(transport)
                 return protocol
 
-    async def _resolve(self, loop: asyncio.AbstractEventLoop) -> list[Address]:
-        try:
-            found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-            self._addresses = list(dict.fromkeys((int(family), where) for family, _, _, _, where in found))
-        except OSError:
-            if not self._addresses:
-                raise DialError("dns", "the upstream's name cannot be resolved") from None
-        return list(self._addresses)
-
     async def _through(self, egress: Egress, factory: Callable[[], P]) -> P:
         loop = asyncio.get_running_loop()
-        transport, opening = await loop.create_connection(_Connect, egress.host, egress.port)
+        transport, opening = await loop.create_connection(_Connect, sock=await reach(await self._name.addresses()))
         set_keepalive(transport)
         try:
             host = f"[{self._host}]" if ":" in self._host else self._host

@@ -11,24 +11,27 @@ from statistics import median
 from typing import Any
 
 import pytest
+import uvloop
 
 from sidecar.clock import monotonic
 from sidecar.config.settings import Settings
 from sidecar.errors import ConfigError
+from tests.fixtures.waiting import wait_for
 from tests.integration.conftest import Running, Serve, Upstream, serving
 from tests.integration.raw import WAIT_S, Peer, ScriptedUpstream, call, connected, get, ok, post
 
 NAME = "provider.test"  # RFC 2606: no resolver knows it
+_SILENCE_S = 60.0  # longer than a test
 
 
 class Resolver:
-    """Stands where the C library's resolver stands. asyncio's own loop asks it in a thread; uvloop does not ask Python."""
+    """Stands where the C library's resolver stands; it is asked in threads."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.down = False
         self.slow = False
         self.answers = threading.Event()  # until then a slow one keeps the asker waiting
-        self.asked = 0
+        self.asked = self.answered = 0
         self.address = "127.0.0.1"
         self.before: tuple[str, ...] = ()  # further addresses of the name, ahead of that one
         self.threads: set[int] = set()
@@ -41,7 +44,8 @@ class Resolver:
         self.asked += 1
         self.threads.add(threading.get_ident())
         if self.slow:
-            self.answers.wait(WAIT_S)
+            self.answers.wait(_SILENCE_S)
+            self.answered += 1
         if self.down:
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         return [one for at in (*self.before, self.address) for one in self._real(at, port, *rest, **more)]
@@ -147,6 +151,42 @@ def test_a_slow_resolver_holds_nobody_up(resolver: Resolver) -> None:
         assert threading.get_ident() not in resolver.threads
 
     on_asyncio(main)
+
+
+def test_a_resolver_that_is_silent(resolver: Resolver) -> None:
+    """INC-22: it does not refuse, it says nothing: new connections go to the addresses that were last good, whoever else
+    waits for it, and one lookup is all that it is asked; a name that it never resolved waits, and no other one with it. The
+    process ends without its answers."""
+
+    async def main() -> None:
+        near = ScriptedUpstream([ok(), "close"])
+        await near.start()
+        beside = f"http://localhost:{near.port}"
+        async with named([ok(), "close"], anthropic_upstream=beside, connect_timeout=f"{WAIT_S}s") as (side, _):
+            assert (await call(side.port, post())).status == 200
+            resolver.slow, asked = True, resolver.asked
+            got = await asyncio.gather(*(call(side.port, post()) for _ in range(8)))
+            assert [one.status for one in got] == [200] * 8
+            assert (await call(side.port, post("/v1/messages"))).status == 200
+            assert resolver.asked == asked + 1
+            async with named([ok()], connect_timeout="50ms") as (other, _):
+                for _ in range(6):
+                    got_none = await call(other.port, post())
+                    assert (got_none.status, got_none.value(b"x-sidecar-error")) == (504, b"timeout_connect")
+                assert resolver.asked == asked + 2
+                assert (await call(side.port, post("/v1/messages"))).status == 200
+        await near.close()
+
+    for loop in (asyncio.new_event_loop, uvloop.new_event_loop):
+        try:
+            with asyncio.Runner(loop_factory=loop) as runner:
+                runner.run(main())
+            assert resolver.answered == 0
+        finally:
+            resolver.answers.set()
+            wait_for(lambda: not [one for one in threading.enumerate() if one.name == "lookup"])
+            resolver.slow, resolver.answered = False, 0
+            resolver.answers.clear()
 
 
 async def test_silent_connections_are_probed(upstream: Upstream, serve: Serve) -> None:
