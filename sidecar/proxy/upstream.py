@@ -25,6 +25,7 @@ LEAVE_S: Final = (
     10.0  # 1..60; less: a slow peer loses the end of a tunnel, more: one that reads nothing holds it longer
 )
 _UNHEARD_BYTES: Final = 64 * 1024 * 1024  # 8..1,024 MiB; fewer: who reads last words late is cut, more: it talks on
+_FRESH_S: Final = 1.0  # .2..3; shorter: who comes and goes is dialled for each time, longer: hears older failures
 WRITE_HIGH_BYTES: Final = 256 * 1024  # what may lie unsent before the reader of the other side is paused
 
 
@@ -213,7 +214,8 @@ class Pool:
         self._open: set[UpstreamConnection] = set()
         self._lent: set[UpstreamConnection] = set()  # that carry no calls, and for as long as they like
         self._dialling = 0
-        self._waiting: deque[Rider] = deque()
+        self._begun: deque[float] = deque()  # when the dials began that who waits counts on
+        self._waiting: dict[Rider, float] = {}  # since when
         self._closed = False
         self.cap: Limit | None = None  # of connections that carry calls at once, where the settings ask for one
         self.dials = 0  # connections opened
@@ -255,16 +257,16 @@ class Pool:
                     connection.rider = rider
                     return connection
                 connection.close()
-        self._waiting.append(rider)
+        now = monotonic()
+        while len(self._begun) > len(self._waiting) and now - self._begun[0] > _FRESH_S:
+            self._begun.popleft()  # it was begun for one that left: this rider has its own
+        self._waiting[rider] = now
         self._dial()
         return None
 
     def give_up(self, rider: Rider) -> None:
         """`rider` waits no longer."""
-        try:
-            self._waiting.remove(rider)
-        except ValueError:
-            pass  # it had its connection, or its refusal, already
+        self._waiting.pop(rider, None)  # it may have had its connection, or its refusal, already
 
     def put(self, connection: UpstreamConnection) -> None:
         """Takes a clean connection back, or hands it to the next in line."""
@@ -313,11 +315,13 @@ class Pool:
 
     def _dial(self) -> None:
         room = self.cap is None or self.busy + self._dialling < self.cap.value
-        if room and self._dialling < len(self._waiting) and not self.full:
+        if room and len(self._begun) < len(self._waiting) and not self.full:
             self._dialling += 1
-            self._tasks.spawn(self._connect(), "dial")
+            begun = monotonic()
+            self._begun.append(begun)
+            self._tasks.spawn(self._connect(begun), "dial")
 
-    async def _connect(self) -> None:
+    async def _connect(self, begun: float) -> None:
         failure: DialError | None = None
         connection: UpstreamConnection | None = None
         try:
@@ -329,9 +333,11 @@ class Pool:
             failure = DialError("connect", "the upstream cannot be reached: a fault of the sidecar's own")
         finally:
             self._dialling -= 1
+            with suppress(ValueError):  # nobody counted on it any more
+                self._begun.remove(begun)
         if failure is not None:
             self.dials_failed += 1
-            self._refuse(failure)
+            self._refuse(failure, begun)
         elif connection is not None:
             self.dials += 1
             self._open.add(connection)
@@ -342,20 +348,24 @@ class Pool:
             else:
                 self.put(connection)
 
-    def _refuse(self, failure: DialError) -> None:
-        """The next in line learns that there is no connection; for those behind it another one is tried."""
-        if not self._waiting:
+    def _refuse(self, failure: DialError, begun: float) -> None:
+        """The next in line learns that there is no connection, unless it came long after that dial began; for those behind
+        it another one is tried."""
+        rider, since = next(iter(self._waiting.items()), (None, 0.0))
+        if rider is None:
             return
-        try:
-            self._waiting.popleft().on_no_connection(failure)
-        except Exception as bug:  # noqa: BLE001 - a fault of one must not leave the others waiting
-            self._tasks.on_error("dial", bug)
+        if since - begun <= _FRESH_S:
+            del self._waiting[rider]
+            try:
+                rider.on_no_connection(failure)
+            except Exception as bug:  # noqa: BLE001 - a fault of one must not leave the others waiting
+                self._tasks.on_error("dial", bug)
         if self._waiting:
             self._dial()
 
     def _hand(self, connection: UpstreamConnection) -> None:
-        rider = self._waiting.popleft()
-        connection.rider = rider
+        connection.rider = rider = next(iter(self._waiting))
+        del self._waiting[rider]
         try:
             rider.on_connection(connection)
         except Exception as bug:  # noqa: BLE001 - it may be anybody's turn who hands it on

@@ -5,9 +5,10 @@ import gc
 
 import pytest
 
+from sidecar.proxy import upstream as proxy
 from sidecar.proxy.dial import Dialer, DialError
 from tests.integration.conftest import Serve, Upstream
-from tests.integration.raw import call, post
+from tests.integration.raw import call, ok, post, until
 
 _PATIENT = "600s"  # nobody is to be told by this timer
 
@@ -26,6 +27,64 @@ class Faulty:
         self.left -= 1
         await asyncio.sleep(0)
         raise ZeroDivisionError
+
+
+class Held:
+    """In a dialler's place: every dial waits until it is told how it ends."""
+
+    def __init__(self, dialer: Dialer) -> None:
+        self._connect = dialer.connect
+        self.ends: list[asyncio.Future[bool]] = []
+        dialer.connect = self._wait  # type: ignore[assignment,method-assign]
+
+    async def _wait(self, factory: object, timeout_s: float) -> object:
+        end: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.ends.append(end)
+        if await end:
+            return await self._connect(factory, timeout_s)  # type: ignore[arg-type]
+        raise DialError("timeout_connect", "no connection")
+
+
+async def test_who_comes_later_has_a_dial_of_its_own(
+    upstream: Upstream, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What clients that left had dialled hangs on, and fails in the end: that is nothing to one who came long after."""
+    side = await serve(await upstream([ok(), "close"]), pool_queue_timeout=_PATIENT)
+    pool = side.app.plane.defaults["openai"].pool
+    held = Held(pool._dialer)
+    left = [asyncio.get_running_loop().create_task(call(side.port, post(), timeout_s=60)) for _ in range(3)]
+    assert await until(lambda: len(held.ends) == 3)
+    for one in left:
+        one.cancel()
+    assert await until(lambda: pool.sizes[2] == 0)
+    monkeypatch.setattr(proxy, "_FRESH_S", 0.0)
+    later = asyncio.get_running_loop().create_task(call(side.port, post()))
+    assert await until(lambda: len(held.ends) == 4)
+    for end in held.ends[:3]:
+        end.set_result(False)
+    assert await until(lambda: pool.dialling == 1)
+    held.ends[3].set_result(True)
+    assert (await later).status == 200
+    assert (pool.dials, pool.dials_failed, len(held.ends)) == (1, 3, 4)
+
+
+async def test_who_comes_at_once_takes_the_dial_of_one_who_left(
+    upstream: Upstream, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No upstream is dialled for each of many clients that come and go quickly."""
+    monkeypatch.setattr(proxy, "_FRESH_S", 60.0)
+    side = await serve(await upstream(), pool_queue_timeout=_PATIENT)
+    pool = side.app.plane.defaults["openai"].pool
+    held = Held(pool._dialer)
+    left = asyncio.get_running_loop().create_task(call(side.port, post(), timeout_s=60))
+    assert await until(lambda: len(held.ends) == 1)
+    left.cancel()
+    assert await until(lambda: pool.sizes[2] == 0)
+    later = asyncio.get_running_loop().create_task(call(side.port, post()))
+    assert await until(lambda: pool.sizes[2] == 1)
+    held.ends[0].set_result(True)
+    assert (await later).status == 200
+    assert len(held.ends) == 1
 
 
 async def test_a_fault_of_the_dialler_is_a_502_at_once(upstream: Upstream, serve: Serve) -> None:
