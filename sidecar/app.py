@@ -44,6 +44,7 @@ from sidecar.gauges import allow, load, register
 from sidecar.process import loop_factory, place, salt_of, server_tls, watch_loop
 from sidecar.proxy.aside import Beside
 from sidecar.proxy.cascade import Cascades
+from sidecar.proxy.descriptors import raise_limit
 from sidecar.proxy.downstream import Downstream
 from sidecar.proxy.leaving import drain, end_traffic
 from sidecar.proxy.listen import bind
@@ -293,7 +294,7 @@ class Sidecar:
             notes.append(f"client tokens: {self.plane.tokens.error}")
         notes += [*self.archive.notes(), *self.guarding.notes()]
         notes += [text for route in self.engine.status() for text in route.explanations]
-        notes += self.plane.watchdog.notes()
+        notes += self.plane.notes()
         breakers = self.engine.guards.status(steady())
         notes += [one.text() for one in breakers if one.state != "closed"]
         errands = self.beside.status(steady())
@@ -486,6 +487,8 @@ def serve(
     """Runs one sidecar on uvloop where there is one, on asyncio's own loop elsewhere; the exit code."""
     gc.set_threshold(50_000, 20, 100)  # a request leaves no cycles: collect rarely
     sys.setswitchinterval(0.0005)  # the store's thread gives the interpreter back in half a millisecond, not in five
+
+    raise_limit()
 
     async def main() -> int:
         return await of(settings, environ).run(announce)

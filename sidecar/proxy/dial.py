@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import errno
 import ipaddress
 import re
 import socket
@@ -35,7 +36,8 @@ _KEEPALIVE: Final = (
 
 
 class DialError(SidecarError):
-    """No connection to the upstream. `reason` is the outcome's `error`: timeout_connect, dns, connect, tls, egress."""
+    """No connection to the upstream. `reason` is the outcome's `error`: timeout_connect, dns, connect, tls, egress, or shed
+    where the lack is our own."""
 
     code = "upstream"
     status = 502
@@ -147,6 +149,8 @@ class Dialer:
             reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or "handshake failed"
             raise DialError("tls", f"TLS to the upstream failed: {reason}") from None
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise DialError("shed", "the sidecar may open no further connection (ulimit -n)") from None
             raise DialError(
                 "connect", f"the upstream cannot be reached: {error.strerror or type(error).__name__}"
             ) from None

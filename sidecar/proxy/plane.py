@@ -15,6 +15,7 @@ from sidecar.config.settings import Settings
 from sidecar.core.engine import Engine
 from sidecar.core.types import Decision, Dialect, Endpoint, Event, Facts, Settled
 from sidecar.proxy.checks import Checks
+from sidecar.proxy.descriptors import RESERVE, calls_held
 from sidecar.proxy.gate import Gate, Way
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.signals import Signals
@@ -155,7 +156,8 @@ class Plane:
         self.tunnels: set[Tunnel] = set()  # what exchanges became, until both sides have what was said
         self.draining = False
         self.last_active = monotonic()
-        self.most = settings.max_streams  # exchanges that are let in; fewer while memory is short
+        # Exchanges that are let in; `most` is less while memory is short.
+        self.fit = self.most = min(settings.max_streams, calls_held() or settings.max_streams)
         self.buffered = 0  # bytes of request bodies held in all connections
         self.room: deque[Open] = deque()  # exchanges whose bodies wait for those bytes
         self.text_salt = 0  # 32 bits of the salt, for the words of texts
@@ -198,6 +200,13 @@ class Plane:
             self._sweeper.cancel()
         for origin in {*self.origins.values(), *self.defaults.values()}:
             origin.pool.close()
+
+    def notes(self) -> list[str]:
+        """What `/ready` says of it."""
+        asked = self.settings.max_streams
+        narrow = f"max_streams is {asked}, and the open files that the process may have hold {self.fit} calls: "
+        narrow += f"allow it {2 * asked + RESERVE} (ulimit -n)"
+        return [*([narrow] if self.fit < asked else []), *self.watchdog.notes()]
 
     @property
     def open(self) -> int:

@@ -67,7 +67,8 @@ class LeadingSidecar(Sidecar):
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         each = divided(settings)
-        super().__init__(replace(settings, memory_limit_bytes=each.memory_limit_bytes), environ)
+        own = replace(settings, memory_limit_bytes=each.memory_limit_bytes, max_streams=each.max_streams)
+        super().__init__(own, environ)
         self._each = each
         self._teller: asyncio.TimerHandle | None = None
         self._hearing = self._moved = False

@@ -274,7 +274,7 @@ class Worker:
         now = steady()
         notes = [one.text() for one in self.engine.guards.status(now) if one.state != "closed"]
         notes += [text for errands in self.beside.status(now) for text in errands.notes]
-        notes += self.plane.watchdog.notes()
+        notes += self.plane.notes()
         if self._refused or self._wanted not in ("", self.engine.policy.version):
             notes.append(f"policy {self._wanted} is in force at the leader and not here yet: {self._refused}")
         return [f"worker {self._hello.index}: {note}" for note in notes]

@@ -1,12 +1,14 @@
 """What goes wrong while a connection is opened is told at once to the one who waits, whatever it is."""
 
 import asyncio
+import errno
 import gc
 
 import pytest
 
 from sidecar.proxy import upstream as proxy
 from sidecar.proxy.dial import Dialer, DialError
+from sidecar.proxy.reach import _Race
 from tests.integration.conftest import Serve, Upstream
 from tests.integration.raw import call, ok, post, until
 
@@ -148,3 +150,22 @@ async def test_a_name_that_no_host_can_have_is_a_failure_of_the_name(host: str) 
     with pytest.raises(DialError) as told:
         await Dialer(host, 80, None, None).connect(asyncio.Protocol, 5.0)
     assert told.value.reason == "dns"
+
+
+async def test_a_lack_of_descriptors_is_our_own(
+    upstream: Upstream, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a 503 that may be tried again at once, and no failure of the upstream."""
+    side = await serve(await upstream(), pool_queue_timeout=_PATIENT)
+
+    def none_left(_race: object, _address: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as lack:
+        lack.setattr(_Race, "_begin", none_left)
+        for _ in range(8):
+            got = await call(side.port, post())
+            assert (got.status, got.value(b"x-sidecar-error"), got.value(b"retry-after")) == (503, b"overloaded", b"1")
+    assert (side.books.shed, side.books.failed) == (8, 0)
+    assert not side.app.engine.guards.unwell
+    assert (await call(side.port, post())).status == 200
