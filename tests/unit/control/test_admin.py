@@ -318,7 +318,9 @@ async def test_encrypting_begins_with_the_key_that_lies_there_now(tmp_path: Path
     one = Plane(tmp_path, f"encryption_key_file={keys}", f"salt_file={keys}")
     await one.archive.open(one.engine)
     one.client = await aiohttp_client(admin_app(one.admin))
-    one.archive.feedback(Feedback(decision_id="a", route="support", arm="mini", score=1.0, label="anna"), wall())
+    call = settled(1, at=wall())
+    one.archive.put(as_rows([call], "bot"))
+    one.archive.feedback(Feedback(decision_id=call.id, route="support", arm="mini", score=1.0, label="anna"), wall())
     assert await one.archive.stored(5)
     key_file(keys, "f2", "f1")
     assert await (await one.post("/api/v1/store/encrypt", {"key_id": "f2"})).json() == {"values": 1, "unreadable": 0}

@@ -153,7 +153,9 @@ def test_the_queue_is_bounded_and_says_what_it_dropped(path: Path) -> None:
 def test_scores_and_events_that_find_no_room_are_counted(path: Path) -> None:
     """The oldest are dropped, as rows are; so is an event that no file could store."""
     writer = Writer(path, service="bot", commit_s=0.02)
-    scores = [Feedback(decision_id=f"{n:026x}", route="support", arm="mini", score=1.0) for n in range(1003)]
+    rows = [settled(number) for number in range(1003)]
+    writer.put(as_rows(rows))
+    scores = [Feedback(decision_id=row.id, route="support", arm="mini", score=1.0) for row in rows]
     writer.put_feedback([(1.0, score) for score in scores])
     writer.put_events([(1.0, Event(kind="x"))] * 1002)
     writer.start()
@@ -166,7 +168,7 @@ def test_scores_and_events_that_find_no_room_are_counted(path: Path) -> None:
     assert gap["detail"] == {"rows": 0, "first_id": None, "last_id": None, "scores": 3, "events": 2}
     assert gap["message"] == "0 rows, 3 scores, 2 events were dropped because the database could not be written"
     assert (later["detail"]["events"], "scores" in later["detail"]) == (1, False)
-    assert [score["decision_id"] for score in queries.scores(path)] == [score.decision_id for score in scores[3:]]
+    assert [score["decision_id"] for score in queries.scores(path)] == [row.id for row in rows[3:]]
 
 
 def test_a_row_that_cannot_be_stored_does_not_take_others_with_it(writer: Writer, path: Path) -> None:
