@@ -8,6 +8,7 @@ comparisons of bytes instead of being parsed again.
 import asyncio
 import socket
 import struct
+from collections.abc import Callable
 from typing import Final, cast
 
 from sidecar.clock import monotonic, to_steady
@@ -42,15 +43,14 @@ class Downstream(asyncio.Protocol):
         self.plane = plane
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport
+        self.write: Callable[[bytes], None]
         self.source: asyncio.Transport
         self.exchange: Exchange | LocalCall | None = None
         self.deadline = NEVER
         self.full = False  # the client reads slowly
         self._stall: Stall | None = None  # while it is full, or closed with something left to send
         self._pending = b""
-        self._searched = (
-            0  # bytes of it in which no head ends: a head that comes byte by byte is not read for each byte
-        )
+        self._searched = 0  # bytes of it in which no head ends: they are not searched again for each byte
         self._pumping = False
         self._scheduled = False  # what waits is served in the loop's next turn
         self.paused = False  # the client's bytes wait in its socket
@@ -67,6 +67,7 @@ class Downstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = self.source = cast("asyncio.Transport", transport)  # uvloop's do not inherit from it
+        self.write = self.transport.write
         self.set_high(self.plane.high_bytes)
         set_keepalive(transport)
         self.plane.connections.add(self)
@@ -138,9 +139,6 @@ class Downstream(asyncio.Protocol):
     def now(self) -> float:
         """The steady time of the last read."""
         return to_steady(self._read_at)
-
-    def write(self, data: bytes) -> None:
-        self.transport.write(data)
 
     def set_reading(self, on: bool) -> None:
         """Lets the client's body wait in its socket, or come on."""

@@ -106,9 +106,16 @@ class Exchange(Outward):
     def on_upstream_data(self, data: bytes) -> None:
         """Bytes of the response, stamped before anything is looked at."""
         now = monotonic()
-        if self.reply is not None:
-            self._forward(self.reply, data, now)
-            return
+        reply = self.reply
+        if reply is None:
+            self._read_head(data, now)
+        elif reply.alike is not None and (out := reply.alike.take(data, now - self.zero)):
+            self.client.write(out)
+            self.deadline = NEVER if self.client.full else now + self.plane.settings.idle_timeout_s
+        else:
+            self._forward(reply, data, now)
+
+    def _read_head(self, data: bytes, now: float) -> None:
         if self._is_held(data, now):
             return
         if self.ttfb_s is None:

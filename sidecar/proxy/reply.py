@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from sidecar.errors import ProtocolError
 from sidecar.proxy.gate import Way
+from sidecar.wire.alike import AlikeChunks
 from sidecar.wire.answer import Collector
 from sidecar.wire.decode import CopyDecoder, coding_of, make_decoder
 from sidecar.wire.framing import LAST_CHUNK, Chunked, chunk
@@ -31,7 +32,7 @@ _STORED: Final = re.compile(
     r"/(?:batches(?:/[^/]+/cancel)?|responses/[^/]+/cancel|chat/completions/[^/]+|threads/[^/]+/runs/[^/]+(?:/cancel)?)/?$"
 )
 _MAX_ERROR_BYTES: Final = 64 * 1024
-AT_ONCE: Final = 8  # 1..64 reads of a stream; more cost memory, and hold the loop for longer when they are read
+AT_ONCE: Final = 4  # 1..64 reads of a stream; more: what may be counted only is known later, and the loop held longer
 AT_ONCE_BYTES: Final = 16 * 1024  # together; a larger body is read as it comes
 _REFRAMED: Final = frozenset({b"content-length", b"transfer-encoding"})
 _DECHUNKED: Final = frozenset({b"transfer-encoding"})
@@ -62,6 +63,7 @@ class Reply:
     extra = False  # bytes came behind the end: whatever they are, this connection is not to be trusted again
     size = 0  # payload bytes so far
     meter: Meter | None = None
+    alike: AlikeChunks | None = None  # asked first: what it takes is counted, and goes down as it says
     _left = 0
     _chunked: Chunked | None = None
     _strip: UsageStrip | None = None
@@ -144,6 +146,8 @@ class Reply:
             ProtocolError: the chunked framing is broken.
         """
         chunked = self._chunked
+        if self.alike is not None:
+            self._count()
         if chunked is not None:
             payload, end = chunked.feed(data)
             self.done = chunked.done
@@ -200,6 +204,8 @@ class Reply:
 
     def catch_up(self, on_bug: Callable[[str, BaseException], None]) -> None:
         """Lets the meter read what was put aside. A fault of the meter costs its figures, never the call."""
+        if self.alike is not None:
+            self._count()
         meter, decoder, unread = self.meter, self._decoder, self._unread
         if meter is None or not unread:
             return
@@ -213,6 +219,24 @@ class Reply:
         except Exception as error:  # noqa: BLE001 - see the docstring
             self.meter = None
             on_bug("meter", error)
+        else:
+            self._know(meter)
+
+    def _know(self, meter: Meter) -> None:
+        """What is next may be one more event like those before: then there is nothing to do but to count it."""
+        alike, chunked = meter.alike, self._chunked
+        if alike is None or chunked is None or not chunked.fresh or self._plain or self._decoder is not None:
+            return
+        kept = alike.tail if self._strip is None else self._strip.kept_of(alike)
+        if kept is not None:
+            self.alike = AlikeChunks(alike, kept)
+
+    def _count(self) -> None:
+        """Something else than another such event comes: the meter learns of those that came."""
+        alike, self.alike = self.alike, None
+        if alike is not None and self.meter is not None:
+            self.meter.count(alike.times, alike.text_bytes)
+            self.size += alike.payload_bytes
 
     @property
     def ends_with_connection(self) -> bool:

@@ -26,9 +26,7 @@ MAX_REMEMBERED: Final = 8_192  # answers that wait for a repeat, some 2 MB; more
 MAX_TOLD: Final = 16_384  # scores that wait for the next tick
 MAX_BODY_BYTES: Final = 262_144  # hashed in a quarter of a millisecond; larger prompts are not told apart
 _HUMAN_S: Final = 1.0  # nobody reads an answer and asks again in less
-SETTLED_S: Final = (
-    1.0  # a score is told so much after its exchange: by then the decision is known where scores are taken
-)
+SETTLED_S: Final = 1.0  # a score is told so long after its exchange: by then its decision is known
 
 
 _RETRIES: Final = re.compile(rb"\nx-stainless-retry-count:[ \t]{0,8}([0-9]{1,4})[ \t]{0,8}\r", re.IGNORECASE)

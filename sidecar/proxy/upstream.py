@@ -21,9 +21,7 @@ from sidecar.tasks import Tasks
 _TIMEOUT_HINT: Final = re.compile(rb"timeout=([0-9]{1,6})")
 LARGE_READ_BYTES: Final = 65536  # a read of this size has more behind it: the loop's other connections come first
 _HINT_MARGIN_S: Final = 1.0  # a server that says timeout=5 has its connection used for 4 s at most
-LEAVE_S: Final = (
-    10.0  # 1..60; less: a slow peer loses the end of a tunnel, more: one that reads nothing holds it longer
-)
+LEAVE_S: Final = 10.0  # 1..60; less: a slow peer loses a tunnel's end, more: one that reads nothing holds it longer
 _UNHEARD_BYTES: Final = 64 * 1024 * 1024  # 8..1,024 MiB; fewer: who reads last words late is cut, more: it talks on
 _FRESH_S: Final = 1.0  # .2..3; shorter: who comes and goes is dialled for each time, longer: hears older failures
 WRITE_HIGH_BYTES: Final = 256 * 1024  # what may lie unsent before the reader of the other side is paused

@@ -15,6 +15,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from sidecar.wire.framing import chunk
 from sidecar.wire.reading import Piece
 from sidecar.wire.sse import SseEvent
 
@@ -22,6 +23,9 @@ _TEXT: Final = re.compile(
     rb'"(?:content|text|delta|thinking|reasoning|reasoning_content|partial_json)": ?"([ !#-\[\]-~]+)(?=")'
 )
 _PLAIN: Final = re.compile(rb"[ !#-\[\]-~]+")
+_SIZES: Final = 2048  # of chunks that are known so: events have 100 to 500 bytes
+_AT_ONCE: Final = 256  # arrivals that wait to be told to the meter
+_CRLF: Final = b"\r\n"
 _CLOSE: Final = b"}\n\n"
 _HIDING: Final = b'"obfuscation":"'
 _HIDING_CLOSE: Final = b'"}\n\n'
@@ -30,12 +34,12 @@ _HIDING_CLOSE: Final = b'"}\n\n'
 class Alike:
     """The bytes around the text of one event."""
 
-    __slots__ = ("_close", "_rest", "_start", "tail")
+    __slots__ = ("_close", "rest", "start", "tail")
 
     def __init__(self, start: bytes, rest: bytes) -> None:
         """`start` ends where the text begins, `rest` begins where it ends."""
-        self._start = start
-        self._rest = rest
+        self.start = start
+        self.rest = rest
         hiding = rest.find(_HIDING)
         # What stands behind the text, up to what hides its length.
         self.tail = rest[: hiding + len(_HIDING)] if hiding >= 0 else rest.removesuffix(_CLOSE).rstrip(b" ")
@@ -50,7 +54,7 @@ class Alike:
 
     def text_end(self, read: bytes) -> int:
         """Where the text ends in this read if it is one event of this kind, else 0."""
-        start = self._start
+        start = self.start
         if not read.startswith(start):
             return 0
         text = _PLAIN.match(read, len(start))
@@ -58,26 +62,84 @@ class Alike:
             return 0
         end = text.end()
         rest = read[end:]
-        return end if rest == self._rest or self._fits(rest) else 0
+        return end if rest == self.rest or self.fits(rest) else 0
 
     def text_bytes(self, read: bytes) -> int:
         """How much text there is in this read if it is one event of this kind, else 0."""
         end = self.text_end(read)
-        return end and end - len(self._start)
+        return end and end - len(self.start)
 
     @property
     def is_whole(self) -> bool:
         """Whether the event from which this was made fits itself."""
-        return self._fits(self._rest)
+        return self.fits(self.rest)
 
-    def _fits(self, rest: bytes) -> bool:
-        """Whether what stands behind the text differs in nothing but what hides the text's length."""
+    def fits(self, rest: bytes) -> bool:
+        """Whether what stands behind a text differs in nothing but what hides the text's length."""
         tail, close = self.tail, self._close
         size = len(rest) - len(tail) - len(close)
         if size < 0 or not (rest.startswith(tail) and rest.endswith(close)):
             return False
         filling = rest[len(tail) : len(tail) + size]
         return filling.isalnum() if close is _HIDING_CLOSE else not filling.strip(b" ")
+
+
+# By the length of a read that is one whole chunk: the line that it begins with.
+_LINES: Final = {len(line) + size + 2: line for size in range(1, _SIZES) for line in (b"%x\r\n" % size,)}
+_plain = _PLAIN.match
+
+
+class AlikeChunks:
+    """Reads that are one whole chunk (RFC 9112 section 7.1) each, with one event that is alike. They are only counted, and
+    told to the meter together; what they have in common may lose a part on its way."""
+
+    __slots__ = ("_alike", "_bytes", "_ends", "_ends_at", "_kept", "_start", "_start_bytes", "times")
+
+    def __init__(self, alike: Alike, kept: bytes) -> None:
+        """`kept` is what of `alike.tail` goes on."""
+        self._alike = alike
+        self._kept = None if kept == alike.tail else kept
+        self._start = alike.start
+        self._start_bytes = len(alike.start)
+        self._ends = alike.rest + _CRLF
+        self.times: list[float] = []
+        self._bytes = 0  # of all of them behind their first lines
+        self._ends_at = 0  # where in these bytes their texts ended, summed
+
+    @property
+    def payload_bytes(self) -> int:
+        """Of all that were counted, together."""
+        return self._bytes - len(_CRLF) * len(self.times)
+
+    @property
+    def text_bytes(self) -> int:
+        """How much text was in them."""
+        return self._ends_at - self._start_bytes * len(self.times)
+
+    def take(self, read: bytes, t_s: float) -> bytes:
+        """Counts a read that arrived at `t_s`: what goes on of it, in a chunk. Nothing where it is none of these, or enough
+        of them wait to be told."""
+        size = len(read)
+        line = _LINES.get(size)
+        if line is None or len(self.times) >= _AT_ONCE:
+            return b""
+        at = len(line)
+        if not (read.startswith(line) and read.startswith(self._start, at)):
+            return b""
+        text = _plain(read, at + self._start_bytes)
+        if text is None:
+            return b""
+        end = text.end()
+        ends = read[end:]
+        if ends != self._ends and not (ends.endswith(_CRLF) and self._alike.fits(ends[:-2])):
+            return b""
+        self.times.append(t_s)
+        self._bytes += size - at
+        self._ends_at += end - at
+        return read if self._kept is None else self._cut(read[at:-2], end - at)
+
+    def _cut(self, event: bytes, end: int) -> bytes:
+        return chunk(event[:end] + (self._kept or b"") + event[end + len(self._alike.tail) :])
 
 
 def alike_to(read: bytes, event: SseEvent, reader: Callable[[bytes, bytes], Piece | None]) -> Alike | None:

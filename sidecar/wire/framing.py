@@ -29,6 +29,11 @@ class Chunked:
         self._held = b""  # the beginning of a line whose end has not come yet
         self._trailer_bytes = 0
 
+    @property
+    def fresh(self) -> bool:
+        """Whether the next byte begins a chunk."""
+        return self._state == _SIZE_STATE and not self._held
+
     def feed(self, data: bytes) -> tuple[bytes, int]:
         """Decodes `data`: (payload, index in `data` just behind the end of the message, or its length while unfinished).
 

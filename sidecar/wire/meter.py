@@ -6,6 +6,8 @@ Times are the caller's readings, taken at the socket before anything was parsed;
 
 import math
 import re
+from collections.abc import Sequence
+from operator import sub
 from typing import Protocol
 
 import msgspec
@@ -28,12 +30,18 @@ _log = math.log
 
 
 class Meter(Protocol):
-    """Feed it every read of the body, then ask once. `ended`: the dialect's own end of the answer has been seen."""
+    """Feed it every read of the body, then ask once. `ended`: the dialect's own end of the answer has been seen. `alike`:
+    what it knows the next event by, while none is pending."""
 
     @property
     def ended(self) -> bool: ...
 
+    @property
+    def alike(self) -> Alike | None: ...
+
     def feed(self, data: bytes, t_s: float) -> None: ...
+
+    def count(self, times: Sequence[float], text_bytes: int) -> None: ...
 
     def finish(self) -> Reading: ...
 
@@ -100,6 +108,12 @@ class Gaps:
         if len(self._new) >= _GAPS_AT_ONCE:
             self._count()
 
+    def add_between(self, times: Sequence[float]) -> None:
+        """The gaps between these arrivals, in their order."""
+        self._new.extend(map(sub, times[1:], times))
+        if len(self._new) >= _GAPS_AT_ONCE:
+            self._count()
+
     def percentile(self, q: float) -> float | None:
         """The nearest-rank percentile for `q` in (0, 1]; None without a gap."""
         if not self._bins and self._new:  # bins keep the order of the gaps: the one of this rank is enough
@@ -154,6 +168,19 @@ class StreamMeter:
     @property
     def ended(self) -> bool:
         return self._merged.terminal and not self._merged.choices & ~self._merged.ends
+
+    @property
+    def alike(self) -> Alike | None:
+        return self._alike if self._parser.fresh else None
+
+    def count(self, times: Sequence[float], text_bytes: int) -> None:
+        """Events that are `alike`, one at each of these times, with so much text together."""
+        self._events += len(times)
+        self._token_events += len(times)
+        self._output_bytes += text_bytes
+        if times:
+            self._gaps.add_between(times if self._last_s is None else [self._last_s, *times])
+            self._last_s = times[-1]
 
     def feed(self, data: bytes, t_s: float) -> None:
         """One read of the decoded stream, which arrived at `t_s`."""
@@ -279,9 +306,11 @@ class BodyMeter:
         self._room = max_bytes
         self._parts: list[bytes] = []
 
-    @property
-    def ended(self) -> bool:
-        return False  # a whole body has its end where its framing has it
+    ended = False  # a whole body has its end where its framing has it
+    alike = None
+
+    def count(self, times: Sequence[float], text_bytes: int) -> None:
+        """Never called: nothing in a whole body is alike."""
 
     def feed(self, data: bytes, t_s: float) -> None:  # noqa: ARG002  # a whole body has no token times
         """One read of the decoded body."""

@@ -101,6 +101,16 @@ class UsageStrip:
             self._likeness = _likeness(event, kept)
         return kept
 
+    def kept_of(self, alike: Alike) -> bytes | None:
+        """What stays of `alike.tail` in events that are alike, while none is pending; None where each has to be seen."""
+        if self._event or self._finished:
+            return None
+        if self._likeness is not None:
+            mine, kept = self._likeness
+            return kept if mine.start == alike.start and mine.tail == alike.tail else None
+        around = alike.start + alike.rest
+        return None if _KEY in around or _FINISH.search(around) else alike.tail
+
     def finish(self) -> bytes:
         """What is still held when the stream ends."""
         held = self._waiting + self._event[self._sent :]

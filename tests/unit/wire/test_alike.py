@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.wire import anthropic, openai
-from sidecar.wire.alike import Alike, alike_to
+from sidecar.wire.alike import Alike, AlikeChunks, alike_to
+from sidecar.wire.framing import chunk
 from sidecar.wire.meter import make_meter
 from sidecar.wire.reading import Reading
 from sidecar.wire.sse import SseEvent
@@ -149,3 +150,37 @@ def test_the_limit_of_an_event_holds() -> None:
     reading = measured(reads, max_bytes=200)
     assert reading == measured(reads, max_bytes=200, split=True)
     assert reading.token_events == 4
+
+
+def test_whole_chunks_are_counted() -> None:
+    """GW-07: one chunk with one such event, and nothing else; too many of them have to be told first."""
+    alike = known(HIDDEN % (b"one", b"aX9"))
+    chunks = AlikeChunks(alike, alike.tail)
+    reads = [chunk(HIDDEN % (text, more)) for text, more in ((b"one", b"aX9"), (b"four", b"z"), (b" a b", b"Q"))]
+    assert [chunks.take(read, number / 4) for number, read in enumerate(reads)] == reads
+    assert (chunks.times, chunks.text_bytes) == ([0.0, 0.25, 0.5], 11)
+    assert chunks.payload_bytes == sum(len(HIDDEN % (text, b"")) for text in (b"oneaX9", b"fourz", b" a bQ"))
+    whole = reads[0]
+    size, _, rest = whole.partition(b"\r\n")
+    others = [
+        *(whole[:-1], whole[:-2] + b"\n\n", whole + b"x", whole * 2, b"0" + whole, size.upper() + b"\n\n" + rest),
+        *(size + b";a\r\n" + rest, b"%x\r\n" % (int(size, 16) - 1) + rest, rest, b"", b"0\r\n\r\n"),
+        *(
+            chunk(CHAT % b"one"),
+            chunk(HIDDEN % (b'"', b"z")),
+            chunk(HIDDEN % (b"one", b"-")),
+            chunk(HIDDEN % (b"x" * 3000, b"z")),
+        ),
+    ]
+    assert not any(chunks.take(other, 1.0) for other in others)
+    assert sum(chunks.take(whole, 1.0) == whole for _ in range(1000)) == 253
+    assert len(chunks.times) == 256
+
+
+def test_a_part_is_taken_out_of_whole_chunks() -> None:
+    """GW-02: what is the same in all of them; their sizes are those of what is left."""
+    alike = known(HIDDEN % (b"one", b"aX9"))
+    chunks = AlikeChunks(alike, alike.tail.replace(b',"usage":null', b""))
+    left = HIDDEN.replace(b',"usage":null', b"")
+    assert chunks.take(chunk(HIDDEN % (b"four", b"Zz")), 1.0) == chunk(left % (b"four", b"Zz"))
+    assert chunks.payload_bytes == len(HIDDEN % (b"four", b"Zz"))
