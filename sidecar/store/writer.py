@@ -455,7 +455,7 @@ class Writer:
         self.chain.begin(connection, self._service)
         if self.empty_at is not None and has_state_before(connection, self._service, self.empty_at):
             self.unseen = True
-        elif self._saved is not None:
+        if self._saved is not None and not self.unseen:
             with transaction(connection):
                 write(connection, Batch(state=self._saved), self._service, self.chain, self.vault)
         return connection

@@ -242,6 +242,42 @@ async def test_a_volume_that_is_mounted_late_is_taken_over(tmp_path: Path) -> No
     assert len(queries.decisions(db)) == 1
 
 
+async def test_a_late_volume_that_cannot_be_read_yet_keeps_its_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often the writer opens the file meanwhile, what it had stored before does not come there."""
+    volume, away, spent = tmp_path / "volume", tmp_path / "away", engine()
+    db = volume / "sidecar.db"
+    first = Archive(settings(f"db={db}"))
+    await first.open(engine())
+    spent.charge("-", 5, steady())
+    first.state(spent.snapshot())
+    first.close(5)
+    volume.rename(away)
+
+    archive, mine = Archive(settings(f"db={db}")), engine()
+    await archive.open(mine)
+    archive.state(mine.snapshot())
+    assert await archive.stored(5) is True
+    volume.rename(tmp_path / "hidden")
+    away.rename(volume)
+    archive.put(as_rows([settled(1)], "bot"))
+    assert await archive.stored(5) is True
+    with monkeypatch.context() as patch:
+        patch.setattr(queries, "load_state", _unreadable)
+        assert [event.kind for event in await archive.take_over(mine)] == ["state.unread"]
+    db.with_name("sidecar.db-wal").unlink()  # the writer opens the file again
+    archive.put(as_rows([settled(2)], "bot"))
+    assert await archive.stored(5) is True
+    assert queries.load_state(db, "bot") == spent.snapshot()
+    assert [event.kind for event in await archive.take_over(mine)] == ["state.restored"]
+    archive.close(5)
+
+
+def _unreadable(*_: object, **__: object) -> bytes | None:
+    raise StoreError("disk I/O error")
+
+
 async def test_a_copy_of_its_own_is_not_taken_over(tmp_path: Path) -> None:
     """Moved over the file of the process that wrote it: what is learnt since stands, and is stored again."""
     db, copy = tmp_path / "sidecar.db", tmp_path / "copy.db"
