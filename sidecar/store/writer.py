@@ -189,8 +189,11 @@ class Writer:
 
     def put_state(self, state: bytes) -> None:
         """The engine's snapshot. It is written with, or after, every row put before it, and names the last of them."""
+        at, empty_at = wall(), self.empty_at
+        if empty_at is not None:
+            self.empty_at = min(empty_at, at)  # also when the clock was set back: what is ours is no older one
         with self._lock:
-            self._others.state = (wall(), state, self._last_id)
+            self._others.state = (at, state, self._last_id)
         self._notify()
 
     def seen(self) -> None:

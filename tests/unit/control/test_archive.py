@@ -297,6 +297,24 @@ async def test_a_copy_of_its_own_is_not_taken_over(tmp_path: Path) -> None:
     assert queries.load_state(db, "bot") == mine.snapshot()
 
 
+async def test_a_clock_that_is_set_back_makes_nothing_of_ours_an_older_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was begun here and stored by the earlier clock is not taken over when the file is opened again."""
+    db = tmp_path / "sidecar.db"
+    archive, mine = Archive(settings(f"db={db}")), engine()
+    await archive.open(mine)
+    monkeypatch.setattr("sidecar.store.writer.wall", lambda: wall() - 3600.0)
+    mine.charge("-", 1, steady())
+    archive.state(mine.snapshot())
+    assert await archive.stored(5) is True
+    db.with_name("sidecar.db-wal").unlink()  # the writer opens the file again
+    archive.put(as_rows([settled(1)], "bot"))
+    assert await archive.stored(5) is True
+    assert not archive.may_take_over
+    archive.close(5)
+
+
 async def test_a_database_that_can_be_made_only_later_begins_empty(tmp_path: Path) -> None:
     """There is nothing to take over once there is a place for it: what is learnt is stored from then on."""
     volume = tmp_path / "volume"
