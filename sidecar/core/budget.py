@@ -27,7 +27,7 @@ from typing import Any, Final
 from sidecar.core.constraint import Savings
 from sidecar.core.lease import Lease
 from sidecar.core.policy import Budget
-from sidecar.core.window import Window
+from sidecar.core.window import Sums, Window
 
 DAY_S = 86_400
 RATE_WINDOW_S: Final = 3_600.0  # 600..86,400: over which calls are counted to tell how many will come
@@ -56,11 +56,14 @@ class Ledger:
         self.calls = Window(RATE_WINDOW_S, quantiles=False)
         self.window = Window(budget.window_s, quantiles=False) if budget is not None else self.calls
         self._began = now
+        self._told = (self.day, 0, self.month, 0)  # what was spent, as `told` or taken over last
+        self._told_slots: Sums = {}
 
     def obey(self, budget: Budget | None) -> None:
         """Puts another budget in force over what was spent so far; a window of another length begins anew."""
         if budget is not None and (self.budget is None or budget.window_s != self.budget.window_s):
             self.window = Window(budget.window_s, quantiles=False)
+            self._told_slots = {}
         self.budget = budget
 
     def roll(self, now: float) -> None:
@@ -173,24 +176,49 @@ class Ledger:
             "saved_nusd": self.savings.nusd,
         }
 
+    def told(self) -> None:
+        """What was spent so far is in the spending that is taken over next."""
+        self._told = (self.day, self.spent_day_nusd, self.month, self.spent_month_nusd)
+        self._told_slots = self.window.sums()
+
     def restore(self, state: Mapping[str, Any], now: float) -> None:
-        """Takes over an earlier process' spending; what belongs to a past day or month is left out.
+        """Takes over another process' spending; what belongs to a past day or month is left out. What was spent here, and
+        is not `told`, counts beside it: that process may have ended after this one began.
 
         A day further ahead than clocks differ was a wrong clock: its spending counts for today, because a ledger that
         waits for a far day would count nothing until then.
         """
+        self.roll(now)
+        told_day, told_day_nusd, told_month, told_month_nusd = self._told
+        own_day_nusd = self.spent_day_nusd - (told_day_nusd if told_day == self.day else 0)
+        own_month_nusd = self.spent_month_nusd - (told_month_nusd if told_month == self.month else 0)
         day, today = int(state["day"]), int(now // DAY_S)
         self.day = today if day > today + 1 else day
         self.month = month_of(self.day)
         self.spent_day_nusd = int(state["day_nusd"])
         self.spent_month_nusd = int(state["month_nusd"])
         self.savings.nusd = float(state.get("saved_nusd", 0.0))
+        self.roll(now)
+        self._told = (self.day, self.spent_day_nusd, self.month, self.spent_month_nusd)
+        self.spent_day_nusd += own_day_nusd
+        self.spent_month_nusd += own_month_nusd
         match state.get("window"):
             case [window_s, list(kept)] if window_s == self.window.window_s and self.window is not self.calls:
+                own = _without(self.window.sums(), self._told_slots)
                 self.window.restore(kept, now)
+                self._told_slots = self.window.sums()
+                self.window.put(own)
             case _:
                 pass
-        self.roll(now)
+
+
+def _without(sums: Sums, told: Sums) -> Sums:
+    """What these slots have beyond those."""
+    own = {}
+    for index, (count, total) in sums.items():
+        counted, summed = told.get(index, (0, 0.0))
+        own[index] = (count - counted, total - summed)
+    return own
 
 
 def _within(spent_nusd: int, asked_nusd: int, ceiling_nusd: int) -> bool:

@@ -160,6 +160,8 @@ class Follower(Engine):
 
     def follow(self, stand: bytes, now: float) -> list[Event]:
         """Takes over what the leader knows (`Leader.stand`); events only of what cannot be read. Conversations stay."""
+        for ledger in (self._ledger, *(state.ledger for state in self._order)):
+            ledger.told()
         told = [event for event in self.restore(stand, now) if event.kind == "state.ignored"]
         return [event for event in told if event.detail.get("part") not in _KEPT_BACK]
 

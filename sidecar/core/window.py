@@ -24,6 +24,7 @@ _LOWEST, _HIGHEST = 1e-9, 1e15
 _ZERO_BIN = ceil(log(_LOWEST) * _PER_NEPER) - 1  # below every other bin: sorts first
 
 Bins = dict[int, int]
+Sums = dict[int, tuple[int, float]]  # by a slot's number: how many values, and their sum
 
 
 def bin_of(value: float) -> int:
@@ -174,6 +175,21 @@ class Window:
             for index, count in slot.bins.items():
                 merged[index] = merged.get(index, 0) + count
         return quantile_of(merged, q)
+
+    def sums(self) -> Sums:
+        """What each slot holds, quantiles apart."""
+        return {slot.index: (slot.count, slot.total) for slot in self._ring if slot.count}
+
+    def put(self, sums: Sums) -> None:
+        """Adds slots of a window of the same length, without quantiles; leaves out those that newer ones displaced."""
+        for index, (count, total) in sums.items():
+            slot = self._ring[index % self._slots]
+            if slot.index < index:
+                slot.clear(index)
+            if slot.index == index:
+                slot.count += count
+                slot.total += total
+                slot.kept = None
 
     def clear(self) -> None:
         """Forgets all values."""

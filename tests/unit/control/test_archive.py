@@ -154,18 +154,21 @@ async def test_what_the_old_process_decided_last_is_taken_over(tmp_path: Path) -
     assert [event.kind for event in held] == ["store.held"]
     spent = engine()
     spent.charge("-", 5, steady())
-    old.state(spent.snapshot())
+    stored = spent.snapshot()
+    old.state(stored)
     new.state(engine().snapshot())  # of an engine that has not seen it: not put
     assert not new.may_take_over
     assert await new.take_over(engine()) == []
     old.close(5)
     assert wait_for(lambda: new.may_take_over)
     mine = engine()
+    mine.charge("-", 2, steady())
     assert [event.kind for event in await new.take_over(mine)] == ["state.restored"]
-    assert mine.snapshot() == spent.snapshot()
+    spent.charge("-", 2, steady())
+    assert mine.snapshot() == spent.snapshot(), "what both spent"
     assert not new.may_take_over
     new.close(5)
-    assert queries.load_state(db, "bot") == spent.snapshot()
+    assert queries.load_state(db, "bot") == stored
 
 
 @pytest.mark.parametrize("missing", ["file", "volume"])
@@ -208,7 +211,8 @@ async def test_what_cannot_be_read_at_the_start_is_read_later(tmp_path: Path, mi
 
 
 async def test_a_volume_that_is_mounted_late_is_taken_over(tmp_path: Path) -> None:
-    """The process has begun a database of its own by then: what is stored on the volume wins over what it learnt since."""
+    """The process has begun a database of its own by then: what is stored on the volume wins over what it learnt since, and
+    what it spent since counts beside what was spent before (GW-19)."""
     volume, away = tmp_path / "volume", tmp_path / "away"
     db = volume / "sidecar.db"
     first = Archive(settings(f"db={db}"))
@@ -233,6 +237,7 @@ async def test_a_volume_that_is_mounted_late_is_taken_over(tmp_path: Path) -> No
     assert archive.may_take_over
     assert queries.load_state(db, "bot") == spent.snapshot()
     assert [event.kind for event in await archive.take_over(mine)] == ["state.restored"]
+    spent.charge("-", 2, steady())
     assert mine.snapshot() == spent.snapshot()
     assert not archive.may_take_over
     mine.charge("-", 1, steady())

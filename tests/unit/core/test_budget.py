@@ -86,6 +86,44 @@ def test_state_round_trip() -> None:
     assert (later.spent_day_nusd, later.spent_month_nusd) == (0, 7)
 
 
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 40), st.integers(0, 400_000)), max_size=20), st.integers(0, 20))
+def test_what_two_processes_spent_is_all_counted(spending: list[tuple[bool, int, int]], began: int) -> None:
+    """GW-19: a process that begins with what another has spent so far, and takes over what it has spent in the end, has
+    spent both, in whatever hours of whatever days; what it took over first counts once."""
+    budget = Budget(window_nusd=100, window_s=3600.0)
+    old, new, both = Ledger(NOON, budget), Ledger(NOON, budget), Ledger(NOON, budget)
+    now = NOON
+    for step, (is_new, nusd, later_s) in enumerate(spending):
+        now += later_s / 20
+        if step == began:
+            new.restore(old.to_state(), now)
+        (new if is_new and step >= began else old).charge(nusd, now)
+        both.charge(nusd, now)
+    for _ in range(2):
+        new.restore(old.to_state(), now)
+    both.roll(now)
+    assert (new.spent_day_nusd, new.spent_month_nusd) == (both.spent_day_nusd, both.spent_month_nusd)
+    assert new.window.total(now) == both.window.total(now)
+    new.told()
+    new.restore(old.to_state(), now)
+    assert new.spent_month_nusd == old.spent_month_nusd
+
+
+def test_a_window_of_another_length_has_inherited_nothing() -> None:
+    """What was taken over into the former one does not lessen what is spent in it."""
+    ledger, kept = (
+        Ledger(NOON, Budget(window_nusd=100, window_s=60.0)),
+        Ledger(NOON, Budget(window_nusd=9, window_s=120.0)),
+    )
+    ledger.charge(7, NOON)
+    ledger.told()
+    ledger.obey(Budget(window_nusd=100, window_s=120.0))
+    ledger.charge(5, NOON)
+    kept.charge(1, NOON)
+    ledger.restore(kept.to_state(), NOON)
+    assert ledger.window.total(NOON) == 6
+
+
 def test_a_day_that_is_far_ahead_does_not_stop_the_counting() -> None:
     """A wall clock that was far ahead once must not leave a budget open until that day; one day ahead is a time of
     midnight, and stays."""

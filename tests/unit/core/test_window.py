@@ -104,6 +104,18 @@ def test_state_survives_json_and_unreadable_parts_are_left_out() -> None:
     assert (odd.count(1.0), odd.total(1.0)) == (1, 0.0)
 
 
+def test_slots_are_added_where_no_newer_one_lies() -> None:
+    """To the same slot, to one that is free, and not to one whose time is over."""
+    one, other = Window(60.0, quantiles=False), Window(60.0, quantiles=False)
+    one.add(5.0, 1.0)
+    one.add(70.0, 2.0)
+    other.add(5.0, 10.0)
+    other.add(10.0, 20.0)
+    other.add(30.0, 30.0)
+    one.put(other.sums())
+    assert one.sums() == {5: (2, 11.0), 30: (1, 30.0), 70: (1, 2.0)}
+
+
 def test_memory_is_bounded() -> None:
     """Clamped bins: any values at all fill at most 2,765 bins of one slot."""
     values = Histogram()
