@@ -54,7 +54,7 @@ _UNWRITABLE = (  # what a value causes that no file could store, however healthy
     sqlite3.InterfaceError,
     sqlite3.ProgrammingError,
 )
-_REFUSED = (sqlite3.Error, OSError, StoreError)  # what may be over at the next attempt
+_REFUSED = (sqlite3.Error, OSError, StoreError, MemoryError)  # what may be over at the next attempt
 
 T = TypeVar("T")
 

@@ -236,6 +236,23 @@ def test_an_error_of_our_own_does_not_end_the_thread(path: Path) -> None:
     assert writer.close(2.0)
 
 
+def test_rows_wait_while_there_is_no_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that SQLite has no memory for are written once it has; until then nobody is told that they are."""
+    writer = Writer(path, commit_s=0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr("sidecar.store.writer.write", _without_memory)
+        writer.start()
+        writer.put(as_rows([settled(1)]))
+        assert wait_for(lambda: writer.errors > 1)
+        assert (writer.queued, writer.last_error, writer.flush(0.0)) == (1, "MemoryError", False)
+    assert wait_for(lambda: writer.rows_written == 1)
+    assert writer.close(2.0)
+
+
+def _without_memory(*_: object) -> None:
+    raise MemoryError  # as sqlite3 does
+
+
 def test_rows_are_not_counted_twice_when_a_chore_fails(path: Path) -> None:
     """Retention that fails after a commit does not write the committed batch again."""
     writer = Writer(path, limits=Limits(raw_s=float("nan")), commit_s=0.01)
