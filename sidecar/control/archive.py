@@ -204,16 +204,13 @@ class Archive:
 
     async def look_up(self, key: str, tenant: str = "") -> list[Known]:
         """Old decisions by decision id or completion id, of one `tenant` only if named, read in a thread; empty when there
-        is none or no database."""
+        is none or no database. Raises StoreError when it cannot be read now."""
         if self._path is None:
             return []
-        try:
-            records = await asyncio.to_thread(queries.found_by, self._path, key, self._reader, tenant)
-            if len(records) != 1:
-                return [_known(record, []) for record in records]
-            given = await asyncio.to_thread(queries.feedback_of, self._path, records[0]["id"], self._reader)
-        except StoreError:
-            return []
+        records = await asyncio.to_thread(queries.found_by, self._path, key, self._reader, tenant)
+        if len(records) != 1:
+            return [_known(record, []) for record in records]
+        given = await asyncio.to_thread(queries.feedback_of, self._path, records[0]["id"], self._reader)
         return [_known(records[0], given)]
 
     async def read(self, query: Callable[[Vault], Found]) -> Found:

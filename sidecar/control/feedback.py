@@ -20,6 +20,7 @@ from sidecar.clock import earlier, steady, wall
 from sidecar.core.policy import OTHER, OWN_SOURCES, SOURCES, Source
 from sidecar.core.reward import label, scaled
 from sidecar.core.types import Event, Features, Feedback, Settled
+from sidecar.errors import StoreError
 
 MAX_AGE_S: Final = 7 * 86400.0
 _REMEMBERED: Final = 8_192  # decisions, in two halves, 2 to 5 MiB; older ones are looked up in the database
@@ -180,8 +181,10 @@ class FeedbackDesk:
     async def _find_stored(self, written: _Written, answer: Answer, tenant: str) -> None:
         try:
             found = await self._look_up(written.id or written.completion_id or "", tenant)
-        except Exception:
+        except Exception as error:
             self._refuse(answer, 503, "decisions cannot be looked up now: send it again later")
+            if isinstance(error, StoreError):
+                return
             raise
         if not found:
             self._refuse(answer, 404, "no decision has this id, or it is older than seven days")

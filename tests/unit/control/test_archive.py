@@ -121,7 +121,8 @@ async def test_a_database_that_refuses(tmp_path: Path) -> None:
     assert archive.notes() == []
     archive.close(5)
     db.write_bytes(b"no database at all" * 100)
-    assert await archive.look_up("a") == []
+    with pytest.raises(StoreError, match="cannot be read"):
+        await archive.look_up("a")
 
 
 async def test_a_database_that_another_process_writes(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from sidecar.control import feedback as desk_module
 from sidecar.control.feedback import MAX_AGE_S, FeedbackDesk, Kind, Known, known_of
 from sidecar.core.policy import Source
 from sidecar.core.types import Event, Feedback
+from sidecar.errors import StoreError
 from tests.fixtures.settled import settled
 
 TOLD = Event(kind="told")
@@ -26,6 +27,7 @@ class Desk:
         self.kept: list[tuple[Feedback, float]] = []
         self.events: list[Event] = []
         self.stored: dict[str, list[Known]] = {}
+        self.broken = False
         self.desk = FeedbackDesk(self._teach, self._keep, self._look_up, self._spawn, self.events.extend)
         self._waiting: list[Coroutine[object, object, None]] = []
 
@@ -37,6 +39,8 @@ class Desk:
         self.kept.append((feedback, at))
 
     async def _look_up(self, key: str, tenant: str) -> list[Known]:
+        if self.broken:
+            raise StoreError("the database is locked")
         return [known for known in self.stored.get(key, []) if tenant in ("", known.kind.tenant)]
 
     def _spawn(self, make: object) -> None:
@@ -65,6 +69,15 @@ def desk() -> Desk:
 def recent(number: int = 1, **changes: object) -> Known:
     known = known_of(settled(number, at=wall()))
     return replace(known, **changes)
+
+
+def test_a_database_that_cannot_be_read_is_not_taken_for_one_without_the_decision(desk: Desk) -> None:
+    """GW-37: 503, so that the score comes again."""
+    desk.stored["d"] = [recent()]
+    desk.broken = True
+    status, _ = desk.send({"id": "d", "score": 1})
+    desk.broken = False
+    assert (status, desk.send({"id": "d", "score": 1})[0], len(desk.kept)) == (503, 202, 1)
 
 
 def test_a_remembered_decision(desk: Desk) -> None:
