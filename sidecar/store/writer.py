@@ -83,6 +83,7 @@ class Writer:
         self.unseen = False  # an older one has appeared since: until `seen`, none is written over it
         self.writable: bool | None = None  # whether the last attempt succeeded; None before the first
         self.log_owed = False  # something was erased that the WAL still has
+        self._log_left = True  # by a process that was killed, which may have owed the same
         self._path = path
         self._right = WriteLock(path)
         self.chain = Chain(path, guards.audit)  # used by the thread only, but for its head
@@ -421,8 +422,8 @@ class Writer:
     def _tidy(self) -> None:
         connection = self._connected()
         self.rows_pruned += prune(connection, self._limits, earlier()).rows
-        if self.log_owed:
-            self.log_owed = not empty_log(connection)
+        if (self.log_owed or self._log_left) and empty_log(connection):
+            self.log_owed = self._log_left = False
 
     def _fail(self, error: Exception) -> None:
         self.errors += 1

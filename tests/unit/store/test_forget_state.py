@@ -12,7 +12,7 @@ from sidecar.errors import StoreError
 from sidecar.store import queries
 from sidecar.store.database import open_writer
 from sidecar.store.keys import Guards, KeySet
-from sidecar.store.retention import STEP_ROWS
+from sidecar.store.retention import STEP_ROWS, Forgetting, forget
 from sidecar.store.vault import Sealed, Spoilt, Vault
 from sidecar.store.writer import Writer
 from tests.fixtures.settled import as_rows, settled
@@ -92,3 +92,25 @@ def test_what_is_no_snapshot_stays(tmp_path: Path, stored: bytes) -> None:
     assert queries.forget(path, "no key at all") == 0
     with closing(sqlite3.connect(path)) as connection:
         assert bytes(connection.execute("SELECT state FROM arms").fetchone()[0]) == stored
+
+
+def test_the_next_process_empties_a_wal_that_a_killed_one_left(tmp_path: Path) -> None:
+    """A reader kept erased rows there, and the process that owed to empty it was killed."""
+    path, left = tmp_path / "s.db", tmp_path / "left.db"
+    killed = Writer(path, service="bot", commit_s=0.01)
+    killed.start()
+    killed.put(as_rows([settled(1, key=KEY)]))
+    assert killed.flush(5.0)
+    with closing(sqlite3.connect(path)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM decisions").fetchone()
+        killed.ask(lambda db: forget(db, HASH, Forgetting(1.0, "alice"), killed.chain)).result(5.0)
+        for part in ("", "-wal"):  # what the next one finds
+            left.with_name(f"left.db{part}").write_bytes(path.with_name(f"s.db{part}").read_bytes())
+    assert killed.close(5.0)
+    assert HASH.encode() in left.with_name("left.db-wal").read_bytes()
+    following = Writer(left, service="bot", commit_s=0.01)
+    following.start()
+    assert following.flush(5.0)
+    assert HASH.encode() not in left.read_bytes() + left.with_name("left.db-wal").read_bytes()
+    assert following.close(5.0)
