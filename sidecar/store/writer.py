@@ -403,6 +403,7 @@ class Writer:
             try:
                 self._commit(self._connected(), one)
                 self.rows_written += len(one.rows)
+                self._saved = one.state or self._saved
             except _UNWRITABLE as error:
                 self._fail(error)
                 with self._lock:

@@ -206,6 +206,23 @@ def test_rows_wait_while_the_schema_asks_for_more(writer: Writer, path: Path, as
     assert queries.spending(path, 0.0) == {"support": 2 * 12_345}
 
 
+def test_a_state_beside_a_bad_row_stays_the_newest(path: Path) -> None:
+    """Opening the file again writes no older one over it."""
+    writer = Writer(path, service="bot", commit_s=60.0)
+    writer.start()
+    writer.put_state(b"older")
+    assert writer.flush(5.0)
+    writer.put(as_rows([replace(settled(1), sent_model="\ud800")]))
+    writer.put_state(b"newer")
+    assert writer.flush(5.0)
+    assert writer.rows_dropped == 1
+    path.with_name("sidecar.db-wal").unlink()  # the writer opens the file again
+    writer.put(as_rows([settled(2)]))
+    assert writer.flush(5.0)
+    assert queries.load_state(path, "bot") == b"newer"
+    assert writer.close(2.0)
+
+
 def test_a_lock_while_a_bad_row_is_singled_out_loses_no_good_row(writer: Writer, path: Path) -> None:
     """GW-39: good rows of a batch with a bad one wait for the file like any others."""
     assert wait_for(lambda: writer.writable is True)
