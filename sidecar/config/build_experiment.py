@@ -94,7 +94,7 @@ def _edits(one: System, problems: Problems) -> list[Edit]:
 def _prompt(file: str, node: Node, problems: Problems) -> str:
     path = Path(problems.file).parent / file
     try:
-        text = path.read_text("utf-8")
+        text = problems.content(file).decode("utf-8").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         problems.add(node, f"{path} cannot be read ({type(error).__name__})", "name a readable UTF-8 text file")
         return ""

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 import orjson
@@ -23,8 +22,8 @@ _BELONGS: Final = {
 }
 
 
-def quality(one: "written.Quality | None", file: str, problems: Problems) -> core.Quality:
-    """A route's quality without its judge; `file` is the policy's own, to which a schema's path is relative."""
+def quality(one: "written.Quality | None", problems: Problems) -> core.Quality:
+    """A route's quality without its judge."""
     if one is None:
         return core.Quality()
     for name, validator in _BELONGS.items():
@@ -41,7 +40,7 @@ def quality(one: "written.Quality | None", file: str, problems: Problems) -> cor
         validators=one.validators,
         feedback=one.feedback,
         min_samples=one.min_samples,
-        schema=_schema(one, file, problems),
+        schema=_schema(one, problems),
         languages=() if "prompt" in one.language else one.language,
         must=one.must_match,
         must_not=one.must_not_match,
@@ -84,7 +83,7 @@ def _doubt(pattern: str, node: Node, problems: Problems) -> None:
         problems.warn(node, what, "make it simpler: one `+` or `*`, no group repeated, or begin with ^")
 
 
-def _schema(one: "written.Quality", file: str, problems: Problems) -> bytes | None:
+def _schema(one: "written.Quality", problems: Problems) -> bytes | None:
     """The JSON text of the schema, once it has been shown to be usable."""
     given = one.output_schema
     if given is None:
@@ -94,7 +93,7 @@ def _schema(one: "written.Quality", file: str, problems: Problems) -> bytes | No
         text = orjson.dumps(given)
     else:
         try:
-            text = (Path(file).parent / given).read_bytes()
+            text = problems.content(given)
         except OSError as error:
             problems.add(node, f"cannot be read ({type(error).__name__})", "give the path of a readable JSON file")
             return None

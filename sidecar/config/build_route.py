@@ -73,7 +73,7 @@ class RouteBuilder:
             rollout=self._rollout(),
             fallback=self._fallback(known),
             budget=build_goals.budget(one.budget, self.file.replicas, self.problems),
-            quality=build_quality.quality(one.quality, self.problems.file, self.problems),
+            quality=build_quality.quality(one.quality, self.problems),
             thresholds=tuple(
                 filter(None, (build_watch.threshold(each, known, one.tuning, self.problems) for each in one.thresholds))
             ),

@@ -6,6 +6,7 @@ Only the safe, plain part of YAML is read: no own tags, no merge keys, no duplic
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import yaml
@@ -51,9 +52,11 @@ class Node:
 
 @dataclass(slots=True)
 class Problems:
-    """What is wrong in one file, and what is only doubtful, each with its place; told all together at the end."""
+    """What is wrong in one file, and what is only doubtful, each with its place; told all together at the end. `named` has
+    the files that this one names, as they were when they were read first."""
 
     file: str
+    named: dict[str, bytes] = field(default_factory=dict)
     errors: list[tuple[int, str]] = field(default_factory=list)
     warnings: list[tuple[int, str]] = field(default_factory=list)
 
@@ -66,6 +69,13 @@ class Problems:
     def _told(self, node: Node, what: str, fix: str, key: str) -> str:
         path = f"{node.path}.{key}" if key and node.path else key or node.path
         return f"{self.file}:{node.line}: {path or '(file)'}: {what}; {fix}"
+
+    def content(self, name: str) -> bytes:
+        """What a file says that this one names by a path relative to its own. Raises OSError when it cannot be read."""
+        found = self.named.get(name)
+        if found is None:
+            found = self.named[name] = (Path(self.file).parent / name).read_bytes()
+        return found
 
     def told(self) -> list[str]:
         """Every error once, in the order of the file."""

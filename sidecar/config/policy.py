@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sidecar.config.address import parse_origin
@@ -27,6 +27,7 @@ class Written:
     text: str
     file: Path
     catalogue: str | None = None  # text of the file that the setting `catalogue` names
+    named: Mapping[str, bytes] = field(default_factory=dict)  # files that the policy names: prompts, schemas
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +107,13 @@ def load_text(text: str, file: Path, environ: Mapping[str, str], settings: Setti
 
 
 def load_written(written: Written, environ: Mapping[str, str], settings: Settings | None = None) -> Loaded:
-    """As `load_text`, and reads no file."""
-    problems = Problems(str(written.file))
+    """As `load_text`, and reads no file that `written` has."""
+    problems = Problems(str(written.file), dict(written.named))
     root = read_document(written.text, problems)
     policy = None if root is None else _read(root, written.catalogue, environ, settings, problems)
     problems.check()
     assert policy is not None, "no policy without a problem told"
-    return Loaded(policy, problems.doubts(), written.file, written)
+    return Loaded(policy, problems.doubts(), written.file, replace(written, named=problems.named))
 
 
 def _read(

@@ -160,15 +160,18 @@ async def test_a_worker_that_is_killed_takes_only_its_own_calls_with_it(tmp_path
 async def test_a_worker_that_is_started_again_has_what_the_others_have(
     tmp_path: Path, spoil: Callable[[Path], object]
 ) -> None:
-    """The files of policy and prices are bad or gone by then: it serves, and nobody serves what the policy refuses."""
-    prices = tmp_path / "prices.json"
+    """The files of policy and prices, and those that the policy names, are bad or gone by then: it serves, and nobody
+    serves what the policy refuses."""
+    prices, schema = tmp_path / "prices.json", tmp_path / "schema.json"
     prices.write_bytes(bundled_prices().read_bytes())
-    spent = {"mode": "observe", "arms": [], "budget": {"daily_usd": 1e-9, "on_exceeded": "deny"}}
+    schema.write_text('{"type": "object"}')
+    quality = {"validators": ["json_schema"], "output_schema": "../schema.json"}
+    spent = {"mode": "observe", "arms": [], "budget": {"daily_usd": 1e-9, "on_exceeded": "deny"}, "quality": quality}
     with (
         Provider(tmp_path, *QUICK) as provider,
         sidecar(tmp_path, provider, policy(provider, **spent), prices=prices) as side,
     ):
-        for file in (side.folder / "policies" / "policy.yaml", prices):
+        for file in (side.folder / "policies" / "policy.yaml", prices, schema):
             spoil(file)
         await until(lambda: "policy_error 1.0" in side.metrics(), "it was not seen")
         await killed(side, 0)

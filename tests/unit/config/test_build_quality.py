@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.config.policy import Loaded, load_text
+from sidecar.config.policy import Loaded, load_text, load_written
 from sidecar.core.policy import SOURCES, Implicit, Quality, Source
 from sidecar.errors import ConfigError
 
@@ -57,6 +57,9 @@ def test_a_schema_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "order.json").write_text('{"type": "object"}')
     loaded = load("{validators: [json_schema], output_schema: order.json}", tmp_path)
     assert loaded.policy.routes[0].quality.schema == b'{"type": "object"}'
+    (tmp_path / "order.json").unlink()
+    assert loaded.written is not None
+    assert load_written(loaded.written, {}) == loaded  # in another process, which has what was read here
 
 
 def test_sources() -> None:

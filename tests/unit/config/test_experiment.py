@@ -46,7 +46,7 @@ def test_defaults(tmp_path: Path) -> None:
 
 def test_everything(tmp_path: Path) -> None:
     """Each key arrives; alpha is divided by the pods that decide by themselves."""
-    (tmp_path / "prompt.txt").write_text("From a file.\n")
+    (tmp_path / "prompt.txt").write_bytes(b"From a file.\r\n")
     spec, _ = loaded(
         """
     experiment:
