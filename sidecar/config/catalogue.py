@@ -13,6 +13,7 @@ import orjson
 
 from sidecar.config.build_catalogue import stated
 from sidecar.config.document import Problems, read_document
+from sidecar.config.files import is_endless
 from sidecar.config.kinds import Wrong
 from sidecar.config.written_catalogue import CATALOGUE_FILE, CatalogueFile
 from sidecar.core.catalogue import FORMAT, Catalogue, Provider, extended, read_catalogue
@@ -74,6 +75,8 @@ def text_of(file: Path) -> str:
     Raises:
         ConfigError: the file cannot be read.
     """
+    if is_endless(file):
+        raise ConfigError(f"{file}: is a pipe or a device; give a readable catalogue")
     try:
         return file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

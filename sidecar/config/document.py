@@ -4,6 +4,7 @@ Only the safe, plain part of YAML is read: no own tags, no merge keys, no duplic
 `on`, `4.10` and `15m` mean what was written and not what YAML 1.1 makes of them; who reads a node decides its type.
 """
 
+import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Literal
 
 import yaml
 
+from sidecar.config.files import is_endless
 from sidecar.errors import ConfigError
 from sidecar.secrecy import guarded
 
@@ -74,7 +76,10 @@ class Problems:
         """What a file says that this one names by a path relative to its own. Raises OSError when it cannot be read."""
         found = self.named.get(name)
         if found is None:
-            found = self.named[name] = (Path(self.file).parent / name).read_bytes()
+            path = Path(self.file).parent / name
+            if is_endless(path):
+                raise OSError(errno.EINVAL, "is a pipe or a device")
+            found = self.named[name] = path.read_bytes()
         return found
 
     def told(self) -> list[str]:

@@ -10,6 +10,7 @@ from sidecar.config.address import parse_origin
 from sidecar.config.build import Surroundings, build_policy, canonical
 from sidecar.config.catalogue import load_catalogue, text_of
 from sidecar.config.document import Node, Problems, read_document
+from sidecar.config.files import is_endless
 from sidecar.config.kinds import Wrong
 from sidecar.config.settings import Settings
 from sidecar.config.written import POLICY_FILE
@@ -54,7 +55,7 @@ def load_policies(
     loaded, told, kind = [], [], ConfigError
     for file in policy_files(directory):
         try:
-            loaded.append(load_file(file, environ, settings))
+            loaded.append(_load_mounted(file, environ, settings))
         except ConfigError as error:
             told.append(str(error))
             kind = type(error) if error.retryable else kind
@@ -73,6 +74,12 @@ def load_policies(
     return Loaded(NO_POLICY, (f"{directory}: no policy here is for service {service!r}; write one, or use `*`",))
 
 
+def _load_mounted(file: Path, environ: Mapping[str, str], settings: Settings | None) -> Loaded:
+    if is_endless(file):
+        raise ConfigError(f"{file}:1: (file): is a pipe or a device; give a regular file")
+    return load_file(file, environ, settings)
+
+
 def policy_files(directory: Path) -> list[Path]:
     """The policy files of a folder, in the order of their names. Raises ConfigError when it cannot be listed."""
     try:
@@ -87,7 +94,8 @@ def policy_files(directory: Path) -> list[Path]:
 def load_file(file: Path, environ: Mapping[str, str], settings: Settings | None = None) -> Loaded:
     """One policy file. Raises ConfigError with every problem in it."""
     try:
-        content = file.read_bytes()
+        with file.open("rb") as opened:
+            content = opened.read(MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
             raise ConfigError(f"{file}:1: (file): is larger than 1 MiB; split it by service")
         text = content.decode("utf-8")

@@ -6,6 +6,7 @@ The bundled one lies beside the package where it was installed, in `policies/pri
 from pathlib import Path
 from typing import Final
 
+from sidecar.config.files import is_endless
 from sidecar.config.watch import Watch
 from sidecar.core.pricebook import PriceBook
 from sidecar.errors import ConfigError, UnreadableError
@@ -39,6 +40,8 @@ def load_prices(file: Path | None = None) -> PriceBook:
 
 
 def _text_of(file: Path) -> bytes:
+    if is_endless(file):
+        raise ConfigError(f"{file}: is a pipe or a device; give a readable price list")
     try:
         return file.read_bytes()
     except OSError as error:

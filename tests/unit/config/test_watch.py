@@ -1,11 +1,15 @@
 """Reload: changes are seen, also a ConfigMap's symlink swap, and a bad file keeps the last good policy."""
 
 import errno
+import os
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from sidecar.config import watch
+from sidecar.config.catalogue import load_catalogue
+from sidecar.config.document import Problems
 from sidecar.config.policy import Loaded
 from sidecar.config.prices import PriceSource, bundled_prices, load_prices
 from sidecar.config.watch import PolicySource, Watch
@@ -69,11 +73,11 @@ def test_what_could_not_be_read_is_read_again(tmp_path: Path, monkeypatch: pytes
     source = PolicySource(tmp_path, "bot", {})
     file.write_text(GOOD + "replicas: 2\n")
 
-    def fails(_path: Path) -> bytes:
+    def fails(_path: Path, _mode: str) -> IO[bytes]:
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as short:
-        short.setattr(Path, "read_bytes", fails)
+        short.setattr(Path, "open", fails)
         for _ in range(3):
             assert source.poll() is None
             assert source.error == f"{file}:1: (file): cannot be read (OSError); check its name and permissions"
@@ -81,6 +85,27 @@ def test_what_could_not_be_read_is_read_again(tmp_path: Path, monkeypatch: pytes
     assert loaded is not None
     assert (loaded.policy.replicas, source.error) == (2, None)
     assert source.poll() is None
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    """One in the folder, one that the policy names, and one in the place of a price list or catalogue: nobody writes it."""
+    file, prices, pipe = tmp_path / "p.yaml", tmp_path / "prices.json", tmp_path / "pipe.yaml"
+    file.write_text(GOOD)
+    prices.write_bytes(bundled_prices().read_bytes())
+    source, listed = PolicySource(tmp_path, "bot", {}), PriceSource(prices)
+    os.mkfifo(pipe)
+    assert source.poll() is None
+    assert source.error == f"{pipe}:1: (file): is a pipe or a device; give a regular file"
+    with pytest.raises(ConfigError, match=r"pipe\.yaml: is a pipe or a device"):
+        load_catalogue(pipe)
+    os.replace(pipe, prices)
+    assert listed.changed()
+    assert not listed.reload()
+    assert listed.error is not None
+    assert listed.error.startswith(f"{prices}: is a pipe or a device; ")
+    problems = Problems(str(file))
+    with pytest.raises(OSError, match="is a pipe or a device"):
+        problems.content(prices.name)
 
 
 def test_prices_that_could_not_be_read_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
