@@ -5,6 +5,7 @@ endian). Both ends are one program of one version, so nothing here is kept compa
 is in them but those that settings hold: what a variant does to prompts (`Decision.system`) is left out.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -97,13 +98,13 @@ def _write(value: object) -> object:
     if isinstance(value, np.ndarray):
         return value.tobytes()
     if isinstance(value, Path):
-        return str(value)
+        return os.fsencode(value)  # its name need not be text
     raise TypeError(f"{type(value).__name__} does not pass between processes")
 
 
 def _read(kind: type, value: Any) -> object:  # noqa: ANN401 (msgspec's hook)
     if kind is Path:
-        return Path(value)
+        return Path(os.fsdecode(value))
     return value if kind is object else np.frombuffer(value, np.float32)
 
 

@@ -1,6 +1,7 @@
 """What workers and their leader say to each other: nothing is lost, doubled or told that must not be told."""
 
 import asyncio
+import os
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import trustme
 from msgspec.structs import replace as with_
 
 from sidecar.clock import offset_s
+from sidecar.config.policy import Written
 from sidecar.config.settings import Settings
 from sidecar.core.engine import PASS
 from sidecar.core.features import features
@@ -101,7 +103,7 @@ def test_texts_of_prompts_do_not_pass_and_features_do() -> None:
 
 
 def test_settings_and_events_arrive_as_they_were(tmp_path: object) -> None:
-    """Paths are paths, and details of events keep their JSON values."""
+    """Paths are paths, also those that are no text, and details of events keep their JSON values."""
     settings = Settings.load({"SIDECAR_DB": "/var/lib/x.db", "OBSERVATORY_URL": "http://o:4318"})
     hello = Hello(1, 2, settings, 0.5, b"{}")
     assert read_hello(frame(hello)[4:]) == hello
@@ -109,7 +111,8 @@ def test_settings_and_events_arrive_as_they_were(tmp_path: object) -> None:
     report = Report(turn=0, books=Books(accepted=3), spending={"r": (1, 2)}, events=[event])
     read = read_report(frame(report)[4:])
     assert (read.events, read.books, read.spending) == ([event], Books(accepted=3), {"r": (1, 2)})
-    orders = Orders(turn=3, leases={"r": (1, float("inf"))}, answers=[(1, 202, b"{}")])
+    policy = Written("routes: []", Path(os.fsdecode(b"caf\xe9.yaml")), named={"p.txt": b"\xef"})
+    orders = Orders(turn=3, written=policy, leases={"r": (1, float("inf"))}, answers=[(1, 202, b"{}")])
     assert read_orders(frame(orders)[4:]) == orders
 
 
