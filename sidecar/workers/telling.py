@@ -106,6 +106,11 @@ class Telling:
             report.lost = self.lost
             link.send(report)
 
+    async def told(self) -> None:
+        """Returns when nothing waits any more."""
+        while self._timer is not None:  # noqa: ASYNC110 - what it waits for is a timer of as long
+            await asyncio.sleep(FLUSH_S)
+
     def _report(self, counted: Counted | None) -> Report:
         assert self.plane is not None
         engine = self._engine

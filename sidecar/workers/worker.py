@@ -53,7 +53,7 @@ from sidecar.workers.telling import Telling
 log = structlog.get_logger()
 
 _REFUSED: Final = 2  # exit code: the configuration cannot work
-_LAST_S: Final = 2.0  # for what is left to tell at the end
+_LAST_S: Final = 2.0  # for what is left to tell at the end, and again for the leader to read it
 _UNHEARD: Final = b'{"error":{"message":"the process that takes feedback is away: try again","type":"feedback_error"}}'
 
 
@@ -297,7 +297,10 @@ class Worker:
         self.loop.stop()
         self.telling.serving = False
         self._count()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.telling.told(), _LAST_S)
         self.link.close()
+        self.telling.flush()  # what is left is counted as lost
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.link.lost.wait(), _LAST_S)
         if self.telling.lost:

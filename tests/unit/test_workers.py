@@ -39,7 +39,7 @@ from sidecar.workers.messages import (
     read_orders,
     read_report,
 )
-from sidecar.workers.telling import BATCH, MOST, Telling
+from sidecar.workers.telling import BATCH, FULL_BYTES, MOST, Telling
 from sidecar.workers.worker import Worker
 from sidecar.workers.worker import divided as divided_policy
 from tests.unit.core.engines import NOW, ROUTE, facts, outcome, policy
@@ -313,6 +313,22 @@ async def test_orders_that_cannot_be_obeyed_end_no_worker(monkeypatch: pytest.Mo
     worker.on_message(frame(Orders(turn=7, stop=1))[4:])
     assert (link.sent[-1].turn, link.sent[-1].books.bugs) == (7, 1)
     assert worker._stopping.is_set()
+
+
+async def test_a_worker_that_ends_tells_all_to_a_leader_that_is_behind() -> None:
+    """It has megabytes to read first: the last calls have their rows, and what they cost is booked."""
+    pair = Pair()
+    await pair.open()
+    worker = Worker(Hello(0, 1, Settings(), offset_s()), pair.first)
+    leader = pair.second._transport
+    assert leader is not None
+    leader.pause_reading()
+    worker.telling.ask(1, bytes(FULL_BYTES + 2**20), "shop")
+    worker.telling.ended(ended())
+    asyncio.get_running_loop().call_soon(leader.resume_reading)
+    await worker._close()
+    assert worker.telling.lost == 0
+    assert sum(len(read_report(body).exchanges) for body in pair.got) == 1
 
 
 async def test_a_worker_waits_for_its_ca_file(tmp_path: Path) -> None:
