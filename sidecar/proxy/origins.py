@@ -48,6 +48,8 @@ class Origins:
             ConfigError: a CA file cannot be read. Nothing has been changed then.
         """
         wanted = {*policy.upstreams.values(), *defaults.values()}
+        for spec in wanted:
+            self._tls(spec)  # what may fail comes before what is kept
         guards = plane.engine.guards
         made = {spec: self._kept.get(spec) or self._make(spec, guards.of(spec)) for spec in wanted}
         named = {name: made[spec] for name, spec in policy.upstreams.items()}
@@ -65,13 +67,8 @@ class Origins:
 
     def _make(self, spec: Upstream, guard: Guard) -> Origin:
         settings = self._settings
-        tls = (
-            self._tls(spec.ca_file or (str(settings.ca_file) if settings.ca_file else None))
-            if spec.scheme == "https"
-            else None
-        )
         pool = Pool(
-            Dialer(spec.host, spec.port, tls, self._egress),
+            Dialer(spec.host, spec.port, self._tls(spec), self._egress),
             self._tasks,
             limit=settings.max_upstream_connections,
             idle_limit_s=settings.upstream_idle_s,
@@ -80,7 +77,11 @@ class Origins:
         pool.cap = guard.limit
         return Origin(spec, pool, guard, self._book, self._key_of(spec))
 
-    def _tls(self, ca_file: str | None) -> ssl.SSLContext:
+    def _tls(self, spec: Upstream) -> ssl.SSLContext | None:
+        if spec.scheme != "https":
+            return None
+        default = self._settings.ca_file
+        ca_file = spec.ca_file or (str(default) if default else None)
         found = self._contexts.get(ca_file)
         if found is None:
             found = self._contexts[ca_file] = client_tls(ca_file)

@@ -141,6 +141,7 @@ async def test_a_policy_waits_for_its_ca_file(upstream: Upstream, serve: Serve, 
                 side.app._poll_policy()
                 assert "not in force: ca_file" in notes(side)
                 assert side.app.policies.current.policy == side.app.engine.policy == before
+                assert "two" not in {one.name for one in side.app.engine.guards.all}
         trustme.CA().cert_pem.write_to_path(str(ca_file))
         side.app._poll_policy()
     assert "not in force" not in notes(side)
