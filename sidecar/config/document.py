@@ -13,7 +13,7 @@ from typing import Literal
 import yaml
 
 from sidecar.config.files import is_endless
-from sidecar.errors import ConfigError
+from sidecar.errors import ConfigError, UnreadableError
 from sidecar.secrecy import guarded
 
 MAX_NODES = 50_000  # a policy has hundreds; aliases of aliases can make billions out of a kilobyte
@@ -61,6 +61,7 @@ class Problems:
     named: dict[str, bytes] = field(default_factory=dict)
     errors: list[tuple[int, str]] = field(default_factory=list)
     warnings: list[tuple[int, str]] = field(default_factory=list)
+    kind: type[ConfigError] = ConfigError  # of error; another one where what is wrong may pass
 
     def add(self, node: Node, what: str, fix: str, key: str = "") -> None:
         self.errors.append((node.line, self._told(node, what, fix, key)))
@@ -79,7 +80,11 @@ class Problems:
             path = Path(self.file).parent / name
             if is_endless(path):
                 raise OSError(errno.EINVAL, "is a pipe or a device")
-            found = self.named[name] = path.read_bytes()
+            try:
+                found = self.named[name] = path.read_bytes()
+            except OSError as error:
+                self.kind = type(UnreadableError.of(error, ""))
+                raise
         return found
 
     def told(self) -> list[str]:
@@ -93,7 +98,7 @@ class Problems:
     def check(self) -> None:
         """Raises ConfigError with all errors, if there are any."""
         if self.errors:
-            raise ConfigError("\n".join(self.told()))
+            raise self.kind("\n".join(self.told()))
 
 
 def quoted(text: str) -> str:

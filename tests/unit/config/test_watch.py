@@ -87,6 +87,31 @@ def test_what_could_not_be_read_is_read_again(tmp_path: Path, monkeypatch: pytes
     assert source.poll() is None
 
 
+def test_files_that_a_policy_names_are_read_again_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that could not be read for a moment is as a policy that could not be."""
+    (tmp_path / "schemas").mkdir()
+    (tmp_path / "schemas" / "any.json").write_text("{}")
+    (tmp_path / "p.yaml").write_text(
+        "version: 1\nservice: bot\n"
+        "upstreams: {o: {dialect: openai, base_url: 'http://127.0.0.1:8000/v1'}}\n"
+        "routes:\n"
+        "  - name: r\n"
+        "    baseline: {id: a, upstream: o, model: m}\n"
+        "    quality: {validators: [json_schema], output_schema: schemas/any.json}\n"
+    )
+
+    def fails(_path: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as short:
+        short.setattr(Path, "read_bytes", fails)
+        source = PolicySource(tmp_path, "bot", {})
+        assert "output_schema: cannot be read (OSError); " in str(source.error)
+    loaded = source.poll()
+    assert loaded is not None
+    assert (loaded.policy.routes[0].quality.schema, source.error) == (b"{}", None)
+
+
 def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
     """One in the folder, one that the policy names, and one in the place of a price list or catalogue: nobody writes it."""
     file, prices, pipe = tmp_path / "p.yaml", tmp_path / "prices.json", tmp_path / "pipe.yaml"
