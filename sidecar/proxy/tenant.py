@@ -30,7 +30,7 @@ _MARKS: Final = b"'<>;"
 _MOST_DOTS: Final = 8  # a browser's key has a name before it in its subprotocol, whose parts end with a dot
 _URL_SAFE: Final = b"-_"
 _MOST_WORDS: Final = 128  # 16..1,024 of a head's keys; fewer: odd ones are held back, more: a large one holds up others
-_MOST_BYTES: Final = 16_384  # 4..64 KiB of them; fewer: long keys are held back, more: as above
+_MOST_BYTES: Final = 36_864  # 33..64 KiB of them; fewer: long keys are held back, more: as above
 _MOST_OFFERED: Final = 16  # 4..64 subprotocols; as above
 _KEY_FIELDS: Final = frozenset({*CREDENTIALS, PROTOCOLS})
 
