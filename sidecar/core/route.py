@@ -118,7 +118,17 @@ class RouteState:
     def decide(
         self, facts: Facts, now: float, rng: np.random.Generator, allowed: tuple[str, ...] | None = None
     ) -> Decision:
-        """The decision for one request of this route; `allowed` are the arms that rules left, None for all."""
+        """The decision for one request of this route; `allowed` are the arms that rules left, None for all. One that raises,
+        or is ended on its way, has reserved nothing."""
+        ledger = self.ledger
+        held = ledger.reserved_nusd, ledger.flying
+        try:
+            return self._decide(facts, now, rng, allowed)
+        except Exception:
+            ledger.reserved_nusd, ledger.flying = held
+            raise
+
+    def _decide(self, facts: Facts, now: float, rng: np.random.Generator, allowed: tuple[str, ...] | None) -> Decision:
         if not self._may_choose(facts):
             return self.admission.admit(self.serving.as_asked(facts), facts, now)
         fitting = self.serving.fitting

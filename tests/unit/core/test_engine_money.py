@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from sidecar.core.constraint import CREDIT
 from sidecar.core.engine import Engine
-from sidecar.core.policy import Budget, Objective, Quality
+from sidecar.core.policy import Budget, Knob, Objective, Quality, Tuning
 from sidecar.core.types import Decision, Feedback
+from sidecar.core.watch import Watch
 from tests.unit.core.engines import MINI, NANO, NOW, engine, facts, outcome, policy, promoted
 
 COST = {"gpt-4o": 600, "mini": 60}
@@ -137,3 +138,24 @@ def test_a_new_policy_without_the_budget_lets_everything_pass() -> None:
     made.apply(replace(policy(), version="v2"), NOW)
     assert made.decide(facts(), NOW).refusal is None
     assert made.status()[0].spent_day_nusd == pytest.approx(0)
+
+
+def test_a_decision_that_raises_reserves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its call is served all the same, and nobody will settle what it had reserved: calls would be refused for money that
+    nobody spends. Here ten of them would use the budget up."""
+    tuning = Tuning(knobs=(Knob("temperature", 0.0, 1.0, 0.7),))
+    made = engine(policy(budget=Budget(daily_nusd=10_000), tuning=tuning))
+    state = made._routes["support"]
+    flying = made.decide(facts(99), NOW).reserved_nusd
+
+    def raises(*_arguments: object) -> Decision:
+        assert state.ledger.reserved_nusd > flying
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as faulty:
+        faulty.setattr(Watch, "decide", raises)
+        for key in range(1, 31):
+            with pytest.raises(ZeroDivisionError):
+                made.decide(facts(key), NOW)
+    assert (state.ledger.reserved_nusd, state.ledger.flying) == (flying, 1)
+    assert made.decide(facts(100), NOW).refusal is None
