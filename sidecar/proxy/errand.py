@@ -249,7 +249,7 @@ class Errand:
         self.sent_s = monotonic() - self._zero
 
     def on_no_connection(self, error: DialError) -> None:
-        self.finish("failed", error.reason)
+        self.finish("aborted" if error.reason == "shed" else "failed", error.reason)
 
     def on_upstream_full(self, full: bool) -> None:
         """What was written waits in our buffer: its size is known and small."""

@@ -1,6 +1,7 @@
 """What can go wrong with a call of the sidecar's own, and what must not follow from it."""
 
 import asyncio
+import errno
 from pathlib import Path
 
 import orjson
@@ -8,6 +9,7 @@ import pytest
 
 from sidecar.clock import steady
 from sidecar.proxy.errand import AT_ONCE
+from sidecar.proxy.reach import _Race
 from sidecar.wire.judge import MAX_TEXT_CHARS
 from tests.integration.canary import NEW, OLD, route, talking, written
 from tests.integration.conftest import Running, Serve, Sim, Upstream
@@ -77,6 +79,30 @@ async def test_nobody_listens(upstream: Upstream, serve: Serve, tmp_path: Path) 
     pairs = side.app.beside.status(steady())[0].pairs
     assert pairs is not None
     assert (pairs.pairs, pairs.shadow.failed) == (1, 1)
+
+
+async def test_a_lack_of_descriptors_says_nothing_of_the_shadow(
+    upstream: Upstream, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is our own: the copy is given up, and the arm has failed nobody."""
+
+    def none_left(_race: object, _address: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    base, new = await upstream([WHOLE]), await upstream([CLOSED, "close"])
+    side = await serving(base, serve, tmp_path, shadowing(base.port, new.port))
+    told = events_of(side)
+    async with talking(side) as app:
+        await app.ask()
+        assert await until(lambda: len(told) == 1)
+        monkeypatch.setattr(_Race, "_begin", none_left)
+        assert (await app.ask()).status == 200
+        assert await until(lambda: len(told) == 2)
+    assert [(one.message, one.detail["error"]) for one in told] == [("completed", None), ("aborted", "shed")]
+    assert told[1].detail["cost_nusd"] == 0
+    pairs = side.app.beside.status(steady())[0].pairs
+    assert pairs is not None
+    assert (pairs.pairs, pairs.shadow.failed) == (1, 0)
 
 
 async def test_who_waits_for_an_upstream_that_fails(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
