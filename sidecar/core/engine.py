@@ -126,18 +126,19 @@ class Engine:
         if state is not None:
             state.ledger.release(decision.reserved_nusd)
 
-    def fallback(self, facts: Facts, decision: Decision, trigger: str, now: float) -> Decision | None:
+    def fallback(self, facts: Facts, decision: Decision, trigger: str) -> Decision | None:
         """The next arm of the policy's fallback after `trigger` ("connect", "timeout" or a status code), or None.
 
-        The arm that failed is blamed for it; what it reserved goes over to the returned decision.
+        What the first decision reserved goes over to the returned one, and `blame` is to be told.
         """
         state = self._routes.get(decision.route)
-        made = None if state is None else state.serving.fallback(facts, decision, trigger, state.ejection.may_retry)
-        if state is not None and made is not None:
-            status = int(trigger) if trigger.isdigit() else 0
-            failure = Outcome(kind="failed", status=status, error=trigger, clocks=Clocks(), stream=facts.stream)
-            self._blame(state, facts, replace(decision, reserved_nusd=0), failure, now)
-        return made
+        return None if state is None else state.serving.fallback(facts, decision, trigger, state.ejection.may_retry)
+
+    def blame(self, facts: Facts, decision: Decision, trigger: str, now: float) -> None:
+        """Teaches that the arm of this decision failed; right behind the `fallback` that gave another one."""
+        status = int(trigger) if trigger.isdigit() else 0
+        failure = Outcome(kind="failed", status=status, error=trigger, clocks=Clocks(), stream=facts.stream)
+        self._blame(self._routes[decision.route], facts, replace(decision, reserved_nusd=0), failure, now)
 
     def _blame(self, state: RouteState, facts: Facts, decision: Decision, failure: Outcome, now: float, /) -> None:
         verdict = learn(state, facts, decision, failure, now)

@@ -314,12 +314,16 @@ class Exchange(Outward):
         if decision is None or self.streaming_up or not decision.fallbacks:
             return False
         try:
-            nxt = self.plane.watchdog.ask(self.plane.engine.fallback, self.facts, decision, trigger, steady())
+            nxt = self.plane.watchdog.ask(self.plane.engine.fallback, self.facts, decision, trigger)
         except Exception as error:  # noqa: BLE001 - the engine may fail: then there is no other try
             self.plane.on_bug("fallback", error)
             return False
         if nxt is None:
             return False
+        try:
+            self.plane.engine.blame(self.facts, decision, trigger, steady())
+        except Exception as error:  # noqa: BLE001 - what is not learnt costs no call
+            self.plane.on_bug("blame", error)
         self.decided = self.decided or decision
         self.plane.books.upstream_retries += 1
         self.decision = nxt

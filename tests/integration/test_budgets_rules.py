@@ -1,6 +1,7 @@
 """Ceilings, rules, thresholds, fallbacks, records and failing open, as a client and as the database see them."""
 
 import asyncio
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from sidecar.clock import steady
 from sidecar.core.record import COLUMNS
 from sidecar.core.types import Event
+from sidecar.proxy import watchdog
 from sidecar.sim.knobs import Distribution, Fault, SimulatedModel
 from sidecar.sim.provider import SimulatedProvider
 from sidecar.store import queries
@@ -442,6 +444,33 @@ async def test_an_engine_that_raises_costs_no_request(
         assert side.balanced
     finally:
         side.books.bugs = 0  # the fixture asserts that there were none that nobody wanted
+
+
+@pytest.mark.parametrize("how", ["takes long", "raises"])
+async def test_a_lesson_costs_no_fallback(
+    upstream: Upstream, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """INC-37: what the watchdog may end is the choice of another arm; what is learnt of the first one is not left half
+    done, and where that fails the other arm serves all the same."""
+    up = await upstream(by=lambda head: [ok(b'{"id":"x"}') if b"held" in head else ok(status=b"503 Busy")])
+    folder = written(tmp_path / "p", route(up.port, fallback={"arms": ["new"], "on": ["5xx"]}))
+    side = await serve(up, policies=folder, environ={"NEW_KEY": "held"})
+    whole: list[str] = []
+
+    def lesson(*_args: Any, **_more: Any) -> None:
+        if how == "raises":
+            raise ZeroDivisionError
+        for _ in range(3):
+            signal.raise_signal(signal.SIGALRM)
+        whole.append(how)
+
+    monkeypatch.setattr(watchdog, "EVERY_S", 3600.0)
+    monkeypatch.setattr(side.app.engine, "_blame", lesson)
+    async with talking(side) as app:
+        said = [await app.session(n, model="auto") for n in range(5)]
+    assert {(one.status, one.model) for one in said} == {(200, NEW)}
+    assert (bool(whole), bool(side.books.bugs)) == (how == "takes long", how == "raises")
+    side.books.bugs = 0  # they were asked for
 
 
 async def test_beliefs_that_are_no_numbers_do_not_stop_traffic(sim: Sim, serve: Serve, tmp_path: Path) -> None:

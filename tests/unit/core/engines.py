@@ -17,7 +17,7 @@ from sidecar.core.policy import (
     Upstream,
 )
 from sidecar.core.rules import parse
-from sidecar.core.types import Clocks, Event, Facts, Outcome, Usage
+from sidecar.core.types import Clocks, Decision, Event, Facts, Outcome, Usage
 
 NOW = 20_000 * 86_400.0
 PRICE = FlatPrice(2_000_000, 8_000_000)
@@ -86,6 +86,14 @@ def outcome(kind: str = "completed", **fields: object) -> Outcome:
         "cost_nusd": 600 if kind == "completed" else None,
     }
     return Outcome(**{**known, **fields})  # type: ignore[arg-type]  # fields of one test
+
+
+def fall_back(made: Engine, asked: Facts, decision: Decision, trigger: str, now: float) -> Decision | None:
+    """What is asked in the place of a call that failed, its arm blamed, as an exchange does it."""
+    second = made.fallback(asked, decision, trigger)
+    if second is not None:
+        made.blame(asked, decision, trigger, now)
+    return second
 
 
 def kinds(events: list[Event]) -> list[str]:

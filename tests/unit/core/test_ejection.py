@@ -24,6 +24,7 @@ from tests.unit.core.engines import (
     UPSTREAMS,
     engine,
     facts,
+    fall_back,
     kinds,
     outcome,
     policy,
@@ -215,11 +216,11 @@ def test_a_fallback_skips_arms_that_are_open() -> None:
     made = falling()
     key, first = on_baseline(made)
     shut(made.guards, MINI)
-    second = made.fallback(facts(key), first, "503", NOW)
+    second = fall_back(made, facts(key), first, "503", NOW)
     assert second is not None
     assert second.arm == "nano"
     shut(made.guards, NANO)
-    assert made.fallback(facts(key), first, "503", NOW) is None
+    assert fall_back(made, facts(key), first, "503", NOW) is None
     assert made.guards.of(UPSTREAMS["cheap"]).budget.denied == 2
 
 
@@ -230,7 +231,7 @@ def test_a_fallback_stays_within_the_retry_budget() -> None:
     guard, breaker = made.guards.of(UPSTREAMS["cheap"]), made.guards.of(UPSTREAMS["cheap"]).own("gpt-4o-mini")
     arms = []
     for _ in range(4):
-        one = made.fallback(facts(key), first, "connect", NOW)
+        one = fall_back(made, facts(key), first, "connect", NOW)
         arms.append(None if one is None else one.arm)
         if one is not None and one.arm == "mini":
             guard.begin(breaker, retry=True)

@@ -30,6 +30,7 @@ from tests.unit.core.engines import (
     SPEC,
     engine,
     facts,
+    fall_back,
     kinds,
     outcome,
     policy,
@@ -58,7 +59,7 @@ def test_no_policy_passes_everything_through() -> None:
     assert (first.route, first.arm, first.upstream, first.model, first.propensity) == ("-", None, None, None, 1.0)
     assert made.settle(facts(), first, outcome(), NOW).reward is None
     assert not made.needs_key
-    assert made.fallback(facts(), first, "connect", NOW) is None
+    assert fall_back(made, facts(), first, "connect", NOW) is None
     assert made.status() == []
     made.release(first)
 

@@ -22,6 +22,7 @@ from tests.unit.core.engines import (
     SPEC,
     engine,
     facts,
+    fall_back,
     kinds,
     outcome,
     policy,
@@ -164,15 +165,15 @@ def test_fallback_serves_the_next_listed_arm_and_blames_the_first() -> None:
     made = engine(policy(arms=(MINI, NANO, HAIKU), fallback=spec, budget=Budget(daily_nusd=10**9)))
     first = made.decide(facts(1), NOW)
     assert first.fallbacks == ("mini", "nano")
-    assert made.fallback(facts(1), first, "timeout", NOW) is None
-    assert made.fallback(facts(1), first, "401", NOW) is None
-    second = made.fallback(facts(1), first, "503", NOW)
+    assert fall_back(made, facts(1), first, "timeout", NOW) is None
+    assert fall_back(made, facts(1), first, "401", NOW) is None
+    second = fall_back(made, facts(1), first, "503", NOW)
     assert second is not None
     assert (second.arm, second.reason, second.fallbacks) == ("mini", "fallback", ("nano",))
     assert second.reserved_nusd == first.reserved_nusd
-    third = made.fallback(facts(1), second, "connect", NOW)
+    third = fall_back(made, facts(1), second, "connect", NOW)
     assert third is not None
-    assert made.fallback(facts(1), third, "429", NOW) is None
+    assert fall_back(made, facts(1), third, "429", NOW) is None
     made.settle(facts(1), third, outcome(), NOW)
     assert made.status()[0].reserved_nusd == 0
     assert [arm.exchanges for arm in made.status()[0].arms] == [1, 1, 1, 0]

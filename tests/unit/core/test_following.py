@@ -13,7 +13,7 @@ from sidecar.core.following import Bound, Follower
 from sidecar.core.leading import Leader
 from sidecar.core.policy import NO_POLICY, Budget, ExperimentSpec, Fallback, Knob, Policy, Tuning, Variant
 from sidecar.core.types import Decision, Facts, Feedback
-from tests.unit.core.engines import BASE, MINI, NANO, NOW, facts, kinds, outcome, policy, rule
+from tests.unit.core.engines import BASE, MINI, NANO, NOW, facts, fall_back, kinds, outcome, policy, rule
 
 WHO = 7
 
@@ -217,7 +217,7 @@ def test_a_lesson_of_a_call_under_way_leaves_its_text_here(staged: bool) -> None
     if staged:
         crew[0].settle(asked, decided, outcome(), NOW, call=False)
     else:
-        assert crew[0].fallback(asked, decided, "503", NOW) is not None
+        assert fall_back(crew[0], asked, decided, "503", NOW) is not None
     (lesson,) = crew[0].lessons
     assert lesson.facts == facts()
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(lesson.facts), type=Facts) == facts()
@@ -228,7 +228,7 @@ def test_what_a_fallback_blames_is_a_lesson() -> None:
     made = policy(fallback=Fallback(("mini", "gpt-4o"), ("5xx",)), budget=Budget(daily_nusd=6_000_000))
     crew = Crew(made)
     decided = crew[0].decide(facts(), NOW)
-    assert crew[0].fallback(facts(), decided, "503", NOW) is not None
+    assert fall_back(crew[0], facts(), decided, "503", NOW) is not None
     [lesson] = crew[0].lessons
     assert (lesson.call, lesson.outcome.status, lesson.decision.reserved_nusd) == (False, 503, 0)
     crew.report()

@@ -25,6 +25,7 @@ from sidecar.core.policy import (
 from sidecar.core.types import Clocks, Event, Facts, Feedback, Outcome
 from tests.unit.core.engines import engine as shared_engine
 from tests.unit.core.engines import facts as shared_facts
+from tests.unit.core.engines import fall_back
 from tests.unit.core.engines import outcome as shared_outcome
 from tests.unit.core.engines import policy as shared_policy
 
@@ -183,7 +184,7 @@ def test_a_failure_that_cost_nothing_saves_nothing_under_a_mean() -> None:
     )
     asked, savings = shared_facts(0), made._routes["support"].ledger.savings
     first = replace_struct(made.decide(asked, NOW), arm="mini", fallbacks=("gpt-4o",))
-    second = made.fallback(asked, first, "500", NOW)
+    second = fall_back(made, asked, first, "500", NOW)
     assert second is not None
     assert savings.nusd == 0.0
     made.settle(asked, second, shared_outcome(cost_nusd=1_500), NOW)

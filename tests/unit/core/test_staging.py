@@ -9,6 +9,7 @@ from sidecar.core.brake import HOLD_S, UNITS
 from sidecar.core.engine import Engine
 from sidecar.core.policy import Arm, Fallback, Guardrail, Match, Policy, Quality, RolloutSpec, Route, Upstream
 from sidecar.core.types import Clocks, Event, Facts, Outcome
+from tests.unit.core.engines import fall_back
 
 NOW = 20_000 * 86_400.0
 LATER = NOW + 3600.0  # the interval after the promotion is over
@@ -188,7 +189,7 @@ def test_what_a_fallback_served_is_the_failure_of_the_arm_that_was_asked_first()
     for n in range(40):
         asked, now = facts(0), LATER + n * 0.1
         first = made.decide(asked, now)
-        second = made.fallback(asked, first, "503", now)
+        second = fall_back(made, asked, first, "503", now)
         if second is None:
             break
         assert (first.arm, second.arm) == ("mini", "big")

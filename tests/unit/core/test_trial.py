@@ -11,7 +11,7 @@ from sidecar.core.experiment import STORED_UNITS, ExperimentStatus
 from sidecar.core.policy import REPEAT, Arm, ExperimentSpec, Fallback, Route, Rule, Variant
 from sidecar.core.types import Clocks, Decision, Event, Facts, Feedback, Outcome
 from sidecar.core.variants import Keep, Replace
-from tests.unit.core.engines import BASE, HAIKU, MINI, NANO, NOW, ROUTE, engine, policy, rule
+from tests.unit.core.engines import BASE, HAIKU, MINI, NANO, NOW, ROUTE, engine, fall_back, policy, rule
 
 VARIANTS = (Variant("control", BASE.id), Variant("short", BASE.id, system=(Replace("S"),)), Variant("mini", MINI.id))
 SPEC = ExperimentSpec(VARIANTS, min_samples=10, allocation="uniform")
@@ -120,7 +120,7 @@ def test_a_fallback_is_the_variant_s_failure() -> None:
     one = made(AB, experiment=replace(SPEC, metric="error_rate"), fallback=Fallback((MINI.id,), ("5xx",)))
     key = next(key for key in range(1, 99) if one.decide(facts(key), NOW).arm == BASE.id)
     decision = one.decide(facts(key), NOW)
-    second = one.fallback(facts(key), decision, "500", NOW)
+    second = fall_back(one, facts(key), decision, "500", NOW)
     assert second is not None
     assert (second.arm, second.system, second.rollout_id) == (MINI.id, (), None)
     one.settle(facts(key), second, done(served_arm=MINI.id), NOW)
