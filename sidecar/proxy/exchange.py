@@ -87,8 +87,8 @@ class Exchange(Outward):
 
     def _fail_open(self, facts: Facts) -> Decision:
         try:
-            return self.plane.engine.fail_open(facts)
-        except Exception as error:  # noqa: BLE001 - it was a translator that failed: then nothing is translated
+            return self.plane.watchdog.watch(self.plane.engine.fail_open, facts)
+        except Exception as error:  # noqa: BLE001 - it was a translator that failed, or stalled: nothing is translated
             self.plane.on_bug("fail_open", error)
             self.said = None
             return self.plane.engine.fail_open(replace(facts, lost={}))

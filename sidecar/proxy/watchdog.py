@@ -66,6 +66,10 @@ class Watchdog:
             if steady() < self._until:
                 return None
             self._until = 0.0
+        return self.watch(verb, facts, *rest, **named)
+
+    def watch(self, verb: Callable[Concatenate[Facts, P], T], facts: Facts, *rest: P.args, **named: P.kwargs) -> T:
+        """As `ask`, while the engine rests too: for what decides in its place."""
         if not self._armed:
             self._armed = True
             signal.setitimer(signal.ITIMER_REAL, EVERY_S)

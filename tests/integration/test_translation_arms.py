@@ -1,6 +1,7 @@
 """Arms of another format in everything that a policy does with arms: fallbacks, cascades, shadows, variants, params."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -294,3 +295,19 @@ async def test_a_broken_translator(
         assert got.status == (200 if name == "losses" else 500), name  # as the app asked, at its own provider
         assert not far.requests
     side.app.plane.books.bugs = 0  # those that were made
+
+
+async def test_a_translator_that_stalls(
+    upstream: Upstream, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is ended as the engine is, and while that rests too: the call goes to the app's own provider, as it came."""
+    near, far = await upstream([ok(completion("near"))]), await upstream([ok(message("far"))])
+    made = both(near, far, baseline=FOREIGN, arms=[], mode="observe")
+    side = await serve(near, policies=written(tmp_path / "p", made), environ=HELD)
+    monkeypatch.setattr("sidecar.proxy.translated.losses", lambda *_: time.sleep(60.0))
+    async with talking(side) as app:
+        for _ in range(2):
+            got = await app.ask("Hi", model="auto")
+            assert (got.status, got.reason) == (200, "fail-open")
+    assert not far.requests
+    side.app.plane.books.bugs = 0  # they were asked for

@@ -71,7 +71,10 @@ def test_the_engine_rests_behind_a_stall(watchdog: Watchdog, monkeypatch: pytest
     assert watchdog.ask(asked.append, FACTS) is None
     assert asked == []
     assert watchdog.notes() == ["the engine stalled: for 1 s calls go to the app's own model"]
-    now += 1.0
+    assert watchdog.watch(alarmed(0), FACTS) == "decided"
+    with pytest.raises(Stalled):
+        watchdog.watch(alarmed(2), FACTS)
+    now += REST_S
     watchdog.ask(asked.append, FACTS)
     assert asked == [FACTS]
     assert watchdog.notes() == []
