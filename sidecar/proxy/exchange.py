@@ -98,7 +98,8 @@ class Exchange(Outward):
     def on_no_connection(self, error: DialError) -> None:
         """The pool could not connect; nothing has been sent."""
         if error.reason == "shed":
-            self._shed(str(error))
+            if not self._dial_again():
+                self._shed(str(error))
         elif not self._fall_back("connect"):
             status = 504 if error.reason == "timeout_connect" else 502
             self._answer(status, error.reason, str(error), "failed", error.reason)

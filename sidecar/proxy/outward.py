@@ -39,6 +39,7 @@ class Outward(OwnAnswers):
     again = False  # it is a second try of one that failed; an answer that a cascade did not pass on had not
     _view: RequestView | None = None
     _outgoing: bytes | Parts = b""  # the body as this arm gets it; in parts where it is large and was changed
+    lacked = False  # there was no descriptor for its connection
     unsent = False  # some of a large body is not written yet, or had not left us when its connection was dropped
     prompt_bytes: int | None = None
     _target: bytes | None = None  # where the upstream has the endpoint at a place of its own
@@ -75,6 +76,14 @@ class Outward(OwnAnswers):
             self.on_connection(connection)
         elif self.phase == "queue":
             self.deadline = monotonic() + self.plane.settings.pool_queue_timeout_s
+
+    def _dial_again(self) -> bool:
+        """Where descriptors are lacking: idle connections give theirs up, and another dial begins, once for each call."""
+        if self.lacked:
+            return False
+        self.lacked = True
+        self.plane.close_idle()
+        return self.origin.pool.take(self) is None  # none is idle
 
     def _begin_try(self, decision: Decision) -> None:
         guard = self.guard = self.origin.guard

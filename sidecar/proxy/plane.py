@@ -295,6 +295,11 @@ class Plane:
         while self.room and self.room[0].on_room():
             self.room.popleft()
 
+    def close_idle(self) -> None:
+        """Closes the connections to upstreams that carry nothing now: others need their descriptors."""
+        for origin in {*self.origins.values(), *self.defaults.values()}:
+            origin.pool.close_idle()
+
     def lines(self, upstream: str, model: str, reason: str) -> bytes:
         """The header lines that tell the client who served it, without the decision's id."""
         key = (upstream, model, reason)

@@ -308,6 +308,10 @@ class Pool:
     def close(self) -> None:
         """Closes the idle ones; the busy ones close when their exchange is over."""
         self._closed = True
+        self.close_idle()
+
+    def close_idle(self) -> None:
+        """Closes those that carry nothing now."""
         for connection in list(self._idle):
             connection.close()
 

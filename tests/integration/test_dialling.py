@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.proxy import upstream as proxy
 from sidecar.proxy.dial import Dialer, DialError
-from sidecar.proxy.reach import _Race
+from sidecar.proxy.reach import Address, _Race
 from tests.integration.conftest import Serve, Upstream
 from tests.integration.raw import call, ok, post, until
 
@@ -169,3 +169,24 @@ async def test_a_lack_of_descriptors_is_our_own(
     assert (side.books.shed, side.books.failed) == (8, 0)
     assert not side.app.engine.guards.unwell
     assert (await call(side.port, post())).status == 200
+
+
+async def test_idle_connections_give_their_descriptors_up(
+    upstream: Upstream, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upstream that nobody asks now takes none from calls to another one, be they many at once."""
+    side = await serve(await upstream(), anthropic_upstream=f"http://127.0.0.1:{(await upstream()).port}")
+    idle, begin = side.app.plane.defaults["openai"].pool, _Race._begin
+    assert (await call(side.port, post())).status == 200
+    assert idle.sizes == (1, 1, 0)
+    (connection,) = idle._open
+
+    def lacking(race: _Race, address: Address) -> None:
+        if connection.transport.get_extra_info("socket").fileno() >= 0:  # it is closed a turn later than asked
+            raise OSError(errno.EMFILE, "Too many open files")
+        begin(race, address)
+
+    monkeypatch.setattr(_Race, "_begin", lacking)
+    got = await asyncio.gather(*(call(side.port, post("/v1/messages")) for _ in range(8)))
+    assert [one.status for one in got] == [200] * 8
+    assert idle.sizes == (0, 0, 0)
