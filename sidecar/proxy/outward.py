@@ -12,6 +12,7 @@ from sidecar.proxy.answer import NO_RETRY
 from sidecar.proxy.body import LARGE_BYTES, Parts, slices
 from sidecar.proxy.cascade import Cascade
 from sidecar.proxy.dial import DialError
+from sidecar.proxy.intake import NEVER
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.outgoing import Came, outgoing, varied
 from sidecar.proxy.own_answers import OwnAnswers
@@ -154,6 +155,8 @@ class Outward(OwnAnswers):
     def on_connection(self, connection: UpstreamConnection) -> None:
         """There is a connection: the request goes out in one write."""
         self.connection = connection
+        if self.client.full:  # since before there was a connection to hold back
+            connection.set_reading(False)
         sealed: bytes | None = None
         head, translated = self.head_in, self.translated
         try:
@@ -222,7 +225,9 @@ class Outward(OwnAnswers):
         if self.phase == "streaming":  # an early answer: it has a timer of its own
             return
         settings = self.plane.settings
-        if self.reader is not None and not self.reader.done and not self.client.paused:
+        if self.client.full:
+            self.deadline = NEVER
+        elif self.reader is not None and not self.reader.done and not self.client.paused:
             self.deadline = now + settings.body_stall_timeout_s
         else:
             self.deadline = now + settings.first_byte_timeout_s

@@ -13,10 +13,11 @@ from sidecar.core.breaker import Breaker
 from sidecar.core.concurrency import LEAST, NONE
 from sidecar.core.guard import Guard
 from sidecar.core.pressure import FEW
+from sidecar.proxy.exchange import Exchange
 from sidecar.sim.knobs import Fault
 from tests.integration.canary import NEW, OLD, phase, route, rows_of, running, talking, to_step, written
 from tests.integration.conftest import Running, Serve, Sim, Upstream
-from tests.integration.raw import SSE_HEAD, Script, call, chunked, connected, delta, event, get, ok, post
+from tests.integration.raw import SSE_HEAD, Script, call, chunked, connected, delta, event, get, ok, post, until
 from tests.integration.test_bodies import SWITCH, UPGRADE
 
 STREAM = b'{"model":"m","stream":true,"messages":[]}'
@@ -351,6 +352,44 @@ async def test_records_are_given_up_before_calls(upstream: Upstream, serve: Serv
 # ---- stuck streams
 
 STUCK = 1_000
+
+
+async def test_a_client_that_is_full_before_its_answer_begins(upstream: Upstream, serve: Serve) -> None:
+    """It has sent its next call behind an answer that it does not read; memory gets short while that call waits for a
+    connection: what comes then waits with the upstream, and all of it is told in the end."""
+    first, second = await upstream([SSE_HEAD]), await upstream([ok(b"x" * 32_000_000)])
+    side = await serve(first, anthropic_upstream=f"http://127.0.0.1:{second.port}", memory_limit="1GiB")
+    pool = side.app.plane.defaults["anthropic"].pool
+    gate, connect = asyncio.Event(), pool._dialer.connect
+
+    async def held(*arguments: Any) -> Any:
+        await gate.wait()
+        return await connect(*arguments)
+
+    pool._dialer.connect = held  # type: ignore[method-assign]
+    async with connected(side.port) as client:
+        client.send(post(body=STREAM))
+        await client.until(b"\r\n\r\n")
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        (connection,) = side.app.plane.connections
+        while connection.transport.get_write_buffer_size() < 64 * 1024:
+            first.peers[-1].transport.write(chunked(b"x" * 8192)[:-5])
+            await asyncio.sleep(0.001)
+        first.peers[-1].transport.write(b"0\r\n\r\n")
+        client.send(post("/v1/messages"))
+        assert await until(lambda: pool.dialling == 1)
+        side.app.memory.read = lambda: 2**30
+        side.app.memory.look()
+        assert connection.full
+        gate.set()
+        (exchange,) = side.app.plane.exchanges
+        assert isinstance(exchange, Exchange)
+        assert await until(lambda: exchange.connection is not None)
+        assert exchange.connection is not None
+        assert exchange.connection.paused
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert (await client.response()).end == "whole"
+        assert len((await client.response()).body) == 32_000_000
 
 
 async def test_who_reads_slowly_holds_less_while_memory_is_short(upstream: Upstream, serve: Serve) -> None:
