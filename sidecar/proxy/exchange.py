@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from sidecar.clock import monotonic, steady
+from sidecar.clock import monotonic
 from sidecar.core.breaker import GOOD, IGNORED, Verdict
 from sidecar.core.guard import verdict_of
 from sidecar.core.types import Decision, Facts, Outcome, OutcomeKind
@@ -285,7 +285,9 @@ class Exchange(Outward):
             self.deadline = NEVER
         else:
             self.connection.set_reading(True)
-            self.deadline = monotonic() + self.plane.settings.idle_timeout_s
+            settings = self.plane.settings
+            begun = self.reply is not None
+            self.deadline = monotonic() + (settings.idle_timeout_s if begun else settings.first_byte_timeout_s)
 
     # ---- 5. another try, before the first byte only
 
@@ -314,17 +316,9 @@ class Exchange(Outward):
             return True
         if decision is None or self.streaming_up or not decision.fallbacks:
             return False
-        try:
-            nxt = self.plane.watchdog.ask(self.plane.engine.fallback, self.facts, decision, trigger)
-        except Exception as error:  # noqa: BLE001 - the engine may fail: then there is no other try
-            self.plane.on_bug("fallback", error)
-            return False
+        nxt = self.plane.fallback(self.facts, decision, trigger)
         if nxt is None:
             return False
-        try:
-            self.plane.engine.blame(self.facts, decision, trigger, steady())
-        except Exception as error:  # noqa: BLE001 - what is not learnt costs no call
-            self.plane.on_bug("blame", error)
         self.decided = self.decided or decision
         self.plane.books.upstream_retries += 1
         self.decision = nxt

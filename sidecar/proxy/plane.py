@@ -295,6 +295,21 @@ class Plane:
         while self.room and self.room[0].on_room():
             self.room.popleft()
 
+    def fallback(self, facts: Facts, decision: Decision, trigger: str) -> Decision | None:
+        """The policy's next arm after `trigger`; the one that failed is blamed. The engine may fail: then there is no other
+        try, or nothing is learnt of this one."""
+        try:
+            found = self.watchdog.ask(self.engine.fallback, facts, decision, trigger)
+        except Exception as error:  # noqa: BLE001 - see above
+            self.on_bug("fallback", error)
+            return None
+        if found is not None:
+            try:
+                self.engine.blame(facts, decision, trigger, steady())
+            except Exception as error:  # noqa: BLE001 - see above
+                self.on_bug("blame", error)
+        return found
+
     def close_idle(self) -> None:
         """Closes the connections to upstreams that carry nothing now: others need their descriptors."""
         for origin in {*self.origins.values(), *self.defaults.values()}:
