@@ -358,7 +358,7 @@ async def test_a_client_that_is_full_before_its_answer_begins(upstream: Upstream
     """It has sent its next call behind an answer that it does not read; memory gets short while that call waits for a
     connection: what comes then waits with the upstream, and all of it is told in the end."""
     first, second = await upstream([SSE_HEAD]), await upstream([ok(b"x" * 4_000_000)])
-    side = await serve(first, anthropic_upstream=f"http://127.0.0.1:{second.port}", memory_limit="1GiB")
+    side = await serve(first, anthropic_upstream=f"http://127.0.0.1:{second.port}", memory_limit="100GiB")
     pool = side.app.plane.defaults["anthropic"].pool
     gate, connect = asyncio.Event(), pool._dialer.connect
 
@@ -378,7 +378,7 @@ async def test_a_client_that_is_full_before_its_answer_begins(upstream: Upstream
         first.peers[-1].transport.write(b"0\r\n\r\n")
         client.send(post("/v1/messages"))
         assert await until(lambda: pool.dialling == 1)
-        side.app.memory.read = lambda: 2**30
+        side.app.memory.read = lambda: 100 * 2**30
         side.app.memory.look()
         assert connection.full
         gate.set()
