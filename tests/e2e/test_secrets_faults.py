@@ -15,7 +15,7 @@ from tests.fixtures.canaries import Canaries
 from tests.fixtures.waiting import wait_for
 from tests.integration.raw import ScriptedUpstream, ok, post
 
-SLOW = {"tick", "policy", "write", "thread", "snapshot", "put", "spans"}  # these run by the clock
+SLOW = {"tick", "policy", "write", "thread", "snapshot", "put", "spans", "judge"}  # these run by the clock, or later
 ROADS = (
     ("chat", "", True), ("chat", "converse", False), ("messages", "chat", True), ("messages", "messages", False),
 )  # fmt: skip
