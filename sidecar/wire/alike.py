@@ -62,7 +62,7 @@ class Alike:
             return 0
         end = text.end()
         rest = read[end:]
-        return end if rest == self.rest or self.fits(rest) else 0
+        return end if rest == self.rest or self._fits(rest) else 0
 
     def text_bytes(self, read: bytes) -> int:
         """How much text there is in this read if it is one event of this kind, else 0."""
@@ -72,9 +72,9 @@ class Alike:
     @property
     def is_whole(self) -> bool:
         """Whether the event from which this was made fits itself."""
-        return self.fits(self.rest)
+        return self._fits(self.rest)
 
-    def fits(self, rest: bytes) -> bool:
+    def _fits(self, rest: bytes) -> bool:
         """Whether what stands behind a text differs in nothing but what hides the text's length."""
         tail, close = self.tail, self._close
         size = len(rest) - len(tail) - len(close)
@@ -86,60 +86,36 @@ class Alike:
 
 # By the length of a read that is one whole chunk: the line that it begins with.
 _LINES: Final = {len(line) + size + 2: line for size in range(1, _SIZES) for line in (b"%x\r\n" % size,)}
-_plain = _PLAIN.match
 
 
 class AlikeChunks:
     """Reads that are one whole chunk (RFC 9112 section 7.1) each, with one event that is alike. They are only counted, and
     told to the meter together; what they have in common may lose a part on its way."""
 
-    __slots__ = ("_alike", "_bytes", "_ends", "_ends_at", "_kept", "_start", "_start_bytes", "times")
+    __slots__ = ("_alike", "_kept", "payload_bytes", "text_bytes", "times")
 
     def __init__(self, alike: Alike, kept: bytes) -> None:
         """`kept` is what of `alike.tail` goes on."""
         self._alike = alike
         self._kept = None if kept == alike.tail else kept
-        self._start = alike.start
-        self._start_bytes = len(alike.start)
-        self._ends = alike.rest + _CRLF
         self.times: list[float] = []
-        self._bytes = 0  # of all of them behind their first lines
-        self._ends_at = 0  # where in these bytes their texts ended, summed
-
-    @property
-    def payload_bytes(self) -> int:
-        """Of all that were counted, together."""
-        return self._bytes - len(_CRLF) * len(self.times)
-
-    @property
-    def text_bytes(self) -> int:
-        """How much text was in them."""
-        return self._ends_at - self._start_bytes * len(self.times)
+        self.payload_bytes = 0  # of all that were counted, together
+        self.text_bytes = 0
 
     def take(self, read: bytes, t_s: float) -> bytes:
         """Counts a read that arrived at `t_s`: what goes on of it, in a chunk. Nothing where it is none of these, or enough
         of them wait to be told."""
-        size = len(read)
-        line = _LINES.get(size)
-        if line is None or len(self.times) >= _AT_ONCE:
+        line = _LINES.get(len(read))
+        if line is None or len(self.times) >= _AT_ONCE or not (read.startswith(line) and read.endswith(_CRLF)):
             return b""
-        at = len(line)
-        if not (read.startswith(line) and read.startswith(self._start, at)):
-            return b""
-        text = _plain(read, at + self._start_bytes)
-        if text is None:
-            return b""
-        end = text.end()
-        ends = read[end:]
-        if ends != self._ends and not (ends.endswith(_CRLF) and self._alike.fits(ends[:-2])):
+        alike, event = self._alike, read[len(line) : -2]
+        end = alike.text_end(event)
+        if not end:
             return b""
         self.times.append(t_s)
-        self._bytes += size - at
-        self._ends_at += end - at
-        return read if self._kept is None else self._cut(read[at:-2], end - at)
-
-    def _cut(self, event: bytes, end: int) -> bytes:
-        return chunk(event[:end] + (self._kept or b"") + event[end + len(self._alike.tail) :])
+        self.payload_bytes += len(event)
+        self.text_bytes += end - len(alike.start)
+        return read if self._kept is None else chunk(event[:end] + self._kept + event[end + len(alike.tail) :])
 
 
 def alike_to(read: bytes, event: SseEvent, reader: Callable[[bytes, bytes], Piece | None]) -> Alike | None:
