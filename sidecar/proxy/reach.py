@@ -111,6 +111,7 @@ class _Race:
         self._answered: asyncio.Queue[tuple[socket.socket, int]] = asyncio.Queue()
 
     async def run(self, addresses: list[Address]) -> tuple[Address, socket.socket]:
+        """The first that answers. Raises OSError when none does."""
         ahead, code = deque(addresses), errno.EHOSTUNREACH
         while ahead or self._begun:
             if ahead:

@@ -172,18 +172,24 @@ async def test_what_the_old_process_decided_last_is_taken_over(tmp_path: Path) -
     assert queries.load_state(db, "bot") == stored
 
 
-@pytest.mark.parametrize("missing", ["file", "volume"])
-async def test_what_cannot_be_read_at_the_start_is_read_later(tmp_path: Path, missing: str) -> None:
-    """The database, or the volume that it is on, is not to be had: told once, and in /ready. Rows wait; no state is stored
-    over the one that comes back, which is taken over."""
-    volume, away = tmp_path / "volume", tmp_path / "away"
-    db = volume / "sidecar.db"
+async def left_behind(db: Path) -> Engine:
+    """A process that ended has stored what it spent."""
     first = Archive(settings(f"db={db}"))
     await first.open(engine())
     spent = engine()
     spent.charge("-", 5, steady())
     first.state(spent.snapshot())
     first.close(5)
+    return spent
+
+
+@pytest.mark.parametrize("missing", ["file", "volume"])
+async def test_what_cannot_be_read_at_the_start_is_read_later(tmp_path: Path, missing: str) -> None:
+    """The database, or the volume that it is on, is not to be had: told once, and in /ready. Rows wait; no state is stored
+    over the one that comes back, which is taken over."""
+    volume, away = tmp_path / "volume", tmp_path / "away"
+    db = volume / "sidecar.db"
+    spent = await left_behind(db)
     place = db if missing == "file" else volume
     place.rename(away)
     db.mkdir() if missing == "file" else volume.touch()
@@ -216,12 +222,7 @@ async def test_a_volume_that_is_mounted_late_is_taken_over(tmp_path: Path) -> No
     what it spent since counts beside what was spent before (GW-19)."""
     volume, away = tmp_path / "volume", tmp_path / "away"
     db = volume / "sidecar.db"
-    first = Archive(settings(f"db={db}"))
-    await first.open(engine())
-    spent = engine()
-    spent.charge("-", 5, steady())
-    first.state(spent.snapshot())
-    first.close(5)
+    spent = await left_behind(db)
     volume.rename(away)
 
     archive, mine = Archive(settings(f"db={db}")), engine()
