@@ -34,9 +34,11 @@ from sidecar.control.feedback import Answer, FeedbackDesk
 from sidecar.control.guarding import Guarding
 from sidecar.control.health import Readiness, health_app
 from sidecar.control.loop import Consumers, ControlLoop
+from sidecar.control.reloading import Reloading
 from sidecar.core.cost import RateCard, flat_card
 from sidecar.core.engine import Engine
 from sidecar.core.policy import Policy, Upstream
+from sidecar.core.pricebook import PriceBook
 from sidecar.core.record import Row
 from sidecar.core.types import Event
 from sidecar.errors import ConfigError
@@ -90,6 +92,7 @@ class Sidecar:
         if settings.mode != "sidecar" and self.policies.error is not None:
             raise ConfigError(self.policies.error)  # others can reach this port: nothing is guessed
         policy = self.policies.current.policy
+        self.reloading = Reloading(self.policies, self.prices, self.tasks, self.apply, self._reprice)
         self.engine = self._engine(policy, np.random.default_rng(), steady(), self._price_of, guards(settings))
         self.keys = KeyRing(environ)
         self.metrics = Metrics(settings.service, __version__, self.started)
@@ -104,8 +107,8 @@ class Sidecar:
         steps = [
             ("tick", self._tick),
             ("signals", self._tell_signals),
-            ("policy", self._poll_policy),
-            ("prices", self._poll_prices),
+            ("policy", self.reloading.poll_policies),
+            ("prices", self.reloading.poll_prices),
         ]
         self.loop = ControlLoop(self._consumers(), steps, self.on_bug)
         self.plane = Plane(settings, self.engine, self.tasks, self.loop.emit)
@@ -180,7 +183,7 @@ class Sidecar:
         log.info("hangup", note="the request log is opened again, and the policies are read")
         self.request_log.reopen()
         if self.state != "starting":  # what was learnt is not restored yet, and the first poll is near
-            self._take_policy(self.policies.reload)
+            self.reloading.read_policies()
 
     def ports(self, which: str) -> list[int]:
         """The ports that a listener really has ("traffic", "health" or "admin"): 0 in the settings means any."""
@@ -373,31 +376,10 @@ class Sidecar:
                 self._bindings_at = now + _BINDINGS_EVERY_S
             self.archive.state(self.engine.snapshot(bindings=bindings))
 
-    def _poll_policy(self) -> None:
-        self._take_policy(self.policies.poll)
-
-    def _take_policy(self, read: Callable[[], Loaded | None]) -> None:
-        """Puts in force what is read and new. An error is told once, however often it is met."""
-        before = self.policies.error
-        loaded = read()
-        if loaded is not None:
-            self.apply(loaded)
-        if self.policies.error is not None and self.policies.error != before:
-            log.error("policy", note=self.policies.error)
-
-    def _poll_prices(self) -> None:
-        if self.prices.changed():
-            self.tasks.spawn(self._reprice(), "prices")
-
-    async def _reprice(self) -> None:
-        """A price list that was mounted has changed: what ends from now on costs what it says."""
-        before = self.prices.error
-        if await asyncio.to_thread(self.prices.reload):
-            version = self.prices.current.version
-            self.origins.reprice(self.prices.current)
-            self.on_events([Event(kind="prices.applied", message=version)])
-        elif self.prices.error not in (None, before):  # told once, as of policies
-            log.error("prices", note=self.prices.error)
+    def _reprice(self, book: PriceBook) -> None:
+        """What ends from now on costs what the list says."""
+        self.origins.reprice(book)
+        self.on_events([Event(kind="prices.applied", message=book.version)])
 
     def apply(self, loaded: Loaded) -> None:
         """Puts a policy in force: first what may fail, then the engine; requests under way keep the decision they have.

@@ -125,7 +125,7 @@ def read_document(text: str, problems: Problems) -> Node | None:
     """The tree of a file's text, or None when it is no YAML that we read (the reason is in `problems`)."""
     top = Node("", 1, "null")
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_Composer)
         return _Reader(problems).read(root, "", ()) if root is not None else top
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -136,7 +136,29 @@ def read_document(text: str, problems: Problems) -> Node | None:
         problems.add(top, "holds characters that YAML does not allow", "save the file as UTF-8 text")
     except RecursionError:
         problems.add(top, "is nested too deeply", f"use at most {MAX_DEPTH} levels")
+    except _TooLarge as error:
+        problems.add(Node("", error.line, "null"), f"has more than {MAX_NODES:,} values", "split it by service")
     return None
+
+
+class _TooLarge(Exception):
+    """No policy is as large as what was read up to this line."""
+
+    def __init__(self, line: int) -> None:
+        super().__init__()
+        self.line = line
+
+
+class _Composer(yaml.SafeLoader):
+    """Ends where a file is larger than any that is read on: a mebibyte of junk would take a quarter of a minute."""
+
+    composed = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.composed += 1
+        if self.composed > 2 * MAX_NODES:  # keys are nodes of YAML too
+            raise _TooLarge(self.line + 1)
+        return super().compose_node(parent, index)
 
 
 @dataclass(slots=True)

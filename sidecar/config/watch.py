@@ -62,20 +62,22 @@ class PolicySource:
         self._directory, self._service, self._environ, self._settings = directory, service, environ, settings
         catalogue = settings.catalogue if settings is not None else None
         self._watch = Watch([path for path in (directory, catalogue if directory else None) if path is not None])
-        self.reload()
+        self.take(self.read())
 
-    def poll(self) -> Loaded | None:
-        """Call this every second: reloads when the folder or the catalogue changed. Returns a policy to apply, if there is a
-        new one, or one that was refused: what it wants may be there now."""
-        if self._watch.changed():
-            return self.reload()
-        if self._refused is not None:
-            self._former, self.current, self.error = self.current, self._refused, None
-        again, self._refused = self._refused, None
-        return again
+    def changed(self) -> bool:
+        """Whether the folder or the catalogue is another than at the last call."""
+        return self._watch.changed()
 
-    def reload(self) -> Loaded | None:
-        """Reads the folder now. Returns the policy to apply when its content is new. Never raises.
+    def read(self) -> Loaded | Exception:
+        """What the folder says now, or what is wrong with it. Changes nothing and never raises; a large policy takes
+        seconds, so this is for a thread."""
+        try:
+            return load_policies(self._directory, self._service, self._environ, self._settings)
+        except Exception as error:  # noqa: BLE001  our bug must not take the policy in force away
+            return error
+
+    def take(self, read: Loaded | Exception) -> Loaded | None:
+        """Takes over what `read` found. Returns the policy to apply when its content is new.
 
         Who cannot apply it says so with `refuse`; until then it counts as the one in force.
 
@@ -83,26 +85,31 @@ class PolicySource:
         deleted file is more often an accident than a wish; a file without routes says the wish.
         """
         self._refused = None
-        try:
-            loaded = load_policies(self._directory, self._service, self._environ, self._settings)
-        except ConfigError as error:
-            self.error = str(error)
-            if isinstance(error, UnreadableError):
+        if isinstance(read, Exception):
+            self.error = str(read) if isinstance(read, ConfigError) else self._bug(read)
+            if isinstance(read, UnreadableError):
                 self._watch.forget()
             return None
-        except Exception as error:  # noqa: BLE001  our bug must not take the policy in force away
-            self.error = f"{self._directory}: cannot be loaded ({type(error).__name__}: our bug); please report it"
-            return None
-        if loaded.file is None and self.current.file is not None:
+        if read.file is None and self.current.file is not None:
             self.error = (
                 f"{self.current.file}: is gone, its policy stays in force; write a policy with `routes: []` instead"
             )
             return None
-        is_new = loaded.policy != self.current.policy  # not the version alone: the catalogue is no part of it
-        self._former, self.current, self.error = self.current, loaded, None
-        return loaded if is_new else None
+        is_new = read.policy != self.current.policy  # not the version alone: the catalogue is no part of it
+        self._former, self.current, self.error = self.current, read, None
+        return read if is_new else None
+
+    def retry(self) -> Loaded | None:
+        """The policy that was refused last, if there is one: what it wants may be there now."""
+        if self._refused is not None:
+            self._former, self.current, self.error = self.current, self._refused, None
+        again, self._refused = self._refused, None
+        return again
 
     def refuse(self, error: str) -> None:
-        """The policy that was returned last is not in force, because of `error`: the one before it still is, and the next
-        poll returns the refused one again."""
+        """The policy that was returned last is not in force, because of `error`: the one before it still is, and `retry`
+        returns the refused one again."""
         self.current, self._refused, self.error = self._former, self.current, error
+
+    def _bug(self, error: Exception) -> str:
+        return f"{self._directory}: cannot be loaded ({type(error).__name__}: our bug); please report it"

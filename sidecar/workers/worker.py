@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -25,7 +26,7 @@ import structlog
 
 from sidecar.clock import monotonic, steady, take_over, wall
 from sidecar.config.guards import guards
-from sidecar.config.policy import Loaded, default_upstreams, load_written
+from sidecar.config.policy import Loaded, Written, default_upstreams, load_written
 from sidecar.config.prices import PriceSource
 from sidecar.config.secrets import ClientTokens, KeyRing
 from sidecar.control.loop import Consumers, ControlLoop
@@ -70,6 +71,7 @@ class Worker:
         self._asking: dict[int, Answer] = {}  # feedback that the leader has not answered yet
         self._asked = 0
         self._wanted = ""  # the policy version in force at the leader
+        self._orders: deque[Orders] = deque()  # the first of them waits for its policy to be read, the others for it
         self._next: Loaded | None = Loaded(NO_POLICY)  # not in force here yet
         self._refused = ""  # why `_next` could not be put in force
         self._stand = self._followed = b""  # what the leader said last, and what of it is taken over
@@ -152,26 +154,49 @@ class Worker:
     # ---- orders
 
     def on_message(self, body: bytes) -> None:
-        """One message of the leader. What cannot be obeyed for a fault of ours must not end the link, and so the traffic."""
+        """One message of the leader. Answers and the end wait for nothing; what else is ordered is obeyed in the order in
+        which it was said."""
         orders = read_orders(body)
-        try:
-            self._obey(orders)
-        except Exception as bug:  # noqa: BLE001 - see above
-            self.on_bug("orders", bug)
-        if orders.turn:
-            self.telling.turn = orders.turn
-            self.telling.flush()
+        for number, status, answer in orders.answers:
+            self._answer(number, status, answer)
         if orders.stop:
             self._stopping.set()
             self._ordered.set()
         if orders.stop == CUT:
             self._cut.set()
+        self._orders.append(orders)
+        if len(self._orders) == 1:
+            self._obey_all()
+
+    def _obey_all(self) -> None:
+        """Obeys what can be: a policy is read in a thread, and what was said behind it waits."""
+        while self._orders:
+            orders = self._orders[0]
+            if orders.written is not None:
+                self.tasks.spawn(self._read(orders, orders.written), "orders")
+                return
+            self._obey(orders)
+
+    async def _read(self, orders: Orders, written: Written) -> None:
+        try:
+            self._next = await asyncio.to_thread(load_written, written, os.environ, self.settings)
+        except Exception as bug:  # noqa: BLE001 - the leader could read it; what it ordered besides is obeyed
+            self.on_bug("policy", bug)
+        self._obey(orders)
+        self._obey_all()
 
     def _obey(self, orders: Orders) -> None:
-        for number, status, answer in orders.answers:
-            self._answer(number, status, answer)
-        if orders.written is not None:
-            self._next = load_written(orders.written, os.environ, self.settings)
+        """What cannot be obeyed for a fault of ours must not end the link, and so the traffic."""
+        self._orders.popleft()
+        try:
+            self._take_over(orders)
+        except Exception as bug:  # noqa: BLE001 - see above
+            self.on_bug("orders", bug)
+        if orders.turn:
+            self.telling.turn = orders.turn
+            self.telling.flush()
+
+    def _take_over(self, orders: Orders) -> None:
         if orders.policy:
             self._wanted = orders.policy
             self._look_at_policy()

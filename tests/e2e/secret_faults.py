@@ -49,7 +49,7 @@ STAGES = {  # name -> module:function, or module:class.function
     "thread": "sidecar.store.writer:Writer._take",
     "snapshot": "sidecar.core.engine:Engine.snapshot",
     "tick": "sidecar.core.engine:Engine.tick",
-    "policy": "sidecar.config.watch:PolicySource.poll",
+    "policy": "sidecar.config.watch:PolicySource.changed",
     "feedback": "sidecar.control.feedback:FeedbackDesk.handle",
     "look up": "sidecar.control.archive:Archive.look_up",
     "roles": "sidecar.control.access:Access.caller",

@@ -197,7 +197,7 @@ async def test_a_reload_goes_on(upstream: Upstream, serve: Serve, tmp_path: Path
     async def reload() -> None:
         before = side.app.engine.policy.version
         written(tmp_path / "p", policy)
-        loaded = side.app.policies.poll()
+        loaded = side.app.policies.take(side.app.policies.read())
         if loaded is not None:
             side.app.apply(loaded)
         assert await until(lambda: side.app.engine.policy.version != before)
@@ -246,7 +246,7 @@ async def test_switched_off_at_once(upstream: Upstream, serve: Serve, tmp_path: 
         assert await base.until(lambda: len(base.requests) == AT_ONCE + 3)
         del policy["routes"][0]["quality"]
         written(tmp_path / "p", policy)
-        loaded = side.app.policies.poll()
+        loaded = side.app.policies.take(side.app.policies.read())
         assert loaded is not None
         side.app.apply(loaded)
         assert (errands.open, errands.dropped) == (AT_ONCE, 2)

@@ -48,7 +48,7 @@ async def test_the_prefix_goes_with_its_upstream(sim: Sim, serve: Serve, tmp_pat
             assert answer.status == 200
             await answer.read()
         policy(tmp_path, provider.port, "openai")
-        loaded = side.app.policies.poll()
+        loaded = side.app.policies.take(side.app.policies.read())
         assert loaded is not None
         side.app.apply(loaded)
         async with http.post(url, data=ASK) as answer:

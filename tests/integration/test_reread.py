@@ -1,13 +1,17 @@
 """Mounted price lists and catalogues are read again when they change, as policies are; a bad one changes nothing. What
 could not be put in force is tried again."""
 
+import asyncio
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 import structlog
 import trustme
 
+from sidecar.config.policy import Loaded
 from sidecar.core.types import Settled
 from tests.integration.canary import rows_of, written
 from tests.integration.conftest import Running, Serve, Upstream
@@ -122,7 +126,7 @@ async def test_a_touched_file_changes_nothing(upstream: Upstream, serve: Serve, 
     mounted.write_text(CATALOGUE.format(tools="true"))
     side = await serve(up, catalogue=mounted, policies=written(tmp_path / "policies", policy(up)))
     mounted.write_text(CATALOGUE.format(tools="true") + "# touched\n")
-    assert side.app.policies.reload() is None
+    assert side.app.policies.take(side.app.policies.read()) is None
     assert side.app.policies.error is None
 
 
@@ -137,14 +141,48 @@ async def test_a_policy_waits_for_its_ca_file(upstream: Upstream, serve: Serve, 
     with structlog.testing.capture_logs() as logs:
         for _ in range(2):
             written(tmp_path / "policies", wanted)
+            assert await up.until(lambda: "not in force: ca_file" in notes(side), WITHIN_S)
             for _ in range(2):
-                side.app._poll_policy()
+                side.app.reloading.poll_policies()
                 assert "not in force: ca_file" in notes(side)
                 assert side.app.policies.current.policy == side.app.engine.policy == before
                 assert "two" not in {one.name for one in side.app.engine.guards.all}
         trustme.CA().cert_pem.write_to_path(str(ca_file))
-        side.app._poll_policy()
+        assert await up.until(lambda: side.app.engine.policy != before, WITHIN_S)
     assert "not in force" not in notes(side)
     assert set(side.app.engine.policy.upstreams) == {"one", "two"}
     assert side.app.policies.current.policy == side.app.engine.policy
     assert [line["log_level"] for line in logs if line["event"] == "policy"] == ["error", "info"]
+
+
+async def test_traffic_goes_on_while_a_policy_is_read(
+    upstream: Upstream, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large one takes seconds. What changes meanwhile, and a hangup, are read after it and not beside it."""
+    up = await upstream(*[[ok(ANSWER)]] * 9)
+    side = await serve(up, policies=written(tmp_path / "policies", policy(up)))
+    source, go, reads = side.app.policies, threading.Event(), list[str]()
+    read = source.read
+
+    def slow() -> Loaded | Exception:
+        reads.append(threading.current_thread().name)
+        found = read()
+        assert go.wait(60.0)
+        return found
+
+    monkeypatch.setattr(source, "read", slow)
+    wanted, former = policy(up), side.app.engine.policy
+    for replicas in (2, 3):
+        wanted["replicas"] = replicas
+        written(tmp_path / "policies", wanted)
+        side.app.reread()
+        await asyncio.sleep(0)
+        assert await up.until(lambda: len(reads) == 1, WITHIN_S)
+        await asked(side)
+        assert side.app.engine.policy == former
+    side.app.reread()
+    go.set()
+    assert await up.until(lambda: side.app.engine.policy.replicas == 3, WITHIN_S)
+    await asked(side)
+    assert len(reads) == 2
+    assert threading.main_thread().name not in reads

@@ -3,8 +3,10 @@
 import asyncio
 import os
 import socket
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import trustme
 from msgspec.structs import replace as with_
 
 from sidecar.clock import offset_s
-from sidecar.config.policy import Written
+from sidecar.config.policy import Loaded, Written, load_text, load_written
 from sidecar.config.settings import Settings
 from sidecar.core.engine import PASS
 from sidecar.core.features import features
@@ -26,6 +28,7 @@ from sidecar.workers.crew import Crew, Member
 from sidecar.workers.leader import divided, summed
 from sidecar.workers.link import Link
 from sidecar.workers.messages import (
+    DRAIN,
     Exchange,
     Hello,
     Orders,
@@ -313,6 +316,35 @@ async def test_orders_that_cannot_be_obeyed_end_no_worker(monkeypatch: pytest.Mo
     worker.on_message(frame(Orders(turn=7, stop=1))[4:])
     assert (link.sent[-1].turn, link.sent[-1].books.bugs) == (7, 1)
     assert worker._stopping.is_set()
+
+
+async def test_a_worker_goes_on_while_it_reads_a_policy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What was said behind the policy waits for it and is obeyed in order; answers and the end wait for nothing."""
+    link, go, heard, answers = FullLink(), threading.Event(), list[str](), list[int]()
+    link.full = False
+    worker = Worker(Hello(0, 1, Settings(), offset_s()), link)
+
+    def slow(*of: Any) -> Loaded:
+        assert go.wait(60.0)
+        if not heard:
+            raise ZeroDivisionError
+        return load_written(*of)
+
+    monkeypatch.setattr("sidecar.workers.worker.load_written", slow)
+    monkeypatch.setattr(worker.engine, "hear", lambda unbound, _bound: heard.append(f"{unbound} {worker._wanted}"))
+    loaded = load_text("version: 1\nroutes: []\n", tmp_path / "p.yaml", {})
+    worker._asking[1] = lambda status, _body: answers.append(status)
+    for turn, version in ((1, "bad"), (2, loaded.policy.version)):
+        worker.on_message(frame(Orders(turn=turn, policy=version, written=loaded.written, unbound=[f"r{turn}"]))[4:])
+    worker.on_message(frame(Orders(unbound=["r3"], answers=[(1, 202, b"")], stop=DRAIN))[4:])
+    assert (answers, heard, worker._stopping.is_set()) == ([202], [], True)
+    go.set()
+    async with asyncio.timeout(20.0):
+        while len(heard) < 3:  # noqa: ASYNC110 - a thread of the thing under test ends it
+            await asyncio.sleep(0.005)
+    assert heard == ["['r1'] bad", *(f"['{who}'] {loaded.policy.version}" for who in ("r2", "r3"))]
+    assert (worker.engine.policy.version, link.sent[-1].turn) == (loaded.policy.version, 2)
+    assert worker.plane.books.bugs == 1
 
 
 async def test_a_worker_that_ends_tells_all_to_a_leader_that_is_behind() -> None:

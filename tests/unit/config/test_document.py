@@ -33,6 +33,12 @@ def test_bombs_and_loops_are_refused() -> None:
     assert MAX_NODES > 10_000
 
 
+def test_junk_is_not_read_to_its_end() -> None:
+    """A mebibyte of it would hold a thread for a quarter of a minute; what follows the limit is not even looked at."""
+    junk = "".join(f"k{line}: v\n" for line in range(1, MAX_NODES + 2))
+    assert read(junk + "}{")[1] == [f"f.yaml:{MAX_NODES}: (file): has more than 50,000 values; split it by service"]
+
+
 def test_aliases_are_fine() -> None:
     """One's own anchor may be used again."""
     root, told = read("a: &x {k: 1}\nb: *x\n")

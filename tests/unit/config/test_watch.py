@@ -19,6 +19,11 @@ from sidecar.errors import ConfigError
 GOOD = 'version: 1\nservice: bot\nupstreams:\n  o: {dialect: openai, base_url: "http://h"}\nroutes: []\n'
 
 
+def polled(source: PolicySource) -> Loaded | None:
+    """What a sidecar does every second (`control.reloading`), without its thread."""
+    return source.take(source.read()) if source.changed() else source.retry()
+
+
 def config_map(root: Path, name: str, content: str) -> None:
     """What the kubelet does: a new folder, then one rename of the `..data` symlink."""
     (root / name).mkdir()
@@ -49,7 +54,7 @@ def test_watch_sees_edits_new_files_and_deletions(tmp_path: Path) -> None:
 def test_a_folder_that_may_not_be_looked_at_is_an_error_of_the_policy(tmp_path: Path) -> None:
     """Whatever the system says of it, the process starts."""
     source = PolicySource(tmp_path / ("n" * 300), "bot", {})
-    assert source.poll() is None
+    assert polled(source) is None
     assert "cannot be listed" in str(source.error)
 
 
@@ -57,12 +62,12 @@ def test_config_map_swap(tmp_path: Path) -> None:
     """INC-35, GW-50: the swap of `..data` is a change although no file of the folder was touched."""
     config_map(tmp_path, "..1", GOOD)
     source = PolicySource(tmp_path, "bot", {})
-    assert source.poll() is None
+    assert polled(source) is None
     config_map(tmp_path, "..2", GOOD + "replicas: 2\n")
-    loaded = source.poll()
+    loaded = polled(source)
     assert loaded is not None
     assert (loaded.policy.replicas, source.current, source.error) == (2, loaded, None)
-    assert source.poll() is None
+    assert polled(source) is None
 
 
 def test_what_could_not_be_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,12 +84,12 @@ def test_what_could_not_be_read_is_read_again(tmp_path: Path, monkeypatch: pytes
     with monkeypatch.context() as short:
         short.setattr(Path, "open", fails)
         for _ in range(3):
-            assert source.poll() is None
+            assert polled(source) is None
             assert source.error == f"{file}:1: (file): cannot be read (OSError); check its name and permissions"
-    loaded = source.poll()
+    loaded = polled(source)
     assert loaded is not None
     assert (loaded.policy.replicas, source.error) == (2, None)
-    assert source.poll() is None
+    assert polled(source) is None
 
 
 def test_files_that_a_policy_names_are_read_again_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +112,7 @@ def test_files_that_a_policy_names_are_read_again_too(tmp_path: Path, monkeypatc
         short.setattr(Path, "read_bytes", fails)
         source = PolicySource(tmp_path, "bot", {})
         assert "output_schema: cannot be read (OSError); " in str(source.error)
-    loaded = source.poll()
+    loaded = polled(source)
     assert loaded is not None
     assert (loaded.policy.routes[0].quality.schema, source.error) == (b"{}", None)
 
@@ -119,7 +124,7 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
     prices.write_bytes(bundled_prices().read_bytes())
     source, listed = PolicySource(tmp_path, "bot", {}), PriceSource(prices)
     os.mkfifo(pipe)
-    assert source.poll() is None
+    assert polled(source) is None
     assert source.error == f"{pipe}:1: (file): is a pipe or a device; give a regular file"
     with pytest.raises(ConfigError, match=r"pipe\.yaml: is a pipe or a device"):
         load_catalogue(pipe)
@@ -174,16 +179,16 @@ def test_a_bad_file_keeps_the_last_good_policy(tmp_path: Path) -> None:
     good = source.current
     assert good.policy.service == "bot"
     file.write_text("version: 1\nserv")
-    assert (source.poll(), source.current) == (None, good)
+    assert (polled(source), source.current) == (None, good)
     assert source.error is not None
     assert source.error.startswith(f"{file}:")
     file.unlink()
-    assert (source.poll(), source.current) == (None, good)
+    assert (polled(source), source.current) == (None, good)
     assert source.error == f"{file}: is gone, its policy stays in force; write a policy with `routes: []` instead"
     file.write_text("# another layout\n" + GOOD)
-    assert (source.poll(), source.error, source.current.policy) == (None, None, good.policy)
+    assert (polled(source), source.error, source.current.policy) == (None, None, good.policy)
     file.write_text(GOOD + "replicas: 3\n")
-    loaded = source.poll()
+    loaded = polled(source)
     assert loaded is not None
     assert (loaded.policy.replicas, source.error) == (3, None)
 
@@ -194,14 +199,14 @@ def test_a_bad_start_means_no_policy(tmp_path: Path) -> None:
     source = PolicySource(tmp_path, "bot", {})
     assert (source.current, source.error is None) == (Loaded(NO_POLICY), False)
     (tmp_path / "p.yaml").write_text(GOOD)
-    assert source.poll() == source.current
+    assert polled(source) == source.current
     assert source.error is None
 
 
 def test_no_folder() -> None:
     """Unset means no policy, and no error."""
     source = PolicySource(None, "bot", {})
-    assert (source.current, source.error, source.poll()) == (Loaded(NO_POLICY), None, None)
+    assert (source.current, source.error, polled(source)) == (Loaded(NO_POLICY), None, None)
 
 
 def test_a_missing_folder_is_told(tmp_path: Path) -> None:
@@ -220,7 +225,7 @@ def test_our_own_bug_keeps_the_policy_too(tmp_path: Path, monkeypatch: pytest.Mo
         raise ZeroDivisionError
 
     monkeypatch.setattr(watch, "load_policies", broken)
-    assert (source.reload(), source.current.policy.service) == (None, "bot")
+    assert (source.take(source.read()), source.current.policy.service) == (None, "bot")
     assert source.error is not None
     assert "ZeroDivisionError: our bug" in source.error
 
@@ -246,16 +251,16 @@ def test_a_refused_policy_is_not_current_and_comes_again(tmp_path: Path) -> None
     for text in (GOOD + "replicas: 2\n", GOOD + "# again\nreplicas: 2\n"):
         file.write_text(text)
         for _ in range(2):
-            loaded = source.poll()
+            loaded = polled(source)
             assert loaded is not None
             assert (loaded.policy.replicas, source.error) == (2, None)
             source.refuse("its ca_file is not there")
             assert (source.current, source.error) == (former, "its ca_file is not there")
     file.write_text(GOOD)
-    assert (source.poll(), source.error, source.current.policy) == (None, None, former.policy)
+    assert (polled(source), source.error, source.current.policy) == (None, None, former.policy)
     file.write_text(GOOD + "replicas: 2\n")
-    assert source.poll() == source.current
-    assert (source.error, source.poll()) == (None, None)
+    assert polled(source) == source.current
+    assert (source.error, polled(source)) == (None, None)
 
 
 def test_a_file_that_was_unreadable_is_read_when_its_rights_change(
@@ -277,9 +282,9 @@ def test_a_file_that_was_unreadable_is_read_when_its_rights_change(
 
     monkeypatch.setattr(watch, "load_policies", load)
     file.write_text(GOOD + "replicas: 2\n")
-    assert [source.poll(), source.poll(), source.error, reads] == [None, None, "cannot be read", 1]
+    assert [polled(source), polled(source), source.error, reads] == [None, None, "cannot be read", 1]
     rights = 0o600
     file.chmod(rights)
-    loaded = source.poll()
+    loaded = polled(source)
     assert loaded is not None
-    assert (loaded.policy.replicas, source.error, source.poll(), reads) == (2, None, None, 2)
+    assert (loaded.policy.replicas, source.error, polled(source), reads) == (2, None, None, 2)
