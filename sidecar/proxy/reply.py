@@ -32,7 +32,7 @@ _STORED: Final = re.compile(
     r"/(?:batches(?:/[^/]+/cancel)?|responses/[^/]+/cancel|chat/completions/[^/]+|threads/[^/]+/runs/[^/]+(?:/cancel)?)/?$"
 )
 _MAX_ERROR_BYTES: Final = 64 * 1024
-AT_ONCE: Final = 4  # 1..64 reads of a stream; more: what may be counted only is known later, and the loop held longer
+AT_ONCE: Final = 2  # 1..64 reads of a stream; more: what may be counted only is known later, and the loop held longer
 AT_ONCE_BYTES: Final = 16 * 1024  # together; a larger body is read as it comes
 _REFRAMED: Final = frozenset({b"content-length", b"transfer-encoding"})
 _DECHUNKED: Final = frozenset({b"transfer-encoding"})

@@ -62,7 +62,7 @@ class Alike:
             return 0
         end = text.end()
         rest = read[end:]
-        return end if rest == self.rest or self._fits(rest) else 0
+        return end if rest == self.rest or self.fits(rest) else 0
 
     def text_bytes(self, read: bytes) -> int:
         """How much text there is in this read if it is one event of this kind, else 0."""
@@ -72,9 +72,9 @@ class Alike:
     @property
     def is_whole(self) -> bool:
         """Whether the event from which this was made fits itself."""
-        return self._fits(self.rest)
+        return self.fits(self.rest)
 
-    def _fits(self, rest: bytes) -> bool:
+    def fits(self, rest: bytes) -> bool:
         """Whether what stands behind a text differs in nothing but what hides the text's length."""
         tail, close = self.tail, self._close
         size = len(rest) - len(tail) - len(close)
@@ -92,30 +92,53 @@ class AlikeChunks:
     """Reads that are one whole chunk (RFC 9112 section 7.1) each, with one event that is alike. They are only counted, and
     told to the meter together; what they have in common may lose a part on its way."""
 
-    __slots__ = ("_alike", "_kept", "payload_bytes", "text_bytes", "times")
+    __slots__ = ("_alike", "_kept", "_more", "_rest", "_size", "_start", "text_bytes", "times")
 
     def __init__(self, alike: Alike, kept: bytes) -> None:
         """`kept` is what of `alike.tail` goes on."""
         self._alike = alike
+        self._start, self._size, self._rest = alike.start, len(alike.start), alike.rest + _CRLF
         self._kept = None if kept == alike.tail else kept
         self.times: list[float] = []
-        self.payload_bytes = 0  # of all that were counted, together
-        self.text_bytes = 0
+        self.text_bytes = 0  # of all that were counted, together
+        self._more = 0  # bytes behind texts, beyond what stands behind the first one
 
     def take(self, read: bytes, t_s: float) -> bytes:
         """Counts a read that arrived at `t_s`: what goes on of it, in a chunk. Nothing where it is none of these, or enough
         of them wait to be told."""
         line = _LINES.get(len(read))
-        if line is None or len(self.times) >= _AT_ONCE or not (read.startswith(line) and read.endswith(_CRLF)):
+        if line is None or not read.startswith(line):
             return b""
-        alike, event = self._alike, read[len(line) : -2]
-        end = alike.text_end(event)
-        if not end:
+        at = len(line)
+        begin = at + self._size
+        if not read.startswith(self._start, at) or (text := _PLAIN.match(read, begin)) is None:
             return b""
-        self.times.append(t_s)
-        self.payload_bytes += len(event)
-        self.text_bytes += end - len(alike.start)
-        return read if self._kept is None else chunk(event[:end] + self._kept + event[end + len(alike.tail) :])
+        end = text.end()
+        rest = read[end:]
+        times = self.times
+        if len(times) >= _AT_ONCE or (rest != self._rest and not self._fits(rest)):
+            return b""
+        times.append(t_s)
+        self.text_bytes += end - begin
+        return read if self._kept is None else self._without(read[at:-2], end - at)
+
+    @property
+    def payload_bytes(self) -> int:
+        """Of all that were counted, together."""
+        around = self._size + len(self._rest) - len(_CRLF)
+        return self.text_bytes + len(self.times) * around + self._more
+
+    def _fits(self, rest: bytes) -> bool:
+        """Whether this is behind a text, too; then it is counted."""
+        fits = rest.endswith(_CRLF) and self._alike.fits(rest[:-2])
+        if fits:
+            self._more += len(rest) - len(self._rest)
+        return fits
+
+    def _without(self, event: bytes, end: int) -> bytes:
+        """A chunk of an event, whose text ends there, with what is kept of what follows."""
+        assert self._kept is not None
+        return chunk(event[:end] + self._kept + event[end + len(self._alike.tail) :])
 
 
 def alike_to(read: bytes, event: SseEvent, reader: Callable[[bytes, bytes], Piece | None]) -> Alike | None:

@@ -13,6 +13,7 @@ MAX_LINE_BYTES: Final = 4096  # a size line with its extensions; real ones have 
 MAX_TRAILER_BYTES: Final = 16384
 
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[\t ]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+_BARE_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
 _TRAILER: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n")
 _SIZE_STATE, _DATA_STATE, _CRLF_STATE, _TRAILER_STATE, _DONE_STATE = range(5)
 
@@ -50,7 +51,7 @@ class Chunked:
             data = self._held + data
             self._held = b""
         parts: list[bytes] = []
-        at, size = 0, len(data)
+        at, size = self._whole(data, parts), len(data)
         while at < size and not self.done:
             if self._state == _DATA_STATE:
                 piece = data[at : at + self._left]
@@ -66,6 +67,23 @@ class Chunked:
                     return (parts[0] if len(parts) == 1 else b"".join(parts)), size - held
                 at = end
         return (parts[0] if len(parts) == 1 else b"".join(parts)), at - held
+
+    def _whole(self, data: bytes, parts: list[bytes]) -> int:
+        """Takes the chunks that are whole and have a bare size line, and a bare end; the index behind them."""
+        at = 0
+        if self._state == _SIZE_STATE:
+            while (line := _BARE_SIZE.match(data, at)) is not None:
+                begin = line.end()
+                end = begin + int(line[1], 16)
+                if not data.startswith(b"\r\n", end):
+                    break
+                at = end + 2
+                if end == begin:
+                    self._state = _DONE_STATE
+                    self.done = True
+                    break
+                parts.append(data[begin:end])
+        return at
 
     def _line(self, data: bytes, at: int) -> int:
         """Reads one line of framing at `at`; the index behind it, or -1 when its end has not come yet."""
