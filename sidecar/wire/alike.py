@@ -141,16 +141,17 @@ class AlikeChunks:
         return chunk(event[:end] + self._kept + event[end + len(self._alike.tail) :])
 
 
-def alike_to(read: bytes, event: SseEvent, reader: Callable[[bytes, bytes], Piece | None]) -> Alike | None:
-    """What recognises events such as this one, which came alone in `read`. None where it says more than its text and who
-    answers, and where its bytes do not show which of them are the text."""
+def alike_to(
+    read: bytes, event: SseEvent, piece: Piece | None, reader: Callable[[bytes, bytes], Piece | None]
+) -> Alike | None:
+    """What recognises events such as this one, which came alone in `read`, and says `piece` to `reader`. None where it says
+    more than its text and who answers, and where its bytes do not show which of them are the text."""
     before = b"event: %b\ndata: " % event.name if event.name else b"data: "
     text = _TEXT.search(event.data)
     if text is None or read != b"%b%b\n\n" % (before, event.data):
         return None
     start, end = text.span(1)
     alike = Alike(before + event.data[:start], event.data[end:] + b"\n\n")
-    piece = reader(event.name, event.data)
     longer = reader(event.name, b"%bx%b" % (event.data[:end], event.data[end:]))
     return alike if alike.is_whole and _differ_in_text(piece, longer, end - start) else None
 

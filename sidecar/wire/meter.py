@@ -198,22 +198,21 @@ class StreamMeter:
             self._ttfe_s = t_s
         self._events += len(events)
         tokens = self._token_events
-        for event in events:
-            self._one(event, t_s)
+        pieces = [self._one(event, t_s) for event in events]
         if self._collector is not None:
             for event in events:
                 self._collector.event(event.data)
         if self._token_events != tokens:
             self._gap(t_s)
             if fresh and len(events) == 1 and self._token_events >= self._compare_at:
-                self._compare(data, events[0])
+                self._compare(data, events[0], pieces[0])
 
-    def _compare(self, data: bytes, event: SseEvent) -> None:
+    def _compare(self, data: bytes, event: SseEvent, piece: Piece | None) -> None:
         """Tries whether later events can be known by this one; if not, another one is tried later. Who answers has to be
         known already: then such an event tells nothing but its text. Whoever collects the text needs every event."""
         self._compare_at = self._token_events + _COMPARE_EVERY
         if self._merged.completion_id is not None and self._collector is None:
-            self._alike = alike_to(data, event, self._read) or self._alike
+            self._alike = alike_to(data, event, piece, self._read) or self._alike
 
     def _gap(self, t_s: float) -> None:
         """A read that carried tokens."""
@@ -221,10 +220,11 @@ class StreamMeter:
             self._gaps.add(t_s - self._last_s)
         self._last_s = t_s
 
-    def _one(self, event: SseEvent, t_s: float) -> None:
+    def _one(self, event: SseEvent, t_s: float) -> Piece | None:
         piece = self._read(event.name, event.data)
         if piece is not None:
             self._take(piece, t_s)
+        return piece
 
     def _take(self, piece: Piece, t_s: float) -> None:
         if piece.text_bytes:

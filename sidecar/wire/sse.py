@@ -30,7 +30,7 @@ class SseParser:
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self.overflow = False
         self._max_event_bytes = max_event_bytes
-        self.fresh = False  # nothing is pending: the next byte begins an event
+        self.fresh = True  # nothing is pending: the next byte begins an event
         self._started = False  # past the place where a byte order mark may stand
         self._after_cr = False  # the last byte was CR: an LF that follows belongs to it
         self._pieces: list[bytes] = []  # of the line that is not complete yet
@@ -44,9 +44,11 @@ class SseParser:
         if self.fresh and data[-2:] == b"\n\n" and data.find(b"\r") < 0 and len(data) <= self._max_event_bytes:
             first = data.find(b"\n")
             if first == len(data) - 2 and data.startswith(_DATA):
+                self._started = True
                 return [SseEvent(b"", data[6:first])]  # the usual read: one event, in OpenAI's form
             events = _whole_events(data)
             if events is not None:
+                self._started = True
                 return events
         events = self._feed_lines(data)
         self.fresh = self._started and not (self._size or self._after_cr or self._dropping or self._name)

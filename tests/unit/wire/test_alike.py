@@ -29,7 +29,7 @@ READERS: dict[bytes, Any] = {CHAT: openai.read_chunk, HIDDEN: openai.read_chunk,
 def alike(read: bytes) -> Alike | None:
     name, _, data = read[:-2].rpartition(b"data: ")
     reader = anthropic.read_event if name else openai.read_chunk
-    return alike_to(read, SseEvent(name[7:-1], data), reader)
+    return alike_to(read, SseEvent(name[7:-1], data), reader(name[7:-1], data), reader)
 
 
 def known(read: bytes) -> Alike:
