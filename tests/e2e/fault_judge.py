@@ -54,7 +54,7 @@ class Seen:
 def judge(plan: Plan, client: Passage | None, calls: Sequence[Passage], view: View) -> Seen:
     """Looks at the bytes of one exchange. `calls` are its calls to upstreams, in order."""
     raw = bytes(client.came["down"]) if client is not None else b""
-    sent = read_answer(raw, client.left["down"] if client is not None else "")
+    sent = read_answer(raw, _end_of(client))
     asked = requests(plan)
     arrived = bytes(client.went["up"]) if client is not None else b""
     gone = client is not None and bool(client.told["up"])
@@ -83,6 +83,11 @@ def judge(plan: Plan, client: Passage | None, calls: Sequence[Passage], view: Vi
             _judge_second(seen, calls)
     _judge_view(seen, client, raw, view)
     return seen
+
+
+def _end_of(client: Passage | None) -> str:
+    """How the sidecar ended its connection; nothing where its client's reset had ended it before."""
+    return "" if client is None or client.told["up"] == "reset" else client.left["down"]
 
 
 def _own(sent: Answer) -> str:

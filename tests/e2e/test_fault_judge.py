@@ -82,6 +82,18 @@ def test_bytes_that_a_cut_should_have_left_are_seen() -> None:
         assert judge(plan, client, [call], view).broken == broken
 
 
+def test_an_answer_without_a_length_is_not_whole_where_its_client_reset_it() -> None:
+    """The end of the connection is the relay's own then; any other end is the sidecar's word."""
+    plan, client, [call], view = made()
+    plain = (HEAD + OWN).replace(b"content-length: %d\r\n" % len(BODY), b"") + b"\r\n"
+    call.went["down"][:] = plain.replace(OWN, b"") + BODY[:10]
+    client.came["down"][:] = view.raw = plain + BODY[:10]
+    client.left["down"], view.end = "fin", "left"
+    for told, broken in (("reset", []), ("fin", ["a complete answer, but the upstream's was cut"])):
+        client.told["up"] = told
+        assert judge(plan, client, [call], view).broken == broken
+
+
 def test_an_upstream_that_learns_late_of_a_client_that_left_is_seen() -> None:
     plan, client, [call], view = made()
     call.went["down"][:] = client.came["down"][:] = view.raw = b""
