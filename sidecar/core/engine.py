@@ -24,12 +24,11 @@ from msgspec.structs import replace
 
 from sidecar.core.budget import Ledger
 from sidecar.core.cost import RateCard, flat_card
-from sidecar.core.ejection import Ejection
 from sidecar.core.governance import Governance
 from sidecar.core.guard import Guards
 from sidecar.core.match import unknown_arm
 from sidecar.core.memory import UNREADABLE, Part, claim, dump, free_unit, load, pack, part_of
-from sidecar.core.policy import OWN_SOURCES, Policy, Route, Upstream
+from sidecar.core.policy import OWN_SOURCES, Arm, Policy, Route, Upstream
 from sidecar.core.route import PriceOf, RouteState
 from sidecar.core.rules import Value
 from sidecar.core.settle import NOTHING, Verdict, billed_nusd, learn, score
@@ -266,12 +265,13 @@ class Engine:
         self.guards.name({spec: named.get(name, set()) for name, spec in self._policy.upstreams.items()})
 
     def _state(self, policy: Policy, governance: Governance, route: Route, now: float) -> RouteState:
-        """A route that knows nothing yet, whose steps the rules of its policy are asked about."""
-        state = RouteState(policy, route, self._sticky, self._price_of, now)
-        state.ejection = Ejection(route, policy.upstreams, self.guards)
+        """A route that knows nothing yet, whose steps the rules of its policy are asked about. Nothing in it leads back to
+        it, so that it is gone with the policy and does not wait for a collection."""
+        state = RouteState(policy, route, self._sticky, self.guards, self._price_of, now)
+        arms = state.arms
 
         def ask(kind: str, _route: str, arm: str | None, facts: Mapping[str, Value]) -> str | None:
-            return self._denied(governance, state, kind, arm, facts)
+            return self._denied(governance, arms, _change(kind, route.name, arm, facts))
 
         state.staging.permit = lambda kind, arm, percent: ask(kind, route.name, arm, {"step": float(percent)})
         if state.watch.tuner is not None:
@@ -281,16 +281,13 @@ class Engine:
     def denied(self, kind: str, route: str, arm: str | None, facts: Mapping[str, Value]) -> str | None:
         """Why a rule denies a change before it applies; None: it may. `facts` are its own (`change.<name>`)."""
         state = self._routes.get(route)
-        return None if state is None else self._denied(self._governance, state, kind, arm, facts)
+        change = _change(kind, route, arm, facts)
+        return None if state is None else self._denied(self._governance, state.arms, change)
 
-    def _denied(
-        self, governance: Governance, state: RouteState, kind: str, arm: str | None, facts: Mapping[str, Value]
-    ) -> str | None:
-        change: dict[str, Value] = {**facts, "kind": kind, "route": state.route.name}
-        if arm is not None:
-            change["arm"] = arm
+    def _denied(self, governance: Governance, arms: Mapping[str, Arm], change: Mapping[str, Value]) -> str | None:
         ledger = self._ledger
-        return governance.refuses(change, state.arms.get(arm or ""), ledger.spent_day_nusd, ledger.spent_month_nusd)
+        arm = arms.get(str(change.get("arm", "")))
+        return governance.refuses(change, arm, ledger.spent_day_nusd, ledger.spent_month_nusd)
 
     # ---- rollouts by hand
 
@@ -374,6 +371,12 @@ class Engine:
     def status(self) -> list[RouteStatus]:
         """Every route and arm, for people."""
         return [describe(state, self._now) for state in self._order]
+
+
+def _change(kind: str, route: str, arm: str | None, facts: Mapping[str, Value]) -> dict[str, Value]:
+    """A change as rules ask about it."""
+    change: dict[str, Value] = {**facts, "kind": kind, "route": route}
+    return change if arm is None else {**change, "arm": arm}
 
 
 def _news(begun: list[Event], resumed: set[tuple[str | None, str | None]]) -> list[Event]:

@@ -54,7 +54,9 @@ PACE_S = 0.1  # 0.01..1; smaller costs a millisecond more often, larger decides 
 class RouteState:
     """One route of the policy in force, with everything learnt about it."""
 
-    def __init__(self, policy: Policy, route: Route, sticky: Sticky, price_of: PriceOf, now: float) -> None:
+    def __init__(
+        self, policy: Policy, route: Route, sticky: Sticky, guards: Guards, price_of: PriceOf, now: float
+    ) -> None:
         self.route = route
         self.version = policy.version
         self.upstreams = policy.upstreams
@@ -65,7 +67,7 @@ class RouteState:
         self.chooses = route.mode in ("canary", "optimize") or self.trial is not None
         self.serving = Serving(policy, route)
         self.arms = self.serving.arms
-        self.owners = {arm: f"{route.name}/{arm}" for arm in self.arms}
+        self.owners = owners = {arm: f"{route.name}/{arm}" for arm in self.arms}
         self.selector = Selector(tuple(self.arms), route.objective, chooses=route.mode == "optimize")
         for arm in route.all_arms:
             if arm.prior is not None:
@@ -74,10 +76,10 @@ class RouteState:
         self.spend.arms = {arm: ArmSpend() for arm in self.arms}
         self.heavy = HeavyKeys()
         self.warm: Recent[int, tuple[str, int]] = Recent(WARM)  # conversation -> arm of its last call, its bytes
-        self.staging = Staging(route, self.unbind)
+        self.staging = Staging(route, lambda arm: sticky.unbind(owners[arm]))
         self.diversion = Diversion(route.name, self.staging)
         self.admission = Admission(self.serving, Ledger(now, route.budget), self.spend, self.diversion.is_out)
-        self.ejection = Ejection(route, policy.upstreams, Guards())  # the engine gives it those of the process
+        self.ejection = Ejection(route, policy.upstreams, guards)
         self.thresholds = ThresholdSet(route)
         self.watch = Watch(route, now)
         self.settled = 0
