@@ -36,7 +36,7 @@ class Reloading:
 
     def poll_policies(self) -> None:
         """Call this every second."""
-        if self._policies.changed():
+        if self._policies.changed() or self._wanted:  # a reading that failed for a fault of ours may have left that
             self.read_policies()
         elif not self._reading:
             self._put_in_force(self._policies.retry)
@@ -45,8 +45,8 @@ class Reloading:
         """Reads the policies now, whether they seem changed or not."""
         self._wanted = True
         if not self._reading:
-            self._reading = True
             self._tasks.spawn(self._read_policies(), "policy")
+            self._reading = True  # after what may fail
 
     async def _read_policies(self) -> None:
         try:
