@@ -90,7 +90,7 @@ class Worker:
         self.defaults = default_upstreams(settings)
         self._gauges: dict[str, Callable[[], Reading]] = {}
         of_traffic(self._gauges.__setitem__, self.plane, self.beside)
-        steps = [("tick", self._tick), ("policy", self._look_at_policy), ("prices", self._poll_prices)]
+        steps = [("tick", self._tick), ("policy", self._poll_policy), ("prices", self._poll_prices)]
         self.loop = ControlLoop(Consumers(settings.service), [*steps, ("tell", self._count)], self.on_bug)
         of_process(self._gauges.__setitem__, self.loop, self.memory)
 
@@ -242,9 +242,14 @@ class Worker:
 
     # ---- policy, prices, time
 
+    def _poll_policy(self) -> None:
+        """Tries again what could not be put in force: a file that it names may be there now."""
+        if self._next is not None:
+            self._look_at_policy()
+            self._follow()
+
     def _look_at_policy(self) -> None:
-        """Puts in force what the leader has in force; what cannot be is tried again: a file that it names may be there
-        later."""
+        """Puts in force what the leader has in force; what it knows of that is to be followed next."""
         loaded = self._next
         if loaded is None or loaded.policy.version != self._wanted:
             return
@@ -258,7 +263,6 @@ class Worker:
         self._next, self._refused = None, ""
         self.engine.apply(loaded.policy, steady())  # its events are the leader's to tell
         self._followed = b""
-        self._follow()
         self._ordered.set()
 
     def _obey_policy(self, policy: Policy) -> None:

@@ -13,12 +13,13 @@ import pytest
 import trustme
 from msgspec.structs import replace as with_
 
-from sidecar.clock import offset_s
+from sidecar.clock import offset_s, steady
 from sidecar.config.policy import Loaded, Written, load_text, load_written
 from sidecar.config.settings import Settings
 from sidecar.core.engine import PASS
 from sidecar.core.features import features
 from sidecar.core.following import Follower, Lesson
+from sidecar.core.leading import Leader
 from sidecar.core.policy import NO_POLICY, Judge, Quality, Shadow
 from sidecar.core.types import Event, Outcome, Settled
 from sidecar.core.variants import Replace
@@ -347,6 +348,34 @@ async def test_a_worker_goes_on_while_it_reads_a_policy(monkeypatch: pytest.Monk
     assert worker.plane.books.bugs == 1
 
 
+async def test_a_worker_follows_what_is_said_of_its_own_policy_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the leader said of the policy before is not taken over again with the next one: it costs as much as to apply."""
+    link, followed = FullLink(), list[bytes]()
+    link.full = False
+    worker = Worker(Hello(0, 1, Settings(), offset_s()), link)
+    follow = worker.engine.follow
+
+    def listening(stand: bytes, now: float) -> list[Event]:
+        followed.append(stand)
+        return follow(stand, now)
+
+    monkeypatch.setattr(worker.engine, "follow", listening)
+    leader, said = Leader(NO_POLICY, np.random.default_rng(3), steady()), list[bytes]()
+    for turn in (1, 2):
+        route = f"{{name: r{turn}, match: {{models: [m]}}, mode: observe, baseline: {{id: a, upstream: o, model: m}}}}"
+        text = f'version: 1\nupstreams: {{o: {{dialect: openai, base_url: "http://h"}}}}\nroutes: [{route}]\n'
+        loaded = load_text(text, Path("p.yaml"), {})
+        leader.apply(loaded.policy, steady())
+        said.append(leader.stand())
+        orders = Orders(turn=turn, policy=loaded.policy.version, written=loaded.written, stand=said[-1])
+        worker.on_message(frame(orders)[4:])
+        async with asyncio.timeout(20.0):
+            while not link.sent or link.sent[-1].turn < turn:  # noqa: ASYNC110 - a thread of the thing under test ends it
+                await asyncio.sleep(0.005)
+    assert worker.engine.policy.version == leader.policy.version
+    assert followed == said
+
+
 async def test_a_worker_that_ends_tells_all_to_a_leader_that_is_behind() -> None:
     """It has megabytes to read first: the last calls have their rows, and what they cost is booked."""
     pair = Pair()
@@ -368,13 +397,14 @@ async def test_a_worker_waits_for_its_ca_file(tmp_path: Path) -> None:
     link, ca_file = FullLink(), tmp_path / "ca.pem"
     link.full = False
     worker = Worker(Hello(0, 1, replace(Settings(), ca_file=ca_file), offset_s()), link)
-    worker.on_message(frame(Orders(turn=1, policy=NO_POLICY.version))[4:])
+    stand = Leader(NO_POLICY, np.random.default_rng(3), steady()).stand()
+    worker.on_message(frame(Orders(turn=1, policy=NO_POLICY.version, stand=stand))[4:])
     assert (link.sent[-1].turn, link.sent[-1].books.bugs, worker._ordered.is_set()) == (1, 0, False)
     [note] = worker._notes()
     assert f"ca_file {ca_file}" in note
     trustme.CA().cert_pem.write_to_path(str(ca_file))
-    worker._look_at_policy()
-    assert (worker._notes(), worker._ordered.is_set()) == ([], True)
+    worker._poll_policy()
+    assert (worker._notes(), worker._ordered.is_set(), worker._followed) == ([], True, stand)
 
 
 def test_what_several_workers_counted_is_added_up() -> None:
