@@ -1,8 +1,12 @@
 """The one owner of background tasks: each has a name, their number is bounded, and none dies silently or is left behind."""
 
 import asyncio
+import concurrent.futures
+import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
 
 MAX_TASKS: Final = 20_000  # far above what the stream and connection limits allow; a leak shows before memory is gone
 
@@ -42,3 +46,19 @@ class Tasks:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.on_error(task.get_name(), error)
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """What `call` returns or raises. As `asyncio.to_thread`, but the end of the process does not wait for the thread: what
+    only reads may be cut, and a volume that is away would hold it for ever."""
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def run() -> None:
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(call())
+            except Exception as error:  # noqa: BLE001 - raised where it is waited for
+                future.set_exception(error)
+
+    threading.Thread(target=run, name="reading", daemon=True).start()
+    return await asyncio.wrap_future(future)

@@ -4,7 +4,6 @@ A policy of thousands of routes takes seconds to read: that happens in a thread,
 put in force in one step on the loop's thread. A change that is seen meanwhile is read after it.
 """
 
-import asyncio
 from collections.abc import Callable
 
 import structlog
@@ -13,7 +12,7 @@ from sidecar.config.policy import Loaded
 from sidecar.config.prices import PriceSource
 from sidecar.config.watch import PolicySource
 from sidecar.core.pricebook import PriceBook
-from sidecar.tasks import Tasks
+from sidecar.tasks import Tasks, in_thread
 
 log = structlog.get_logger()
 
@@ -36,7 +35,7 @@ class Reloading:
 
     def poll_policies(self) -> None:
         """Call this every second."""
-        if self._policies.changed() or self._wanted:  # a reading that failed for a fault of ours may have left that
+        if self._policies.changed() or self._wanted:  # by a reading that failed for a fault of ours
             self.read_policies()
         elif not self._reading:
             self._put_in_force(self._policies.retry)
@@ -51,11 +50,14 @@ class Reloading:
     async def _read_policies(self) -> None:
         try:
             while self._wanted:
-                self._wanted = False
-                read = await asyncio.to_thread(self._policies.read)
+                read = await in_thread(self._read)
                 self._put_in_force(lambda: self._policies.take(read))  # noqa: B023 - called at once
         finally:
             self._reading = False
+
+    def _read(self) -> Loaded | Exception:
+        self._wanted = False  # here, so that it stays where no thread can be had
+        return self._policies.read()
 
     def _put_in_force(self, take: Callable[[], Loaded | None]) -> None:
         """An error is told once, however often it is met."""
@@ -73,7 +75,7 @@ class Reloading:
 
     async def _read_prices(self) -> None:
         before = self._prices.error
-        if await asyncio.to_thread(self._prices.reload):
+        if await in_thread(self._prices.reload):
             self._reprice(self._prices.current)
         elif self._prices.error not in (None, before):  # told once, as of policies
             log.error("prices", note=self._prices.error)

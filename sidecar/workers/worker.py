@@ -44,7 +44,7 @@ from sidecar.proxy.listen import bind
 from sidecar.proxy.memory import Memory
 from sidecar.proxy.origins import Origins
 from sidecar.proxy.plane import Answer, Plane
-from sidecar.tasks import Tasks
+from sidecar.tasks import Tasks, in_thread
 from sidecar.telemetry.log import configure
 from sidecar.telemetry.metrics import Reading
 from sidecar.workers.link import Link
@@ -179,7 +179,7 @@ class Worker:
 
     async def _read(self, orders: Orders, written: Written) -> None:
         try:
-            self._next = await asyncio.to_thread(load_written, written, os.environ, self.settings)
+            self._next = await in_thread(lambda: load_written(written, os.environ, self.settings))
         except Exception as bug:  # noqa: BLE001 - the leader could read it; what it ordered besides is obeyed
             self.on_bug("policy", bug)
         self._obey(orders)
@@ -283,7 +283,7 @@ class Worker:
             self.tasks.spawn(self._reprice(), "prices")
 
     async def _reprice(self) -> None:
-        if await asyncio.to_thread(self.prices.reload):
+        if await in_thread(self.prices.reload):
             self.origins.reprice(self.prices.current)
 
     def _tick(self) -> None:
