@@ -3,6 +3,7 @@
 The bundled one lies beside the package where it was installed, in `policies/prices` in a checkout.
 """
 
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -59,6 +60,7 @@ class PriceSource:
             ConfigError: as `load_prices`: at start there is no last good list.
         """
         self._file = file
+        self._turn = threading.Lock()  # of a reading: the one that began last is the last to be taken
         self._watch = Watch([] if file is None else [file])  # the bundled one changes with the package
         if text is not None:
             self._watch.forget()
@@ -71,15 +73,16 @@ class PriceSource:
 
     def reload(self) -> bool:
         """Reads the file, in some 20 ms: not for the loop. Whether there is a new list; a bad one changes nothing."""
-        try:
-            self._take(self._read())
-        except ConfigError as error:
-            self.error = f"{error}; the last good price list stays in force"
-            if isinstance(error, UnreadableError):
-                self._watch.forget()
-            return False
-        self.error = None
-        return True
+        with self._turn:
+            try:
+                self._take(self._read())
+            except ConfigError as error:
+                self.error = f"{error}; the last good price list stays in force"
+                if isinstance(error, UnreadableError):
+                    self._watch.forget()
+                return False
+            self.error = None
+            return True
 
     def _read(self) -> bytes | None:
         return None if self._file is None else _text_of(self._file)

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import IO
 
@@ -159,6 +161,34 @@ def test_prices_that_could_not_be_read_are_read_again(tmp_path: Path, monkeypatc
     assert source.changed()
     assert source.reload()
     assert (source.error, source.changed()) == (None, False)
+
+
+def test_a_slow_reading_does_not_bring_an_older_list_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is swapped while its former content is on its way from a slow volume."""
+    file, begun, go = tmp_path / "prices.json", threading.Event(), threading.Event()
+    old = bundled_prices().read_bytes()
+    new = old.replace(load_prices().version.encode(), b"newer")
+    file.write_bytes(old)
+    source, read = PriceSource(file), Path.read_bytes
+
+    def slow(path: Path) -> bytes:
+        found = read(path)
+        if found == old:
+            begun.set()
+            assert go.wait(60.0)
+        return found
+
+    monkeypatch.setattr(Path, "read_bytes", slow)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(source.reload)
+        assert begun.wait(60.0)
+        file.write_bytes(new)
+        second = threads.submit(source.reload)
+        wait([second], 0.2)  # it may not overtake, and need not have begun
+        go.set()
+        assert first.result()
+        assert second.result()
+    assert (source.current.version, source.text) == ("newer", new)
 
 
 def test_a_list_of_another_process_is_used_and_its_file_read_again(tmp_path: Path) -> None:
