@@ -27,7 +27,7 @@ from sidecar.core.cost import RateCard, flat_card
 from sidecar.core.governance import Governance
 from sidecar.core.guard import Guards
 from sidecar.core.match import unknown_arm
-from sidecar.core.memory import UNREADABLE, Part, claim, dump, free_unit, load, pack, part_of
+from sidecar.core.memory import UNREADABLE, Known, Part, claim, dump, free_unit, load, pack, part_of
 from sidecar.core.policy import OWN_SOURCES, Arm, Policy, Route, Upstream
 from sidecar.core.route import PriceOf, RouteState
 from sidecar.core.rules import Value
@@ -56,6 +56,7 @@ class Engine:
     """The decisions of one service. See the head of this module."""
 
     _table: type[Sticky] = Sticky
+    _known: Known | None = None  # of routes: what need not be taken over again
 
     def __init__(
         self,
@@ -360,7 +361,7 @@ class Engine:
         them. A part that cannot be read is named in an event and begins anew, all others are taken over; of another
         version nothing is."""
         try:
-            loaded = load(state, self._ledger, self._order, self._sticky, now)
+            loaded = load(state, self._ledger, self._order, self._sticky, now, self._known)
         except UNREADABLE as error:
             message = f"state not taken over, nothing of it: {type(error).__name__}: {error}"
             return [Event(kind="state.ignored", severity="high", message=message)]

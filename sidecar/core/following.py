@@ -104,10 +104,12 @@ class Follower(Engine):
             str, tuple[int, float]
         ] = {}  # by route: nano-dollars without a lesson, and when the last came
         self._leases: dict[str, Lease] = {}  # by route, also of those that are gone: the leader goes on counting
+        self._known = {}
         super().__init__(policy, rng, now, price_of, guards)
 
     def apply(self, policy: Policy, now: float) -> list[Event]:
         """As `Engine.apply`. A budget that is new, or returns, is closed until its lease is told."""
+        self._known = {}
         events = super().apply(policy, now)
         for state in self._order:
             if state.ledger.left(now) is None:
@@ -159,7 +161,8 @@ class Follower(Engine):
     # ---- what the leader tells
 
     def follow(self, stand: bytes, now: float) -> list[Event]:
-        """Takes over what the leader knows (`Leader.stand`); events only of what cannot be read. Conversations stay."""
+        """Takes over what the leader knows (`Leader.stand`) and had not said before; events only of what cannot be read.
+        Conversations stay."""
         for ledger in (self._ledger, *(state.ledger for state in self._order)):
             ledger.told()
         told = [event for event in self.restore(stand, now) if event.kind == "state.ignored"]

@@ -49,6 +49,7 @@ MAX_BINDINGS: Final = (
 )
 
 Part = dict[str, Any]  # what the snapshot holds of one route
+Known = dict[str, object]  # by route: its part of the snapshot that was taken over last
 Resumed = set[tuple[str | None, str | None]]  # (route, arm) of rollouts that go on
 Read = Callable[[Any], object]
 
@@ -157,8 +158,11 @@ def version_of(text: bytes) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def load(text: bytes, ledger: Ledger, routes: Sequence[RouteState], sticky: Sticky, now: float) -> Loaded:
-    """Fills these parts from a snapshot; what cannot be read is named in an event and stays as it is.
+def load(
+    text: bytes, ledger: Ledger, routes: Sequence[RouteState], sticky: Sticky, now: float, known: Known | None = None
+) -> Loaded:
+    """Fills these parts from a snapshot; what cannot be read is named in an event and stays as it is. With `known`, so do
+    routes of which it says nothing else than when they were put there.
 
     Raises one of UNREADABLE, and nothing has changed, when it is no snapshot of this version.
     """
@@ -176,8 +180,14 @@ def load(text: bytes, ledger: Ledger, routes: Sequence[RouteState], sticky: Stic
         found = {}
     absent, resumed, events = dict[str, Part](found), Resumed(), reading.events
     for route in routes:
-        if route.route.name in absent:
-            told, going_on = claim(route, absent.pop(route.route.name), now)
+        name = route.route.name
+        if name in absent:
+            part = absent.pop(name)
+            if known is not None:
+                if known.get(name) == part:
+                    continue
+                known[name] = part
+            told, going_on = claim(route, part, now)
             events += told
             resumed |= going_on
     restored = {"routes": len(found) - len(absent), "bindings": len(sticky)}
