@@ -104,7 +104,6 @@ class Follower(Engine):
             str, tuple[int, float]
         ] = {}  # by route: nano-dollars without a lesson, and when the last came
         self._leases: dict[str, Lease] = {}  # by route, also of those that are gone: the leader goes on counting
-        self._known = {}
         super().__init__(policy, rng, now, price_of, guards)
 
     def apply(self, policy: Policy, now: float) -> list[Event]:
