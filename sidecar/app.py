@@ -296,7 +296,7 @@ class Sidecar:
         if self.plane.tokens is not None and self.plane.tokens.error is not None:
             notes.append(f"client tokens: {self.plane.tokens.error}")
         notes += [*self.archive.notes(), *self.guarding.notes()]
-        notes += [text for route in self.engine.status() for text in route.explanations]
+        notes += self.engine.explanations()
         notes += self.plane.notes()
         breakers = self.engine.guards.status(steady())
         notes += [one.text() for one in breakers if one.state != "closed"]

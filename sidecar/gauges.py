@@ -146,11 +146,18 @@ def _register_spans(metrics: Metrics, spans: Spans | None) -> None:
 
 
 def _register_routes(metrics: Metrics, engine: Engine) -> None:
-    metrics.gauge("rollout_step_percent", "", lambda: _steps(engine.status()))
-    metrics.gauge("rollout_phase", "", lambda: _phases(engine.status()))
-    metrics.gauge("arm_share", "", lambda: {(r.route, arm.id): arm.share for r in engine.status() for arm in r.arms})
-    metrics.gauge("threshold_breached", "", lambda: _breached(engine.status()))
-    metrics.gauge("budget_spent_usd", "", lambda: _spent(engine.status()))
+    routes: list[RouteStatus] = []  # as of this scrape: the first of these gauges reads it for all of them
+
+    def steps() -> Reading:
+        routes.clear()
+        routes.extend(engine.status())
+        return _steps(routes)
+
+    metrics.gauge("rollout_step_percent", "", steps)
+    metrics.gauge("rollout_phase", "", lambda: _phases(routes))
+    metrics.gauge("arm_share", "", lambda: {(route.route, arm.id): arm.share for route in routes for arm in route.arms})
+    metrics.gauge("threshold_breached", "", lambda: _breached(routes))
+    metrics.gauge("budget_spent_usd", "", lambda: _spent(routes))
 
 
 def _breakers(guards: Guards) -> dict[tuple[str, ...], float]:

@@ -58,9 +58,17 @@ class RouteStatus:
     reserved_nusd: int
 
 
+def explain(state: RouteState, now: float) -> tuple[str, ...]:
+    """Where its rollouts, its rests and its experiment stand, a sentence each."""
+    return (
+        *(one.explain(now) for one in state.staging.rollouts.values()),
+        *state.staging.resting.explain(now),
+        *([] if state.trial is None else state.trial.experiment.explain()),
+    )
+
+
 def describe(state: RouteState, now: float) -> RouteStatus:
     """The status of one route; computes probabilities anew, changes nothing."""
-    rollouts = tuple(state.staging.rollouts.values())
     limits, watch = state.thresholds.status(now), state.watch.status()
     compared = None if state.trial is None else state.trial.experiment
     shares = state.shares()
@@ -75,13 +83,9 @@ def describe(state: RouteState, now: float) -> RouteStatus:
         arms=tuple(_arm(state, arm, shares[arm], (gates[arm], quality[arm], arm in best)) for arm in state.arms),
         price=state.selector.price,
         money_price=state.selector.money,
-        rollouts=tuple(rollout.status(now) for rollout in rollouts),
+        rollouts=tuple(rollout.status(now) for rollout in state.staging.rollouts.values()),
         experiment=None if compared is None else compared.status(),
-        explanations=(
-            *(one.explain(now) for one in rollouts),
-            *state.staging.resting.explain(now),
-            *([] if compared is None else compared.explain()),
-        ),
+        explanations=explain(state, now),
         diverted_to=state.diverted_to(),
         thresholds=limits,
         watch=watch,
