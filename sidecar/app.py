@@ -406,7 +406,7 @@ class Sidecar:
     def _look_around(self) -> None:
         """Which arms a cascade may ask, and which of them a judge should look at more often."""
         if self.plane.cascades is not None or self.plane.aside is not None:
-            routes = self.engine.status()
+            routes = self.engine.standings()
             self.cascades.refresh(routes)
             self.beside.refresh(routes)
 

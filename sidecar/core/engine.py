@@ -32,7 +32,7 @@ from sidecar.core.policy import OWN_SOURCES, Arm, Policy, Route, Upstream
 from sidecar.core.route import PriceOf, RouteState
 from sidecar.core.rules import Value
 from sidecar.core.settle import NOTHING, Verdict, billed_nusd, learn, score
-from sidecar.core.status import RouteStatus, describe, explain
+from sidecar.core.status import RouteStatus, Standing, describe, explain, standing
 from sidecar.core.sticky import Sticky, salt_of
 from sidecar.core.types import Clocks, Decision, Endpoint, Event, Facts, Feedback, Outcome
 from sidecar.errors import RolloutError
@@ -372,6 +372,10 @@ class Engine:
     def status(self) -> list[RouteStatus]:
         """Every route and arm, for people."""
         return [describe(state, self._now) for state in self._order]
+
+    def standings(self) -> list[Standing]:
+        """Where the arms of every route stand."""
+        return [standing(state) for state in self._order]
 
     def explanations(self) -> list[str]:
         """Those of `status`, which costs ten times as much."""

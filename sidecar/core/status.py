@@ -1,5 +1,6 @@
 """What the engine knows, for people: frozen records for the API, `/ready` and the command line."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sidecar.core.abilities import named
@@ -56,6 +57,24 @@ class RouteStatus:
     spent_day_nusd: int
     spent_month_nusd: int
     reserved_nusd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where the arms of one route stand: of the status what is asked for each second."""
+
+    route: str
+    roles: Mapping[str, str]  # as `ArmStatus.role`
+    labels: Mapping[str, int]
+
+
+def standing(state: RouteState) -> Standing:
+    beliefs = state.selector.beliefs
+    return Standing(
+        state.route.name,
+        {arm: _role(state, arm) for arm in state.arms},
+        {arm: beliefs[arm].samples for arm in state.arms},
+    )
 
 
 def explain(state: RouteState, now: float) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from sidecar.core.paired import PairedStatus
 from sidecar.core.policy import Arm, Judge, Policy, Shadow
-from sidecar.core.status import RouteStatus
+from sidecar.core.status import Standing
 from sidecar.core.types import SELECTABLE, Settled
 from sidecar.proxy.errand import Errands
 from sidecar.proxy.gate import Way
@@ -70,15 +70,13 @@ class Beside:
         if plans:
             self._plane.aside = self
 
-    def refresh(self, routes: Sequence[RouteStatus]) -> None:
+    def refresh(self, routes: Sequence[Standing]) -> None:
         """How many labels each arm has: those with few are looked at more often. Shadows that were rolled back rest."""
-        self._labels = {(route.route, arm.id): arm.labels for route in routes for arm in route.arms}
+        self._labels = {(route.route, arm): labels for route in routes for arm, labels in route.labels.items()}
         for route in routes:
             plan = self._plans.get(route.route)
             if plan is not None and plan.shadowing is not None:
-                plan.shadowing.out = any(
-                    arm.role == "rolled_back" for arm in route.arms if arm.id == plan.shadowing.arm.id
-                )
+                plan.shadowing.out = route.roles.get(plan.shadowing.arm.id) == "rolled_back"
 
     # ---- the plane's side
 

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from sidecar.clock import steady
 from sidecar.core import policy as core
 from sidecar.core.reward import validate
-from sidecar.core.status import RouteStatus
+from sidecar.core.status import Standing
 from sidecar.core.types import SELECTABLE, Clocks, Decision, Facts, Outcome, Stage
 from sidecar.proxy.ending import checked, outcome_of, teach
 from sidecar.proxy.gate import Way
@@ -51,10 +51,10 @@ class Cascades:
         self._established = {}
         self._plane.cascades = self if self._specs else None
 
-    def refresh(self, routes: Sequence[RouteStatus]) -> None:
+    def refresh(self, routes: Sequence[Standing]) -> None:
         """Which arms are established; call it after every event of a rollout."""
         self._established = {
-            route.route: frozenset(arm.id for arm in route.arms if arm.role in _ESTABLISHED) for route in routes
+            route.route: frozenset(arm for arm, role in route.roles.items() if role in _ESTABLISHED) for route in routes
         }
 
     def begin(self, plane: Plane, facts: Facts, decision: Decision, now: float) -> "tuple[Cascade, Decision] | None":

@@ -274,7 +274,7 @@ class Worker:
 
     def _look_around(self) -> None:
         if self.plane.cascades is not None or self.plane.aside is not None:
-            routes = self.engine.status()
+            routes = self.engine.standings()
             self.cascades.refresh(routes)
             self.beside.refresh(routes)
 

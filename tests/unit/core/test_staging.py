@@ -75,6 +75,18 @@ def test_a_promoted_arm_whose_every_call_fails_gives_way() -> None:
     assert "was rolled back: " in made.status()[0].explanations[0]
 
 
+def test_what_is_asked_for_often_is_what_the_status_says() -> None:
+    """Without all that the status computes besides."""
+    made = promoted(arms=(MINI, NANO))
+    for _ in range(2):
+        (status,), (standing,) = made.status(), made.standings()
+        assert (standing.route, standing.roles) == (status.route, {arm.id: arm.role for arm in status.arms})
+        assert standing.labels == {arm.id: arm.labels for arm in status.arms}
+        assert made.explanations() == list(status.explanations) != []
+        calls(made, BAD, 500, NOW + 86_400, 0.1)
+    assert "rolled_back" in standing.roles.values()
+
+
 def test_the_arm_that_was_promoted_before_takes_over_and_then_the_baseline() -> None:
     made = promoted(arms=(MINI, NANO))
     seen = [stable(made)]
