@@ -5,6 +5,7 @@ put in force in one step on the loop's thread. A change that is seen meanwhile i
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -51,7 +52,7 @@ class Reloading:
         try:
             while self._wanted:
                 read = await in_thread(self._read)
-                self._put_in_force(lambda: self._policies.take(read))  # noqa: B023 - called at once
+                self._put_in_force(partial(self._policies.take, read))
         finally:
             self._reading = False
 

@@ -183,11 +183,11 @@ def load(
         name = route.route.name
         if name in absent:
             part = absent.pop(name)
-            if known is not None:
-                if known.get(name) == part:
-                    continue
-                known[name] = part
+            if known is not None and known.get(name) == part:
+                continue
             told, going_on = claim(route, part, now)
+            if known is not None:
+                known[name] = part
             events += told
             resumed |= going_on
     restored = {"routes": len(found) - len(absent), "bindings": len(sticky)}

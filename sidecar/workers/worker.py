@@ -157,8 +157,7 @@ class Worker:
         """One message of the leader. Answers and the end wait for nothing; what else is ordered is obeyed in the order in
         which it was said."""
         orders = read_orders(body)
-        for number, status, answer in orders.answers:
-            self._answer(number, status, answer)
+        self._fenced(self._answer_all, orders)
         if orders.stop:
             self._stopping.set()
             self._ordered.set()
@@ -168,14 +167,30 @@ class Worker:
         if len(self._orders) == 1:
             self._obey_all()
 
+    def _fenced(self, step: Callable[[Orders], None], orders: Orders) -> bool:
+        """What cannot be obeyed for a fault of ours must not end the link, and so the traffic; whether it was."""
+        try:
+            step(orders)
+        except Exception as bug:  # noqa: BLE001 - see above
+            self.on_bug("orders", bug)
+            return False
+        return True
+
+    def _answer_all(self, orders: Orders) -> None:
+        for number, status, answer in orders.answers:
+            self._answer(number, status, answer)
+
     def _obey_all(self) -> None:
         """Obeys what can be: a policy is read in a thread, and what was said behind it waits."""
         while self._orders:
             orders = self._orders[0]
-            if orders.written is not None:
-                self.tasks.spawn(self._read(orders, orders.written), "orders")
+            if orders.written is not None and self._fenced(self._begin_reading, orders):
                 return
             self._obey(orders)
+
+    def _begin_reading(self, orders: Orders) -> None:
+        assert orders.written is not None
+        self.tasks.spawn(self._read(orders, orders.written), "orders")
 
     async def _read(self, orders: Orders, written: Written) -> None:
         try:
@@ -186,12 +201,8 @@ class Worker:
         self._obey_all()
 
     def _obey(self, orders: Orders) -> None:
-        """What cannot be obeyed for a fault of ours must not end the link, and so the traffic."""
         self._orders.popleft()
-        try:
-            self._take_over(orders)
-        except Exception as bug:  # noqa: BLE001 - see above
-            self.on_bug("orders", bug)
+        self._fenced(self._take_over, orders)
         if orders.turn:
             self.telling.turn = orders.turn
             self.telling.flush()

@@ -317,6 +317,10 @@ async def test_orders_that_cannot_be_obeyed_end_no_worker(monkeypatch: pytest.Mo
     worker.on_message(frame(Orders(turn=7, stop=1))[4:])
     assert (link.sent[-1].turn, link.sent[-1].books.bugs) == (7, 1)
     assert worker._stopping.is_set()
+    worker._asking[1] = fault
+    monkeypatch.setattr(worker.tasks, "spawn", lambda reading, _name: (reading.close(), fault()))
+    worker.on_message(frame(Orders(turn=8, answers=[(1, 202, b"")], written=Written("", Path("p"))))[4:])
+    assert (link.sent[-1].turn, link.sent[-1].books.bugs, len(worker._orders)) == (8, 4, 0)
 
 
 async def test_a_worker_goes_on_while_it_reads_a_policy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
