@@ -23,6 +23,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import Final
 
 import numpy as np
@@ -30,7 +31,6 @@ import numpy as np
 from bench.figures import Figure, mean_of, share_of
 from bench.races import Bets, Floats, Mixture, Ratio, Rule
 from sidecar.core.experiment import REALLOCATE_EVERY
-from sidecar.core.normal import ndtri
 from sidecar.core.race import fastest_mix
 
 ALPHA: Final = 0.05
@@ -96,7 +96,8 @@ def figures(
 
 def fixed_horizon(variants: int, power: float = 0.95) -> float:
     """Values of all variants together that a z-test of the best against each other needs; see the head."""
-    level = ndtri(1.0 - ALPHA / 2.0 / (variants - 1)) + ndtri(power)
+    normal = NormalDist()
+    level = normal.inv_cdf(1.0 - ALPHA / 2.0 / (variants - 1)) + normal.inv_cdf(power)
     each = level**2 * (BEST * (1.0 - BEST) + REST * (1.0 - REST)) / (BEST - REST) ** 2
     return math.ceil(each) * variants
 

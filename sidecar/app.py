@@ -35,9 +35,8 @@ from sidecar.control.guarding import Guarding
 from sidecar.control.health import Readiness, health_app
 from sidecar.control.loop import Consumers, ControlLoop
 from sidecar.control.reloading import Reloading
-from sidecar.core.cost import RateCard, flat_card
 from sidecar.core.engine import Engine
-from sidecar.core.policy import Policy, Upstream
+from sidecar.core.policy import Policy
 from sidecar.core.pricebook import PriceBook
 from sidecar.core.record import Row
 from sidecar.core.types import Event
@@ -48,6 +47,7 @@ from sidecar.proxy.aside import Beside
 from sidecar.proxy.cascade import Cascades
 from sidecar.proxy.descriptors import raise_limit
 from sidecar.proxy.downstream import Downstream
+from sidecar.proxy.keys import Keys
 from sidecar.proxy.leaving import drain, end_traffic
 from sidecar.proxy.listen import bind
 from sidecar.proxy.memory import Memory
@@ -93,7 +93,7 @@ class Sidecar:
             raise ConfigError(self.policies.error)  # others can reach this port: nothing is guessed
         policy = self.policies.current.policy
         self.reloading = Reloading(self.policies, self.prices, self.tasks, self.apply, self._reprice)
-        self.engine = self._engine(policy, np.random.default_rng(), steady(), self._price_of, guards(settings))
+        self.engine = self._engine(policy, np.random.default_rng(), steady(), self.prices.card, guards(settings))
         self.keys = KeyRing(environ)
         self.metrics = Metrics(settings.service, __version__, self.started)
         self.request_log = RequestLog(settings.request_log)
@@ -115,7 +115,7 @@ class Sidecar:
         self.beside, self.cascades = Beside(self.plane), Cascades(self.plane)
         self.memory = Memory(self.plane, self.loop.shed_records)
         self._wire_plane()
-        self.origins = Origins(settings, self.prices.current, self.tasks, self._key_of)
+        self.origins = Origins(settings, self.prices.current, self.tasks, self.keys)
         self.defaults = default_upstreams(settings)
         self.origins.apply(self.plane, self.policies.current.policy, self.defaults)
         self._listen_by(self.policies.current.policy)
@@ -140,7 +140,7 @@ class Sidecar:
     def _wire_plane(self) -> None:
         """What the data plane tells the rest of the process."""
         plane, settings = self.plane, self.settings
-        plane.salt = salt_of(settings)
+        plane.keys = Keys(settings.service, salt_of(settings))
         plane.on_feedback = self.take_feedback
         plane.on_events = self.on_events
         plane.on_bug = self.on_bug
@@ -198,7 +198,7 @@ class Sidecar:
         gc.collect()
         gc.freeze()  # what lives as long as the process need not be looked at again by every collection
         self.state = "serving"
-        log.info("serving", service=self.settings.service, listen=self.ports("traffic"), version=__version__)
+        log.info("serving", service=self.settings.service, **self._listeners, version=__version__)
         for note in self.readiness().notes:
             log.warning("note", note=note)
 
@@ -211,6 +211,7 @@ class Sidecar:
             for sock in bound[what]:
                 undo.callback(sock.close)
         self._ports = {what: [int(sock.getsockname()[1]) for sock in socks] for what, socks in bound.items()}
+        self._listeners = {what: [_address(sock) for sock in socks] for what, socks in bound.items()}
         return bound
 
     def _listen(self, what: str, addresses: Sequence[Address]) -> list[socket.socket]:
@@ -227,16 +228,20 @@ class Sidecar:
 
     async def _serve(self, sockets: Mapping[str, Sequence[socket.socket]]) -> None:
         await self._serve_traffic(sockets["traffic"])
-        told = (
-            self.take_feedback,
-            self.archive,
-            self.on_events,
-            self.readiness,
-            self.cycling.run,
-            self.load,
+        admin = Admin(
+            settings=self.settings,
+            engine=self.engine,
+            take_feedback=self.take_feedback,
+            archive=self.archive,
+            on_events=self.on_events,
+            readiness=self.readiness,
+            run_lane=self.cycling.run,
+            load=self.load,
+            access=self.guarding.access,
+            read_keys=self.guarding.read_keys,
+            settle=self.settle,
+            forget=self.desk.forget,
         )
-        asked = (self.guarding.access, self.guarding.read_keys, self.settle, self.desk.forget)
-        admin = Admin(self.settings, self.engine, *told, *asked)
         for what, app in (("health", health_app(self.readiness, self.metrics.render)), ("admin", admin_app(admin))):
             runner = runner_of(what, app, self.on_bug)
             await runner.setup()
@@ -271,23 +276,11 @@ class Sidecar:
         )
         return (specs[0].host, specs[0].port) if specs else None
 
-    def _price_of(self, upstream: Upstream, model: str) -> RateCard | None:
-        if upstream.price is not None:
-            return flat_card(upstream.price)
-        return self.prices.current.lookup(upstream.provider, model, int(wall() // 86400))
-
-    def _key_of(self, spec: Upstream) -> Callable[[], bytes | None]:
-        def read() -> bytes | None:
-            secret = self.keys.get(spec, steady())
-            return None if secret is None else secret.reveal()
-
-        return read
-
     # ---- while serving
 
     def readiness(self) -> Readiness:
         """What `/ready` says now."""
-        notes = [*self.policies.current.warnings]
+        notes = [*self.settings.notes(), *self.policies.current.warnings]
         if self.policies.error is not None:
             notes.append(f"policy not in force: {self.policies.error}")
         if self.prices.error is not None:
@@ -295,7 +288,7 @@ class Sidecar:
         notes += self.keys.problems(self.policies.current.policy.upstreams, steady())
         if self.plane.tokens is not None and self.plane.tokens.error is not None:
             notes.append(f"client tokens: {self.plane.tokens.error}")
-        notes += [*self.archive.notes(), *self.guarding.notes()]
+        notes += [*self.archive.notes(), *self.guarding.notes(), *self.request_log.notes()]
         notes += self.engine.explanations()
         notes += self.plane.notes()
         breakers = self.engine.guards.status(steady())
@@ -458,6 +451,11 @@ class Sidecar:
             step()
         except Exception as error:  # noqa: BLE001 - see above
             self.on_bug(where, error)
+
+
+def _address(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def serve(

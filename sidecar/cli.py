@@ -20,6 +20,7 @@ from sidecar.config.settings import Settings
 from sidecar.control.access import token_file
 from sidecar.control.guards import KeyFiles
 from sidecar.errors import ConfigError, SidecarError, StoreError
+from sidecar.lean import without_authorities
 from sidecar.options import (
     FAILED,
     OK,
@@ -94,6 +95,10 @@ def _port(text: str) -> int:
     return int(within(text, 0, 65535))
 
 
+def _seconds(text: str) -> float:
+    return within(text, 0.0, 1e9)
+
+
 def _score(text: str) -> float:
     return within(text, 0.0, 1.0)
 
@@ -113,7 +118,7 @@ def _serving(verbs: Any) -> None:
     run_verb.add_argument("--workers", type=count, metavar="N", help="processes that carry traffic (setting `workers`)")
     demo_verb = verb(verbs, "demo", demo, "Show the product working on a simulated provider, without any key.")
     demo_verb.add_argument(
-        "--seconds", type=float, default=0.0, help="stop after this long (default: when the story is told)"
+        "--seconds", type=_seconds, default=0.0, help="stop after this long (default: when the story is told)"
     )
     check_verb = as_json(verb(verbs, "check", check, "Validate policy files."))
     check_verb.add_argument("files", nargs="+", type=Path, metavar="FILE")
@@ -171,7 +176,8 @@ def _steering(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`llm-sidecar run`."""
-    from sidecar.app import serve
+    with without_authorities():
+        from sidecar.app import serve
     from sidecar.process import hush
     from sidecar.telemetry.log import configure
 
@@ -403,6 +409,10 @@ def catalogue_verb(options: argparse.Namespace) -> int:
         what = "PROVIDER/MODEL" if options.action == "show" else "the folder of its files"
         raise ConfigError(f"catalogue {options.action}: name {what}")
     if options.action == "show":
+        if "/" not in options.name:
+            raise ConfigError(
+                f"catalogue show: {options.name} names no provider; name PROVIDER/MODEL, like openai/gpt-4o"
+            )
         sys.stdout.write(f"{described(options.name)}\n")
         return OK
     folder = Path(options.name)

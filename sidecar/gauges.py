@@ -1,8 +1,8 @@
 """Registers what metrics read at each scrape: the books of the data plane, the store, the policy, routes and rollouts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from sidecar.config.watch import PolicySource
 from sidecar.control.archive import Archive
@@ -17,6 +17,8 @@ from sidecar.proxy.plane import Plane
 from sidecar.telemetry.log import RequestLog
 from sidecar.telemetry.metrics import Metrics, Reading
 from sidecar.telemetry.spans import Spans
+
+_Labels = TypeVar("_Labels", bound=Hashable)
 
 
 class Parts(Protocol):
@@ -77,27 +79,33 @@ def of_traffic(gauge: Callable[[str, Callable[[], Reading]], None], plane: Plane
     gauge("pool_connections", lambda: _pools(plane))
     gauge("pool_dials", lambda: _dials(plane))
     gauge("breaker_state", lambda: _breakers(guards))
-    gauge("breaker_opened", lambda: {(g.name, b.model): b.opened for g in guards.all for b in g.breakers})
-    gauge("upstream_active", lambda: {(one.name,): one.budget.active for one in guards.all})
+    gauge("breaker_opened", lambda: _added(((g.name, b.model), b.opened) for g in guards.all for b in g.breakers))
+    gauge("upstream_active", lambda: _added(((one.name,), one.budget.active) for one in guards.all))
     gauge("upstream_retries", lambda: _retries(guards))
-    gauge("concurrency_limit", lambda: {(one.name,): one.limit.value for one in guards.all if one.limit})
+    gauge("concurrency_limit", lambda: _limits_at_once(guards))
+
+
+def _added(rows: Iterable[tuple[_Labels, float]]) -> dict[_Labels, float]:
+    """The sum of each label: an upstream of the policy may have the name of one that is there without it (`openai`)."""
+    found: dict[_Labels, float] = {}
+    for labels, value in rows:
+        found[labels] = found.get(labels, 0) + value
+    return found
 
 
 def _pools(plane: Plane) -> dict[tuple[str, ...], float]:
-    found: dict[tuple[str, ...], float] = {}
+    rows: list[tuple[tuple[str, ...], float]] = []
     for origin in {*plane.origins.values(), *plane.defaults.values()}:
         opened, idle, _ = origin.pool.sizes
-        found[(origin.name, "idle")] = found.get((origin.name, "idle"), 0) + idle
-        found[(origin.name, "busy")] = found.get((origin.name, "busy"), 0) + opened - idle
-    return found
+        rows += [((origin.name, "idle"), idle), ((origin.name, "busy"), opened - idle)]
+    return _added(rows)
 
 
 def _dials(plane: Plane) -> dict[tuple[str, ...], float]:
-    found: dict[tuple[str, ...], float] = {}
+    rows: list[tuple[tuple[str, ...], float]] = []
     for origin in {*plane.origins.values(), *plane.defaults.values()}:
-        for result, count in (("ok", origin.pool.dials), ("failed", origin.pool.dials_failed)):
-            found[(origin.name, result)] = found.get((origin.name, result), 0) + count
-    return found
+        rows += [((origin.name, "ok"), origin.pool.dials), ((origin.name, "failed"), origin.pool.dials_failed)]
+    return _added(rows)
 
 
 def load(plane: Plane) -> dict[str, object]:
@@ -115,8 +123,8 @@ def load(plane: Plane) -> dict[str, object]:
         "buffered_bytes": plane.buffered,
         "waiting_bodies": len(plane.room),
         "pools": pools,
-        "calls": {one.name: one.budget.active for one in plane.engine.guards.all},
-        "retries": {one.name: one.budget.retries for one in plane.engine.guards.all},
+        "calls": _added((one.name, one.budget.active) for one in plane.engine.guards.all),
+        "retries": _added((one.name, one.budget.retries) for one in plane.engine.guards.all),
         "books": asdict(plane.books),
     }
 
@@ -165,10 +173,18 @@ def _breakers(guards: Guards) -> dict[tuple[str, ...], float]:
 
 
 def _retries(guards: Guards) -> dict[tuple[str, ...], float]:
+    rows: list[tuple[tuple[str, ...], float]] = []
+    for one in guards.all:
+        rows += [((one.name, "made"), one.budget.made), ((one.name, "denied"), one.budget.denied)]
+    return _added(rows)
+
+
+def _limits_at_once(guards: Guards) -> dict[tuple[str, ...], float]:
+    """The lowest of each name."""
     found: dict[tuple[str, ...], float] = {}
     for one in guards.all:
-        found[(one.name, "made")] = one.budget.made
-        found[(one.name, "denied")] = one.budget.denied
+        if one.limit:
+            found[(one.name,)] = min(one.limit.value, found.get((one.name,), one.limit.value))
     return found
 
 

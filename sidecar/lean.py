@@ -4,9 +4,11 @@ before what is large is imported, which takes most of the start."""
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
+_AUTHORITIES: Final = dict.fromkeys(("SSL_CERT_FILE", "SSL_CERT_DIR"), os.devnull)
 _SERVING: Final = ("run", "inject-webhook")  # verbs that end with 0 when they are told to
 
 
@@ -15,6 +17,23 @@ def spare() -> None:
     rich, which structlog loads wherever it is installed, to colour what we print in one colour."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type] # None is how the import system is told that there is none
+
+
+@contextmanager
+def without_authorities() -> Iterator[None]:
+    """Import aiohttp in it: for its own client it reads the certificates that the system trusts as soon as it is imported,
+    which costs a MiB and a fifteenth of the start. Here who calls out over TLS says whom to trust, and that is read then
+    (`proxy.dial`)."""
+    own = {name: os.environ.get(name) for name in _AUTHORITIES}
+    os.environ.update(_AUTHORITIES)
+    try:
+        yield
+    finally:
+        for name, value in own.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def heed(arguments: Sequence[str]) -> None:

@@ -48,7 +48,10 @@ def as_json(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def within(text: str, low: float, high: float) -> float:
     """A number of an option, between two others."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
     if not low <= value <= high:
         raise argparse.ArgumentTypeError(f"{text} does not lie between {low:g} and {high:g}")
     return value

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from sidecar.config.prices import load_prices
 from sidecar.config.units import duration_s
 from sidecar.control.logged import calls_of, score_of
 from sidecar.control.replay import Report, Target, replay
-from sidecar.core.cost import RateCard, flat_card
+from sidecar.core.cost import RateCard
 from sidecar.core.evaluation import Answer, Estimate
 from sidecar.core.policy import Upstream
 from sidecar.core.record import COLUMNS
@@ -28,6 +29,8 @@ _DECISION_COLUMNS: Final = (
     "id", "at", "route", "requested_model", "model", "reason", "propensity", "outcome", "status", "ttft_s", "duration_s",
     "output_tokens", "cost_usd",
 )  # fmt: skip
+_MOMENT: Final = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d\.\d+Z", re.ASCII)
+_ANY_MOMENT: Final = "0000-01-01T00:00:00.000000Z"
 _ESTIMATE_COLUMNS: Final = ("outcome", "calls", "logged", "ips", "snips", "dr", "change", "ess")
 
 
@@ -41,12 +44,12 @@ def add(verbs: Any) -> None:
     out = from_store(verb(verbs, "export", export, "Write all rows, oldest first, to standard output."))
     out.add_argument("--format", choices=("jsonl", "csv"), default="jsonl")
     out.add_argument("--service", metavar="S")
-    out.add_argument("--since", default="", metavar="TIME", help="RFC 3339, or a beginning of it")
-    out.add_argument("--until", default="~", metavar="TIME")
+    out.add_argument("--since", type=_moment, metavar="TIME", help="RFC 3339 in UTC, or a beginning of it")
+    out.add_argument("--until", type=_moment, metavar="TIME")
     text = "Evaluate another policy on the log: what it would have cost and given, or why the log cannot tell."
     other = as_json(from_store(verb(verbs, "replay", replay_verb, text)))
     other.add_argument("--policy", type=Path, required=True, metavar="NEW.yaml", help="the policy in question")
-    other.add_argument("--since", type=duration_s, default=None, metavar="7d", help="how far back (default: all rows)")
+    other.add_argument("--since", type=_ago, default=None, metavar="7d", help="how far back (default: all rows)")
     other.add_argument("--route", metavar="R", help="only calls that the log's route R took")
     other.add_argument(
         "--step",
@@ -66,6 +69,21 @@ def add(verbs: Any) -> None:
 
 def _percent(text: str) -> int:
     return int(within(text, 1, 100))
+
+
+def _moment(text: str) -> str:
+    """A time, or a beginning of one, that compares as text with those of the rows."""
+    begun = text.removesuffix("Z")
+    if not _MOMENT.fullmatch(begun + _ANY_MOMENT[len(begun) :]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write one in UTC, like 2026-01-31 or 2026-01-31T23:59Z")
+    return begun
+
+
+def _ago(text: str) -> float:
+    try:
+        return duration_s(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
 
 
 def decisions(options: argparse.Namespace) -> int:
@@ -100,7 +118,7 @@ def explain_verb(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> int:
     """`llm-sidecar export`."""
-    rows = queries.export(db_of(options), options.service, options.since, options.until, vault_of(options))
+    rows = queries.export(db_of(options), options.service, options.since or "", options.until or "~", vault_of(options))
     if options.format == "jsonl":
         print_json(rows)
     else:
@@ -153,13 +171,7 @@ def _prices() -> Callable[[Upstream, str], RateCard | None]:
     """Today's prices: what the selector of the other policy would know."""
     mounted = os.environ.get("SIDECAR_PRICES")
     book, today = load_prices(Path(mounted) if mounted else None), int(wall() // 86400)
-
-    def price_of(upstream: Upstream, model: str) -> RateCard | None:
-        if upstream.price is not None:
-            return flat_card(upstream.price)
-        return book.lookup(upstream.provider, model, today)
-
-    return price_of
+    return lambda upstream, model: book.card(upstream, model, today)
 
 
 def _objects(report: Report) -> Iterator[Mapping[str, Any]]:

@@ -26,11 +26,6 @@ class Origin:
     port: int
     prefix: str = ""
 
-    @property
-    def place(self) -> tuple[str, str, int]:
-        """What a credential is bound to (RFC 6454): the prefix does not count."""
-        return (self.scheme, self.host, self.port)
-
 
 def parse_origin(text: str) -> Origin:
     """Reads `http(s)://host[:port][/prefix]`. Raises ValueError on any more: user, query, fragment, dot segments."""

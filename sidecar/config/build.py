@@ -112,6 +112,9 @@ def _key(
             problems.add(
                 key.node.find("env"), "is not the name of an environment variable", "write its name, not the key"
             )
+        elif key.env.startswith("SIDECAR_"):
+            what = "begins with SIDECAR_, as settings do: no sidecar starts with one that is none"
+            problems.add(key.node.find("env"), what, "give the variable another name")
         elif not around.environ.get(key.env):
             named = guarded(key.env)
             what = f"the environment variable {named} is not set here: calls to this upstream will be refused"

@@ -33,11 +33,12 @@ def with_experiment(route: core.Route, one: written.Route, replicas: int, proble
             variants=tuple(_variant(variant, route, problems) for variant in spec.variants),
             metric=cast("Literal['quality', 'cost', 'latency', 'ttft', 'error_rate']", spec.metric),
             allocation=cast("Literal['uniform', 'adaptive']", spec.allocation),
-            alpha=spec.alpha / replicas,
+            alpha=spec.alpha,
             min_samples=spec.min_samples,
             min_effect=spec.min_effect,
             max_duration_s=spec.max_duration,
             on_winner=cast("Literal['report', 'promote']", spec.on_winner),
+            replicas=replicas,
         ),
     )
 

@@ -154,9 +154,7 @@ class RouteBuilder:
     def _rollout(self) -> core.RolloutSpec | None:
         one, replicas = self.one.rollout, self.file.replicas
         if one is None:
-            spec = core.RolloutSpec()
-            by_default = self.one.mode in CHOOSING
-            return core.RolloutSpec(false_rollback=spec.false_rollback / replicas) if by_default else None
+            return core.RolloutSpec(replicas=replicas) if self.one.mode in CHOOSING else None
         if list(one.steps) != sorted(set(one.steps)) or not one.steps:
             self.problems.add(one.node.find("steps"), f"{list(one.steps)} do not rise", "write [5, 25, 50, 100]")
         elif one.steps[-1] != 100:
@@ -171,11 +169,12 @@ class RouteBuilder:
             min_requests=one.min_requests,
             interval_s=one.interval,
             max_wait_s=one.max_wait,
-            false_rollback=one.false_rollback / replicas,
+            false_rollback=one.false_rollback,
             on_inconclusive=cast("Literal['wait', 'rollback', 'promote']", one.on_inconclusive),
             require=cast("Literal['no_harm', 'non_inferior']", promote.require) if promote else spec.require,
             margin=promote.margin if promote else spec.margin,
             guardrails=self._guardrails(one.guardrails),
+            replicas=replicas,
         )
 
     def _guardrails(self, one: written.Guardrails | None) -> tuple[core.Guardrail, ...]:

@@ -66,10 +66,10 @@ class Problems:
     def add(self, node: Node, what: str, fix: str, key: str = "") -> None:
         self.errors.append((node.line, self._told(node, what, fix, key)))
 
-    def warn(self, node: Node, what: str, fix: str, key: str = "") -> None:
-        self.warnings.append((node.line, self._told(node, what, fix, key)))
+    def warn(self, node: Node, what: str, fix: str) -> None:
+        self.warnings.append((node.line, self._told(node, what, fix)))
 
-    def _told(self, node: Node, what: str, fix: str, key: str) -> str:
+    def _told(self, node: Node, what: str, fix: str, key: str = "") -> str:
         path = f"{node.path}.{key}" if key and node.path else key or node.path
         return f"{self.file}:{node.line}: {path or '(file)'}: {what}; {fix}"
 

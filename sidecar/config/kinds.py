@@ -81,7 +81,7 @@ def choice(*words: str) -> Kind[str]:
     return scalar(" or ".join(f"`{word}`" for word in words), parse)
 
 
-def list_of(kind: Kind[T], show: Callable[[T], str] | None = None) -> Kind[tuple[T, ...]]:
+def list_of(kind: Kind[T]) -> Kind[tuple[T, ...]]:
     """A list; one value alone counts as a list of one."""
 
     def read(node: Node, problems: Problems) -> tuple[T, ...]:
@@ -96,7 +96,7 @@ def list_of(kind: Kind[T], show: Callable[[T], str] | None = None) -> Kind[tuple
             raise Wrong
         return tuple(found)
 
-    return Kind(f"list of {kind.label}", read, lambda items: f"[{', '.join(map(show or kind.show, items))}]")
+    return Kind(f"list of {kind.label}", read, lambda items: f"[{', '.join(map(kind.show, items))}]")
 
 
 def map_of(kind: Kind[T], label: str) -> Kind[Mapping[str, T]]:

@@ -152,13 +152,8 @@ def version_of(root: Node) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def check_client_auth(settings: Settings, policy: Policy) -> None:
-    """Raises ConfigError where anybody could reach the listener and spend a key that the sidecar holds."""
-    for what, fix in _unguarded(settings, policy):
-        raise ConfigError(f"mode {settings.mode}: {what}; {fix}")
-
-
 def _unguarded(settings: Settings, policy: Policy) -> list[tuple[str, str]]:
+    """What is wrong, and how to fix it, where anybody could reach the listener and spend a key that the sidecar holds."""
     held = sorted(name for name, upstream in policy.upstreams.items() if upstream.key != "client")
     if settings.mode == "sidecar" or settings.client_tokens_file is not None or not held:
         return []

@@ -7,8 +7,11 @@ import threading
 from pathlib import Path
 from typing import Final
 
+from sidecar.clock import wall
 from sidecar.config.files import is_endless
 from sidecar.config.watch import Watch
+from sidecar.core.cost import RateCard
+from sidecar.core.policy import Upstream
 from sidecar.core.pricebook import PriceBook
 from sidecar.errors import ConfigError, UnreadableError
 
@@ -66,6 +69,10 @@ class PriceSource:
             self._watch.forget()
         self._take(self._read() if text is None else text)
         self.error: str | None = None
+
+    def card(self, upstream: Upstream, model: str) -> RateCard | None:
+        """What `model` costs at an upstream today, by the policy or by the list in force; None when nobody says."""
+        return self.current.card(upstream, model, int(wall() // 86400))
 
     def changed(self) -> bool:
         """Whether the file is another than at the last call."""

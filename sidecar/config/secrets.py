@@ -105,7 +105,7 @@ def parse_key(content: bytes) -> Secret:
 
 
 class KeyRing:
-    """The keys that the sidecar holds for upstreams. One for each policy's life; cheap to build."""
+    """The keys that the sidecar holds for upstreams; cheap to build."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -129,7 +129,7 @@ class KeyRing:
             return None
 
     def problems(self, upstreams: Mapping[str, Upstream], now: float) -> list[str]:
-        """What is wrong with the keys of these upstreams, for `/ready`, `check` and logs; without their content."""
+        """What is wrong with the keys of these upstreams, for `/ready` and logs; without their content."""
         told = []
         for name, upstream in upstreams.items():
             key = self.get(upstream, now)

@@ -42,6 +42,7 @@ def _bytes(low: int, high: int = 2**40) -> Parse:
 
 
 Mode = Literal["sidecar", "standalone", "daemon"]
+_NO_EFFECT = ("governance_url", "registry_url", "redis_url", "postgres_url")  # names that others of the ecosystem set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,19 +141,21 @@ class Settings:
     )
     governance_url: str | None = field(
         default=None,
-        metadata=about(scalars.url, "unset: rules come from the policy only", "GOVERNANCE_URL", secret=True),
+        metadata=about(scalars.url, "no effect yet: rules come from the policy only", "GOVERNANCE_URL", secret=True),
         repr=False,
     )
     registry_url: str | None = field(
         default=None,
-        metadata=about(scalars.url, "unset: arms come from the policy only", "REGISTRY_URL", secret=True),
+        metadata=about(scalars.url, "no effect yet: arms come from the policy only", "REGISTRY_URL", secret=True),
         repr=False,
     )
     redis_url: str | None = field(
-        default=None, metadata=about(scalars.url, "unset: each pod learns alone", "REDIS_URL", secret=True), repr=False
+        default=None,
+        metadata=about(scalars.url, "no effect yet: each pod learns alone", "REDIS_URL", secret=True),
+        repr=False,
     )
     postgres_url: str | None = field(
-        default=None, metadata=about(scalars.url, "unset: SQLite only", "POSTGRES_URL", secret=True), repr=False
+        default=None, metadata=about(scalars.url, "no effect yet: SQLite only", "POSTGRES_URL", secret=True), repr=False
     )
     node_name: str | None = field(
         default=None, metadata=about(scalars.optional, "a label of traces and events", "NODE_NAME")
@@ -349,6 +352,11 @@ class Settings:
     def listeners(self) -> tuple[Address, ...]:
         """Every address that this process serves on."""
         return (*self.listen, *self.health_listen, *self.admin_listen)
+
+    def notes(self) -> list[str]:
+        """What is set and does nothing yet, a sentence each."""
+        given = [name for name in _NO_EFFECT if getattr(self, name) is not None]
+        return [f"settings: {name} is set, and has no effect in this version" for name in given]
 
     @classmethod
     def load(cls, environ: Mapping[str, str], file: Path | None = None, overrides: Sequence[str] = ()) -> "Settings":

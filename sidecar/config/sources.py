@@ -111,7 +111,7 @@ class Sources:
     def _known(self, key: str, where: str) -> str | None:
         name = self.spellings.get(key.lower())
         if name is None:
-            self._tell(where, "is not a setting", nearest(key.lower(), self._fields))
+            self._tell(where, "is not a setting", nearest(key.lower(), (_UNIT.sub("", one) for one in self._fields)))
         return name
 
     def _tell(self, where: str, what: str, fix: str) -> None:

@@ -163,17 +163,13 @@ def outcomes_of(calls: Sequence[Call], scores: Sequence[Score]) -> dict[str, Flo
     for score in scores:
         given.setdefault(score.decision_id, []).append(score.score)
     ended = [call.outcome for call in calls]
-    whole = [one.clocks.duration_s - (one.clocks.sent_s or 0.0) for one in ended]
-    first = [None if one.clocks.ttft_s is None else one.clocks.ttft_s - (one.clocks.sent_s or 0.0) for one in ended]
     found: dict[str, list[float | None]] = {
         "score": [_average(given.get(call.id)) for call in calls],
         "quality": [call.quality for call in calls],
         "reward": [call.reward for call in calls],
         "cost_usd": [None if one.cost_nusd is None else one.cost_nusd / 1e9 for one in ended],
-        "latency_s": [
-            took if one.kind == "completed" and not one.stream else None for one, took in zip(ended, whole, strict=True)
-        ],
-        "ttft_s": [took if one.stream else None for one, took in zip(ended, first, strict=True)],
+        "latency_s": [one.clocks.latency_s if one.kind == "completed" and not one.stream else None for one in ended],
+        "ttft_s": [one.clocks.first_token_latency_s if one.stream else None for one in ended],
         "failed": [None if one.kind == "aborted" else float(one.kind == "failed") for one in ended],
     }
     arrays = {name: np.array(values, dtype=np.float64) for name, values in found.items()}

@@ -22,7 +22,9 @@ from sidecar.core.spend import Spend
 from sidecar.core.types import Decision, Facts, Refusal
 
 DENIED_BUDGET: Final = Refusal(
-    429, "budget", "the budget of this route is used up; it is renewed with the UTC day or month or its window"
+    429,
+    "budget",
+    "the budget of this route has no room for this call; it is renewed with the UTC day or month or its window",
 )
 
 

@@ -61,7 +61,7 @@ class Ledger:
 
     def obey(self, budget: Budget | None) -> None:
         """Puts another budget in force over what was spent so far; a window of another length begins anew."""
-        if budget is not None and (self.budget is None or budget.window_s != self.budget.window_s):
+        if budget is not None and (self.window is self.calls or budget.window_s != self.window.window_s):
             self.window = Window(budget.window_s, quantiles=False)
             self._told_slots = {}
         self.budget = budget

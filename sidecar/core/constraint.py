@@ -31,7 +31,7 @@ The price is solved anew after every few scores (model predictive control) and n
 to be tuned to the scale of costs, and lags.
 
 **Money.** A ceiling on the mean cost of a call: the least price whose expected cost on the requests of late is at most
-what the next calls may cost on average. No exploration may cost more than the ceiling has left (`affordable`).
+what the next calls may cost on average. No exploration may cost more than the ceiling has left (`core.selector`).
 
 Pure functions of arrays; shapes: B requests of late, K arms, DRAWS in the order of the selector.
 """

@@ -47,9 +47,8 @@ STATED = "policy"  # price_version of a price that the policy states
 Part = tuple[str, int, int, int]
 MICROS = 1_000_000
 MILLIS = 1000
-MOST_NUSD = (
-    1 << 53
-) - 1  # 9 million dollars: no call costs so much, and what has more digits no row or message can hold
+# 9 million dollars: no call costs so much, and what has more digits no row or message can hold
+MOST_NUSD = (1 << 53) - 1
 
 
 class Rates(NamedTuple):

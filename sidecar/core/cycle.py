@@ -13,9 +13,8 @@ is monitored, the slower lanes leave that route alone, so that what is measured 
 which keeps harm away, waits for no other; changes of its arm under watch end with it, as with a rollback.
 
 **Rules come first.** `validate` is asked before a proposal applies (a denial that is still the same is told once in
-DENIED_AGAIN_S), also for the steps that rollouts and thresholds make
-by themselves (`permit`): they happen inside the engine's tick, and the answer is at hand at once. A rollback is never
-asked about and waits for nothing.
+DENIED_AGAIN_S). Steps that rollouts, thresholds and tuning make by themselves, inside the engine's tick, have asked the
+same rules there (`permit` of `core.staging` and `core.tuning`). A rollback is never asked about and waits for nothing.
 
 **Afterwards.** `change.applied` holds what was expected; MONITOR_S of the lane later `change.impact` holds it beside what
 happened. That is one look at a time fixed beforehand: when quality or failures are worse by HARM_Z standard errors, a
@@ -177,10 +176,6 @@ class Cycle:
             if arm is not None:
                 self.minutes.add((route, arm), one.outcome, one.quality, now)
 
-    def permit(self, kind: str, route: str, arm: str | None, facts: Mapping[str, Value]) -> str | None:
-        """Why a rule denies a change that is about to happen inside the engine; None: it may happen."""
-        return self._validate(kind, route, arm, facts)
-
     def tick(self, now: float, events: Sequence[Event] = ()) -> list[Event]:
         """Notes what the engine did by itself, runs the lanes that are due or called for, ends the watches that are over."""
         told: list[Event] = []
@@ -279,7 +274,7 @@ class Cycle:
     # ---- what the engine does by itself
 
     def _note(self, event: Event, now: float) -> list[Event]:
-        """Changes that rollouts and thresholds made, after `permit`, inside the engine's tick."""
+        """Changes that rollouts, thresholds and tuning made, after `permit`, inside the engine's tick."""
         place = (event.route, event.arm)
         if event.kind == "rollout.rolled_back":
             self._shares[place] = 0.0

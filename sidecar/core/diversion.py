@@ -32,6 +32,10 @@ class Diversion:
         rollout = self._staging.rollouts.get(arm)
         return rollout is not None and rollout.phase is Phase.ROLLED_BACK
 
+    def forget(self, wanted: tuple[str, ...]) -> None:
+        """Another process says which arms thresholds want now: the next breach for any other is asked about anew."""
+        self._vetoes = {arm: why for arm, why in self._vetoes.items() if arm in wanted}
+
     def ask_rules(self, event: Event) -> list[Event]:
         """Whether rules let this breach send the traffic to its arm; what there is to tell when they do not."""
         arm = event.arm or ""

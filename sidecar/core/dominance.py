@@ -33,9 +33,8 @@ from sidecar.core.normal import ndtr
 from sidecar.core.selector import Selector
 
 MIN_SCORES: Final = 30.0  # 10..500 of each of the two; fewer trust noise that is not yet learnt, more spare nothing
-RARE: Final = (
-    0.01  # 0..0.1 of what is asked; at 0 one odd task spares every arm, larger overlooks what an arm is good at
-)
+# 0..0.1 of what is asked; at 0 one odd task spares every arm, larger overlooks what an arm is good at
+RARE: Final = 0.01
 MIN_SD: Final = 1e-4
 
 

@@ -80,7 +80,7 @@ class Engine:
         self._governance = Governance(())
         self._absent: dict[str, Part] = {}  # what was learnt of routes that the policy does not have now
         self._packed: tuple[tuple[Sticky, int] | None, bytes] = (None, b"[]")  # of which bindings, and their JSON
-        self._now = now  # of the newest request that was decided one by one
+        self._now = now  # of the newest tick, or request that was decided one by one
         self._uniform = True  # no route looks at paths or tags: equal (model, endpoint, dialect) take equal routes
         self.needs_key = False  # some route binds conversations: the shell derives their keys
         self.wants_text = False  # some route's choice looks at texts: the shell makes their features
@@ -201,6 +201,7 @@ class Engine:
 
     def tick(self, now: float) -> list[Event]:
         """What time alone causes: steps, pauses, recoveries, new prices, a new day. Call it about once a second."""
+        self._now = now
         self._ledger.roll(now)
         events, self._pending = [*self._pending, *self.guards.tick(now), *self._governance.tick()], []
         for state in self._order:
@@ -294,7 +295,8 @@ class Engine:
 
     def start_rollout(self, route: str, arm: str, now: float) -> list[Event]:
         """Begins (again) the rollout of an arm. Raises RolloutError when the route or the arm does not allow it."""
-        return self._chosen(route).staging.start(arm, now)
+        state = self._chosen(route)
+        return [*state.staging.start(arm, now), *state.thresholds.begin(arm, now)]
 
     def promote(self, route: str, now: float) -> list[Event]:
         """Moves the rollout to its next step now. Raises RolloutError when none is under way."""

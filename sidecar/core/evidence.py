@@ -26,11 +26,11 @@ from sidecar.core.policy import RolloutSpec
 from sidecar.core.recent import Recent
 
 Group = Literal["canary", "control"]
-REMEMBERED: Final = (
-    16_384  # units per table; fewer: long conversations count twice, more: memory (about 100 bytes each)
-)
+# units per table; fewer: long conversations count twice, more: memory (about 100 bytes each)
+REMEMBERED: Final = 16_384
 MIN_ALONE_UNITS: Final = 5  # 3..20 at 100 % before the brake; fewer take chance for an outage, more prolong one
 _ALONE: Final = ("error_rate", "rejections", "gave_up")
+_UNITS: Final = {"cost": (1e-9, " $"), "ttft_p95": (1.0, " s"), "latency_p95": (1.0, " s")}
 _NOTHING: Final = Sample()
 
 
@@ -189,9 +189,10 @@ class Evidence:
 
 def compared(status: GuardStatus) -> str:
     """Both values and the evidence, for a sentence."""
+    scale, unit = _UNITS.get(status.metric, (1.0, ""))
 
     def shown(value: float | None) -> str:
-        return "unknown" if value is None else f"{value:.4g}"
+        return "unknown" if value is None else f"{value * scale:.4g}{unit}"
 
     return f"{shown(status.canary)} against {shown(status.control)} (E = {status.e_value:.3g} of {status.needed:.0f})"
 

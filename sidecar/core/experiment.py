@@ -122,8 +122,8 @@ class Experiment:
         self.cause = ""
         self._since = 0.0
         count = len(spec.variants)
-        self.race = Race(count, spec.alpha)
-        self._means = [MeanSequence(spec.alpha / count) for _ in spec.variants]
+        self.race = Race(count, spec.pod_alpha)
+        self._means = [MeanSequence(spec.pod_alpha / count) for _ in spec.variants]
         self._harm = [HarmTest() for _ in spec.variants]
         self._units = Recent[int, None](REMEMBERED_UNITS)  # that have a value of the metric
         self._outcomes = Recent[int, None](REMEMBERED_UNITS)
@@ -176,10 +176,6 @@ class Experiment:
     def compared(self) -> tuple[str, ...]:
         """The arms of the variants that units are drawn for; none when it is over."""
         return tuple(self.choices[index].arm.id for index in self.race.left) if self.running else ()
-
-    def owns(self, rollout_id: str | None) -> bool:
-        """Whether a decision belongs to this experiment."""
-        return rollout_id in self._of_tag
 
     # ---- what happened to it
 
@@ -340,10 +336,10 @@ class Experiment:
         means, control, scale = self._means[index], self._means[0], self.scale
         mean: list[float | None] = [None] * 3
         effect: list[float | None] = [None] * 3
-        if means.n:
-            mean = [scale.shown(value) for value in (means.total / means.n, means.lower, means.upper)]
-        if index and means.n and control.n:
-            difference = means.total / means.n - control.total / control.n
+        if means.mean is not None:
+            mean = [scale.shown(value) for value in (means.mean, means.lower, means.upper)]
+        if index and means.mean is not None and control.mean is not None:
+            difference = means.mean - control.mean
             effect = [scale.effect(value) for value in (difference, *self.race.difference(index, 0))]
         if scale.smaller_is_better:  # the ends change places
             mean, effect = [mean[0], mean[2], mean[1]], [effect[0], effect[2], effect[1]]

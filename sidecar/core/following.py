@@ -71,7 +71,7 @@ def _told(facts: Facts) -> Facts:
     return facts if type(facts.lost) is dict else replace(facts, lost={})
 
 
-class Telling(Sticky):
+class StickyNews(Sticky):
     """Remembers what was bound since it was asked last."""
 
     def __init__(self) -> None:
@@ -84,12 +84,17 @@ class Telling(Sticky):
         if len(self.news) > MAX_BOUND:
             del self.news[: MAX_BOUND // 2]
 
+    def unbind(self, owner: str) -> None:
+        """As `Sticky.unbind`; what is free again is no news: who hears of it later would take it for a new assignment."""
+        super().unbind(owner)
+        self.news = [one for one in self.news if one.owner != owner]
+
 
 class Follower(Engine):
     """See the head of this module. `lessons` and `charges` wait for whoever tells them to the leader and clears them."""
 
-    _table = Telling
-    _sticky: Telling
+    _table = StickyNews
+    _sticky: StickyNews
 
     def __init__(
         self,
@@ -100,9 +105,8 @@ class Follower(Engine):
         guards: Guards | None = None,
     ) -> None:
         self.lessons: list[Lesson] = []
-        self.charges: dict[
-            str, tuple[int, float]
-        ] = {}  # by route: nano-dollars without a lesson, and when the last came
+        # by route: nano-dollars without a lesson, and when the last came
+        self.charges: dict[str, tuple[int, float]] = {}
         self._leases: dict[str, Lease] = {}  # by route, also of those that are gone: the leader goes on counting
         super().__init__(policy, rng, now, price_of, guards)
 

@@ -94,12 +94,10 @@ def sample_of(outcome: Outcome, quality: float | None, arm: str | None = None) -
     that the sidecar itself refused: nothing."""
     if outcome.error in OURS:
         return Sample()
-    clocks = outcome.clocks
-    sent_s, ttft_s = clocks.sent_s or 0.0, None
-    if outcome.stream and clocks.ttft_s is not None:
-        ttft_s = max(0.0, clocks.ttft_s - sent_s)
-    took_s = clocks.duration_s - sent_s
-    latency_s = took_s if took_s > 0.0 else 0.0
+    ttft_s = outcome.clocks.first_token_latency_s if outcome.stream else None
+    if ttft_s is not None:
+        ttft_s = max(0.0, ttft_s)
+    latency_s = max(0.0, outcome.clocks.latency_s)
     if outcome.kind == "aborted":
         return Sample(stream=outcome.stream, ttft_s=ttft_s, left_s=latency_s)
     if outcome.caller_fault:
@@ -388,9 +386,8 @@ class NumberGuard:
         if odds is not None:
             floor = self._floor if value is not None else 1.0
             self._test.update(odds, shown, share, canary=canary, floor=floor)
-        if value is not None or (
-            odds is not None and shown > odds.cuts[-1]
-        ):  # or a wait that is in the tail for certain
+        # a number, or a wait that is in the tail for certain
+        if value is not None or (odds is not None and shown > odds.cuts[-1]):
             (stratum.canary if canary else stratum.control).add(shown)
 
     def not_inferior(self) -> bool:
@@ -450,7 +447,7 @@ def guards_of(spec: RolloutSpec, *, paired: bool = False) -> tuple[PatienceGuard
         limits["validated_quality"] = limits["quality"]
     watched = [metric for metric in limits if metric not in wanted or not wanted[metric].off]
     parts = {metric: QUIET if metric in _QUIET - wanted.keys() else 1.0 for metric in watched}
-    alpha = spec.false_rollback / sum(parts.values())
+    alpha = spec.false_rollback / spec.replicas / sum(parts.values())
     margin = spec.margin if spec.require == "non_inferior" else None
     patience = PatienceGuard(limits.pop("gave_up"), alpha * parts.pop("gave_up", QUIET), margin=margin)
     others: list[Guard] = [

@@ -22,9 +22,8 @@ from sidecar.core.types import Outcome
 
 METRICS: Final = ("quality", "cost_nusd", "latency_s", "failed", "late")  # late: beyond the objective's limit
 MINUTE_S: Final = 60.0
-KEPT: Final = (
-    130  # minutes, 20..1440: an hour before and an hour after the slowest change; fewer forget the time before
-)
+# minutes, 20..1440: an hour before and an hour after the slowest change; fewer forget the time before
+KEPT: Final = 130
 MIN_VALUES: Final = 30  # 10..1000 known values on each side; below it a mean is not worth telling
 USUAL: Final = 10.0  # 2..100 calls that the past of the rest weighs; more overlooks what hits all arms at once
 
@@ -96,9 +95,7 @@ def _put(rows: list[float], metric: int, value: float) -> None:
 
 def latency_s(outcome: Outcome) -> float | None:
     """Time to the first token of a stream, duration of a whole answer; both from when the request was sent."""
-    clocks = outcome.clocks
-    end = clocks.ttft_s if outcome.stream else clocks.duration_s
-    return None if end is None else end - (clocks.sent_s or 0.0)
+    return outcome.clocks.first_token_latency_s if outcome.stream else outcome.clocks.latency_s
 
 
 class Minutes:

@@ -8,6 +8,7 @@ What it does not know: how messages travel, and which process a number stands fo
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -17,8 +18,10 @@ from sidecar.core.guard import Guards
 from sidecar.core.lease import Lender
 from sidecar.core.memory import MAX_BINDINGS, stand
 from sidecar.core.policy import Policy
-from sidecar.core.route import PriceOf
+from sidecar.core.route import PriceOf, RouteState
 from sidecar.core.settle import Verdict
+
+_CHOSEN: Final = ("sampled", "policy", "fallback")  # the last two: also what a cascade or fallback made of a choice
 
 
 class Leader(Engine):
@@ -40,11 +43,22 @@ class Leader(Engine):
 
     def learn(self, lesson: Lesson, now: float) -> Verdict:
         """Settles one exchange of a follower."""
-        decision = lesson.decision
-        state = self._routes.get(decision.route)
-        if state is not None and lesson.call and state.route.budget is not None:
+        state = self._routes.get(lesson.decision.route)
+        if state is not None:
+            self._see(state, lesson, now)
+        return self.settle(lesson.facts, lesson.decision, lesson.outcome, now, call=lesson.call)
+
+    def _see(self, state: RouteState, lesson: Lesson, now: float) -> None:
+        """What `decide` would have noted here."""
+        facts, decision = lesson.facts, lesson.decision
+        if decision.unit != "request":
+            self._sticky.get(facts.key ^ state.salt)  # it is used: as young here as where it was decided
+        if not lesson.call:
+            return
+        if state.route.budget is not None:
             state.ledger.reserve(decision.reserved_nusd, now)  # it is given back at once, and counted for the pace
-        return self.settle(lesson.facts, decision, lesson.outcome, now, call=lesson.call)
+        if state.route.mode == "optimize" and decision.reason in _CHOSEN:
+            state.selector.remember(state.staging.pool, facts)
 
     def stand(self) -> bytes:
         """What every follower has to know; equal bytes mean that nothing has changed."""
@@ -85,13 +99,18 @@ class Leader(Engine):
             lender = self._lenders.setdefault(route, Lender(self.parts))
             lender.hear(who, spent_nusd, in_force_nusd, heard=heard)
 
-    def bind(self, who: int, bound: Sequence[Bound]) -> list[Bound]:
-        """Takes over what `who` has bound; what the others should keep too."""
+    def bind(self, who: int, bound: Sequence[Bound]) -> tuple[list[Bound], list[Bound]]:
+        """Takes over what `who` has bound. Answers what the others should keep too, and what of it `who` should be told
+        again: it was bound otherwise before, and that may reach `who` last."""
         known, now = self._heard[who], self._sticky.generations
         taken = [one for one in bound if known.get(one.owner, 0) == now.get(one.owner, 0)]
+        again = []
         for one in taken:
+            before = self._sticky.get(one.key)
+            if before is not None and bound_of(one.key, before) != one:
+                again.append(one)
             bind(self._sticky, one)
-        return taken
+        return taken, again
 
     def forget(self, who: int) -> None:
         """The follower has ended."""

@@ -44,7 +44,8 @@ def restore(selector: Selector, arm: str, state: Mapping[str, Any]) -> None:
         context = {"tasks": {"": [count, total]}, "text": None, "probation": 0, "residual": NOISE**2}
     else:
         belief.restore(state)
-        selector.labelled = selector.labelled or bool(state["labelled"])
+        if state["labelled"] and not selector.labelled:
+            selector.begin_labels()
         context = state["context"]
     selector.model.restore(place, context)
     selector.touch()

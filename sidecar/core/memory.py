@@ -31,6 +31,7 @@ import orjson
 from sidecar.core.budget import Ledger
 from sidecar.core.constraint import Promise
 from sidecar.core.learnt import restore, state_of
+from sidecar.core.rollout import Phase
 from sidecar.core.route import RouteState
 from sidecar.core.selector import Selector
 from sidecar.core.spend import ArmSpend, Spend
@@ -44,13 +45,12 @@ UNREADABLE: Final = (ValueError, TypeError, KeyError, AttributeError, IndexError
 LARGEST: Final = 1e18  # 1e15..1e100 (nano-dollars, seconds): smaller refuses rich services, larger lets sums overflow
 LARGEST_EVIDENCE: Final = 1e101  # wealth of tests is cut at 1e100
 _KEYS: Final = 2**64 - 1
-MAX_BINDINGS: Final = (
-    4_096  # 0..32,768; about 100 kB of JSON: more makes a snapshot hold the loop, fewer switch models at restarts
-)
+# 0..32,768; about 100 kB of JSON: more makes a snapshot hold the loop, fewer switch models at restarts
+MAX_BINDINGS: Final = 4_096
 
 Part = dict[str, Any]  # what the snapshot holds of one route
 Known = dict[str, object]  # by route: its part of the snapshot that was taken over last
-Resumed = set[tuple[str | None, str | None]]  # (route, arm) of rollouts that go on
+Resumed = set[tuple[str | None, str | None]]  # (route, arm) of rollouts that go on, or wait: no start of them is news
 Read = Callable[[Any], object]
 
 
@@ -196,7 +196,7 @@ def load(
 
 def claim(state: RouteState, kept: object, now: float) -> tuple[list[Event], Resumed]:
     """Gives a route what a snapshot holds of it, part by part. Answers what there is to tell, with an event for each part
-    that could not be read, and (route, arm) of the rollouts that go on."""
+    that could not be read, and (route, arm) of the rollouts that go on or wait."""
     reading = _Reading(state.route.name)
     if not isinstance(kept, dict):
         reading.lose("all parts", TypeError("no table of parts"))
@@ -210,13 +210,16 @@ def claim(state: RouteState, kept: object, now: float) -> tuple[list[Event], Res
     state.reprice()
     state.selector.touch()
     reading.each("thresholds", kept, lambda one: state.thresholds.restore(one, now))
+    state.diversion.forget(state.thresholds.diversions)
     reading.each("watch", kept, lambda one: state.watch.restore(one, same, now))
     reading.experiment(kept, state)
-    resumed = reading.staging(kept, state, now)
-    changed = (digests.keys() | state.arms.keys()) - set(same)
-    for arm in sorted(changed | (state.staging.rollouts.keys() - resumed)):
+    resumed = reading.staging(kept, state, same, now)
+    changed, anew = (digests.keys() | state.arms.keys()) - set(same), state.staging.rollouts.keys() - resumed
+    state.staging.credit(state.labels, anew)
+    for arm in sorted(changed | anew):
         state.sticky.unbind(f"{state.route.name}/{arm}")
-    return reading.events, {(state.route.name, arm) for arm in resumed}
+    waiting = {arm for arm, one in state.staging.rollouts.items() if one.phase is Phase.PENDING}
+    return reading.events, {(state.route.name, arm) for arm in resumed | waiting}
 
 
 class _Reading:
@@ -313,10 +316,10 @@ class _Reading:
             reads: list[Read] = [copy.experiment.restore, state.trial.experiment.restore]
             self.take("experiment", kept, reads, LARGEST_EVIDENCE)
 
-    def staging(self, kept: Part, state: RouteState, now: float) -> set[str]:
+    def staging(self, kept: Part, state: RouteState, same: Sequence[str], now: float) -> set[str]:
         """The rollouts; the arms whose rollouts go on."""
         found: list[tuple[list[Event], set[str]]] = []
-        reads: list[Read] = [lambda one: found.append(state.staging.restore(one, now))]
+        reads: list[Read] = [lambda one: found.append(state.staging.restore(one, now, same))]
         if not self.take("staging", kept, reads, LARGEST_EVIDENCE):
             return set()
         events, resumed = found[0]

@@ -1,8 +1,8 @@
-"""The normal distribution function and its inverse, for arrays, with numpy alone.
+"""The normal distribution function for arrays, with numpy alone.
 
 Formula: Hart's rational approximation as G. West gives it ("Better approximations to cumulative normal functions", Wilmott
-2005): absolute error below 1e-14 for all x. scipy.special has the same functions, but importing it costs a third of
-a second at start and 25 MiB, for two functions of which one is called in bulk every 16 updates.
+2005): absolute error below 1e-14 for all x. scipy.special has the same function, but importing it costs a third of
+a second at start and 25 MiB.
 """
 
 from typing import Final
@@ -19,7 +19,6 @@ _DENOMINATOR: Final = (
     793.826512519948, 440.413735824752,
 )  # fmt: skip
 _FAR: Final = 38.0  # beyond it the tail is 0 in double precision
-_NEWTON_STEPS: Final = 60
 
 
 def ndtr(x: ArrayLike) -> NDArray[np.float64]:
@@ -29,16 +28,3 @@ def ndtr(x: ArrayLike) -> NDArray[np.float64]:
     tail = np.exp(-0.5 * size * size) * np.polyval(_NUMERATOR, size) / np.polyval(_DENOMINATOR, size)
     made: NDArray[np.float64] = np.where(values > 0, 1.0 - tail, tail)
     return made
-
-
-def ndtri(p: ArrayLike) -> NDArray[np.float64]:
-    """The x with P(Z <= x) = p, elementwise, for p in [1e-6, 1 - 1e-6]: Newton's method with a bounded step.
-
-    Meant for tables made once; it takes a millisecond.
-    """
-    target = np.asarray(p, dtype=np.float64)
-    x = np.zeros_like(target)
-    for _ in range(_NEWTON_STEPS):
-        density = np.exp(-0.5 * x * x) / np.sqrt(2.0 * np.pi)
-        x = x - np.clip((ndtr(x) - target) / np.maximum(density, 1e-12), -1.0, 1.0)
-    return x

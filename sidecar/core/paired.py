@@ -84,10 +84,9 @@ class _Sums:
             self.failed += 1
             return
         clocks, usage = outcome.clocks, outcome.usage
-        sent_s = clocks.sent_s or 0.0
         values = {
-            "ttft_s": None if clocks.ttft_s is None else clocks.ttft_s - sent_s,
-            "latency_s": clocks.duration_s - sent_s,
+            "ttft_s": clocks.first_token_latency_s,
+            "latency_s": clocks.latency_s,
             "cost_nusd": outcome.cost_nusd,
             "output_tokens": None if usage is None else usage.output_tokens,
             "quality": quality,

@@ -126,7 +126,7 @@ class Guardrail:
 @dataclass(frozen=True, slots=True)
 class RolloutSpec:
     """How a new arm comes in. `false_rollback` is the probability, over the whole rollout, that a harmless canary is
-    rolled back (alpha of all its harm tests together, already divided by `replicas`)."""
+    rolled back (alpha of all its harm tests together) in any of `replicas` pods, among which it is divided."""
 
     strategy: Literal["canary", "blue_green", "shadow"] = "canary"
     steps: tuple[int, ...] = (5, 25, 50, 100)
@@ -138,6 +138,7 @@ class RolloutSpec:
     require: Literal["no_harm", "non_inferior"] = "no_harm"
     margin: float = 0.05  # for non_inferior
     guardrails: tuple[Guardrail, ...] = ()
+    replicas: int = field(default=1, repr=False)  # no part of a rollout's id: one more pod begins nothing anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,9 +289,8 @@ class Threshold:
     action: Action
     arm: str | None = None  # whose metric when the action is rollback; where to when it is route_to
     min_samples: int = 20
-    recover: float = (
-        0.9  # hysteresis: recovered when the value is back inside `recover` x the limit (1/recover for below)
-    )
+    # hysteresis: recovered when the value is back inside `recover` x the limit (1/recover for below)
+    recover: float = 0.9
     auto: AutoLimit | None = None  # then `above` is infinite, or `below` 0, until the baseline is learnt
     adjust: tuple[str, Literal["up", "down"]] | None = None  # the tuned parameter that `adjust` moves, and where
 
@@ -361,16 +361,22 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class ExperimentSpec:
-    """An A/B test of 2..5 variants, the first of which is the control. `alpha` is already divided by `replicas`."""
+    """An A/B test of 2..5 variants, the first of which is the control."""
 
     variants: tuple[Variant, ...] = ()
     metric: Literal["quality", "cost", "latency", "ttft", "error_rate"] = "quality"
     allocation: Literal["uniform", "adaptive"] = "adaptive"
-    alpha: float = 0.05  # probability, over all variants and all times, of a winner that is not the best
+    alpha: float = 0.05  # probability, over all variants, all times and all pods, of a winner that is not the best
     min_samples: int = 100  # values of each variant before there is an answer
     min_effect: float | None = None  # a difference (quality, error_rate) or ratio - 1 (others) that is worth having
     max_duration_s: float = 14 * 86400.0
     on_winner: Literal["report", "promote"] = "report"
+    replicas: int = 1  # pods, which decide by themselves; no part of an experiment's id
+
+    @property
+    def pod_alpha(self) -> float:
+        """This pod's part of `alpha`."""
+        return self.alpha / self.replicas
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from sidecar.core.cost import RateCard, Rates, Sizes
+from sidecar.core.cost import RateCard, Rates, Sizes, flat_card
+from sidecar.core.policy import Upstream
 from sidecar.errors import ConfigError
 from sidecar.secrecy import MAX_NAME
 
@@ -99,6 +100,12 @@ class PriceBook:
     def providers(self) -> tuple[str, ...]:
         """The provider names that the list knows, in its order."""
         return tuple(self._providers)
+
+    def card(self, upstream: Upstream, model: str, day: int) -> RateCard | None:
+        """What `model` costs at an upstream: the price that the policy states, else what the list says; `day` as below."""
+        if upstream.price is not None:
+            return flat_card(upstream.price)
+        return self.lookup(upstream.provider, model, day)
 
     def lookup(self, provider: str | None, model: str | None, day: int) -> RateCard | None:
         """The card of `model` at `provider` on `day` (whole days since 1970-01-01, UTC); None when not listed."""

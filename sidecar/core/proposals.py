@@ -47,9 +47,8 @@ SURE: Final = 0.999  # .99..1 - 1e-6: smaller takes arms out by chance, larger f
 WANTED: Final = 0.975  # 0.5..SURE: below it a retired arm is wanted again; nearer to SURE it comes and goes
 LOOK_S: Final = 300.0  # 120..1,800; shorter sees few calls, longer sees what is over
 MIN_CALLS: Final = 30  # 10..500 of the arm; fewer hold on one bad burst, more hold late
-LEAST_FAILED: Final = (
-    0.03  # 0.01..0.1; allowed where `max_quality_loss` allows less: below it chance holds arms every day
-)
+# 0.01..0.1; allowed where `max_quality_loss` allows less: below it chance holds arms every day
+LEAST_FAILED: Final = 0.03
 MOST_FAILED: Final = 0.2  # 0.05..0.5; allowed where `max_quality_loss` allows more, or everything
 TRIAL: Final = 300  # 100..1,500 scores of the route, a tenth of them the arm's; fewer see no recovery, more cost more
 
@@ -193,7 +192,7 @@ def promote(state: RouteState, seen: Seen, now: float) -> list[Proposal]:  # noq
             rationale=f"{variant.id} has won: {experiment.cause}",
             apply=lambda _now: experiment.promote(),
             undo=undo,
-            confidence=1.0 - experiment.spec.alpha,
+            confidence=1.0 - experiment.spec.pod_alpha,
             expected=_of_winner(experiment, winner),
             facts={"variant": variant.id, "step": 100.0},
         )

@@ -56,9 +56,8 @@ MAX_ASKED: Final = 10_000.0  # 1,000..1e6 scores; beyond, all is halved: fewer f
 MAX_TASKS: Final = 256  # 16..4,096; fewer throw rare tasks together, more cost 16 bytes an arm each
 REST: Final = "(other tasks)"  # their common row
 MAX_PENDING: Final = 1_024  # scores that wait to be digested; then the learner makes time itself
-FIT_EVERY: Final = (
-    16  # 1..64 scores of those that waited; more measure late ones against means of long ago: false alarms
-)
+# 1..64 scores of those that waited; more measure late ones against means of long ago: false alarms
+FIT_EVERY: Final = 16
 SLACK: Final = 0.35  # 0.1..0.5 sd; smaller finds small changes and takes model error for change
 ALARM: Final = 12.0  # 8..40; smaller alarms without cause, larger notices later
 RETURN: Final = 5.0  # 3..ALARM, while on probation; smaller takes luck for recovery
@@ -416,9 +415,11 @@ class QualityModel:
 
         Raises ValueError, TypeError, KeyError or IndexError when it cannot be read; the arm is then half filled.
         """
+        self.asked = np.maximum(0.0, self.asked - self.counts[:, arm])  # what was asked is not stored: what is known is
+        self.counts[:, arm] = self.totals[:, arm] = 0.0
         for task, (count, total) in state["tasks"].items():
             row = self._row(str(task))
-            self.asked[row] += float(count) - self.counts[row, arm]  # what was asked is not stored: what is known is
+            self.asked[row] += float(count)
             self.counts[row, arm], self.totals[row, arm] = float(count), float(total)
         if state["text"] is not None:
             weights, shared = (np.array(state[name], dtype=np.float64) for name in ("text", "shared"))

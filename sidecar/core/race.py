@@ -182,6 +182,8 @@ class Race:
     def allocation(self) -> tuple[float, ...]:
         """Shares of the next units, one per variant, with sum 1; 0 for those that are out."""
         left, leader = self.left, self.leader()
+        if len(left) == 1:  # there is nothing to tell apart
+            return tuple(float(one == leader) for one in range(self.variants))
         rows = np.array([[self._best[self.lines.pair[leader, one]] if one != leader else 0.0 for one in left]])
         counts, totals = self.counts[left][None, :], self.totals[left][None, :]
         where = np.array([left.index(leader)])

@@ -5,8 +5,9 @@ holds scalars only: text, numbers, booleans and None for "unknown" or "does not 
 JSON text. `context` keeps what replay needs and has no column: the endpoint, the unit of the propensity, sizes, tags,
 the task that one of the tags names, what was found that the request needs of a model, arms that lacked it, the arm
 decided when a fallback served, the stages of a cascade before the arm that served, the validators that the answer failed,
-and the rules that took arms out or denied the call. `itl_p50_s` and `itl_p95_s` are percentiles of the gaps between this
-response's token chunks; they are inter-token latencies only where the provider sends one token a chunk (`itl_s` is).
+what was drawn for each arm (`scores`) at which prices (`prices`), and the rules that took arms out or denied the call.
+`itl_p50_s` and `itl_p95_s` are percentiles of the gaps between this response's token chunks; they are inter-token latencies
+only where the provider sends one token a chunk (`itl_s` is).
 
 It asks no clock and writes nothing; it holds no prompt, completion or credential because `Settled` has none.
 """
@@ -123,7 +124,7 @@ def _drawn_text(drawn: Drawn) -> str:
 
 
 def _context_text(
-    facts: Facts, decision: Decision, outcome: Outcome, served: str | None, stages: tuple[Stage, ...] | None = None
+    facts: Facts, decision: Decision, outcome: Outcome, served: str | None, stages: tuple[Stage, ...] | None
 ) -> str:
     """JSON written by hand where every part is a number or a word of ours; orjson where text of others comes in."""
     limit = "" if facts.max_tokens is None else f',"max_tokens":{facts.max_tokens}'

@@ -160,5 +160,6 @@ class Resting:
             past.spared_until = min(past.spared_until, now + max(SPARED_S.values()))
             if rest is not None and rest.since > now:  # the clock was set back
                 past.rest = Rest(rest.kind, now, now + (rest.until - rest.since), rest.cause, rest.times)
+        self._arms = {}  # a leader may have forgotten who rested
         self._adopt(arms)
         return True

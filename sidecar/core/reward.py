@@ -36,9 +36,8 @@ from msgspec import Struct
 from sidecar.core.policy import OTHER, SOURCES, Objective, Source
 from sidecar.core.types import Outcome
 
-COST_SPAN = (
-    100.0  # 10..1000; cost ratio at which the score saturates; smaller hides big savings, larger flattens small ones
-)
+# 10..1000; cost ratio at which the score saturates; smaller hides big savings, larger flattens small ones
+COST_SPAN = 100.0
 STREAM_FAST_S, STREAM_SLOW_S = 0.05, 60.0  # nobody feels faster, nobody waits longer for a first token
 WHOLE_FAST_S, WHOLE_SLOW_S = 0.1, 300.0  # the same for a whole answer
 NEUTRAL = 0.5  # score of what is unknown; 1 would reward silence, 0 would punish providers without usage
@@ -151,11 +150,10 @@ def shares(limits: list[tuple[float, float]]) -> list[float]:
 
 def latency_score(outcome: Outcome) -> float | None:
     """Score of raw TTFT (streams) or duration, both counted from when the request was sent. None when not measured."""
-    clocks = outcome.clocks
-    sent_s = clocks.sent_s or 0.0
-    if outcome.stream:
-        return None if clocks.ttft_s is None else _log_score(clocks.ttft_s - sent_s, STREAM_FAST_S, _STREAM_SCALE)
-    return _log_score(clocks.duration_s - sent_s, WHOLE_FAST_S, _WHOLE_SCALE)
+    if not outcome.stream:
+        return _log_score(outcome.clocks.latency_s, WHOLE_FAST_S, _WHOLE_SCALE)
+    ttft_s = outcome.clocks.first_token_latency_s
+    return None if ttft_s is None else _log_score(ttft_s, STREAM_FAST_S, _STREAM_SCALE)
 
 
 def cost_score(cost_nusd: float | None, reference_nusd: float | None) -> float:

@@ -173,7 +173,7 @@ class Rollout:
         self, group: Group, score: float, *, now: float, unit_key: int = 0, step: int | None = None
     ) -> list[Event]:
         """Counts one label beyond validators (feedback, judge), 0..1; the first of each unit."""
-        if self.phase not in (Phase.RUNNING, Phase.PAUSED):
+        if self.phase not in UNDER_WAY:
             return []
         learnt = self.evidence.label(group, score, unit_key, self._share(step))
         self.quality_labels += learnt and group == "canary"
@@ -187,12 +187,12 @@ class Rollout:
     @property
     def next_step(self) -> int:
         """The percent to which the next step up leads, or a start."""
-        at = self._at + 1 if self.phase in (Phase.RUNNING, Phase.PAUSED) else 0
+        at = self._at + 1 if self.phase in UNDER_WAY else 0
         return self._steps[at] if at < len(self._steps) else 100
 
     def tick(self, now: float, permit: Permit | None = None) -> list[Event]:
         """Rolls back, goes up a step unless `permit` denies it, or ends the waiting. Called every second or so."""
-        if self.phase not in (Phase.RUNNING, Phase.PAUSED):
+        if self.phase not in UNDER_WAY:
             return []
         events = self._roll_back_on_harm(now)
         if events or self.phase is not Phase.RUNNING:
@@ -211,9 +211,8 @@ class Rollout:
         if self.spec.on_inconclusive == "rollback":
             return self._out(now, f"inconclusive after {self.spec.max_wait_s:g} s: {reason}", "high")
         held = self._lacks_quality() or self.spec.strategy == "shadow" or bool(self._errs_alone() or self.denied)
-        held = held or any(
-            (status.canary or 0.0) > BRAKE for status in self.evidence.alone()
-        )  # few units, and most failed
+        # few units, and most failed
+        held = held or any((status.canary or 0.0) > BRAKE for status in self.evidence.alone())
         if self.spec.on_inconclusive == "promote" and not held:
             return self._up(now, f"after max_wait although {reason}")
         self._go("pause")
@@ -256,7 +255,7 @@ class Rollout:
         if self.evidence.step_units < spec.min_requests:
             reasons.append(f"{self.evidence.step_units} of {spec.min_requests} canary units in this step")
         if now - self._since < spec.interval_s:
-            reasons.append(f"{now - self._since:.0f} of {spec.interval_s:.0f} s in this step")
+            reasons.append(f"{max(0.0, now - self._since):.0f} of {spec.interval_s:.0f} s in this step")
         if self._lacks_quality():
             reasons.append(f"no quality evidence: {self.quality_labels} of {self.min_labels} labels beyond validators")
         if 0 < self.step < 100:

@@ -44,9 +44,8 @@ from sidecar.core.watch import Watch
 PriceOf = Callable[[Upstream, str], RateCard | None]
 WARM = 8_192  # 1e3..1e5 conversations whose cache is known; fewer forget, more cost 200 bytes each
 SUM_UP = 256  # 16..1,024 scores of a route that draws nothing; more are added up at once, fewer cost time
-YOUNG = (
-    256  # 0..1,000 scores; fewer slow the first lessons down, more spend a millisecond on every few scores for longer
-)
+# 0..1,000 scores; fewer slow the first lessons down, more spend a millisecond on every few scores for longer
+YOUNG = 256
 OLD = 2_048  # 500..1e5 scores at which refreshes are PACE_S apart; fewer learn later, more cost time
 PACE_S = 0.1  # 0.01..1; smaller costs a millisecond more often, larger decides by older draws
 
@@ -98,6 +97,11 @@ class RouteState:
         return self.admission.ledger
 
     @property
+    def labels(self) -> dict[str, int]:
+        """How many labels beyond validators each arm has."""
+        return {arm: belief.samples for arm, belief in self.selector.beliefs.items()}
+
+    @property
     def keyed(self) -> bool:
         """Whether conversations are to be told apart."""
         return self.route.sticky != "request" or self.route.context.cache
@@ -147,9 +151,8 @@ class RouteState:
         if decision is None:
             offered = self.ejection.offered(eligible, self.staging.pool) if self.ejection.guards.unwell else eligible
             decision = self._diverted(offered) if self.thresholds.diversions else None
-            if (
-                offered is not eligible
-            ):  # a canary is judged by its rollout, on evidence that would not come in without calls
+            # a canary is judged by its rollout, on evidence that would not come in without calls
+            if offered is not eligible:
                 offered = tuple(arm for arm in eligible if arm in offered or arm == self.staging.arm)
                 shut = tuple(arm for arm in eligible if arm not in offered)
             decision = decision or self._assigned(facts, offered, rng)
@@ -304,14 +307,17 @@ class RouteState:
 
     def begin(self, before: "RouteState | None", now: float) -> list[Event]:
         """Takes over what the last policy's route learnt about arms that stay, and starts the rollout of a new arm."""
+        told: list[Event] = []
         if before is not None:
             old = {arm.id: arm_digest(arm) for arm in before.route.all_arms}
+            self.thresholds.take_over(before.thresholds)
             same = [arm for arm in self.arms if old.get(arm) == arm_digest(self.arms[arm])]
             self.selector.adopt(before.selector, same)
             for arm in same:
                 self.spend.arms[arm] = before.spend.arms[arm]
             for arm in (self.arms.keys() & old.keys()) - set(same):
                 self.unbind(arm)
+                told += self.thresholds.begin(arm, now)
             for arm in old.keys() - self.arms.keys():
                 before.unbind(arm)
             totals = before.spend
@@ -319,13 +325,10 @@ class RouteState:
             self.spend.output_tokens = totals.output_tokens
             before.ledger.obey(self.route.budget)
             self.admission.ledger, self.heavy = before.ledger, before.heavy
-            if before.route.thresholds == self.route.thresholds:
-                self.thresholds = before.thresholds
             self.watch.adopt(before.watch, same, now)
             self.reprice()
-        labels = {arm: belief.samples for arm, belief in self.selector.beliefs.items()}
         self.trial, left = carry_over(None if before is None else before.trial, self.trial)
-        return [*left, *self.staging.begin(None if before is None else before.staging, labels, now)]
+        return [*told, *left, *self.staging.begin(None if before is None else before.staging, self.labels, now)]
 
     def forget(self) -> None:
         """The route is gone: its conversations are free."""

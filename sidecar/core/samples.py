@@ -33,9 +33,9 @@ def read(metric: WatchedMetric, arm: str, outcome: Outcome, quality: float | Non
     whose = arm
     match metric:
         case "ttft":
-            value = None if clocks.ttft_s is None or not outcome.stream else clocks.ttft_s - (clocks.sent_s or 0.0)
+            value = clocks.first_token_latency_s if outcome.stream else None
         case "latency":
-            value = clocks.duration_s - (clocks.sent_s or 0.0)
+            value = clocks.latency_s
             whose = f"{arm} stream" if outcome.stream else arm
         case "cost":
             value = outcome.cost_nusd

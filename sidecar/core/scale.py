@@ -33,8 +33,6 @@ class Scale:
 
     def value(self, outcome: Outcome, quality: float | None) -> float | None:
         """The metric in its own unit (nano-dollars, seconds, 0..1); None when the exchange says nothing of it."""
-        clocks = outcome.clocks
-        sent_s = clocks.sent_s or 0.0
         if self.metric == "error_rate":
             return float(outcome.kind == "failed")
         if outcome.kind != "completed":
@@ -44,8 +42,8 @@ class Scale:
         if self.metric == "cost":
             return None if outcome.cost_nusd is None else float(outcome.cost_nusd)
         if self.metric == "latency":
-            return clocks.duration_s - sent_s
-        return None if clocks.ttft_s is None else clocks.ttft_s - sent_s
+            return outcome.clocks.latency_s
+        return outcome.clocks.first_token_latency_s
 
     def scaled(self, value: float) -> float:
         """The value as 0..1."""

@@ -278,11 +278,7 @@ class Selector:
         """
         if self._noise is None or self._jumped:
             self.refresh(rng, self._allowance)
-        if self.baseline in pool or not self._anchored:
-            self._anchored = self.baseline in pool
-            self._pool = pool
-            self._asked.remember(facts)
-            self._unheard += 1
+        self.remember(pool, facts)
         if balance_nusd < inf:
             pool = self._affordable(pool, balance_nusd)
         stream = facts.stream
@@ -293,6 +289,14 @@ class Selector:
             saved = (self.price * self.weights[1] + self.money) * warm[1] / self._unit()
             drawn = view.favour(drawn, warm[0], saved)
         return view.pick(drawn, rng.random())
+
+    def remember(self, pool: tuple[str, ...], facts: Facts) -> None:
+        """Takes a request for which an arm of `pool` is chosen, here or elsewhere, among those of late."""
+        if self.baseline in pool or not self._anchored:
+            self._anchored = self.baseline in pool
+            self._pool = pool
+            self._asked.remember(facts)
+            self._unheard += 1
 
     def _affordable(self, pool: tuple[str, ...], balance_nusd: float) -> tuple[str, ...]:
         costs = self.expected_nusd

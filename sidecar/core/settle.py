@@ -45,9 +45,8 @@ def pay(state: RouteState, decision: Decision, outcome: Outcome, now: float, *, 
         state.ledger.release(decision.reserved_nusd)  # also where an edit of the policy took the budget away meanwhile
     if state.route.budget is not None:
         billed = billed_nusd(outcome, decision.reserved_nusd)
-        if (
-            billed or outcome.kind == "completed"
-        ):  # one that failed or was left, and cost nothing, is none that a mean counts
+        # one that failed or was left, and cost nothing, is none that a mean counts
+        if billed or outcome.kind == "completed":
             state.ledger.charge(billed, now, call=call)
 
 
@@ -136,9 +135,8 @@ def _teach(state: RouteState, arm: str, signal: Signal, facts: Facts, outcome: O
     if outcome.kind != "completed":
         return
     usage = outcome.usage
-    seconds = outcome.clocks.duration_s - (outcome.clocks.sent_s or 0.0)
     tokens = (None, None) if usage is None else (usage.input_tokens, usage.output_tokens)
-    state.spend.observe(arm, *tokens, outcome.cost_nusd, seconds)
+    state.spend.observe(arm, *tokens, outcome.cost_nusd, outcome.clocks.latency_s)
     state.settled += 1
     if state.settled % RESCORE_EVERY == 0:
         state.rescore()

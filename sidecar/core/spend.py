@@ -25,15 +25,14 @@ SHRINK = 5.0  # 1..50 calls; smaller trusts one long answer, larger hides an arm
 RESOLUTION = 8
 BUCKETS = 48 * RESOLUTION  # covers 2 ** 48: 281,000 dollars in nano-dollars
 HALVE_AFTER = 4_096  # so that old traffic fades; smaller makes the 99th percentile ragged
-ENOUGH = (
-    100  # 100..1000 answers; fewer: the "99th percentile" is the longest of a few, and one short answer opens budgets
-)
+# 100..1000 answers; fewer: the "99th percentile" is the longest of a few, and one short answer opens budgets
+ENOUGH = 100
 DEFAULT_OUTPUT_TOKENS = 1_024  # reserved when neither max_tokens nor a history exists
 DEFAULT_SECONDS = 5.0  # of a call, before any was seen
 FUSD_PER_NUSD = 1_000_000
 
 
-class Histogram:
+class FadingHistogram:
     """Counts of positive numbers in logarithmic buckets, fading."""
 
     def __init__(self) -> None:
@@ -72,8 +71,8 @@ class ArmSpend:
         self.seconds = 0.0
         self.costed = 0  # with known cost
         self.cost_nusd = 0
-        self.outputs = Histogram()
-        self.costs = Histogram()
+        self.outputs = FadingHistogram()
+        self.costs = FadingHistogram()
 
     def reserve_nusd(self, input_bytes: int, max_tokens: int | None) -> int:
         """Estimated cost of one call, rounded up: what admission reserves."""
@@ -82,9 +81,8 @@ class ArmSpend:
             p99 = self.costs.p99()
             return 0 if p99 is None else int(p99) + 1
         if max_tokens is not None and max_tokens < 0:
-            max_tokens = (
-                None  # servers of one's own take -1 for "no limit"; a reservation below 0 would open the budget
-            )
+            # servers of one's own take -1 for "no limit"; a reservation below 0 would open the budget
+            max_tokens = None
         output = self.outputs.p99() or 0.0
         if self.outputs.total < ENOUGH:
             output = max(output, DEFAULT_OUTPUT_TOKENS) if max_tokens is None else max_tokens

@@ -19,7 +19,6 @@ by a person's `promote`. A rollback calls `unbind` for the arm before it returns
 """
 
 from collections.abc import Callable, Container, Iterable, Mapping
-from contextlib import suppress
 from hashlib import blake2b
 from typing import Any
 
@@ -84,37 +83,44 @@ class Staging:
             old = before.rollouts.get(arm)
             if old is None:
                 continue
-            same = before._digests[arm] == self._digests[arm]
-            if old.id == self.rollouts[arm].id or (same and old.phase is Phase.PROMOTED):
+            new, same = self.rollouts[arm], before._digests[arm] == self._digests[arm]
+            if old.id == new.id:
                 self.rollouts[arm] = old
                 old.min_labels = self._route.quality.min_samples
+            elif same and old.phase is Phase.PROMOTED:
+                new.restore({**old.to_state(), "id": new.id})  # who starts it again starts what the policy says now
             elif old.phase in UNDER_WAY:
                 self._unbind(arm)
         if before is not None:
             order = [*before._slept, *before._promoted]
-            self._wake(
-                {**before.asleep, **{arm: one.to_state() for arm, one in before.rollouts.items()}}, before.rollouts
-            )
+            known = {**before.asleep, **{arm: one.to_state() for arm, one in before.rollouts.items()}}
+            stay = [arm for arm, digest in self._digests.items() if before._digests.get(arm) == digest]
+            self._wake({arm: known[arm] for arm in stay if arm in known}, before.rollouts)
             self._line_up(order)
-            for arm, digest in self._digests.items():
-                if before._digests.get(arm) == digest:
-                    self._brake.take_over(before._brake, arm)
+            for arm in stay:
+                self._brake.take_over(before._brake, arm)
             self.resting.take_over(before.resting)
-        for arm, rollout in self.rollouts.items():
-            rollout.quality_labels = max(rollout.quality_labels, labels[arm])
+        self.credit(labels, self.rollouts)
         self._refresh()
         return self._next(now)
 
+    def credit(self, labels: Mapping[str, int], arms: Iterable[str]) -> None:
+        """Labels of before count for the rollouts of these arms."""
+        for arm in arms:
+            self.rollouts[arm].quality_labels = max(self.rollouts[arm].quality_labels, labels[arm])
+
     def _wake(self, known: Mapping[str, dict[str, Any]], taken: Container[str]) -> None:
         """A rollout whose mode comes back goes on where it was: an arm that was taken out stays out. What this mode has no
-        rollouts for sleeps; `taken` are those that need no waking."""
+        rollouts for sleeps. `known` is of arms that are what they were; `taken` are those that need no waking."""
         for arm, state in known.items():
             rollout = self.rollouts.get(arm)
-            if rollout is None and arm in self._digests:
+            if rollout is None:
                 self.asleep[arm] = state
-            elif rollout is not None and arm not in taken:
-                with suppress(RolloutError):  # another spec or version: it begins anew
-                    rollout.restore(state)
+            elif arm not in taken:
+                try:
+                    rollout.restore(self._renamed(arm, state))
+                except RolloutError:  # another spec or version: it begins anew
+                    self._unbind(arm)
 
     def _line_up(self, promoted: Iterable[str]) -> None:
         """Which arms are promoted, in order, and which of those that sleep were."""
@@ -261,9 +267,9 @@ class Staging:
         rest = {"brake": self._brake.to_state(), "resting": self.resting.to_state()}
         return {"promoted": [*self._slept, *self._promoted], "rollouts": states, **rest}
 
-    def restore(self, state: Mapping[str, Any], now: float) -> tuple[list[Event], set[str]]:
-        """Takes over rollouts with the same id; the others begin anew. Answers which, and why, and the arms whose rollouts
-        go on.
+    def restore(self, state: Mapping[str, Any], now: float, same: Container[str] = ()) -> tuple[list[Event], set[str]]:
+        """Takes over rollouts with the same id, and of arms that are the `same` also those that are complete; the others
+        begin anew. Answers which, and why, and the arms whose rollouts go on.
 
         Raises KeyError or TypeError, and nothing has changed, when there are no rollouts in it.
         """
@@ -272,26 +278,39 @@ class Staging:
         events, taken = list[Event](), set[str]()
         for arm, kept in state["rollouts"].items():
             if arm in self._digests:
-                events += self._take_over(arm, kept, taken, now)
+                events += self._take_over(arm, kept, taken, now, is_same=arm in same)
         self._line_up(self._in_order(state.get("promoted")))
         brake = state.get("brake", {})
         lost = self._brake.restore(brake) if isinstance(brake, dict) else ["all arms"]
         events += [self._lost(None, f"the brakes of {', '.join(lost)} cannot be read")] if lost else []
         if not self.resting.restore(state.get("resting", {}), now):
             events.append(self._lost(None, "the rests of its arms cannot be read"))
+        self._one_at_a_time(taken)
         self._refresh()
         return events + self._next(now), taken
 
-    def _take_over(self, arm: str, kept: object, taken: set[str], now: float) -> list[Event]:
-        """One arm's rollout goes on, sleeps, or begins anew."""
+    def _one_at_a_time(self, taken: Container[str]) -> None:
+        """The rollout that `begin` has started waits, where one of the `taken` is under way."""
+        begun = self.active
+        others = (one for one in self.rollouts.values() if one is not begun and one.arm in taken)
+        if begun is not None and begun.arm not in taken and any(one.phase in UNDER_WAY for one in others):
+            self.rollouts[begun.arm] = Rollout(begun.id, begun.route, begun.arm, begun.spec, begun.min_labels)
+
+    def _renamed(self, arm: str, kept: dict[str, Any]) -> dict[str, Any]:
+        """What is kept of a rollout that is complete, as one of the present spec: no edit of that undoes it."""
+        return {**kept, "id": self.rollouts[arm].id} if kept.get("phase") == Phase.PROMOTED else kept
+
+    def _take_over(self, arm: str, kept: object, taken: set[str], now: float, *, is_same: bool) -> list[Event]:
+        """The rollout of one arm, which is the same or another one under its name, goes on, sleeps, or begins anew."""
         rollout = self.rollouts.get(arm)
         if not isinstance(kept, dict):
             return [self._lost(arm, "its state is no table")]
         if rollout is None:
-            self.asleep[arm] = kept
+            if is_same:
+                self.asleep[arm] = kept
             return []
         try:
-            anew = rollout.restore(kept, now)
+            anew = rollout.restore(self._renamed(arm, kept) if is_same else kept, now)
         except RolloutError as error:
             return [self._lost(arm, str(error))]
         taken.add(arm)

@@ -32,10 +32,8 @@ class ArmStatus:
     expected_nusd: float | None
     cannot: tuple[str, ...] = ()  # needs of requests that it is known not to meet
     context_tokens: int | None = None  # None: not known
-    breaker: str = (
-        "closed"  # open | half_open: not offered, or to few calls, where another arm may serve; "open 1/2": in 1
-    )
-    # of 2 workers
+    # open | half_open: not offered, or to few calls, where another arm may serve; "open 1/2": in 1 of 2 workers
+    breaker: str = "closed"
 
 
 @dataclass(frozen=True, slots=True)

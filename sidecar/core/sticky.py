@@ -38,9 +38,8 @@ SHARE = 0.02  # DESIGN 4; higher: templates split traffic in lumps, lower: real 
 COUNTERS = 199  # error 0.5 % of traffic; fewer: keys near SHARE are missed
 HALVE_AFTER = 8_192  # 1e3..1e6; smaller forgets a template within its quiet hour, larger reacts late
 TEMPLATE_REPEATS = 16  # 4..64; fewer: apps that repeat failed calls lose their conversation, more: larger lumps
-MAX_KEYS = (
-    8_192  # 1e3..1e5; fewer: templates among many conversations are forgotten, more: memory (about 100 bytes each)
-)
+# 1e3..1e5; fewer: templates among many conversations are forgotten, more: memory (about 100 bytes each)
+MAX_KEYS = 8_192
 _REPEATS_BITS = 7  # more than TEMPLATE_REPEATS has
 _REPEATS = (1 << _REPEATS_BITS) - 1
 _NAMED = re.compile(r"[0-9a-f]{16}")

@@ -11,6 +11,8 @@ say nothing.
     PROBING -> BREACHED    the fresh window is beyond the limit: the hold doubles                 threshold.probe_failed
     PROBING -> OK          back inside, or a whole window went by with too few values             threshold.recovered
 
+Where the `arm` of a rollback is started again by a person, or becomes another model, its breach ends with its windows.
+
 An event tells of a change of level, never twice of the same level: what is found beyond the limit again while BREACHED
 only counts (`repeats`, told with the recovery). A metric that goes to and fro is damped like a route that flaps (RFC
 2439): a breach within two holds of the last recovery must stay inside for a hold before the next one counts, and each
@@ -28,7 +30,7 @@ the whole route. While traffic is routed away nothing is learnt about the arms i
 the recovery, doubles the hold up to `MAX_HOLD_WINDOWS` windows: a lasting fault costs at most about `min_samples`
 requests per hold.
 
-What it does not do: the actions. `active_route_to` says where traffic goes; the other actions are in the event's
+What it does not do: the actions. `diversions` says where traffic goes; the other actions are in the event's
 detail (`adjust` with the parameter and the way it goes). Thresholds are alarms on limits and make no statistical
 promise; `core.guardrails` and `core.drift` do.
 """
@@ -127,12 +129,11 @@ class _Watch:
             self._observe_duration(outcome, now)
 
     def _observe_duration(self, outcome: Outcome, now: float) -> None:
-        clocks = outcome.clocks
-        sent_s = clocks.sent_s or 0.0
+        ttft_s = outcome.clocks.first_token_latency_s
         if self.threshold.metric == "latency_p95":
-            self._windows[outcome.stream].add(now, max(0.0, clocks.duration_s - sent_s))
-        elif clocks.ttft_s is not None and outcome.stream:
-            self._windows[0].add(now, max(0.0, clocks.ttft_s - sent_s))
+            self._windows[outcome.stream].add(now, max(0.0, outcome.clocks.latency_s))
+        elif ttft_s is not None and outcome.stream:
+            self._windows[0].add(now, max(0.0, ttft_s))
 
     def add(self, value: float | None, now: float) -> None:
         if value is not None:
@@ -189,6 +190,14 @@ class _Watch:
                 return self._when_probing(value, now)
             case _:
                 return self._when_breached(value, now)
+
+    def begin(self, arm: str, now: float) -> list[Event]:
+        """A rollout of `arm` begins: what is to roll it back looks at fresh values only."""
+        if self.threshold.action != "rollback" or self.threshold.arm != arm:
+            return []
+        for window in self._windows:
+            window.clear()
+        return [] if self.level is Level.OK else self._to(Level.OK, "recovered", now, None)
 
     def _when_ok(self, value: float | None, now: float) -> list[Event]:
         if value is None:
@@ -305,22 +314,17 @@ class ThresholdSet:
         self._packed: orjson.Fragment | None = None
         self._pack_at = 0.0
 
-    def active_route_to(self) -> str | None:
-        """The arm to which all traffic goes now, by the first such threshold of the policy that is breached. O(1)."""
-        return self._route_to[0] if self._route_to else None
+    def take_over(self, before: "ThresholdSet") -> None:
+        """Goes on where the last policy's route was with thresholds that are what they were."""
+        known = {watch.threshold: watch for watch in before._watches}
+        self._watches = [known.get(watch.threshold, watch) for watch in self._watches]
+        self._packed = None
+        self._refresh()
 
     @property
     def diversions(self) -> tuple[str, ...]:
         """All arms to which breached thresholds send the traffic, in the policy's order: the first that may, gets it."""
         return self._route_to
-
-    def active(self, action: str) -> tuple[str, ...]:
-        """Names of the breached thresholds with this action."""
-        return tuple(
-            watch.threshold.name
-            for watch in self._watches
-            if watch.level is Level.BREACHED and watch.threshold.action == action
-        )
 
     def observe(self, arm: str | None, outcome: Outcome, now: float, quality: float | None = None) -> list[Event]:
         """Counts one exchange for the arm that was DECIDED (another arm that had to serve is that arm's error).
@@ -337,6 +341,10 @@ class ThresholdSet:
                 if watch.due(now):
                     events += watch.check(now)
         return self._after(events)
+
+    def begin(self, arm: str, now: float) -> list[Event]:
+        """A rollout of `arm` begins: a breach of before it says nothing about it, and must not hide the next one."""
+        return self._after([event for watch in self._watches for event in watch.begin(arm, now)])
 
     def label(self, arm: str | None, score: float, now: float) -> list[Event]:
         """Counts one quality score that came later (feedback, judge)."""

@@ -196,11 +196,13 @@ class Tuner:
         A call whose parameter was not on trial, or that was decided in an earlier trial, teaches nothing; nor does one
         that could have been sent only the lower side of `max_tokens`, because the app's own limit is as low as the upper.
         """
-        task = self._tasks.get(facts.task) or self._tasks[""]
+        if reward is None or decision.model is None:
+            return []
+        task = self._task(facts.task, now)  # that of who decides in another process may be new here
         knob = self._spec.knobs[task.at]
         names = CEILINGS if knob.name == CEILING else (knob.name,)
         sent = next((value for name, value in decision.params if name in names), None)
-        if reward is None or sent is None or task.sides is None:
+        if sent is None or task.sides is None:
             return []
         side = _coin(facts, task.round)
         if sent != _json(task.sides[side > 0], knob) or _member(knob, facts, task.sides[1]) is None:

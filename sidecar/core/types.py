@@ -3,8 +3,8 @@
 
 They are `msgspec.Struct`s and not dataclasses because the shell builds four of them for every request: a frozen slotted
 dataclass of twenty fields costs 3 us to build, a frozen Struct 0.3 us; as arrays they pass between workers in half the
-time. All are immutable. Durations are seconds, zero is the
-read that completed the request's head. Money is integer nano-dollars (`_nusd`); None always means "unknown" and never 0.
+time. All are immutable. Durations are seconds, zero is the read that completed the request's head. Money is integer
+nano-dollars (`_nusd`); None always means "unknown" and never 0.
 """
 
 from collections.abc import Mapping
@@ -164,15 +164,24 @@ class Clocks(Struct, frozen=True, gc=False, array_like=True, kw_only=True):
     gap_p50_s: float | None = None  # gaps between token chunks: another metric, not ITL
     gap_p95_s: float | None = None
 
+    @property
+    def latency_s(self) -> float:
+        """From when the request was sent to the end: what an arm is judged by. Of one that was not sent, the whole time."""
+        return self.duration_s - (self.sent_s or 0.0)
+
+    @property
+    def first_token_latency_s(self) -> float | None:
+        """From when the request was sent to its first token; None without one."""
+        return None if self.ttft_s is None else self.ttft_s - (self.sent_s or 0.0)
+
 
 class Outcome(Struct, frozen=True, gc=False, array_like=True, kw_only=True):
     """How one exchange ended. Exactly one per decision, at end of stream."""
 
     kind: OutcomeKind
     status: int = 0  # of the response; 0 when there was none
-    error: str | None = (
-        None  # truncated | timeout_connect | timeout_first_byte | timeout_idle | upstream_status | refused | ...
-    )
+    # truncated | timeout_connect | timeout_first_byte | timeout_idle | upstream_status | refused | ...
+    error: str | None = None
     clocks: Clocks
     stream: bool = False
     usage: Usage | None = None
@@ -249,7 +258,6 @@ class Settled(Struct, frozen=True, gc=False, array_like=True, kw_only=True):
     reward: float | None = None
     quality: float | None = None
     quality_source: str | None = None
-    stages: tuple[Stage, ...] | None = (
-        None  # of a cascade, before the one that served; `outcome.cost_nusd` has them all
-    )
+    # of a cascade, before the one that served; `outcome.cost_nusd` has them all
+    stages: tuple[Stage, ...] | None = None
     traceparent: bytes | None = None  # W3C, as the request had it: not judged, told to no one but the spans

@@ -1,8 +1,8 @@
-"""Sliding windows of counts, means, rates and quantiles, with bounded memory.
+"""Sliding windows of counts, sums, means and quantiles, with bounded memory.
 
 Theory. Time is cut into slots of `window_s / slots` seconds; a ring keeps the newest `slots` of them. A reading at
 `now` covers the slot of `now` and the `slots - 1` before it: between `window_s * (1 - 1/slots)` and `window_s`
-seconds back, and within that span it equals the naive recomputation exactly (counts, means, rates).
+seconds back, and within that span it equals the naive recomputation exactly (counts, sums, means).
 
 Quantiles come from one histogram per slot with logarithmic bins: bin i holds the values in (g^(i-1), g^i] with g = (1
 + e) / (1 - e) and is read as 2 g^i / (g + 1), which is within e = 1 % of every value in it (Masson, Rim, Lee 2019,
@@ -163,10 +163,6 @@ class Window:
         live = self._live(now)
         count = sum(slot.count for slot in live)
         return sum(slot.total for slot in live) / count if count else None
-
-    def rate(self, now: float) -> float:
-        """Values per second, over the whole window also when it has only begun to fill."""
-        return self.count(now) / self.window_s
 
     def quantile(self, now: float, q: float) -> float | None:
         """The value of rank ceil(q n), within 1 %; None when there are no values."""

@@ -205,11 +205,11 @@ def _rollout(rollout: Mapping[str, Any]) -> list[str]:
     if rollout["phase"] not in ("running", "paused"):
         return []
     waits = "; ".join(rollout["blocked_by"][:_REASONS]) or "about to go up"
-    values = " ".join(f"{guard['metric']} {guard['e_value']:.2g}" for guard in rollout["guards"] if guard["canary_n"])
-    needed = max((guard["needed"] for guard in rollout["guards"]), default=0.0)
+    guards = [guard for guard in rollout["guards"] if guard["canary_n"]]
+    values = " ".join(f"{guard['metric']} {guard['e_value']:.2g}/{guard['needed']:.0f}" for guard in guards)
     return [
         f"rollout of {rollout['arm']}: {rollout['phase']} at {rollout['step']} %: {waits}",
-        f"  evidence of harm (e-values; {needed:.0f} takes it out): {values or 'none yet'}",
+        f"  evidence of harm (e-value/the one that takes it out): {values or 'none yet'}",
     ]
 
 

@@ -217,9 +217,9 @@ def _summary(stage: Stage, traffic: Traffic, facts: Facts) -> int:
             f"time to rollback     {facts.rollback_s:.1f} s: {facts.hit[0]} requests on {BROKEN}, "
             f"{facts.hit[1]} of them failed"
         )
-    newest = queries.decisions(db, None, 1)
+    served = [row for row in queries.decisions(db, None, 100) if row["outcome"] == "completed"]
     lines += ["", "look further:", f"  {start} decisions --db {db}"]
-    lines += [f"  {start} explain {row['id']} --db {db}" for row in newest]
+    lines += [f"  {start} explain {row['id']} --db {db}" for row in served[:1]]
     lines.append(
         f"  {start} demo --seconds 600      keeps the sidecar running, for `rollout status` in another terminal"
     )

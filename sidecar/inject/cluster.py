@@ -26,9 +26,8 @@ CALLS: Final = ("secret_get", "secret_create", "secret_update", "webhook_get", "
 NATIVE_SINCE: Final = (1, 29)  # SidecarContainers is on by default
 _TIMEOUT_S: Final = 5.0
 _DESIRED: Final = ("deployment.kubernetes.io/desired-replicas", "rollout.argoproj.io/desired-replicas")
-_MERGE: Final = (
-    "application/strategic-merge-patch+json"  # merges `webhooks` by their names, where JSON merge replaces all
-)
+# merges `webhooks` by their names, where JSON merge replaces all
+_MERGE: Final = "application/strategic-merge-patch+json"
 _TLS: Final = "kubernetes.io/tls"
 _WORD: Final = re.compile(r"[A-Za-z]{1,40}")
 
@@ -220,14 +219,6 @@ class Cluster:
 
     def _read(self, name: str) -> str:
         return (self._account / name).read_text("ascii")
-
-
-def namespace_of(account: Path) -> str:
-    """The namespace of this pod; empty when nobody says."""
-    try:
-        return (account / "namespace").read_text("ascii").strip()
-    except (OSError, ValueError):
-        return ""
 
 
 def names_of(services: Sequence[Name]) -> tuple[str, ...]:

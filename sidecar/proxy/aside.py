@@ -91,6 +91,10 @@ class Beside:
             self._plane.on_bug("witness", error)
             return None
 
+    def _fraction(self) -> float:
+        """Uniform in [0, 1)."""
+        return self._plane.chance.draw() / _WHOLE
+
     def _drawn(self, watched: Watched, view: RequestView | None) -> Witness | None:
         decision, facts = watched.decision, watched.facts
         plan = self._plans.get(decision.route) if decision is not None else None
@@ -98,19 +102,19 @@ class Beside:
             return None
         if not 0 < len(watched.body) <= MAX_BODY_BYTES:
             return None
-        judging, shadowing, chance = plan.judging, plan.shadowing, 0.0
+        judging, shadowing, share = plan.judging, plan.shadowing, 0.0
         if judging is not None and decision.arm is not None:
-            chance = judging.chance(self._labels.get((decision.route, decision.arm), 0))
-        if judging is None or self._plane.draw() / _WHOLE >= chance:
+            share = judging.chance(self._labels.get((decision.route, decision.arm), 0))
+        if judging is None or self._fraction() >= share:
             judging = None
         if shadowing is not None and not (
-            may_copy(facts, watched.body) and not shadowing.out and self._plane.draw() / _WHOLE < shadowing.spec.sample
+            may_copy(facts, watched.body) and not shadowing.out and self._fraction() < shadowing.spec.sample
         ):
             shadowing = None
         if judging is None and shadowing is None:
             return None
         seen = Seen(watched.head_in, watched.body, view, watched.origin)
-        return _Witness(self, judging is not None, shadowing is not None, seen, watched.way, chance)
+        return _Witness(self, judging is not None, shadowing is not None, seen, watched.way, share)
 
     def over(self, witness: "_Witness", settled: Settled) -> None:
         """An exchange that was drawn is over: who may still look at it is asked now, under the terms in force."""

@@ -1,8 +1,9 @@
 """A cascade: the first arm's whole answer is checked before the client sees any of it, and asked of the next when it fails.
 
-Which calls: those of a route with a `cascade`, that are no stream, carry no state, and that the engine would have served
-by its own choice (no pin, threshold, budget, rollout group). Which arms: those of the cascade that are established (the
-baseline, and arms that completed their rollout) and that rules and dialect left; fewer than two are no cascade.
+Which calls: those of a route with a `cascade`, that are no stream, carry no state, whose body is kept, and that the
+engine would have served by its own choice (no pin, threshold, budget, rollout group). Which arms: those of the cascade
+that are established (the baseline, and arms that completed their rollout) and that rules and dialect left; fewer than
+two are no cascade.
 
 Each arm is asked of the engine as a pin, so that rules, budgets and reservations hold for each stage as for any call. A
 stage that is not given to the client is settled at once with its own outcome: its arm learns what its validators say and
@@ -93,6 +94,8 @@ class Climber(Protocol):
 
     @property
     def sent_body(self) -> bytes: ...
+    @property
+    def unseen(self) -> Reply | None: ...
 
 
 class _Ask(Struct):
@@ -144,7 +147,7 @@ class Cascade:
         """
         reply = self.reply
         assert reply is not None
-        out, payload = reply.feed(data) if data else (b"", b"")
+        out, payload = reply.feed(data)  # also when there is no body: that may be no answer of its format
         self._parts.append(out)
         self._payload.append(payload)
         self._size += len(out)
@@ -178,8 +181,9 @@ class Cascade:
         if not self.left or not (trigger in ("connect", "timeout", "429") or trigger[:1] == "5"):
             return False
         clocks = Clocks(sent_s=exchange.sent_s, duration_s=0.0 if exchange.sent_s is None else now_s)
-        if self.reply is not None:  # it had begun to answer, so it may be billed: what that cost is not known
-            failure = Outcome(kind="failed", status=self.reply.head.status, error=trigger, clocks=clocks)
+        begun = exchange.unseen
+        if begun is not None and begun.head.status < 400:  # it may be billed: what that cost is not known
+            failure = Outcome(kind="failed", status=begun.head.status, error=trigger, clocks=clocks)
         else:
             status = int(trigger) if trigger.isdigit() else 0
             failure = Outcome(
@@ -243,9 +247,12 @@ class Cascade:
         if made is None:
             return False
         teach(plane, exchange.facts, old, outcome, call=False)
-        took_s = outcome.clocks.duration_s - (outcome.clocks.sent_s or 0.0)
         stage = Stage(
-            arm=old.arm or "", why=why, cost_nusd=outcome.cost_nusd, cost_kind=outcome.cost_kind, duration_s=took_s
+            arm=old.arm or "",
+            why=why,
+            cost_nusd=outcome.cost_nusd,
+            cost_kind=outcome.cost_kind,
+            duration_s=outcome.clocks.latency_s,
         )
         exchange.stages = (*(exchange.stages or ()), stage)
         exchange.decision = replace(made, reason=reason)

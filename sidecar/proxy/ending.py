@@ -75,7 +75,10 @@ class Over(Called, Protocol):
     ticket: int  # of its call to an upstream; 0: there was none
     guard: Guard
     busy: int  # connections of its upstream that carried calls when it ended
+    broke_off: bool  # an answer of an arm before this one: what that cost is not known
 
+    @property
+    def owes(self) -> bool: ...
     def end_try(self, said: Said) -> None: ...
 
 
@@ -156,6 +159,8 @@ def _record(exchange: Over, outcome: Outcome) -> None:
         verdict = teach(plane, facts, decision, replace(outcome, cost_nusd=0))
     else:
         verdict = teach(plane, facts, decision, outcome)
+        if outcome.kind == "failed" and exchange.owes:  # the error was ours, and the lesson takes it to be free
+            plane.charge_unknown(decision)
     arm = outcome.served_arm or decision.arm
     if facts.endpoint == "responses" and outcome.completion_id and arm is not None:
         plane.keep(facts.tags.get("tenant", ""), outcome.completion_id, arm, facts.key)
@@ -166,7 +171,7 @@ def _record(exchange: Over, outcome: Outcome) -> None:
         at=exchange.at,
         facts=facts,
         decision=decision if exchange.decided is None else _fallen_back(exchange.decided),
-        outcome=outcome if not exchange.stages else _with_stages(outcome, exchange.stages),
+        outcome=_in_all(exchange, outcome),
         upstream="" if refused else exchange.origin.name,
         sent_model=None if refused else _kept(decision.model or facts.model),
         reward=verdict.reward,
@@ -218,10 +223,21 @@ def _record_undecided(exchange: Over, kind: OutcomeKind, error: str | None, dura
     )
 
 
-def _with_stages(outcome: Outcome, stages: tuple[Stage, ...]) -> Outcome:
-    """The outcome with the cost of all that was asked. A part that is unknown makes the sum a lower bound."""
+def _in_all(exchange: Over, outcome: Outcome) -> Outcome:
+    """The outcome with what the arms before the last one cost."""
+    if exchange.stages:
+        begun = exchange.owes or 0 < outcome.status < 400
+        outcome = _with_stages(outcome, exchange.stages, free=outcome.kind == "failed" and not begun)
+    if exchange.broke_off and outcome.cost_nusd is not None:
+        return replace(outcome, cost_kind="lower_bound")
+    return outcome
+
+
+def _with_stages(outcome: Outcome, stages: tuple[Stage, ...], *, free: bool) -> Outcome:
+    """The outcome with the cost of all that was asked. A part that is unknown makes the sum a lower bound; `free`: the last
+    one costs nothing unless it says so."""
     parts = [(stage.cost_nusd, stage.cost_kind) for stage in stages]
-    if outcome.kind != "failed" or outcome.cost_nusd is not None:  # a call that failed and tells no cost has none
+    if not free or outcome.cost_nusd is not None:
         parts.append((outcome.cost_nusd, outcome.cost_kind))
     known = [cost_nusd for cost_nusd, _ in parts if cost_nusd is not None]
     if not known:

@@ -1,4 +1,5 @@
-"""One exchange's life: body -> facts -> decision -> upstream -> response -> outcome, in this order down the file.
+"""One exchange's life: body (`intake`) -> facts -> decision -> the way up (`outward`) -> the answer, another try, the end;
+what is settled behind it stands in `ending`.
 
 It is a set of callbacks, not a coroutine: the ordinary request runs from its last body byte to the upstream's socket inside
 the one call that read it. It ends exactly once, in `_finish`, as completed, failed or aborted; every path leads there.
@@ -45,11 +46,10 @@ class Exchange(Outward):
     last_body = b""  # the client's body, until the exchange is settled, where somebody looks at it then
     last_sent = b""  # as it was sent
     weighed: Outcome | None = None  # what its cascade found when it looked at the answer
-    pending: TranslatedReply | None = None  # a translated answer, while there is nothing of it to tell yet
     witness: Witness | None = None  # who wants to know more of it than the row tells
     busy = 0  # connections of its upstream that carried calls when it ended, its own with them, where there is a limit
 
-    # ---- 2. the decision
+    # ---- the decision
 
     def _decide(self, view: RequestView | None) -> None:
         plane = self.plane
@@ -69,7 +69,7 @@ class Exchange(Outward):
             decision = self._fail_open(facts)
         if decision.reason == "fail-open":
             plane.books.fail_open += 1
-        if plane.cascades is not None:
+        if plane.cascades is not None and not self.streaming_up:  # what is passed on as it comes is asked once
             begun = plane.cascades.begin(plane, facts, decision, self.client.now())
             if begun is not None:
                 self.cascade, decision = begun
@@ -93,7 +93,7 @@ class Exchange(Outward):
             self.said = None
             return self.plane.engine.fail_open(replace(facts, lost={}))
 
-    # ---- 4. down
+    # ---- down
 
     def on_no_connection(self, error: DialError) -> None:
         """The pool could not connect; nothing has been sent."""
@@ -203,7 +203,6 @@ class Exchange(Outward):
         """What came is no answer in the arm's format, and nothing of it is with the client."""
         self._drop_upstream()
         if not self._fall_back("502"):
-            self.pending = None
             self._answer(502, "bad_response", why, "failed", "bad_response")
 
     def _collector(self, head: ResponseHead) -> Collector | None:
@@ -289,7 +288,7 @@ class Exchange(Outward):
             begun = self.reply is not None
             self.deadline = monotonic() + (settings.idle_timeout_s if begun else settings.first_byte_timeout_s)
 
-    # ---- 5. another try, before the first byte only
+    # ---- another try, before the first byte only
 
     def _refused_question(self, head: ResponseHead, data: bytes, *, whole: bool = False) -> bool:
         """A 400 that names stream_options: it may be our question that was not understood. Asked again without it,
@@ -308,7 +307,7 @@ class Exchange(Outward):
         self._retry(IGNORED)
         return True
 
-    def _falls_back(self, trigger: str) -> bool:
+    def _ask_next_arm(self, trigger: str) -> bool:
         """Takes the policy's next fallback arm, if it lists this trigger."""
         decision, self.doubted = self.decision, None  # another model says nothing of the question
         if self.cascade is not None and self.cascade.falls_back(self, trigger, monotonic() - self.zero):
@@ -320,6 +319,9 @@ class Exchange(Outward):
         if nxt is None:
             return False
         self.decided = self.decided or decision
+        if self.owes:
+            self.broke_off = True
+            self.plane.charge_unknown(decision)
         self.plane.books.upstream_retries += 1
         self.decision = nxt
         self.origin = self.plane.origin(nxt.upstream, self.way)
@@ -337,7 +339,7 @@ class Exchange(Outward):
         self._held_head = self.pending = self.witness = self.ttfb_s = self.sent_s = None
         self._send(self._view)
 
-    # ---- 6. the end, exactly once
+    # ---- the end, exactly once
 
     def on_upstream_lost(self, error: Exception | None) -> None:
         """The upstream's connection is gone while this exchange was on it."""
@@ -422,7 +424,7 @@ class Exchange(Outward):
             self._finish("completed", None)  # SDKs hang up at the dialect's last event, not at the last chunk
         else:
             if self.reply is None:  # what is held of an answer is paid for, too
-                self.reply = self.pending or (None if self.cascade is None else self.cascade.reply)
+                self.reply = self.unseen
             held = self._held_head
             self._finish("aborted", why, status=0 if held is None else held.status)
 

@@ -107,17 +107,19 @@ def _told_apart(
         if texts.beginning:
             key, source = _derived_key(plane, head, way, texts.beginning), "conversation"
         if texts.last:
-            text = features(texts.last, plane.text_salt)
-    return key, source, plane.draw(), text
+            text = features(texts.last, plane.keys.text_salt)
+    return key, source, plane.chance.draw(), text
 
 
 def _named_key(plane: Plane, head: RequestHead, view: RequestView | None) -> tuple[int, Unit]:
     """DESIGN section 4, "Conversation key": the session header, or an id of the body; 0 where neither names one."""
     session, whose = head.fields.get(b"x-sidecar-session"), _whose(head)
     if session:
-        return plane.hash(b"session", session, *whose), "session"
+        return plane.keys.hash(b"session", session, *whose), "session"
     if view is not None and view.conversation:
-        return plane.hash(b"conversation", view.conversation.encode("utf-8", "surrogatepass"), *whose), "conversation"
+        return plane.keys.hash(
+            b"conversation", view.conversation.encode("utf-8", "surrogatepass"), *whose
+        ), "conversation"
     return _NO_KEY
 
 
@@ -128,7 +130,7 @@ def _derived_key(plane: Plane, head: RequestHead, way: Way, beginning: bytes) ->
         if name in fields:
             credential = fields[name]
             break
-    return plane.derive(way.path, (credential, *_whose(head)), beginning)
+    return plane.keys.derive(way.path, (credential, *_whose(head)), beginning)
 
 
 def _whose(head: RequestHead) -> tuple[bytes, ...]:

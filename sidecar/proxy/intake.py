@@ -81,7 +81,7 @@ class Intake(ABC):
         self.way = way
         self.zero = zero
         self.at = plane.wall()
-        self.id = plane.new_id(to_steady(zero))  # rows lie in the order of time, whatever the wall clock does
+        self.id = plane.chance.new_id(to_steady(zero))  # rows lie in the order of time, whatever the wall clock does
         self.keep_client = head.keep_alive
         plane.exchanges.add(self)
         plane.books.accepted += 1

@@ -1,8 +1,11 @@
 """All upstreams of the process: made from the policy and the settings, kept across reloads while they stay equal."""
 
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 
+from sidecar.clock import steady
+from sidecar.config.secrets import KeyRing
 from sidecar.config.settings import Settings
 from sidecar.core.guard import Guard
 from sidecar.core.policy import Policy, Upstream
@@ -15,14 +18,12 @@ from sidecar.proxy.translated import foreign
 from sidecar.proxy.upstream import Pool
 from sidecar.tasks import Tasks
 
-KeyOf = Callable[[Upstream], Callable[[], bytes | None]]
-
 
 class Origins:
     """Builds and keeps the `Origin`s that a Plane uses."""
 
-    def __init__(self, settings: Settings, book: PriceBook, tasks: Tasks, key_of: KeyOf) -> None:
-        """`key_of(spec)` gives the reader of the credential that the sidecar holds for an upstream.
+    def __init__(self, settings: Settings, book: PriceBook, tasks: Tasks, keys: KeyRing) -> None:
+        """`keys` are the credentials that the sidecar holds for upstreams.
 
         Raises:
             ConfigError: HTTPS_PROXY is set and not understood.
@@ -30,7 +31,7 @@ class Origins:
         self._settings = settings
         self._book = book
         self._tasks = tasks
-        self._key_of = key_of
+        self._keys = keys
         self._egress = Egress.parse(settings.https_proxy, settings.no_proxy) if settings.https_proxy else None
         self._contexts: dict[str | None, ssl.SSLContext] = {}
         self._kept: dict[Upstream, Origin] = {}
@@ -75,7 +76,11 @@ class Origins:
             connect_timeout_s=settings.connect_timeout_s,
         )
         pool.cap = guard.limit
-        return Origin(spec, pool, guard, self._book, self._key_of(spec))
+        return Origin(spec, pool, guard, self._book, partial(self._key, spec))
+
+    def _key(self, spec: Upstream) -> bytes | None:
+        secret = self._keys.get(spec, steady())
+        return None if secret is None else secret.reveal()
 
     def _tls(self, spec: Upstream) -> ssl.SSLContext | None:
         if spec.scheme != "https":

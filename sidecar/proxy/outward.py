@@ -16,7 +16,8 @@ from sidecar.proxy.intake import NEVER
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.outgoing import Came, outgoing, varied
 from sidecar.proxy.own_answers import OwnAnswers
-from sidecar.proxy.translated import Said, Translated
+from sidecar.proxy.reply import Reply
+from sidecar.proxy.translated import Said, Translated, TranslatedReply
 from sidecar.proxy.upstream import LARGE_READ_BYTES, UpstreamConnection
 from sidecar.wire.framing import LAST_CHUNK
 from sidecar.wire.json_edit import RequestView
@@ -24,7 +25,8 @@ from sidecar.wire.translate import Named
 
 
 class Outward(OwnAnswers):
-    """The part of an exchange that sends."""
+    """The part of an exchange that sends. Defaults stand on the class and are set only where they change: the ordinary
+    exchange sets few of its own."""
 
     asked = False  # we asked for usage that the client had not asked for
     doubted: Origin | None = None  # refused a call that asked; this one is sent there again without
@@ -32,9 +34,11 @@ class Outward(OwnAnswers):
     ttfb_s: float | None = None
     said: Said | None = None  # the call as other formats say it, where the policy has upstreams of another one
     translated: Translated | None = None  # this call, where its arm speaks another format
+    pending: TranslatedReply | None = None  # its answer, while there is nothing of it to tell yet
+    broke_off = False  # an answer of an arm before this one: what that cost is not known
     cascade: Cascade | None = None
     stages: tuple[Stage, ...] | None = None  # arms that its cascade asked before this one
-    guard: Guard  # of the upstream that is asked, from `begin_try` on
+    guard: Guard  # of the upstream that is asked, from `_begin_try` on
     breaker: Breaker
     ticket = 0  # of the call that is under way; 0: none
     again = False  # it is a second try of one that failed; an answer that a cascade did not pass on had not
@@ -108,6 +112,17 @@ class Outward(OwnAnswers):
         """The model that the upstream is asked for; empty where nobody names one."""
         decision = self.decision
         return (None if decision is None else decision.model) or self.facts.model or ""
+
+    @property
+    def unseen(self) -> Reply | None:
+        """An answer that has begun, and of which nothing is with the client."""
+        return self.pending or (None if self.cascade is None else self.cascade.reply)
+
+    @property
+    def owes(self) -> bool:
+        """Whether such an answer may be billed."""
+        unseen = self.unseen
+        return unseen is not None and unseen.head.status < 400
 
     def _has_unsent(self, connection: UpstreamConnection) -> bool:
         """Whether some of the request may not have left us."""
@@ -235,13 +250,13 @@ class Outward(OwnAnswers):
     def _fall_back(self, trigger: str) -> bool:
         """Whether another arm is asked in this one's place; then the limit of this upstream learns what it had said."""
         guard, busy = self.guard, self.origin.pool.busy
-        if not self._falls_back(trigger):
+        if not self._ask_next_arm(trigger):
             return False
         guard.failed_over(trigger, busy, steady())
         return True
 
     @abstractmethod
-    def _falls_back(self, trigger: str) -> bool: ...
+    def _ask_next_arm(self, trigger: str) -> bool: ...
 
     @abstractmethod
     def on_no_connection(self, error: DialError) -> None: ...

@@ -1,12 +1,9 @@
 """What all connections of the data plane share: settings, the engine, the origins, the books, and the sweep of deadlines."""
 
 import asyncio
-import os
-import struct
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any, Final, Protocol
 
 from sidecar.clock import monotonic, steady, wall
@@ -17,6 +14,7 @@ from sidecar.core.types import Decision, Dialect, Endpoint, Event, Facts, Settle
 from sidecar.proxy.checks import Checks
 from sidecar.proxy.descriptors import RESERVE, calls_held
 from sidecar.proxy.gate import Gate, Way
+from sidecar.proxy.keys import Chance, Keys
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.signals import Signals
 from sidecar.proxy.tunnel import Tunnel
@@ -29,9 +27,6 @@ from sidecar.wire.json_edit import RequestView
 from sidecar.wire.providers import FORMATS
 
 _MAX_KEPT: Final = 20_000  # some 3 MB
-_ENTROPY_BYTES: Final = 4096  # one system call for some 800 requests
-_RANDOM_DIGITS: Final = 10  # of an id
-_DRAWS: Final = struct.Struct("<512Q")  # one system call for so many
 SWEEP_S: Final = 0.1  # deadlines are checked this often: a timer per request would cost more than the request's parsing
 
 SETTLE_S: Final = 0.005  # exchanges that are over are settled this much later at most,
@@ -121,9 +116,6 @@ class Books:
 class Plane:
     """The data plane's shared state. One per process; everything in it is touched by the loop's thread only."""
 
-    _asker: tuple[str, tuple[bytes, ...]] | None = None  # who asked last, where
-    _asked = blake2b()  # the keyed hash as far as that tells it
-    _draws: Iterator[int] = iter(())
     pressed = False  # memory is short: what the app does not miss is given up
     high_bytes = WRITE_HIGH_BYTES  # of an answer that may wait for its client; fewer while memory is short
 
@@ -160,13 +152,11 @@ class Plane:
         self.fit = self.most = min(settings.max_streams, calls_held() or settings.max_streams)
         self.buffered = 0  # bytes of request bodies held in all connections
         self.room: deque[Open] = deque()  # exchanges whose bodies wait for those bytes
-        self.text_salt = 0  # 32 bits of the salt, for the words of texts
-        self._salt = b""
+        self.chance, self.keys = Chance(), Keys(settings.service)
         self.kept: dict[tuple[str, str], tuple[str, int]] = {}  # (tenant, response id): arm and sticky key of its state
         self.together = TOGETHER
         self._ended: deque[Callable[[], None]] = deque()
         self._settling = False  # a timer is set
-        self._entropy, self._entropy_at = "", 0  # hexadecimal digits, and how many are used
         self._lines: dict[tuple[str, str, str], bytes] = {}
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -174,16 +164,6 @@ class Plane:
     def shared(self) -> bool:
         """Whether many services share this port, which are told apart."""
         return self.settings.mode != "sidecar"
-
-    @property
-    def salt(self) -> bytes:
-        """The key of all keyed hashes."""
-        return self._salt
-
-    @salt.setter
-    def salt(self, salt: bytes) -> None:
-        self._salt, self._asker = salt, None
-        self.text_salt = self.hash(b"text") & 0xFFFFFFFF
 
     def start(self) -> None:
         """Begins to enforce deadlines, those of the engine with them."""
@@ -238,47 +218,11 @@ class Plane:
         except Exception as error:  # noqa: BLE001 - what was drawn last still holds
             self.on_bug("refresh", error)
 
-    def new_id(self, at: float) -> str:
-        """A decision id: 16 hexadecimal digits of microseconds since the epoch, then 10 random ones; sorts by time."""
-        start = self._entropy_at
-        end = self._entropy_at = start + _RANDOM_DIGITS
-        if end > len(self._entropy):
-            self._entropy, start = os.urandom(_ENTROPY_BYTES).hex(), 0
-            end = self._entropy_at = _RANDOM_DIGITS
-        return "%016x%s" % (int(at * 1e6), self._entropy[start:end])  # noqa: UP031 - a third cheaper than an f-string
-
-    def draw(self) -> int:
-        """64 random bits."""
-        drawn = next(self._draws, None)
-        if drawn is None:
-            self._draws = iter(_DRAWS.unpack(os.urandom(_DRAWS.size)))
-            drawn = next(self._draws)
-        return drawn
-
     def keep(self, tenant: str, completion_id: str, arm: str, key: int) -> None:
         """Remembers which arm holds the state of a tenant's response; the oldest of 20,000 is forgotten."""
         if len(self.kept) >= _MAX_KEPT:
             self.kept.pop(next(iter(self.kept)))
         self.kept[tenant, completion_id] = (arm, key)
-
-    def hash(self, *parts: bytes) -> int:
-        """A keyed 64-bit hash of `parts`; never 0, which means "no key"."""
-        return int.from_bytes(self._begun(*parts).digest(), "little") or 1
-
-    def derive(self, path: str, who: tuple[bytes, ...], beginning: bytes) -> int:
-        """The hash of a conversation that begins so: `hash` of "derived", the service, and these. Apps ask with one
-        credential over and over, so what that adds is hashed once."""
-        asker = (path, who)
-        if asker != self._asker:
-            self._asker = asker
-            self._asked = self._begun(b"derived", self.settings.service.encode(), path.encode(), *who)
-        hashed = self._asked.copy()
-        hashed.update(b"%d:%b" % (len(beginning), beginning))
-        return int.from_bytes(hashed.digest(), "little") or 1
-
-    def _begun(self, *parts: bytes) -> blake2b:
-        told_apart = b"".join([b"%d:%b" % (len(part), part) for part in parts])
-        return blake2b(told_apart, digest_size=8, key=self._salt)
 
     def origin(self, name: str | None, way: Way) -> Origin:
         """The named upstream, or the default one of the dialect when there is none of that name; for a path that only
@@ -309,6 +253,13 @@ class Plane:
             except Exception as error:  # noqa: BLE001 - see above
                 self.on_bug("blame", error)
         return found
+
+    def charge_unknown(self, decision: Decision) -> None:
+        """Books what was reserved for an answer that broke off: what it cost is not known."""
+        try:
+            self.engine.charge(decision.route, decision.reserved_nusd, steady())
+        except Exception as error:  # noqa: BLE001 - the engine may fail, traffic may not
+            self.on_bug("charge", error)
 
     def close_idle(self) -> None:
         """Closes the connections to upstreams that carry nothing now: others need their descriptors."""

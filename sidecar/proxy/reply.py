@@ -133,10 +133,9 @@ class Reply:
 
     def head_bytes(self, add: bytes, *, close: bool) -> bytes:
         """The head for the client with `add` (whole lines) at its end."""
-        if b"x-should-retry" in add:
-            self._cut = self._cut | _RETRY
+        cut = self._cut | _RETRY if b"x-should-retry" in add else self._cut
         line = b"connection: close\r\n" if close else b""
-        head = edit_response(self.head, add + self._framing_line + line, cut=self._cut)
+        head = edit_response(self.head, add + self._framing_line + line, cut=cut)
         return b"HTTP/1.1" + head[8:] if self._rechunk and not self.head.minor else head  # 1.0 knows no chunks
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:

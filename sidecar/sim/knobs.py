@@ -80,9 +80,8 @@ class SimulatedModel:
     tokens_per_chunk: int = 1
     cached_fraction: float = 0.0  # of the prompt's tokens that are reported as cached
     version: str = ""  # the model's name in answers (Azure's deployments, dated snapshots); empty: as it was asked for
-    mistral: bool | None = (
-        None  # chat completions as Mistral writes them; None: by the name (mistral-*, codestral-*...)
-    )
+    # chat completions as Mistral writes them; None: by the name (mistral-*, codestral-*...)
+    mistral: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +122,18 @@ class SimConfig:
         An override is `key=value` for a member of SimConfig, `default:key=value` or `MODEL:key=value` for a model's
         knob; values are YAML. Raises ConfigError naming the file and the key path.
         """
-        text = "" if file is None else file.read_text(encoding="utf-8")
         where = "overrides" if file is None else str(file)
         try:
+            text = "" if file is None else file.read_text(encoding="utf-8")
             tree = yaml.safe_load(text) or {}
             if not isinstance(tree, dict):
                 raise ConfigError(f"{where}: a mapping is needed here; see sidecar/sim/knobs.py for its keys")
             for override in overrides:
                 _override(tree, override)
             return parse(tree, cls, where)
-        except (yaml.YAMLError, OSError) as error:
+        except OSError as error:
+            raise ConfigError(f"{where}: cannot be read: {error.strerror}; name a YAML file with --config") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{where}: cannot be read: {error}") from error
 
 

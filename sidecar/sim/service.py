@@ -35,9 +35,8 @@ _STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ncache-control: no-cache\r\n%b%b\r\ntransfer-encoding: chunked\r\n\r\n"
 )
 _NUMBER = b"x-request-id: req_"
-_NUMBERS: Mapping[Dialect, bytes] = {
-    "bedrock": b"x-amzn-requestid: "
-}  # the services' own names where clients read them
+# the services' own names where clients read them
+_NUMBERS: Mapping[Dialect, bytes] = {"bedrock": b"x-amzn-requestid: "}
 _SSE = b"text/event-stream; charset=utf-8"
 _JSON_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n%b%b\r\nopenai-processing-ms: %d\r\n"

@@ -36,7 +36,7 @@ import orjson
 
 from sidecar.clock import wall
 from sidecar.core.record import at_text
-from sidecar.store.database import transaction
+from sidecar.store.database import companion, transaction
 from sidecar.store.keys import Keys, KeySet, no_keys
 
 GENESIS: Final = "0" * 64
@@ -99,8 +99,7 @@ def parse_head(text: str) -> Head | None:
 
 def anchor_file(database: Path) -> Path:
     """Where the head of this database is kept beside it, through links."""
-    real = Path(os.path.realpath(database))
-    return real.with_name(real.name + _SUFFIX)
+    return companion(database, _SUFFIX)
 
 
 def read_anchor(database: Path) -> Head | None:

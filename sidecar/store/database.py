@@ -18,9 +18,8 @@ from sidecar.store.migrations import STEPS, migrate
 
 BUSY_TIMEOUT_MS = 250  # one wait for a lock; short, because the writer must also notice its own shutdown
 JOURNAL_LIMIT_BYTES = 4 * 2**20  # the WAL is cut back to this after a checkpoint
-PAGE_BYTES = (
-    8192  # of a new file: rows pack better and pages split less than with 4 KiB; larger ones cost slow services disk
-)
+# of a new file: rows pack better and pages split less than with 4 KiB; larger ones cost slow services disk
+PAGE_BYTES = 8192
 CHECKPOINT_BYTES = 4 * 2**20  # of WAL: then it is copied into the file
 CACHE_KIB = 1024  # page cache of one connection: appends touch few pages
 KEPT_CORRUPT = 3  # corrupt files kept for inspection; older ones are removed, they would fill the disk
@@ -50,7 +49,7 @@ class Files:
 
 def files(path: Path) -> Files:
     """Those that lie there now."""
-    return Files(identity(path), identity(_companion(path, "-wal")))
+    return Files(identity(path), identity(companion(path, "-wal")))
 
 
 def clear_log(path: Path, former: Files) -> None:
@@ -58,11 +57,12 @@ def clear_log(path: Path, former: Files) -> None:
     now = files(path)
     if now.log is not None and now.log == former.log and now.main != former.main:
         for suffix in ("-wal", "-shm"):
-            _companion(path, suffix).unlink(missing_ok=True)
+            companion(path, suffix).unlink(missing_ok=True)
 
 
-def _companion(path: Path, suffix: str) -> Path:
-    """SQLite names these after the file that a link leads to."""
+def companion(path: Path, suffix: str) -> Path:
+    """The file beside a database whose name has this suffix more. SQLite names its own after the file that a link leads to,
+    and so do we: two names of one database have one of each."""
     real = Path(os.path.realpath(path))
     return real.with_name(real.name + suffix)
 
@@ -80,9 +80,8 @@ def open_writer(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute(
-            "PRAGMA secure_delete=ON"
-        )  # what is erased is overwritten; not every build of SQLite does so
+        # what is erased is overwritten; not every build of SQLite does so
+        connection.execute("PRAGMA secure_delete=ON")
         connection.execute(f"PRAGMA journal_size_limit={JOURNAL_LIMIT_BYTES}")
         connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         page_bytes: int = connection.execute("PRAGMA page_size").fetchone()[0]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sidecar.core.learnt import restore
+from sidecar.core.memory import UNREADABLE
 from sidecar.core.policy import Objective
 from sidecar.core.selector import Selector
 
@@ -23,7 +24,7 @@ _WHY = {
     "sticky": "This {unit} was already bound to this arm and stays with it.",
     "pinned": "The call carries state that lives at this arm, so no other could serve it.",
     "threshold": "A threshold is breached and its action sends the traffic here.",
-    "budget": "The budget is used up, so the cheapest arm served.",
+    "budget": "The budget had no room for another arm, so the cheapest one served.",
     "policy": "A rule of the policy decided.",
     "cascade": "The route's cascade asks its arms in turn; this one's answer was given.",
     "handed on": "The route's cascade asks its arms in turn; the one before failed, and this one's answer was given.",
@@ -40,9 +41,6 @@ _KIND = {
     "estimate": "an estimate",
     "lower_bound": "a lower bound: the call ended early and the provider may bill more",
 }
-
-
-_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError)  # what a broken snapshot raises
 
 
 def explain(
@@ -297,7 +295,7 @@ def _known(record: Mapping[str, Any], context: Mapping[str, Any], known: Mapping
         return lines
     try:
         return lines + _posteriors(record, context, route, str(known.get("at")))
-    except _UNREADABLE:
+    except UNREADABLE:
         return [*lines, "The stored state of this route cannot be read by this version."]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from sidecar.errors import StoreError
+from sidecar.store.database import companion
 
 _UNSUPPORTED: Final = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 _HELD: Final = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
@@ -89,9 +90,8 @@ def _give_to_owner(descriptor: int, database: Path) -> None:
 
 
 def lock_file(database: Path) -> Path:
-    """The lock of the file that this path means, through links: two names of one database have one lock."""
-    real = Path(os.path.realpath(database))
-    return real.with_name(real.name + _SUFFIX)
+    """The lock of the file that this path means, through links."""
+    return companion(database, _SUFFIX)
 
 
 def is_held(database: Path) -> bool:

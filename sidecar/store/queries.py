@@ -289,18 +289,6 @@ def save_state(path: Path, state: bytes, service: str = "default", by: By = BY) 
         connection.execute(UPSERT_STATE, (*key, at_text(wall()), None, stored))
 
 
-def spending(path: Path, since_s: float, service: str | None = None) -> dict[str, int]:
-    """Nano-dollars per route since the hour of `since_s` (seconds since the epoch): what budgets are rebuilt from."""
-    where = "" if service is None else " AND service = ?"
-    values: tuple[str, ...] = (at_text(since_s)[:13],) if service is None else (at_text(since_s)[:13], service)
-    with _reading(path) as connection:
-        found = connection.execute(
-            f"SELECT route, sum(cost_nusd) FROM windows WHERE hour >= ?{where} GROUP BY route",  # noqa: S608 (ours)
-            values,
-        )
-        return {route: int(total) for route, total in found}
-
-
 def backup(path: Path, target: Path) -> None:
     """A consistent copy of the store, as it is when the copy begins, also while it is written.
 

@@ -3,9 +3,9 @@
 Raw rows (decisions, outcomes, feedback) go when they are older than `raw_s`, hourly windows and events after
 `aggregates_s`. Feedback whose decision is gone goes first. While the file is larger than `max_bytes`, raw rows and
 events go, the oldest of both first: either can fill it. Posteriors (`arms`), rollouts, experiments and the audit are
-never touched, nor, for its size, the windows that budgets are rebuilt from. One step deletes at most STEP_ROWS rows in
-one transaction and nothing is read into memory but their ids; freed pages are given back to the file system a few at a
-time, so no step holds the file for long.
+never touched, nor, for its size, the hourly windows. One step deletes at most STEP_ROWS rows in one transaction and
+nothing is read into memory but their ids; freed pages are given back to the file system a few at a time, so no step
+holds the file for long.
 """
 
 import sqlite3
@@ -27,10 +27,11 @@ from sidecar.store.vault import CLOSED, Vault, state_place
 
 STEP_ROWS = 1000  # rows of one transaction
 STEPS = 8  # steps of one call, so that new rows wait only tens of milliseconds
-VACUUM_PAGES = 256  # 1 MiB given back per call
+VACUUM_PAGES = 256  # 2 MiB given back per call
 
 _OLDEST_RAW: Final = "SELECT id, at FROM decisions ORDER BY id LIMIT ?"
 _OLDEST_EVENTS: Final = "SELECT id, at FROM events ORDER BY at LIMIT ?"
+_DELETE_EVENTS: Final = "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE at < ? ORDER BY at LIMIT ?)"
 
 # Ids rise with time: what is below the oldest decision has lost its own. Earlier versions stored such scores.
 _DELETE_STRAYS: Final = """DELETE FROM feedback WHERE (decision_id, source) IN (SELECT decision_id, source FROM feedback
@@ -85,20 +86,16 @@ def prune(connection: sqlite3.Connection, limits: Limits, wall_s: float, *, step
         if not more:
             break
     horizon = at_text(wall_s - limits.aggregates_s)
-    _in_steps(connection, "DELETE FROM windows WHERE hour < ?", (horizon[:13],))
-    _in_steps(
-        connection,
-        "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE at < ? ORDER BY at LIMIT 1000)",
-        (horizon,),
-    )
+    connection.execute("DELETE FROM windows WHERE hour < ?", (horizon[:13],))
+    connection.execute(_DELETE_EVENTS, (horizon, STEP_ROWS))
     _give_back(connection, limits)
     return Pruned(rows, more)
 
 
-def vacuum(connection: sqlite3.Connection, pages: int = VACUUM_PAGES) -> bool:
-    """Give back up to `pages` free pages; whether another call would give back more. Raises sqlite3.Error."""
+def vacuum(connection: sqlite3.Connection) -> bool:
+    """Give back up to VACUUM_PAGES free pages; whether another call would give back more. Raises sqlite3.Error."""
     _, before = size_bytes(connection)
-    connection.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+    connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
     _, after = size_bytes(connection)
     return 0 < after < before
 
@@ -180,12 +177,8 @@ def _delete(connection: sqlite3.Connection, ids: list[Key]) -> None:
         connection.executemany(f"DELETE FROM {table} WHERE {key} = ?", ids)  # noqa: S608 (names of ours)
 
 
-def _in_steps(connection: sqlite3.Connection, statement: str, values: tuple[str, ...]) -> None:
-    connection.execute(statement, values)
-
-
 def _give_back(connection: sqlite3.Connection, limits: Limits) -> None:
     """Return free pages to the file system: a few, when a fifth of the limit lies free (else they are used again)."""
     _, free = size_bytes(connection)
     if free * 5 > limits.max_bytes:
-        connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+        vacuum(connection)

@@ -73,7 +73,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("errands_dropped", "counter", (), "Calls of the sidecar's own that were wanted and never sent."),
     Metric("escalations", "counter", (), "Answers of a cascade that were asked of the next arm instead."),
     Metric("unvaried", "counter", (), "Calls that their experiment does not count: its prompt had no place in them."),
-    Metric("accepted", "counter", (), "Requests whose head was read: completed + failed + aborted + shed + open."),
+    Metric("accepted", "counter", (), "Requests with a whole head: completed, failed, aborted, open, or shed by overload."),
     Metric("shed", "counter", ("cause",), "Requests answered by the sidecar before a decision (limits, bad heads)."),
     Metric("fail_open", "counter", ("cause",), "Decisions that failed open to the model that the app asked for."),
     Metric("stripped_usage", "counter", (), "Streams from which the usage that the sidecar asked for was removed."),

@@ -70,6 +70,13 @@ class RequestLog:
         """Lines that were given up."""
         return self.sink.dropped if self.sink is not None else 0
 
+    def notes(self) -> list[str]:
+        """What keeps the lines from their file."""
+        sink = self.sink
+        if sink is None or not sink.closed_for:
+            return []
+        return [f"request log: {sink.target} cannot be opened ({sink.closed_for}); {sink.waiting_bytes} bytes wait"]
+
     def observe(self, rows: Sequence[Row]) -> None:
         """Writes one line per row; never blocks and never raises."""
         if self.sink is not None and rows:

@@ -22,6 +22,7 @@ class Sink:
         self.target = target
         self.dropped = 0  # lines that nobody will see
         self.errors = 0
+        self.closed_for = ""  # why the file is not open
         self._backlog: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._limit = backlog_bytes
@@ -104,9 +105,11 @@ class Sink:
                 flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
                 self._fd = os.open(self.target, flags, 0o600)
                 self._inode = os.fstat(self._fd).st_ino
-        except OSError:
+            self.closed_for = ""
+        except OSError as error:
             self._fd = -1
             self.errors += 1
+            self.closed_for = error.strerror or type(error).__name__
 
     def _shut(self) -> None:
         fd, self._fd = self._fd, -1

@@ -77,9 +77,8 @@ class RequestView(Struct, gc=False, kw_only=True):
     has_stream_options: bool = False  # the member is there, whatever its value
     include_usage: bool | None = None  # stream_options.include_usage, or OpenRouter's usage.include
     odd_options: bool = False  # they are of a type that a server refuses: that is between it and its client
-    max_tokens: int | None = (
-        None  # max_completion_tokens, max_output_tokens or max_tokens; else Gemini's, which is deeper; -1..MOST_TOKENS
-    )
+    # max_completion_tokens, max_output_tokens or max_tokens; else Gemini's, which is deeper; -1..MOST_TOKENS
+    max_tokens: int | None = None
     limit_key: str = "max_tokens"  # which of the first three, where there is one
     tools: bool = False
     stateful: bool = False  # carries an upstream's state, asks it to keep some, or uses the upstream's own tools

@@ -310,7 +310,7 @@ class BodyMeter:
     alike = None
 
     def count(self, times: Sequence[float], text_bytes: int) -> None:
-        """Never called: nothing in a whole body is alike."""
+        """Part of what a `Meter` is; nothing in a whole body is alike."""
 
     def feed(self, data: bytes, t_s: float) -> None:  # noqa: ARG002  # a whole body has no token times
         """One read of the decoded body."""

@@ -23,9 +23,8 @@ from sidecar.core.abilities import AUDIO, DOCUMENTS, IMAGES, JSON_SCHEMA, THINKI
 BYTES_PER_TOKEN: Final = 4.0  # English text in today's vocabularies, with JSON's markup; other scripts have 2..3
 IMAGE_TOKENS: Final = 1_000  # 85..1,600 by provider, detail and size
 DOCUMENT_TOKENS: Final = 1_000  # a page or two
-MEDIA_BYTES_PER_TOKEN: Final = (
-    64.0  # of base64: a page of PDF has 100 kB and 1,500 tokens, a second of audio 20..40 kB and 10..32
-)
+# of base64: a page of PDF has 100 kB and 1,500 tokens, a second of audio 20..40 kB and 10..32
+MEDIA_BYTES_PER_TOKEN: Final = 64.0
 
 _W: Final = rb"[ \t\r\n]{0,8}"
 _IS: Final = _W + rb":" + _W

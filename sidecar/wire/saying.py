@@ -1,15 +1,24 @@
-"""What the spokes have in common: marks and extras of a node, data URLs, arguments of calls, schemas that are closed.
+"""What the spokes have in common: marks and extras of a node, contents, tools, data URLs, arguments of calls, schemas that
+are closed, and OpenAI's usage.
 
-What it promises: pure functions of neutral values; what a format does with them is its spoke's.
+What it promises: pure functions of JSON and neutral values; what a format does with them is its spoke's.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+import msgspec
 import orjson
 
-from sidecar.wire.neutral import Format, Json, Report, ToolCall
+from sidecar.core.types import Usage
+from sidecar.wire.members import wrong
+from sidecar.wire.neutral import AnyPart, Format, Json, Report, Request, Text, Tool, ToolCall
+from sidecar.wire.openai import OpenAIUsage, to_usage
+from sidecar.wire.reading import read_as
 from sidecar.wire.spoke import lose_all
+
+_usage: Final = msgspec.json.Decoder(OpenAIUsage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +45,41 @@ class Saying:
         if cache is not None and not self.own:
             self.report.map(f"{where}.cache")
         return cache is not None and self.own
+
+
+def parts_of(value: object, where: str, read: Callable[[Any, str], AnyPart]) -> list[AnyPart]:
+    """The parts of a content in OpenAI's formats: a string, a list of parts (for `read`), or nothing. Raises
+    TranslationError on anything else."""
+    if value is None or value == "":
+        return []
+    if isinstance(value, str):
+        return [Text(text=value)]
+    if not isinstance(value, list):
+        wrong(where, "a string or a list", value)
+    return [read(item, f"{where}[{number}]") for number, item in enumerate(value)]
+
+
+def tools_of(request: Request, saying: Saying, write: Callable[[Tool, str, Saying], Json]) -> list[Json]:
+    """The member `tools` of OpenAI's formats: those that are known by `write`, opaque ones in their own format alone."""
+    said = []
+    for number, tool in enumerate(request.tools):
+        where = f"tools[{number}]"
+        if tool.opaque is None:
+            said.append(write(tool, where, saying))
+        elif saying.own:
+            said.append(tool.opaque)
+        else:
+            saying.report.lose(where)
+    return said
+
+
+def usage_of(said: Json, tier: str | None) -> Usage | None:
+    """Inclusive totals of OpenAI's usage; None where they cannot be read. Members of a wrong type count as absent."""
+    try:
+        counts = read_as(_usage, orjson.dumps(said))
+    except TypeError:
+        return None  # a number of more than 64 bits, or nested too deeply
+    return None if counts is None else to_usage(counts, tier)
 
 
 def split_data_url(url: str) -> tuple[str, str] | None:

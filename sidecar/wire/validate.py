@@ -143,4 +143,3 @@ _CHECKS: Final[Mapping[str, _Check]] = {
     "regex": _regex,
     "refusal_text": _refusal_text,
 }
-TEXT_VALIDATORS: Final = tuple(_CHECKS)

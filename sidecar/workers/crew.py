@@ -37,9 +37,8 @@ _FIRST_PAUSE_S: Final = 0.1
 _LAST_PAUSE_S: Final = 10.0
 _STEADY_S: Final = 60.0  # one that lived so long did not die in a row
 _REAP_S: Final = 5.0  # between the end of its socket and its own
-SILENT_S: Final = (
-    10.0  # 5..60; shorter takes a starved machine for a fault, longer leaves clients of a hung one waiting
-)
+# 5..60; shorter takes a starved machine for a fault, longer leaves clients of a hung one waiting
+SILENT_S: Final = 10.0
 _BORN_S: Final = 30.0  # of one that has not said anything yet: it imports and reads
 _LOOK_S: Final = 0.5  # some looks of the leader: what lies beyond was the leader's own stall
 

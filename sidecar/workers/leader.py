@@ -152,10 +152,12 @@ class LeadingSidecar(Sidecar):
         for route, (cost_nusd, at) in report.charges.items():
             engine.charge(route, cost_nusd, at)
         engine.hear(member.who, report.spending, heard=not member.turn)
-        bound = engine.bind(member.who, report.bound) if report.bound else []
+        bound, again = engine.bind(member.who, report.bound)
         if kept or bound:
             for other in self.crew.others(member):
                 other.send(Orders(bound=bound, kept=kept))
+        if again:
+            member.send(Orders(bound=again))
         self._copy_books()
         engine.refresh(steady())
         self._pass_on(report)

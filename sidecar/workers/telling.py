@@ -17,9 +17,8 @@ from sidecar.proxy.plane import Plane
 from sidecar.workers.link import Link
 from sidecar.workers.messages import Counted, Exchange, Report, exchange_of, lessons_alone, lessons_of, written
 
-FLUSH_S: Final = (
-    0.02  # with the leader's own batches and the store's group commit, a kill loses less than 300 ms of rows
-)
+# with the leader's own batches and the store's group commit, a kill loses less than 300 ms of rows
+FLUSH_S: Final = 0.02
 BATCH: Final = 64
 MOST: Final = 10_000  # some 30 MB
 FULL_BYTES: Final = 4 * 1024 * 1024  # that the leader has not read: no more is sent until it does

@@ -24,21 +24,21 @@ import msgspec
 import numpy as np
 import structlog
 
-from sidecar.clock import monotonic, steady, take_over, wall
+from sidecar.clock import monotonic, steady, take_over
 from sidecar.config.guards import guards
 from sidecar.config.policy import Loaded, Written, default_upstreams, load_written
 from sidecar.config.prices import PriceSource
 from sidecar.config.secrets import ClientTokens, KeyRing
 from sidecar.control.loop import Consumers, ControlLoop
-from sidecar.core.cost import RateCard, flat_card
 from sidecar.core.following import Follower
-from sidecar.core.policy import NO_POLICY, Policy, Route, Upstream
+from sidecar.core.policy import NO_POLICY, Policy, Route
 from sidecar.errors import ConfigError
 from sidecar.gauges import load, of_process, of_traffic
 from sidecar.process import hush, loop_factory, place, salt_of, server_tls, watch_loop
 from sidecar.proxy.aside import Beside
 from sidecar.proxy.cascade import Cascades
 from sidecar.proxy.downstream import Downstream
+from sidecar.proxy.keys import Keys
 from sidecar.proxy.leaving import drain, end_traffic
 from sidecar.proxy.listen import bind
 from sidecar.proxy.memory import Memory
@@ -73,12 +73,13 @@ class Worker:
         self._wanted = ""  # the policy version in force at the leader
         self._orders: deque[Orders] = deque()  # the first of them waits for its policy to be read, the others for it
         self._next: Loaded | None = Loaded(NO_POLICY)  # not in force here yet
+        self._unread: Written | None = None  # the policy said last, until it could be read
         self._refused = ""  # why `_next` could not be put in force
         self._stand = self._followed = b""  # what the leader said last, and what of it is taken over
         self._leases: dict[str, tuple[int, float]] = {}
         self.tasks = Tasks(lambda name, error: self.on_bug(f"task {name}", error))
         self.prices = PriceSource(settings.prices, hello.prices)
-        self.engine = Follower(NO_POLICY, np.random.default_rng(), steady(), self._price_of, guards(settings))
+        self.engine = Follower(NO_POLICY, np.random.default_rng(), steady(), self.prices.card, guards(settings))
         self.keys = KeyRing(os.environ)
         self.link = link
         self.telling = Telling(self.engine, link)
@@ -86,7 +87,7 @@ class Worker:
         self.beside, self.cascades = Beside(self.plane), Cascades(self.plane)
         self.memory = Memory(self.plane, lambda _shed: None)  # rows are the leader's to shed
         self._wire_plane()
-        self.origins = Origins(settings, self.prices.current, self.tasks, self._key_of)
+        self.origins = Origins(settings, self.prices.current, self.tasks, self.keys)
         self.defaults = default_upstreams(settings)
         self._gauges: dict[str, Callable[[], Reading]] = {}
         of_traffic(self._gauges.__setitem__, self.plane, self.beside)
@@ -96,7 +97,7 @@ class Worker:
 
     def _wire_plane(self) -> None:
         plane, settings = self.plane, self.settings
-        plane.salt = salt_of(settings)
+        plane.keys = Keys(settings.service, salt_of(settings))
         plane.on_feedback = self._on_feedback
         plane.on_events = self.telling.events
         plane.on_bug = self.on_bug
@@ -139,18 +140,6 @@ class Worker:
         self.telling.serving = True
         self._count()
 
-    def _price_of(self, upstream: Upstream, model: str) -> RateCard | None:
-        if upstream.price is not None:
-            return flat_card(upstream.price)
-        return self.prices.current.lookup(upstream.provider, model, int(wall() // 86400))
-
-    def _key_of(self, spec: Upstream) -> Callable[[], bytes | None]:
-        def read() -> bytes | None:
-            secret = self.keys.get(spec, steady())
-            return None if secret is None else secret.reveal()
-
-        return read
-
     # ---- orders
 
     def on_message(self, body: bytes) -> None:
@@ -190,12 +179,14 @@ class Worker:
 
     def _begin_reading(self, orders: Orders) -> None:
         assert orders.written is not None
+        self._unread = orders.written
         self.tasks.spawn(self._read(orders, orders.written), "orders")
 
     async def _read(self, orders: Orders, written: Written) -> None:
         try:
             self._next = await in_thread(lambda: load_written(written, os.environ, self.settings))
-        except Exception as bug:  # noqa: BLE001 - the leader could read it; what it ordered besides is obeyed
+            self._unread = None
+        except Exception as bug:  # noqa: BLE001 - the leader could read it: tried again; what it ordered besides is obeyed
             self.on_bug("policy", bug)
         self._obey(orders)
         self._obey_all()
@@ -205,7 +196,7 @@ class Worker:
         self._fenced(self._take_over, orders)
         if orders.turn:
             self.telling.turn = orders.turn
-            self.telling.flush()
+            self._fenced(lambda _orders: self.telling.flush(), orders)
 
     def _take_over(self, orders: Orders) -> None:
         if orders.policy:
@@ -214,18 +205,22 @@ class Worker:
         self.engine.hear(orders.unbound, orders.bound)
         if orders.turn:
             self._stand, self._leases = orders.stand or self._stand, orders.leases
+        if orders.policy:
             self._follow()
         for kept in orders.kept:
             self.plane.keep(*kept)
 
     def _follow(self) -> None:
-        """Takes over what the leader knows. What it says of another policy than ours waits for that."""
-        if self._wanted == self.engine.policy.version:
-            if self._stand is not self._followed:
-                self._followed = self._stand
-                self.telling.events(self.engine.follow(self._stand, steady()))
-                self._look_around()
-            self.engine.lend(self._leases)
+        """Takes over what the leader knows. What it says of another policy than ours waits for that, unless that one cannot
+        be put in force here: then rollbacks and budgets hold for ours, as far as both have the same routes and arms."""
+        if self._wanted != self.engine.policy.version and not self._refused:
+            return
+        if self._stand is not self._followed:
+            self._followed = self._stand
+            told = self.engine.follow(self._stand, steady())
+            self.telling.events([] if self._refused else told)
+            self._look_around()
+        self.engine.lend(self._leases)
 
     def on_lost(self) -> None:
         """The leader is gone."""
@@ -254,8 +249,11 @@ class Worker:
     # ---- policy, prices, time
 
     def _poll_policy(self) -> None:
-        """Tries again what could not be put in force: a file that it names may be there now."""
-        if self._next is not None:
+        """Tries again what could not be read, or not be put in force: a file that it names may be there now."""
+        if self._unread is not None and not self._orders:
+            self._orders.append(Orders(policy=self._wanted, written=self._unread))
+            self._obey_all()
+        elif self._next is not None:
             self._look_at_policy()
             self._follow()
 

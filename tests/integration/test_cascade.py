@@ -13,9 +13,21 @@ from sidecar.core.retry_budget import RetryBudget, RetrySpec
 from sidecar.proxy.cascade import MAX_HELD_BYTES
 from sidecar.sim.knobs import SimulatedModel
 from sidecar.wire.validate import check
-from tests.integration.canary import NEW, OLD, App, optimizing, rows_of, running, talking, to_step
+from tests.integration.canary import (
+    NEW,
+    OLD,
+    App,
+    optimizing,
+    phase,
+    route,
+    rows_of,
+    running,
+    talking,
+    to_step,
+    written,
+)
 from tests.integration.conftest import Running, Serve, Sim, Upstream
-from tests.integration.raw import Script, ScriptedUpstream, chunked, connected, ok, post
+from tests.integration.raw import Script, ScriptedUpstream, call, chunked, connected, ok, post
 
 CASCADE = {"cascade": {"arms": ["new", "base"], "on": ["empty", "finish_reason"]}}
 PRICES = {OLD: (2.5, 10.0), NEW: (0.15, 0.6)}  # dollars per million tokens of the price list, as of 2024-08
@@ -165,6 +177,35 @@ async def test_what_is_never_held(upstream: Upstream, serve: Serve, tmp_path: Pa
     assert side.books.escalated == 0
     assert len(up.requests) == 4
     assert [row.stages for row in rows] == [None] * 4
+
+
+async def test_a_body_that_is_not_kept_is_asked_once(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """Gemini's path names the model of a body that is passed on as it comes: what is gone cannot be asked of the next."""
+    up = await upstream([ok(b'{"candidates":[{"content":{"parts":[]},"finishReason":"STOP"}]}')])
+    policy = route(up.port, mode="optimize", sticky="request", quality={"min_samples": 0}, cascade=CASCADE["cascade"])
+    for one in policy["upstreams"].values():
+        one.update(dialect="gemini", provider="google", base_url=f"http://127.0.0.1:{up.port}")
+    folder = written(tmp_path / "policies", policy)
+    side = await serve(up, policies=folder, environ={"NEW_KEY": "held"}, route_body_max="64KiB")
+    while phase(side)[0] != "promoted":
+        side.app.on_events(side.app.engine.promote("chat", steady()))
+    body = orjson.dumps({"contents": [{"role": "user", "parts": [{"text": "x" * 100_000}]}]})
+    got = await call(side.port, post(f"/v1beta/models/{OLD}:generateContent", body, b"x-goog-api-key: k"))
+    assert (got.end, got.status, len(up.requests), side.books.escalated) == ("whole", 200, 1, 0)
+    assert up.requests[0].body == body
+
+
+async def test_a_last_answer_that_breaks_off(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """It had begun, so it may be billed: with the stage before it the row says the least that the exchange cost."""
+    weak, strong = ok(said("", NEW, tokens=0)), ok(said("four", OLD))
+    up, side = await cascading(upstream, serve, tmp_path, weak=[weak], strong=[strong[:-5], "reset"])
+    rows = rows_of(side)
+    async with talking(side) as app:
+        app.client.send(post(body=orjson.dumps({"model": OLD, "messages": [{"role": "user", "content": "2+2?"}]})))
+        assert (await app.client.response()).end != "whole"
+    assert await up.until(lambda: len(rows) == 1)
+    assert (rows[0].outcome.kind, rows[0].outcome.status) == ("failed", 200)
+    assert (rows[0].outcome.cost_nusd, rows[0].outcome.cost_kind) == (cost_nusd(NEW, 0), "lower_bound")
 
 
 async def test_too_large_to_hold(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:

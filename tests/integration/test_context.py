@@ -42,7 +42,7 @@ async def test_task_and_text(sim: Sim, serve: Serve, tmp_path: Path) -> None:
     side = await running(
         provider, serve, tmp_path, mode="optimize", context={"tag": "kind", "text": True}, quality={"min_samples": 0}
     )
-    salt = side.app.plane.text_salt
+    salt = side.app.plane.keys.text_salt
     assert salt
     first = {"role": "user", "content": "hello"}
     turns = [first, {"role": "assistant", "content": "yes?"}, {"role": "user", "content": TEXT}]

@@ -15,7 +15,7 @@ import pytest
 from sidecar.clock import monotonic
 from sidecar.store import queries
 from sidecar.store.writer import Writer
-from tests.fixtures.settled import as_rows, settled
+from tests.fixtures.settled import as_rows, settled, spent
 from tests.fixtures.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,7 +93,7 @@ def test_locked_for_seconds(writer: Writer, path: Path) -> None:
     assert writer.close(3.0)
     assert traffic.slowest_s < PUT_LIMIT_S
     assert rows_in(path) == traffic.count
-    assert queries.spending(path, 0.0) == {"support": traffic.count * 12_345}
+    assert spent(path) == {"support": traffic.count * 12_345}
 
 
 def test_locked_while_it_starts(writer: Writer, path: Path) -> None:
@@ -274,5 +274,5 @@ def test_kill_nine(path: Path) -> None:
         connection.close()
         assert written > 0
         assert rows_in(path) >= at_least
-    sums = queries.spending(path, 0.0)["support"]
+    sums = spent(path)["support"]
     assert sums == rows_in(path) * 12_345

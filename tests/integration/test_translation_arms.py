@@ -10,7 +10,7 @@ import pytest
 
 from sidecar.clock import steady
 from tests.integration.canary import OLD, App, phase, route, rows_of, talking, written
-from tests.integration.conftest import Serve, Upstream
+from tests.integration.conftest import Running, Serve, Upstream
 from tests.integration.raw import SSE_HEAD, WAIT_S, ScriptedUpstream, call, chunked, connected, event, ok, post
 
 HELD = {"NEW_KEY": "held-key-0123456789", "ONE_KEY": "near-key-0123456789"}
@@ -85,6 +85,20 @@ async def test_fallback_to_another_format(upstream: Upstream, serve: Serve, tmp_
     assert rows[0].outcome.usage.output_tokens == (10 if far_first else 3)
 
 
+async def cascading(
+    near: ScriptedUpstream, far: ScriptedUpstream, serve: Serve, tmp_path: Path
+) -> tuple[Running, dict[str, Any]]:
+    """A sidecar whose cascade begins with an arm of another format, and its policy."""
+    made: dict[str, Any] = {"cascade": {"arms": ["new", "base"], "on": ["empty"]}}
+    policy = route(near.port, mode="optimize", sticky="request", quality={"validators": ["empty"], "min_samples": 0},
+                   arms=[{"id": "new", "upstream": "two", "model": "c"}], **made)  # fmt: skip
+    policy["upstreams"]["two"] = claude(far.port)
+    side = await serve(near, policies=written(tmp_path / "policies", policy), environ=HELD)
+    while phase(side)[0] != "promoted":
+        side.app.on_events(side.app.engine.promote("chat", steady()))
+    return side, policy
+
+
 @pytest.mark.parametrize("framing", ["length", "chunked", "late end"])
 async def test_a_cascade_over_formats(upstream: Upstream, serve: Serve, tmp_path: Path, framing: str) -> None:
     """The held answer of the arm of another format is checked, measured and paid, however its end comes."""
@@ -98,13 +112,7 @@ async def test_a_cascade_over_formats(upstream: Upstream, serve: Serve, tmp_path
 
     near = await upstream([ok(completion("near"))])
     far = await upstream(framed(message("")), framed(message("far")))
-    made: dict[str, Any] = {"cascade": {"arms": ["new", "base"], "on": ["empty"]}}
-    policy = route(near.port, mode="optimize", sticky="request", quality={"validators": ["empty"], "min_samples": 0},
-                   arms=[{"id": "new", "upstream": "two", "model": "c"}], **made)  # fmt: skip
-    policy["upstreams"]["two"] = claude(far.port)
-    side = await serve(near, policies=written(tmp_path / "policies", policy), environ=HELD)
-    while phase(side)[0] != "promoted":
-        side.app.on_events(side.app.engine.promote("chat", steady()))
+    side, _ = await cascading(near, far, serve, tmp_path)
     rows = rows_of(side)
     async with talking(side) as app:
         first, second = await app.ask(), await app.ask()
@@ -112,6 +120,57 @@ async def test_a_cascade_over_formats(upstream: Upstream, serve: Serve, tmp_path
     assert orjson.loads(second.raw.body)["choices"][0]["message"]["content"] == "far"
     assert [(one.why, one.cost_nusd) for one in rows[0].stages or ()] == [("empty", 13_000)]
     assert rows[1].outcome.cost_nusd == 13_000
+
+
+async def test_an_answer_without_a_body_is_none(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """Where no other arm of the cascade can be asked, the client gets an error, as without a cascade."""
+    go = asyncio.Event()
+    near, far = await upstream([ok(completion("near"))]), await upstream([go, ok(b"")])
+    side, policy = await cascading(near, far, serve, tmp_path)
+    policy["routes"][0]["baseline"]["id"] = "other"
+    del policy["routes"][0]["cascade"]
+    written(tmp_path / "policies", policy)
+    async with talking(side) as app:
+        asked = asyncio.ensure_future(app.ask())
+        assert await far.until(lambda: len(far.requests) == 1)
+        loaded = side.app.policies.take(side.app.policies.read())
+        assert loaded is not None
+        side.app.apply(loaded)
+        go.set()
+        got = await asked
+    assert (got.status, near.requests) == (502, [])
+
+
+@pytest.mark.parametrize("how", ["alone", "fallback", "cascade"])
+async def test_an_answer_that_breaks_off_is_paid(upstream: Upstream, serve: Serve, tmp_path: Path, how: str) -> None:
+    """Nothing of it is with the client, and it may be billed: the budget takes what was reserved, the row says at least."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n"
+    near, far = await upstream([ok(completion("near"))]), await upstream([head + message("far")[:-3], "reset"])
+    if how == "cascade":
+        side, policy = await cascading(near, far, serve, tmp_path)
+    else:
+        second = {"arms": [NATIVE["id"]], "on": ["5xx"]} if how == "fallback" else None
+        policy = both(near, far, baseline=FOREIGN, arms=[NATIVE], rollout={"min_requests": 9999}, fallback=second)
+        side = await serve(near, policies=written(tmp_path / "policies", policy), environ=HELD)
+    policy["routes"][0]["budget"] = {"daily_usd": 100}
+    written(tmp_path / "policies", policy)
+    loaded = side.app.policies.take(side.app.policies.read())
+    assert loaded is not None
+    side.app.apply(loaded)
+    rows, spent_nusd = rows_of(side), 0
+    async with talking(side) as app:
+        got = await app.ask("Hi", model="auto", max_tokens=1000)
+        while not far.requests:  # one in twenty goes to the new arm at once
+            spent_nusd += rows[-1].outcome.cost_nusd or 0
+            got = await app.ask("Hi", model="auto", max_tokens=1000)
+    status, outcome = side.app.engine.status()[0], rows[-1].outcome
+    known_nusd = outcome.cost_nusd or 0
+    assert status.spent_day_nusd - spent_nusd - known_nusd >= 2_000_000, "1,000 tokens at two dollars a million"
+    assert status.reserved_nusd == 0
+    if how == "alone":
+        assert (got.status, outcome.cost_nusd) == (502, None)
+    else:
+        assert (got.status, got.reason, known_nusd, outcome.cost_kind) == (200, "fallback", 350_000, "lower_bound")
 
 
 async def test_shadows_of_another_format(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:

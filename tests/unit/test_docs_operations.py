@@ -18,14 +18,14 @@ BEGIN, END = "<!-- settings: begin -->\n", "<!-- settings: end -->\n"
 
 
 def _shown(name: str, value: Any) -> str:
+    if value is None or value == ():
+        return ""
     if name.endswith("listen"):
         return show_listen(value)
     if name.endswith("_s"):
         return show_duration(value)
     if name.endswith("_bytes"):
         return show_size(value)
-    if value is None or value == ():
-        return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -65,6 +65,33 @@ async def test_load(tmp_path: Path) -> None:
     assert {name for name, count in told["books"].items() if count} == {"accepted", "failed"}
 
 
+async def test_upstreams_of_one_name_are_added_up(tmp_path: Path) -> None:
+    """A policy's upstream is mostly called `openai`, as the one is that serves without a policy: the idle one of the two
+    hides nothing of the other's calls, tries, breakers and limit."""
+    (tmp_path / "bot.yaml").write_text(POLICY.replace("up:", "openai:").replace("upstream: up", "upstream: openai"))
+    settings = [f"policies={tmp_path}", "service=bot", "request_log=off", "concurrency_limit=overload"]
+    app = Sidecar(Settings.load({}, None, settings), {})
+    assert app.policies.error is None
+    for count, guard in enumerate(one for one in app.engine.guards.all if one.name == "openai"):
+        breaker = guard.of(None)
+        for _ in range(2 - count):
+            guard.begin(breaker, retry=True)
+        guard.budget.denied, breaker.opened = 4, 3
+        assert guard.limit is not None
+        guard.limit.value = 7.0 + count
+    told = {
+        (sample.name.removeprefix(PREFIX), *sorted(sample.labels.values())): sample.value
+        for family in parse(app.metrics.render()[1].decode())
+        for sample in family.samples
+    }
+    assert told["upstream_active", "openai"] == 3
+    assert told["upstream_retries_total", "made", "openai"] == 3
+    assert told["upstream_retries_total", "denied", "openai"] == 8
+    assert told["breaker_opened_total", "*", "openai"] == 6
+    assert told["concurrency_limit", "openai"] == 7
+    assert load(app.plane)["calls"] == {"openai": 3, "anthropic": 0, "gemini": 0}
+
+
 async def test_a_scrape_looks_at_the_routes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It computes shares anew, a third of a millisecond a route on the loop; what cannot be had leaves nothing old behind.
     A probe of `/ready` does without."""

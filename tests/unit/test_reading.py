@@ -127,3 +127,31 @@ def test_a_policy_of_another_service_is_told_so(asked: Any, capsys: pytest.Captu
     """Not "no row": the log has rows, of other services."""
     assert asked(policy("observe").replace("service: bot", "service: elsewhere")) == 1
     assert "no row is of service 'elsewhere'; write `service` as the log has it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["export", "--since", "7d"], "--since: '7d' is no time; write one in UTC, like 2026-01-31"),
+        (["export", "--until", "2026-11-23T06:00+02:00"], "--until: '2026-11-23T06:00+02:00' is no time"),
+        (["replay", "--policy", "p.yaml", "--since", "yesterday"], "--since: 'yesterday' is not a duration; write"),
+        (["feedback", "x", "--score", "good"], "--score: 'good' is not a number"),
+        (["demo", "--seconds", "-1"], "--seconds: -1 does not lie between 0"),
+    ],
+)
+def test_an_option_that_cannot_be_read_is_no_empty_answer(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("since", ["", "2", "2026", "2026-0", "2026-11-20", "2026-11-20T1", "2026-11-20T10:00:00.5Z"])
+def test_a_time_may_be_cut_off_anywhere(since: str, db: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--db", str(db), "--since", since]) == 0
+    shown = capsys.readouterr().out
+    assert main(["export", "--db", str(db)]) == 0
+    newer = [line for line in capsys.readouterr().out.splitlines() if json.loads(line)["at"] >= since.removesuffix("Z")]
+    assert shown.splitlines() == newer

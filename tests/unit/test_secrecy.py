@@ -92,6 +92,15 @@ def test_a_variable_of_another_form_is_refused(tmp_path: Path) -> None:
         load_file(file, {})
 
 
+def test_a_variable_that_would_be_a_setting_is_refused(tmp_path: Path) -> None:
+    """A process with an unknown SIDECAR_ variable does not start, and a known one is no key of a provider."""
+    file = tmp_path / "p.yaml"
+    for name in ("SIDECAR_OPENAI_KEY", "SIDECAR_DB"):
+        file.write_text(POLICY.format(url=URL, key=f"{{env: {name}}}"))
+        with pytest.raises(ConfigError, match=r"p\.yaml:3: upstreams\.sim\.api_key\.env: begins with SIDECAR_"):
+            load_file(file, {name: "k"})
+
+
 @pytest.mark.parametrize("name", ["https_proxy", "observatory_url", "openai_upstream", "listen", "log_level", "drain"])
 @pytest.mark.parametrize("text", ["bob:KEY@h", "http://h/?key=KEY", "KEY", "http://bob:KEY@[::1", BARE])
 def test_a_key_in_a_wrong_setting(name: str, text: str) -> None:

@@ -321,6 +321,11 @@ async def test_orders_that_cannot_be_obeyed_end_no_worker(monkeypatch: pytest.Mo
     monkeypatch.setattr(worker.tasks, "spawn", lambda reading, _name: (reading.close(), fault()))
     worker.on_message(frame(Orders(turn=8, answers=[(1, 202, b"")], written=Written("", Path("p"))))[4:])
     assert (link.sent[-1].turn, link.sent[-1].books.bugs, len(worker._orders)) == (8, 4, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(link, "send", fault)
+        worker.on_message(frame(Orders(turn=9))[4:])
+    worker.telling.flush()  # as every second
+    assert link.sent[-1].turn == 9
 
 
 async def test_a_worker_goes_on_while_it_reads_a_policy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -350,6 +355,37 @@ async def test_a_worker_goes_on_while_it_reads_a_policy(monkeypatch: pytest.Monk
     assert heard == ["['r1'] bad", *(f"['{who}'] {loaded.policy.version}" for who in ("r2", "r3"))]
     assert (worker.engine.policy.version, link.sent[-1].turn) == (loaded.policy.version, 2)
     assert worker.plane.books.bugs == 1
+
+
+async def test_a_worker_reads_again_what_it_could_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No task or no thread was to be had: its leader says a policy once, and behind its first nothing would serve."""
+    link, loaded = FullLink(), load_text("version: 1\nroutes: []\n", Path("p.yaml"), {})
+    link.full = False
+    worker = Worker(Hello(0, 1, Settings(), offset_s()), link)
+    leader = Leader(loaded.policy, np.random.default_rng(3), steady())
+    start, spawn = threading.Thread.start, worker.tasks.spawn
+
+    def none_left(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def settled() -> None:
+        async with asyncio.timeout(20.0):
+            while worker._orders:  # noqa: ASYNC110 - a thread of the thing under test ends it
+                await asyncio.sleep(0.005)
+
+    monkeypatch.setattr(worker.tasks, "spawn", lambda reading, _name: (reading.close(), none_left()))
+    orders = Orders(turn=1, policy=loaded.policy.version, written=loaded.written, stand=leader.stand())
+    worker.on_message(frame(orders)[4:])
+    assert (link.sent[-1].turn, worker._ordered.is_set()) == (1, False)
+    monkeypatch.setattr(worker.tasks, "spawn", spawn)
+    for started, expected in ((none_left, False), (start, True)):
+        monkeypatch.setattr(threading.Thread, "start", started)
+        worker._poll_policy()
+        await settled()
+        assert worker._ordered.is_set() == expected
+    assert (worker.engine.policy.version, worker._followed) == (loaded.policy.version, leader.stand())
+    worker._poll_policy()
+    assert (worker._notes(), len(worker._orders), worker.plane.books.bugs) == ([], 0, 2)
 
 
 async def test_a_worker_follows_what_is_said_of_its_own_policy_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,6 +445,34 @@ async def test_a_worker_waits_for_its_ca_file(tmp_path: Path) -> None:
     trustme.CA().cert_pem.write_to_path(str(ca_file))
     worker._poll_policy()
     assert (worker._notes(), worker._ordered.is_set(), worker._followed) == ([], True, stand)
+
+
+async def test_a_rollback_and_a_budget_wait_for_no_ca_file(tmp_path: Path) -> None:
+    """A worker that cannot put the leader's policy in force obeys them by the one that it has."""
+    link, leader = FullLink(), Leader(NO_POLICY, np.random.default_rng(3), steady())
+    link.full = False
+    worker = Worker(Hello(0, 1, Settings(), offset_s()), link)
+    leader.welcome(0)
+    route = (
+        "{name: r, match: {models: [m]}, mode: canary, baseline: {id: m, upstream: o, model: m}, budget: {daily_usd: 1},"
+        " arms: [{id: n, upstream: o, model: n}], rollout: {steps: [50, 100]}}"
+    )
+    other = f', p: {{dialect: openai, base_url: "https://p", ca_file: {tmp_path / "ca.pem"}}}'
+    for turn, more in enumerate(("", other), 1):
+        text = f'version: 1\nupstreams: {{o: {{dialect: openai, base_url: "http://h"}}{more}}}\nroutes: [{route}]\n'
+        loaded = load_text(text, Path("p.yaml"), {})
+        leader.apply(loaded.policy, steady())
+        if more:
+            leader.rollback("r", steady())
+            leader.charge("r", 10**8, steady())
+        said = Orders(turn, loaded.policy.version, loaded.written, leader.stand(), leases=leader.leases(0, steady()))
+        worker.on_message(frame(said)[4:])
+        async with asyncio.timeout(20.0):
+            while not link.sent or link.sent[-1].turn < turn:  # noqa: ASYNC110 - a thread of the thing under test ends it
+                await asyncio.sleep(0.005)
+    [state] = worker.engine.routes
+    assert (worker._refused != "", worker.engine.policy.version == leader.policy.version) == (True, False)
+    assert (state.staging.arm, worker.engine.spending["r"]) == ("", (0, 9 * 10**8))
 
 
 def test_what_several_workers_counted_is_added_up() -> None:

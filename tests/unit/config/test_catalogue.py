@@ -190,3 +190,5 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "name the folder" in capsys.readouterr().err
     assert main(["catalogue", "show"]) == 2
     assert "name PROVIDER/MODEL" in capsys.readouterr().err
+    assert main(["catalogue", "show", "gpt-4o"]) == 2
+    assert "gpt-4o names no provider; name PROVIDER/MODEL" in capsys.readouterr().err

@@ -75,12 +75,14 @@ def test_everything(tmp_path: Path) -> None:
         ),
         metric="cost",
         allocation="uniform",
-        alpha=0.05,
+        alpha=0.1,
         min_samples=5,
         min_effect=0.03,
         max_duration_s=7200.0,
         on_winner="promote",
+        replicas=2,
     )
+    assert spec.pod_alpha == 0.05
 
 
 @pytest.mark.parametrize(

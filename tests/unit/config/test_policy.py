@@ -8,9 +8,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.config.policy import Loaded, check_client_auth, default_upstreams, load_file, load_policies, load_text
+from sidecar.config.policy import Loaded, default_upstreams, load_file, load_policies, load_text
 from sidecar.config.settings import Settings
 from sidecar.core.policy import NO_POLICY, FlatPrice, Guardrail, Match, Objective, RolloutSpec
+from sidecar.core.rollout import rollout_id_of
 from sidecar.errors import ConfigError
 
 OURS = sorted((Path(__file__).parents[3] / "policies").glob("*.y*ml"))
@@ -128,7 +129,8 @@ replicas: 4
     assert route.arms[0].facts == {"region": "EU", "size": 7}
     assert route.objective == Objective("latency", cost_weight=1.0)
     assert route.rollout is not None
-    assert (route.rollout.require, route.rollout.margin, route.rollout.false_rollback) == ("non_inferior", 0.03, 0.01)
+    assert (route.rollout.require, route.rollout.margin, route.rollout.false_rollback) == ("non_inferior", 0.03, 0.04)
+    assert route.rollout.replicas == 4
     assert route.rollout.guardrails == (Guardrail("gave_up", off=True), Guardrail("latency_p95", ratio=2.0))
     assert route.budget is not None
     assert (route.budget.per_request_nusd, route.budget.daily_nusd) == (10**9, 2_500_000_000)
@@ -183,7 +185,7 @@ def test_modes_have_a_rollout_by_default() -> None:
         for mode in ("observe", "canary", "optimize")
     }
     assert by_mode["observe"] is None
-    assert by_mode["canary"] == by_mode["optimize"] == RolloutSpec(false_rollback=0.01)
+    assert by_mode["canary"] == by_mode["optimize"] == RolloutSpec(replicas=2)
 
 
 def test_version_depends_on_content_only() -> None:
@@ -243,15 +245,13 @@ def test_held_keys_need_client_authentication() -> None:
     open_text, held = HEAD + ROUTE, HEAD.replace('/v1"}', '/v1", api_key: {file: /k}}') + ROUTE
     standalone = Settings.load({"MODE": "standalone"})
     guarded = Settings.load({"MODE": "daemon", "SIDECAR_CLIENT_TOKENS_FILE": "/t"})
-    with pytest.raises(ConfigError, match=r"p\.yaml:3: upstreams: the key of openai is held here"):
+    refused = (
+        r"p\.yaml:3: upstreams: the key of openai is held here, and in mode standalone .*; set SIDECAR_CLIENT_TOKENS"
+    )
+    with pytest.raises(ConfigError, match=refused):
         load_text(held, Path("p.yaml"), {}, standalone)
-    with pytest.raises(
-        ConfigError, match=r"mode standalone: the key of openai is held here.*; set SIDECAR_CLIENT_TOKENS"
-    ):
-        check_client_auth(standalone, load(held).policy)
     for allowed, text in ((standalone, open_text), (guarded, held), (Settings(), held)):
         assert load_text(text, Path("p.yaml"), {}, allowed).policy == load_text(text, Path("p.yaml"), {}).policy
-        assert check_client_auth(allowed, load(text).policy) is None
 
 
 def test_who_starts_the_pods_says_how_many() -> None:
@@ -259,7 +259,7 @@ def test_who_starts_the_pods_says_how_many() -> None:
     and rollout ids are made, as it is: pods that are told different numbers agree on who is in."""
     arms = "    arms: [{id: mini, upstream: openai, model: mini}]\n    rollout: {false_rollback: 4%}\n"
     text = HEAD + ROUTE + "    mode: canary\n    budget: {daily_usd: 10}\n" + arms
-    shared = Settings.load({"SIDECAR_REPLICAS": "4"})
+    shared, ids = Settings.load({"SIDECAR_REPLICAS": "4"}), set[str]()
     for written, told, expected in (
         ("", None, 1),
         ("replicas: 2\n", None, 2),
@@ -272,8 +272,10 @@ def test_who_starts_the_pods_says_how_many() -> None:
         assert route.rollout is not None
         assert policy.replicas == expected
         assert route.budget.daily_nusd == 10_000_000_000 // expected
-        assert route.rollout.false_rollback == pytest.approx(0.04 / expected)
+        assert (route.rollout.false_rollback, route.rollout.replicas) == (0.04, expected)
+        ids.add(rollout_id_of(route, route.arms[0], route.rollout))
         assert policy.version == load(text + written).policy.version
+    assert len(ids) == 1
     assert Settings.load({"SIDECAR_REPLICAS": ""}).replicas is None
     for wrong in ("0", "10001", "many"):
         with pytest.raises(ConfigError, match="SIDECAR_REPLICAS"):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.app import Sidecar
 from sidecar.config.settings import Settings
 from sidecar.errors import ConfigError
 
@@ -103,6 +104,20 @@ def test_file_with_sections_lists_and_names_of_the_contract(tmp_path: Path) -> N
     assert (settings.no_proxy, settings.db, settings.redis_url) == (("a", "b"), Path("/d"), None)
 
 
+def test_what_has_no_effect_is_said() -> None:
+    """Who sets REDIS_URL must not believe that pods share what they learn; the value may be a secret."""
+    settings = Settings.load(
+        {"REDIS_URL": "redis://:pw@r", "POSTGRES_URL": "postgres://u:pw@h/d"}, None, ["request_log=off"]
+    )
+    told = Sidecar(settings, {}).readiness().notes
+    assert [note.split(" is set, and has no effect")[0] for note in told] == [
+        "settings: redis_url",
+        "settings: postgres_url",
+    ]
+    assert "pw" not in "".join(told)
+    assert Settings().notes() == []
+
+
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
     """A file of comments only is fine."""
     file = tmp_path / "s.yaml"
@@ -124,7 +139,7 @@ def test_all_problems_are_told_together(tmp_path: Path) -> None:
     assert "environment: SIDECAR_POLICYS: is not a setting; did you mean 'SIDECAR_POLICIES'?" in told
     assert any(line.startswith("environment: MODE: 'prod' is not one of") for line in told)
     assert "--set x: has no value; write --set key=value" in told
-    assert any(line.startswith("--set drian: is not a setting; did you mean 'drain") for line in told)
+    assert any(line.startswith("--set drian: is not a setting; did you mean 'drain'?") for line in told)
 
 
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 
+from msgspec.structs import replace as with_
+
 from sidecar.core.engine import Engine
 from sidecar.core.policy import Policy, Threshold
 from sidecar.core.types import Clocks
 from tests.unit.core.engines import MINI, NANO, NOW, ROUTE, UPSTREAMS, engine, facts, outcome, policy, rule
+from tests.unit.core.test_following import Crew
 
 SLOW = Threshold("slow", "latency_p95", 2.0, None, 60.0, "high", "route_to", "mini", 3)
 SLOWER = replace(SLOW, name="slower", arm="nano")
@@ -64,3 +67,27 @@ def test_an_arm_that_was_rolled_back_is_passed_over() -> None:
     made.rollback("support", NOW)
     breached(made)
     assert made.status()[0].diverted_to == "nano"
+
+
+def test_followers_ask_rules_again_about_each_breach() -> None:
+    """As their leader does: what was right for one breach is denied for the next by a rule about the day's cost."""
+    made = policy(BOTH, rule("change.kind == 'threshold.route_to' && daily_cost > 0.000005"))
+    crew = Crew(made)
+    for second, expected in ((0, "mini"), (600, None)):
+        fill(crew.leader, 5.0, NOW + second)
+        crew.tell(NOW + second)
+        assert crew.leader.status()[0].diverted_to == expected
+        assert crew[0].decide(PLAIN, NOW + second).arm == (expected or "gpt-4o")
+        fill(crew.leader, 0.1, NOW + second + 300)
+        crew.leader.tick(NOW + second + 300)
+        crew.tell(NOW + second + 300)
+        assert crew.leader.status()[0].diverted_to is None
+        assert crew[0].decide(PLAIN, NOW + second + 300).arm == "gpt-4o"
+
+
+def fill(made: Engine, duration_s: float, now: float) -> None:
+    """Calls of the baseline that took so long."""
+    for number in range(5):
+        decision = with_(made.decide(PLAIN, now), arm="gpt-4o")
+        ended = outcome(stream=False, clocks=Clocks(sent_s=0.0, duration_s=duration_s))
+        made.settle(PLAIN, decision, ended, now + number)

@@ -60,6 +60,17 @@ def test_a_step_that_a_rule_denies_waits_and_says_why() -> None:
     assert phase(made) == ("running", 50)
 
 
+def test_the_time_in_a_step_goes_on_without_a_request() -> None:
+    """Of a service that rests, and of a leader whose workers have all requests; a start by hand comes between two ticks."""
+    made = engine(policy())
+    for second in (0, 7, 9):
+        made.tick(NOW + second)
+        assert f"{second} of 10 s in this step" in made.explanations()[0]
+    made.rollback("support", NOW + 9.8)
+    made.start_rollout("support", "mini", NOW + 9.9)
+    assert "; 0 of 10 s in this step" in made.explanations()[0]
+
+
 def test_time_alone_overrides_no_rule() -> None:
     """`on_inconclusive: promote` would go up after max_wait; a rule that denies makes it pause instead."""
     waiting = replace(SOON, min_requests=10**6, on_inconclusive="promote")
@@ -211,4 +222,4 @@ def test_a_rolled_back_arm_stays_out_when_its_mode_comes_back() -> None:
         one.apply(policy(mode="observe", arms=(MINI,)), NOW)
         changed = replace(SPEC, min_requests=SPEC.min_requests + 1)
         one.apply(policy(mode="optimize", arms=(MINI, NANO), rollout=changed), NOW)
-        assert [each.phase for each in one.status()[0].rollouts] == ["running", "pending"]
+        assert [each.phase for each in one.status()[0].rollouts] == ["promoted", "running"]

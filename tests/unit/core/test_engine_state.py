@@ -73,6 +73,34 @@ def test_changing_the_spec_of_a_running_rollout_begins_it_again() -> None:
     assert kinds(made.apply(policy(), NOW)) == ["policy.applied", "rollout.started"]
 
 
+@pytest.mark.parametrize("mode", ["canary", "optimize"])
+def test_a_rollout_that_is_complete_stays_so_behind_an_edit_of_its_spec(mode: str) -> None:
+    """At once and after a restart; taken out by hand it stays out. Another model begins anew all the same."""
+    spec = replace(SPEC, interval_s=99.0, steps=(50, 100))
+    made, edited = promoted(policy(mode=mode)), policy(mode=mode, rollout=spec)
+    made.apply(edited, NOW)
+    assert at(restarted(made)) == at(made) == [("promoted", 100)]
+    other = engine(policy(mode=mode, rollout=spec, arms=(replace(MINI, model="other"),)))
+    other.restore(made.snapshot(), NOW)
+    assert at(other) == [("running", 50)]
+    made.rollback("support", NOW)
+    assert at(restarted(made)) == at(made) == [("rolled_back", 0)]
+    made.start_rollout("support", "mini", NOW)
+    assert at(restarted(made)) == at(made) == [("running", 50)]
+
+
+def restarted(made: Engine) -> Engine:
+    """What another process makes of its policy and its snapshot."""
+    again = engine(made.policy)
+    again.restore(made.snapshot(), NOW)
+    return again
+
+
+def at(made: Engine) -> list[tuple[str, int]]:
+    """Where the rollouts of its route are."""
+    return [(one.phase, one.step) for one in made.status()[0].rollouts]
+
+
 def test_snapshot_round_trip() -> None:
     """A restart keeps beliefs, rollouts, spending and conversations: the restored engine has the same snapshot, its
     conversations stay where they were, and two that were restored alike decide alike with the same generator."""

@@ -1,6 +1,7 @@
 """Which outcome of a unit counts, in which guardrail, and once."""
 
 import json
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -117,6 +118,9 @@ def test_one_verdict_for_all() -> None:
     assert total((status("pass"), status("inconclusive", 0))) == "pass"
     assert total((status("pass", 0),)) == "inconclusive"
     assert compared(status("pass")) == "unknown against 0.5 (E = 2 of 50)"
+    dear = replace(status("fail"), metric="cost", canary=35_060.0, control=545_700.0)
+    assert compared(dear) == "3.506e-05 $ against 0.0005457 $ (E = 2 of 50)"
+    assert compared(replace(dear, metric="ttft_p95", canary=0.25, control=2.0)) == "0.25 s against 2 s (E = 2 of 50)"
 
 
 @pytest.mark.parametrize("require", ["no_harm", "non_inferior"])

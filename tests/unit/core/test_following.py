@@ -12,8 +12,21 @@ from sidecar.core import following
 from sidecar.core.engine import Engine
 from sidecar.core.following import Bound, Follower
 from sidecar.core.leading import Leader
-from sidecar.core.policy import NO_POLICY, Budget, ExperimentSpec, Fallback, Knob, Match, Policy, Tuning, Variant
-from sidecar.core.types import Decision, Facts, Feedback
+from sidecar.core.memory import MAX_BINDINGS
+from sidecar.core.policy import (
+    NO_POLICY,
+    Budget,
+    ExperimentSpec,
+    Fallback,
+    Knob,
+    Match,
+    Policy,
+    Quality,
+    Threshold,
+    Tuning,
+    Variant,
+)
+from sidecar.core.types import Decision, Facts, Feedback, Mode
 from tests.unit.core.engines import BASE, MINI, NANO, NOW, ROUTE, facts, fall_back, kinds, outcome, policy, rule
 
 WHO = 7
@@ -42,7 +55,8 @@ class Crew:
             self.leader.hear(who, one.spending, heard=True)
 
     def report(self, now: float = NOW) -> None:
-        """All followers to the leader."""
+        """All followers to the leader; what it passes on arrives when it has heard all of them."""
+        passed: dict[int, list[Bound]] = {who: [] for who in self.followers}
         for who, one in self.followers.items():
             for lesson in one.lessons:
                 self.leader.learn(lesson, now)
@@ -50,10 +64,11 @@ class Crew:
                 self.leader.charge(route, cost_nusd, at)
             one.lessons, one.charges = [], {}
             self.leader.hear(who, one.spending, heard=False)
-            taken = self.leader.bind(who, one.bound())
-            for other in self.followers.values():
-                if other is not one:
-                    other.hear([], taken)
+            taken, again = self.leader.bind(who, one.bound())
+            for other, waiting in passed.items():
+                waiting += again if other == who else taken
+        for who, waiting in passed.items():
+            self.followers[who].hear([], waiting)
 
     def ask(self, place: int, asked: Facts, **ended: object) -> Decision:
         made = self[place].decide(asked, NOW)
@@ -257,6 +272,32 @@ def test_sessions_and_rollouts_are_the_same_everywhere() -> None:
         assert {crew.ask(place, facts(key, key_source="session")).arm for key in late} == {"gpt-4o"}
 
 
+def test_what_was_bound_before_a_rollback_was_heard_is_told_to_nobody() -> None:
+    """Also not behind the word that it was heard."""
+    crew = Crew(policy(sticky="session"))
+    crew.leader.promote("support", NOW)
+    crew.tell()
+    asked = [facts(key, key_source="session") for key in range(1, 60)]
+    crew.leader.rollback("support", NOW)
+    assert "mini" in {crew.ask(0, one).arm for one in asked}  # it has not heard of it
+    crew.tell()
+    crew.report()
+    assert {crew.ask(place, one).arm for place in (0, 1) for one in asked} == {"gpt-4o"}
+
+
+def test_a_conversation_that_is_bound_twice_at_once_has_one_arm() -> None:
+    """Each of two drew an arm for the same key before it heard of the other: all keep what the leader heard last."""
+    crew = Crew(policy(mode="optimize", sticky="session"))
+    while crew.leader.routes[0].staging.active is not None:
+        crew.leader.promote("support", NOW)
+    crew.tell()
+    asked = [facts(key, key_source="session") for key in range(1, 60)]
+    first, last = [[crew.ask(place, one).arm for one in asked] for place in (0, 1)]
+    assert first != last
+    crew.report()
+    assert [[crew.ask(place, one).arm for one in asked] for place in (0, 1)] == [last, last]
+
+
 def test_a_new_follower_keeps_the_conversations_of_the_others() -> None:
     """The first message has them; a follower that has ended is forgotten."""
     crew = Crew(policy(sticky="session"))
@@ -274,9 +315,26 @@ def test_a_new_follower_keeps_the_conversations_of_the_others() -> None:
     assert new.bound() == []  # it tells nobody what it was told
 
 
+def test_a_conversation_that_goes_on_stays_young() -> None:
+    """A restart, and a new follower, keep those that were used last, not those that began last."""
+    crew = Crew(policy(sticky="session"))
+    crew.leader.promote("support", NOW)
+    crew.tell()
+    asked = [facts(key, key_source="session") for key in range(1, MAX_BINDINGS + 2)]
+    for one in (*asked, asked[0]):
+        crew.ask(0, one)
+        crew.report()
+    said = [Follower(crew.leader.policy, np.random.default_rng(3), NOW) for _ in range(2)]
+    said[0].hear([], crew.leader.welcome(99))
+    said[1].restore(crew.leader.snapshot(), NOW)
+    for new in said:
+        assert new.decide(asked[0], NOW).reason == "sticky"
+        assert new.decide(asked[1], NOW).reason != "sticky"
+
+
 def test_what_waits_to_be_told_is_bounded() -> None:
     """A leader that never listens costs no memory without end."""
-    table = following.Telling()
+    table = following.StickyNews()
     binding = following.Binding("r/a", "a", 1.0, 0)
     for key in range(following.MAX_BOUND + 1):
         table.bind(key, binding)
@@ -335,12 +393,92 @@ def test_a_follower_decides_by_what_the_leader_learnt() -> None:
     assert arms.count("nano") < 15 < arms.count("mini")
 
 
+def test_the_leader_knows_what_is_asked_of_late() -> None:
+    """What it tells people of shares and prices, and finds of arms that can be spared, is of the requests that come."""
+    crew = Crew(policy(mode="optimize", sticky="request"))
+    while crew.leader.routes[0].staging.active is not None:
+        crew.leader.promote("support", NOW)
+    crew.tell()
+    for key in range(1, 601):
+        arm = crew.ask(key % 2, facts(key, task="chat"), cost_nusd=20_000).arm
+        score = Feedback(decision_id=str(key), route="support", arm=str(arm), score=0.9)
+        crew.leader.feedback(score, NOW)
+        if key % 20 == 0:
+            crew.report()
+            crew.leader.tick(NOW)
+            crew.tell()
+            crew[0].tick(NOW)
+            crew[1].tick(NOW)
+    led, followed = crew.leader.routes[0], crew[0].routes[0]
+    assert led.selector.asked[0] == [("chat", True)] * len(followed.selector.asked[0])
+    assert led.shares() == pytest.approx(followed.shares(), abs=0.05)
+    assert led.selector.price == pytest.approx(followed.selector.price, rel=0.05)
+
+
+@pytest.mark.parametrize("mode", ["observe", "optimize"])
+def test_what_people_are_shown_is_of_now(mode: Mode) -> None:
+    """Also by a leader, which decides nothing, and where calls are decided once for all."""
+    slow = Threshold("slow", "ttft_p95", 0.2, None, 60.0, "high", "log", None, 3)
+    made = policy(mode=mode, sticky="request", thresholds=(slow,))
+    alone, crew = Engine(made, np.random.default_rng(1), NOW), Crew(made)
+    for key in range(1, 200):
+        asked, now = facts(key), NOW + key
+        for engine in (alone, crew[key % 2]):
+            engine.settle(asked, engine.decide(asked, now), outcome(), now)
+        crew.report(now)
+        alone.tick(now)
+        crew.leader.tick(now)
+    for engine in (alone, crew.leader):
+        [shown] = engine.status()
+        assert [one.samples for one in shown.thresholds] == [60]
+        assert not any("s in this step" in text for text in engine.explanations())
+
+
+def test_what_the_leader_forgot_no_follower_knows() -> None:
+    """Its first label makes what validators said another scale; of a model that changed the old scores are gone."""
+    crew = Crew(policy(mode="optimize", quality=Quality(("finish_reason",), min_samples=0)))
+    for n in range(60):
+        crew.ask(n % 2, facts(n + 1, task=f"task {n % 3}"))
+    crew.report()
+    crew.tell()
+    assert known(crew[0]) == known(crew.leader)
+    for n in range(3):
+        label = Feedback(decision_id=str(n), route="support", arm=BASE.id, score=0.5, task="task 1")
+        crew.leader.feedback(label, NOW)
+        crew.tell()
+        assert known(crew[0]) == known(crew.leader) == {BASE.id: (n + 1, 0.5 * (n + 1)), "mini": (0, 0)}
+    crew.leader.routes[0].selector.model.counts[:] = 0.0
+    crew.tell()
+    assert known(crew[0]) == {BASE.id: (0, 0), "mini": (0, 0)}
+
+
+def known(engine: Engine) -> dict[str, tuple[float, float]]:
+    """Number and sum of the scores of each arm."""
+    selector = engine.routes[0].selector
+    selector.digest()
+    return {arm: selector.model.scores(place) for place, arm in enumerate(selector.arms)}
+
+
 def test_tuned_parameters_pass_too() -> None:
     """The rest of what is watched stays with the leader."""
     knob = Knob("temperature", 0.0, 1.0, 0.2)
     crew = Crew(policy(tuning=Tuning((knob,))))
     assert b'"tuning":{' in crew.leader.stand()
     assert b'"drift"' not in crew.leader.stand()
+
+
+def test_each_task_is_tuned_by_its_own_calls() -> None:
+    """The leader decides nothing, and learns of a task by the first lesson of it; followers hear what became of it."""
+    crew = Crew(policy(mode="optimize", sticky="request", tuning=Tuning((Knob("temperature", 0.0, 1.0, 0.5),))))
+    for n in range(40):
+        crew.ask(n % 2, facts(0, draw=n * 2**57 + 1, task="x"))
+    crew.ask(0, facts(0, task="y"), kind="failed")
+    crew.report()
+    crew.tell()
+    for one in (crew.leader, crew[0], crew[1]):
+        tuned = one.status()[0].watch.tuning
+        assert [(each.task, each.calls > 30) for each in tuned if each.task != "y"] == [("", False), ("x", True)]
+        assert one is crew[0] or len(tuned) == 2  # a call that teaches nothing begins no task elsewhere
 
 
 def test_routes_of_which_nothing_new_is_said_are_left_alone() -> None:

@@ -1,5 +1,6 @@
 """Each guardrail compares its own metric, inside its limit, with alpha divided among them."""
 
+import dataclasses
 import json
 import random  # noqa: TID251  # seeded below; ten times as fast as numpy for single draws
 
@@ -85,6 +86,8 @@ def test_alpha_is_divided_and_three_guardrails_are_always_there() -> None:
     assert sum(1 / each.needed for each in status) == pytest.approx(0.03)
     parts = {each.metric: round(0.03 / 5.5 * each.needed, 6) for each in status}
     assert parts == dict.fromkeys(limits, 1.0) | {"rejections": 4.0, "gave_up": 4.0}
+    pods = [guard.status().needed for guard in all_of(dataclasses.replace(spec, replicas=3))]
+    assert pods == pytest.approx([3 * each.needed for each in status])
 
 
 def test_gave_up_may_have_a_limit_or_be_off() -> None:

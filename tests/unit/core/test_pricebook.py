@@ -8,7 +8,8 @@ import genai_prices
 import pytest
 from genai_prices.data import providers
 
-from sidecar.core.cost import cost
+from sidecar.core.cost import cost, flat_card
+from sidecar.core.policy import FlatPrice, Upstream
 from sidecar.core.pricebook import CACHE_LIMIT, ModelEntry, PriceBook, build_card, compile_clause
 from sidecar.core.types import Usage
 from sidecar.errors import ConfigError
@@ -192,3 +193,12 @@ def test_every_provider_that_we_name_is_in_the_list_or_of_ones_own(book: PriceBo
         assert book.lookup(provider, model, day) is not None, provider
     one, other = (book.lookup(name, "gpt-4o", day) for name in ("azure", "azure-deployments"))
     assert one == other
+
+
+def test_the_policys_price_goes_before_the_list() -> None:
+    """Of an upstream without one the list is asked, by its provider."""
+    listed = Upstream("a", "openai", "https", "h", 443, provider="acme")
+    stated = Upstream("a", "openai", "https", "h", 443, provider="acme", price=FlatPrice(3, 4))
+    own = PriceBook(small())
+    assert own.card(listed, "m", DAY) == own.lookup("acme", "m", DAY)
+    assert own.card(stated, "m", DAY) == flat_card(FlatPrice(3, 4))

@@ -161,6 +161,12 @@ def test_who_is_out_need_not_be_beaten() -> None:
     assert race.winner() is None
 
 
+def test_the_last_one_gets_all() -> None:
+    race = Race(3, 0.05)
+    race.out = {0, 2}
+    assert race.allocation() == (0.0, 1.0, 0.0)
+
+
 def test_the_mix_is_the_best_one() -> None:
     """For one leader of .8 and known gaps, no mix on a grid needs fewer values than the one that is given.
 

@@ -11,7 +11,7 @@ from sidecar.core.spend import (
     HALVE_AFTER,
     SHRINK,
     ArmSpend,
-    Histogram,
+    FadingHistogram,
     Spend,
 )
 
@@ -27,7 +27,7 @@ def spend_of(**arms: ArmSpend) -> Spend:
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=200))
 def test_p99_is_never_too_low(values: list[int]) -> None:
     """The 99th percentile is at most one bucket (9 %) above the true one and never below it."""
-    histogram = Histogram()
+    histogram = FadingHistogram()
     for value in values:
         histogram.add(value)
     true = sorted(values)[-max(1, len(values) - int(0.99 * len(values) + 0.999999) + 1)]
@@ -39,7 +39,7 @@ def test_p99_is_never_too_low(values: list[int]) -> None:
 
 def test_a_histogram_fades_and_is_empty_at_first() -> None:
     """Counts are halved, so that old traffic fades."""
-    histogram = Histogram()
+    histogram = FadingHistogram()
     assert histogram.p99() is None
     for _ in range(HALVE_AFTER):
         histogram.add(10)

@@ -54,7 +54,7 @@ def test_the_table_has_a_line_for_each_arm_and_the_rollout() -> None:
     lines = table(view_of(STATUS, TOTALS, RECENT, ()))
     assert len({len(line) for line in lines[:3]}) == 1
     assert "rollout of mini: running at 5 %: 3 of 30 units" in lines
-    assert "  evidence of harm (e-values; 300 takes it out): error_rate 2.5" in lines
+    assert "  evidence of harm (e-value/the one that takes it out): error_rate 2.5/300" in lines
     assert "(23% saved)" in lines[-1]
 
 

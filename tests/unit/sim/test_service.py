@@ -176,6 +176,11 @@ def test_configuration_errors_name_the_key(tmp_path: Path) -> None:
         SimConfig.load(file)
     with pytest.raises(ConfigError, match="key=value"):
         SimConfig.load(None, ["seed"])
+    file.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        SimConfig.load(file)
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read: No such file or directory; name a YAML file"):
+        SimConfig.load(tmp_path / "none.yaml")
     file.write_text("models: 3")
     with pytest.raises(ConfigError, match="no mapping"):
         SimConfig.load(file, ["a:ttft=1"])

@@ -16,7 +16,7 @@ from sidecar.store.database import move_aside, open_writer
 from sidecar.store.lock import Held, WriteLock, is_held
 from sidecar.store.retention import Forgetting, Limits, forget, prune
 from sidecar.store.writer import Writer
-from tests.fixtures.settled import START, as_rows, settled
+from tests.fixtures.settled import START, as_rows, settled, spent
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_forget_erases_a_person(path: Path) -> None:
         audit = connection.execute("SELECT actor, action, target, detail FROM audit").fetchall()
     connection.close()
     assert audit == [("admin", "forget", "", '{"decisions":10}')]
-    assert queries.spending(path, START - 3600)["support"] == 30 * 12_345
+    assert spent(path)["support"] == 30 * 12_345
 
 
 def test_what_a_judge_was_asked_about_a_person_goes(path: Path) -> None:
@@ -272,7 +272,6 @@ def test_before_the_first_row_there_are_no_decisions(tmp_path: Path) -> None:
     assert queries.find(path, "x") is None
     assert list(queries.export(path)) == []
     assert queries.events(path) == []
-    assert queries.spending(path, START) == {}
     assert (queries.status(path)["decisions"], queries.status(path)["newest"]) == (0, None)
     queries.backup(path, tmp_path / "copy.db")
     open_writer(tmp_path / "copy.db").close()

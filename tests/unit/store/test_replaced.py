@@ -12,7 +12,7 @@ from sidecar.core.types import Event
 from sidecar.store import queries
 from sidecar.store.database import Files, clear_log, files, open_reader
 from sidecar.store.writer import Writer
-from tests.fixtures.settled import START, as_rows, settled
+from tests.fixtures.settled import START, as_rows, settled, spent
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_log_that_vanishes_takes_nothing_with_it(writer: Writer, path: Path, r
     assert writer.close(2.0)
     assert found(path) == (ids(range(100)), ["ok"])
     assert len(queries.events(path, kind="x")) == 1
-    assert queries.spending(path, 0.0) == {"support": 100 * 12_345}
+    assert spent(path) == {"support": 100 * 12_345}
     assert (writer.errors, writer.moved_aside) == (0, None)
 
 

@@ -19,7 +19,7 @@ from sidecar.store.batch import Batch
 from sidecar.store.lock import Held, is_held
 from sidecar.store.retention import Limits
 from sidecar.store.writer import Writer
-from tests.fixtures.settled import as_rows, settled
+from tests.fixtures.settled import as_rows, settled, spent
 from tests.fixtures.waiting import wait_for
 
 
@@ -130,8 +130,7 @@ def test_hourly_windows_are_the_sums_of_the_rows(writer: Writer, path: Path) -> 
     assert (row["cost_nusd"], row["unpriced"], row["input_tokens"]) == (24_690, 1, 200)
     assert (row["ttft_n"], row["quality_n"], row["reward_n"]) == (2, 2, 2)
     assert row["duration_s"] == pytest.approx(3.0)
-    assert queries.spending(path, 0.0) == {"support": 24_690}
-    assert queries.spending(path, 0.0, "other") == {}
+    assert spent(path) == {"support": 24_690}
 
 
 def test_the_queue_is_bounded_and_says_what_it_dropped(path: Path) -> None:
@@ -203,7 +202,7 @@ def test_rows_wait_while_the_schema_asks_for_more(writer: Writer, path: Path, as
         connection.execute(made)
     assert wait_for(lambda: writer.rows_written == 2)
     assert writer.close(2.0)
-    assert queries.spending(path, 0.0) == {"support": 2 * 12_345}
+    assert spent(path) == {"support": 2 * 12_345}
 
 
 def test_a_state_beside_a_bad_row_stays_the_newest(path: Path) -> None:
@@ -277,7 +276,7 @@ def test_rows_are_not_counted_twice_when_a_chore_fails(path: Path) -> None:
     writer.start()
     assert wait_for(lambda: writer.errors > 0)
     assert writer.close(2.0)
-    assert queries.spending(path, 0.0) == {"support": 12_345}
+    assert spent(path) == {"support": 12_345}
     assert writer.rows_written == 1
 
 

@@ -9,6 +9,8 @@ import orjson
 import pytest
 import structlog
 
+from sidecar.app import Sidecar
+from sidecar.config.settings import Settings
 from sidecar.core.record import COLUMNS, row
 from sidecar.errors import ConfigError
 from sidecar.telemetry.log import RequestLog, configure, lines
@@ -132,6 +134,21 @@ def test_what_cannot_be_written_is_counted(tmp_path: Path, monkeypatch: pytest.M
     gone.close()
     os.close(writer)
     assert gone.dropped == 1
+
+
+def test_a_file_that_cannot_be_opened_is_noted(tmp_path: Path) -> None:
+    """A request log in a folder that is not there: `/ready` says so until the file can be opened, and no line is lost."""
+    file = tmp_path / "logs" / "requests.jsonl"
+    app = Sidecar(Settings.load({}, None, [f"request_log={file}"]), {})
+    app.request_log.observe([row(settled(), "bot")])
+    [note] = app.readiness().notes
+    assert note.startswith(f"request log: {file} cannot be opened (No such file or directory); ")
+    file.parent.mkdir()
+    app.request_log.reopen()
+    assert app.readiness().notes == []
+    assert file.read_text().count("\n") == 1
+    app.request_log.close()
+    assert RequestLog("off").notes() == []
 
 
 def _refuse(*_arguments: object) -> int:

@@ -8,7 +8,7 @@ import pytest
 from sidecar.core.policy import Quality
 from sidecar.core.types import Dialect, Endpoint
 from sidecar.wire.answer import Call, Said
-from sidecar.wire.validate import TEXT_VALIDATORS, Answered, check, plan_of
+from sidecar.wire.validate import Answered, check, plan_of
 from tests.unit.wire.test_validators_language import TEXTS
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -129,4 +129,3 @@ def test_scores_come_in_the_policys_order() -> None:
     said = Said((TEXTS["en"],))
     found = scores(("regex", "json_schema", "language"), said, must=("password",), languages=("en",))
     assert list(found) == ["regex", "language"]
-    assert set(TEXT_VALIDATORS) == {"json_schema", "tool_arguments", "language", "regex", "refusal_text"}

@@ -10,9 +10,6 @@ is one of `tool_calls`. A client that sent `functions` gets `function_call` agai
 
 from typing import Any, Final
 
-import msgspec
-import orjson
-
 from sidecar.core.types import Usage
 from sidecar.wire.members import Members, wrong
 from sidecar.wire.neutral import (
@@ -27,10 +24,8 @@ from sidecar.wire.neutral import (
     TokenLogprob,
     ToolCall,
 )
-from sidecar.wire.openai import OpenAIUsage, to_usage
 from sidecar.wire.openai_problem import problem_in
-from sidecar.wire.reading import read_as
-from sidecar.wire.saying import Saying
+from sidecar.wire.saying import Saying, usage_of
 from sidecar.wire.spokes.chat.messages import MessageReader, write_spoken
 from sidecar.wire.spokes.chat.request import spoken_old
 
@@ -59,7 +54,6 @@ _REASONS: Final[dict[Stop, str]] = {
 _EXACT: Final = frozenset({"stop", "stop_sequence", "length", "tool_calls", "content_filter"})
 _SYNONYMS: Final = frozenset({"stop", "function_call", "eos"})
 _TIERS: Final = frozenset({"auto", "default", "flex", "scale", "priority"})
-_usage = msgspec.json.Decoder(OpenAIUsage)
 
 
 # ---- reading
@@ -85,7 +79,7 @@ def read_response(body: Json) -> Response:
         model=members.text("model") or "",
         choices=[_read_choice(item, number) for number, item in enumerate(items)],
         created=members.integer("created"),
-        usage=None if said is None else read_usage(said, tier),
+        usage=None if said is None else usage_of(said, tier),
         usage_said=said,
         service_tier=tier,
     )
@@ -185,15 +179,6 @@ def _read_token(item: Any) -> TokenLogprob | None:  # noqa: ANN401 - whatever JS
     return TokenLogprob(
         token=token, logprob=logprob, bytes=spelled, number=number if isinstance(number, int) else None, top=top
     )
-
-
-def read_usage(said: Json, tier: str | None) -> Usage | None:
-    """Inclusive totals; None where they cannot be read. Members of a wrong type count as absent."""
-    try:
-        counts = read_as(_usage, orjson.dumps(said))
-    except TypeError:
-        return None  # a number of more than 64 bits
-    return None if counts is None else to_usage(counts, tier)
 
 
 # ---- writing

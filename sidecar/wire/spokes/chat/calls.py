@@ -11,7 +11,7 @@ import orjson
 from sidecar.errors import TranslationError
 from sidecar.wire.members import Members, wrong
 from sidecar.wire.neutral import Json, Request, Tool, ToolCall, ToolChoice
-from sidecar.wire.saying import Saying
+from sidecar.wire.saying import Saying, tools_of
 from sidecar.wire.spokes.chat.parts import take_cache, write_cache
 
 _MODES: Final[dict[str, Literal["auto", "none", "required"]]] = {
@@ -80,16 +80,7 @@ def with_inner(members: Members, name: str, inner: Members) -> Json:
 
 def write_tools(request: Request, saying: Saying) -> list[Json]:
     """The member `tools`."""
-    said = []
-    for number, tool in enumerate(request.tools):
-        where = f"tools[{number}]"
-        if tool.opaque is None:
-            said.append(_write_tool(tool, where, saying))
-        elif saying.own:
-            said.append(tool.opaque)
-        else:
-            saying.report.lose(where)
-    return said
+    return tools_of(request, saying, _write_tool)
 
 
 def _write_tool(tool: Tool, where: str, saying: Saying) -> Json:

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from sidecar.wire.members import Members, wrong
 from sidecar.wire.neutral import AnyPart, Json, Media, Opaque, Part, Refusal, Text, Thinking
-from sidecar.wire.saying import Saying, split_data_url
+from sidecar.wire.saying import Saying, parts_of, split_data_url
 
 Cache = Literal["5m", "1h"] | None
 _TO_TYPE: Final = {"mp3": "audio/mpeg", "wav": "audio/wav"}
@@ -44,13 +44,7 @@ def write_cache(cache: Cache, where: str, saying: Saying) -> Json:
 
 def read_content(value: Any, where: str) -> list[AnyPart]:  # noqa: ANN401 - whatever JSON holds
     """The parts of a content: a string, a list of parts, or nothing."""
-    if value is None or value == "":
-        return []
-    if isinstance(value, str):
-        return [Text(text=value)]
-    if not isinstance(value, list):
-        wrong(where, "a string or a list", value)
-    return [_read_part(item, f"{where}[{number}]") for number, item in enumerate(value)]
+    return parts_of(value, where, _read_part)
 
 
 def _read_part(item: Any, where: str) -> AnyPart:  # noqa: ANN401 - whatever JSON holds

@@ -21,8 +21,8 @@ import orjson
 
 from sidecar.wire.neutral import Done, Event, Failed, Json, Ping, Start, Told
 from sidecar.wire.openai_problem import problem_in
+from sidecar.wire.saying import usage_of
 from sidecar.wire.spoke import problem_of, says
-from sidecar.wire.spokes.chat.answer import read_usage
 from sidecar.wire.spokes.chat.choice import ChoiceReader
 from sidecar.wire.sse import SseEvent
 
@@ -99,7 +99,7 @@ class ChatReader:
         if self._over:
             return
         if type(usage) is dict:
-            told = read_usage(usage, tier if type(tier) is str else None)
+            told = usage_of(usage, tier if type(tier) is str else None)
             if told is not None:
                 events.append(Told(usage=told, said=usage))
         if rest:

@@ -168,10 +168,11 @@ def write_response(response: Response, _request: Request, report: Report) -> Jso
         body["usageMetadata"] = said
     body |= write_head(response.id, response.model, response.created)
     if own:
-        return {**body, **response.extra}
-    lose_all(report, "", response.extra)
-    if response.service_tier not in _PLAIN_TIERS:
-        report.lose("service_tier")
+        body |= response.extra
+    else:
+        lose_all(report, "", response.extra)
+        if response.service_tier not in _PLAIN_TIERS:
+            report.lose("service_tier")
     return body if any(name in body for name in _OURS) else {"candidates": [], **body}
 
 

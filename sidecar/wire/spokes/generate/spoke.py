@@ -1,8 +1,8 @@
 """The spoke of Gemini's `generateContent` and `streamGenerateContent?alt=sse`; Vertex serves the same bodies.
 
-Its parts: `request` (and `_config`, `_tools`, `_schema`), `parts` (and `_media`, `_calls`),
-`answer`, `stream_reader` (and `_partial`), `stream_writer`; all of them read members through
-`members`. What it does not know: the path, which holds the model and whether to stream.
+Its parts: `request` (and `config`, `tools`, `schema`), `parts` (and `media`, `calls`), `answer`, `stream_reader` (and
+`partial`), `stream_writer`; all of them read members through `members`. What it does not know: the path, which holds the
+model and whether to stream.
 """
 
 from typing import Final

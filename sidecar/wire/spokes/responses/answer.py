@@ -13,9 +13,6 @@ Canonical form: absent ids and states of items are made, `created_at` is 0 where
 
 from typing import Any, Final
 
-import msgspec
-import orjson
-
 from sidecar.core.types import Usage
 from sidecar.wire.members import Members, wrong
 from sidecar.wire.neutral import (
@@ -31,10 +28,8 @@ from sidecar.wire.neutral import (
     TokenLogprob,
     ToolCall,
 )
-from sidecar.wire.openai import OpenAIUsage, to_usage
 from sidecar.wire.openai_problem import problem_in
-from sidecar.wire.reading import read_as
-from sidecar.wire.saying import Saying
+from sidecar.wire.saying import Saying, usage_of
 from sidecar.wire.spoke import problem_of
 from sidecar.wire.spokes.responses.items import Ids, ItemWriter, has_refusal, paths, read_item
 from sidecar.wire.spokes.responses.logprobs import read_logprobs
@@ -61,7 +56,6 @@ _TIERS: Final = frozenset({"auto", "default", "flex", "scale", "priority"})
 _USUAL: Final = frozenset({"standard", "on_demand"})
 FAILED: Final = "the provider's answer failed or was cancelled"
 _FAILED: Final[Json] = {"code": "server_error", "message": "the provider's answer failed"}
-_usage = msgspec.json.Decoder(OpenAIUsage)
 
 
 # ---- reading
@@ -94,7 +88,7 @@ def read_response(body: Json) -> Response:
         model=members.text("model") or "",
         created=members.integer("created_at"),
         choices=[choice],
-        usage=None if said is None else read_usage(said, tier),
+        usage=None if said is None else usage_of(said, tier),
         usage_said=said,
         service_tier=tier,
         problem=problem,
@@ -158,15 +152,6 @@ def _take_logprobs(parts: list[AnyPart]) -> list[TokenLogprob] | None:
     for text, count in zip(texts, counts, strict=True):
         text.frame = {**(text.frame or {}), "tokens": count}
     return found
-
-
-def read_usage(said: Json, tier: str | None) -> Usage | None:
-    """Inclusive totals; None where they cannot be read. Members of a wrong type count as absent."""
-    try:
-        counts = read_as(_usage, orjson.dumps(said))
-    except TypeError:
-        return None  # a number of more than 64 bits, or nested too deeply
-    return None if counts is None else to_usage(counts, tier)
 
 
 # ---- writing

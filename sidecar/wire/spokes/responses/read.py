@@ -20,8 +20,9 @@ from sidecar.errors import TranslationError
 from sidecar.wire.members import Members
 from sidecar.wire.neutral import Done, Event, Failed, Json, Ping, Start, Stopped, Told
 from sidecar.wire.openai_problem import problem_in
+from sidecar.wire.saying import usage_of
 from sidecar.wire.spoke import problem_of, says
-from sidecar.wire.spokes.responses.answer import FAILED, read_usage, take_echo, take_stop
+from sidecar.wire.spokes.responses.answer import FAILED, take_echo, take_stop
 from sidecar.wire.spokes.responses.output import CALL_TEXTS, TEXTS, OutputReader
 from sidecar.wire.sse import SseEvent
 
@@ -148,7 +149,7 @@ class ResponsesReader:
             problem = problem_of(502, FAILED)
         whole = said if isinstance(said, dict) else {}
         counts, tier = whole.get("usage"), whole.get("service_tier")
-        usage = read_usage(counts, tier if isinstance(tier, str) else None) if isinstance(counts, dict) else None
+        usage = usage_of(counts, tier if isinstance(tier, str) else None) if isinstance(counts, dict) else None
         if usage is not None:  # what failed is billed, too
             events.append(Told(usage=usage, said=counts))
         events.append(Failed(problem=problem))
@@ -160,7 +161,7 @@ class ResponsesReader:
         tier = members.any("service_tier")
         stop, extra = take_stop(members, called=self._output.called, refused=self._output.refused)
         if isinstance(said, dict):
-            usage = read_usage(said, tier if isinstance(tier, str) else None)
+            usage = usage_of(said, tier if isinstance(tier, str) else None)
             if usage is not None:
                 events.append(Told(usage=usage, said=said))
         members.any("id")

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from sidecar.errors import TranslationError
 from sidecar.wire.members import Members, wrong
 from sidecar.wire.neutral import Json, Request, Tool, ToolChoice
-from sidecar.wire.saying import Saying
+from sidecar.wire.saying import Saying, tools_of
 
 _MODES: Final[dict[str, Literal["auto", "none", "required"]]] = {
     "auto": "auto",
@@ -51,16 +51,7 @@ def _read_grammar(members: Members, tool: Tool) -> None:
 
 def write_tools(request: Request, saying: Saying) -> list[Json]:
     """The member `tools`."""
-    said = []
-    for number, tool in enumerate(request.tools):
-        where = f"tools[{number}]"
-        if tool.opaque is None:
-            said.append(_write_tool(tool, where, saying))
-        elif saying.own:
-            said.append(tool.opaque)
-        else:
-            saying.report.lose(where)
-    return said
+    return tools_of(request, saying, _write_tool)
 
 
 def _write_tool(tool: Tool, where: str, saying: Saying) -> Json:

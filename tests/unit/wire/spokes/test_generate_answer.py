@@ -204,6 +204,12 @@ def test_an_answer_of_nothing_is_one_of_gemini(name: str) -> None:
     assert read_response(body).choices == []
 
 
+def test_an_answer_that_tells_no_usage_stays_one_of_gemini() -> None:
+    read = read_response({"usageMetadata": {}, "new": []})
+    told = write_response(read, ASKED, Report())
+    assert told == {"candidates": [], "new": []}
+
+
 def test_tokens_of_others() -> None:
     tokens = [TokenLogprob(token="a", logprob=-1.0, bytes=[97])]
     body, _ = written(Choice(index=0, parts=[Text(text="a")], logprobs=tokens))
