@@ -111,8 +111,7 @@ class Exchange(Outward):
         if reply is None:
             self._read_head(data, now)
         elif reply.alike is not None and (out := reply.alike.take(data, now - self.zero)):
-            self.client.write(out)
-            self.deadline = NEVER if self.client.full else now + self.plane.settings.idle_timeout_s
+            self.client.write(out)  # and no timer is told: `_silent_at` asks for what was counted
         else:
             self._forward(reply, data, now)
 
@@ -400,12 +399,18 @@ class Exchange(Outward):
                 self._stalled()
             case "first_byte":
                 self._silent("timeout_first_byte", "the upstream sent nothing in time")
+            case "streaming" if (silent_at := self._silent_at()) > monotonic():
+                self.deadline = silent_at
             case "streaming" if self.pending is not None:
                 self._silent("timeout_idle", "the upstream fell silent")
             case "streaming":
                 self._cut("timeout_idle")
-            case "over":
-                pass
+
+    def _silent_at(self) -> float:
+        """When it is silent for too long, by the last read that was only counted; 0 without one."""
+        alike = None if self.reply is None else self.reply.alike
+        times = () if alike is None else alike.times
+        return self.zero + times[-1] + self.plane.settings.idle_timeout_s if times else 0.0
 
     def _silent(self, error: str, text: str) -> None:
         self._drop_upstream()
@@ -490,9 +495,6 @@ class Exchange(Outward):
             self.facts = replace(self.facts, lost={})  # it holds the prompt, and rows may wait
         plane.ended(partial(settle, self, kind, error, now - self.zero, status))
         self.body = self._outgoing = b""
-        if not detach:
-            self.client.on_exchange_over(keep=(self.keep_client and kind == "completed") or self._may_keep(kind))
-
-    def _may_keep(self, kind: OutcomeKind) -> bool:
-        """After an answer of ours the client's connection stays, when its request was read whole."""
-        return kind == "failed" and self.keep_client and self.reply is None
+        if not detach:  # after an answer of ours, too, its connection stays when its request was read whole
+            whole = kind == "completed" or (kind == "failed" and self.reply is None)
+            self.client.on_exchange_over(keep=self.keep_client and whole)

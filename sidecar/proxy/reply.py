@@ -234,7 +234,7 @@ class Reply:
         """Something else than another such event comes: the meter learns of those that came."""
         alike, self.alike = self.alike, None
         if alike is not None and self.meter is not None:
-            self.meter.count(alike.times, alike.text_bytes)
+            self.meter.count(alike.times, alike.events, alike.text_bytes)
             self.size += alike.payload_bytes
 
     @property

@@ -26,6 +26,7 @@ _PLAIN: Final = re.compile(rb"[ !#-\[\]-~]+")
 _SIZES: Final = 2048  # of chunks that are known so: events have 100 to 500 bytes
 _AT_ONCE: Final = 256  # arrivals that wait to be told to the meter
 _CRLF: Final = b"\r\n"
+_LINE: Final = re.compile(rb"([0-9a-fA-F]{1,3})\r\n")  # of a chunk of up to 4 KiB
 _CLOSE: Final = b"}\n\n"
 _HIDING: Final = b'"obfuscation":"'
 _HIDING_CLOSE: Final = b'"}\n\n'
@@ -89,26 +90,28 @@ _LINES: Final = {len(line) + size + 2: line for size in range(1, _SIZES) for lin
 
 
 class AlikeChunks:
-    """Reads that are one whole chunk (RFC 9112 section 7.1) each, with one event that is alike. They are only counted, and
-    told to the meter together; what they have in common may lose a part on its way."""
+    """Reads of whole chunks (RFC 9112 section 7.1), each with one event that is alike: one chunk, as they come, or several
+    where we are late. They are only counted, and told to the meter together; what they have in common may lose a part on
+    its way."""
 
-    __slots__ = ("_alike", "_kept", "_more", "_rest", "_size", "_start", "text_bytes", "times")
+    __slots__ = ("_alike", "_beside", "_kept", "_more", "_rest", "_size", "_start", "text_bytes", "times")
 
     def __init__(self, alike: Alike, kept: bytes) -> None:
         """`kept` is what of `alike.tail` goes on."""
         self._alike = alike
         self._start, self._size, self._rest = alike.start, len(alike.start), alike.rest + _CRLF
         self._kept = None if kept == alike.tail else kept
-        self.times: list[float] = []
+        self.times: list[float] = []  # of the reads
         self.text_bytes = 0  # of all that were counted, together
+        self._beside = 0  # events that came in one read with an earlier one
         self._more = 0  # bytes behind texts, beyond what stands behind the first one
 
     def take(self, read: bytes, t_s: float) -> bytes:
-        """Counts a read that arrived at `t_s`: what goes on of it, in a chunk. Nothing where it is none of these, or enough
-        of them wait to be told."""
+        """Counts a read that arrived at `t_s`: what goes on of it, in chunks. Nothing where anything in it is none of these,
+        or enough of them wait to be told."""
         line = _LINES.get(len(read))
         if line is None or not read.startswith(line):
-            return b""
+            return self._several(read, t_s)
         at = len(line)
         begin = at + self._size
         if not read.startswith(self._start, at) or (text := _PLAIN.match(read, begin)) is None:
@@ -120,13 +123,41 @@ class AlikeChunks:
             return b""
         times.append(t_s)
         self.text_bytes += end - begin
-        return read if self._kept is None else self._without(read[at:-2], end - at)
+        return read if self._kept is None else chunk(self._without(read[at:-2], end - at))
+
+    @property
+    def events(self) -> int:
+        """How many were counted."""
+        return len(self.times) + self._beside
 
     @property
     def payload_bytes(self) -> int:
         """Of all that were counted, together."""
         around = self._size + len(self._rest) - len(_CRLF)
-        return self.text_bytes + len(self.times) * around + self._more
+        return self.text_bytes + self.events * around + self._more
+
+    def _several(self, read: bytes, t_s: float) -> bytes:
+        """As `take`: all chunks of the read, or none."""
+        ends: list[tuple[bytes, int]] = []
+        at = 0
+        while (line := _LINE.match(read, at)) is not None:
+            begin = line.end()
+            at = begin + int(line[1], 16)
+            event = read[begin:at]
+            end = self._alike.text_end(event)
+            if not end or not read.startswith(_CRLF, at):
+                return b""
+            ends.append((event, end))
+            at += len(_CRLF)
+        if not ends or at != len(read) or len(self.times) >= _AT_ONCE:
+            return b""
+        self.times.append(t_s)
+        self._beside += len(ends) - 1
+        texts = sum(end for _, end in ends) - len(ends) * self._size
+        self.text_bytes += texts
+        around = self._size + len(self._alike.rest)
+        self._more += sum(len(event) for event, _ in ends) - texts - len(ends) * around
+        return read if self._kept is None else chunk(b"".join(self._without(event, end) for event, end in ends))
 
     def _fits(self, rest: bytes) -> bool:
         """Whether this is behind a text, too; then it is counted."""
@@ -136,9 +167,9 @@ class AlikeChunks:
         return fits
 
     def _without(self, event: bytes, end: int) -> bytes:
-        """A chunk of an event, whose text ends there, with what is kept of what follows."""
+        """An event, whose text ends there, with what is kept of what follows."""
         assert self._kept is not None
-        return chunk(event[:end] + self._kept + event[end + len(self._alike.tail) :])
+        return event[:end] + self._kept + event[end + len(self._alike.tail) :]
 
 
 def alike_to(

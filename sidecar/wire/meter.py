@@ -41,7 +41,7 @@ class Meter(Protocol):
 
     def feed(self, data: bytes, t_s: float) -> None: ...
 
-    def count(self, times: Sequence[float], text_bytes: int) -> None: ...
+    def count(self, times: Sequence[float], events: int, text_bytes: int) -> None: ...
 
     def finish(self) -> Reading: ...
 
@@ -173,10 +173,10 @@ class StreamMeter:
     def alike(self) -> Alike | None:
         return self._alike if self._parser.fresh else None
 
-    def count(self, times: Sequence[float], text_bytes: int) -> None:
-        """Events that are `alike`, one at each of these times, with so much text together."""
-        self._events += len(times)
-        self._token_events += len(times)
+    def count(self, times: Sequence[float], events: int, text_bytes: int) -> None:
+        """So many events that are `alike`, which reads at these times brought, with so much text together."""
+        self._events += events
+        self._token_events += events
         self._output_bytes += text_bytes
         if times:
             self._gaps.add_between(times if self._last_s is None else [self._last_s, *times])
@@ -309,7 +309,7 @@ class BodyMeter:
     ended = False  # a whole body has its end where its framing has it
     alike = None
 
-    def count(self, times: Sequence[float], text_bytes: int) -> None:
+    def count(self, times: Sequence[float], events: int, text_bytes: int) -> None:
         """Part of what a `Meter` is; nothing in a whole body is alike."""
 
     def feed(self, data: bytes, t_s: float) -> None:  # noqa: ARG002  # a whole body has no token times

@@ -102,6 +102,16 @@ def test_one_event_after_the_other_is_only_counted() -> None:
     assert (reading.ttft_s, reading.last_token_s, got[1]) == (0.0, 999 / 8, 1000 * len(CHAT % b" word") + len(FINISH))
 
 
+def test_reads_of_several_events_are_only_counted_too() -> None:
+    """GW-07: where we are late, reads grow, and each event in them must not cost more than before."""
+    reads = [b"".join(chunk(CHAT % (b"word" + b"s" * (n % 7))) for n in range(size)) for size in range(1, 40)]
+    reply = opened(Counted)
+    got = passed(reply, [*[chunk(CHAT % b"word")] * 8, *reads, chunk(FINISH), LAST_CHUNK])
+    assert reply.looked < 12
+    assert got == passed(opened(Looked), [*[chunk(CHAT % b"word")] * 8, *reads, chunk(FINISH), LAST_CHUNK])
+    assert got[-1].token_events == 8 + sum(range(1, 40))
+
+
 @pytest.mark.parametrize("form", [CHAT, UNUSED])
 def test_what_we_asked_for_is_cut_from_what_is_only_counted(form: bytes) -> None:
     """GW-02: members `usage` of null, which are there because we asked, are taken out of each event."""

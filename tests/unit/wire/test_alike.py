@@ -163,18 +163,34 @@ def test_whole_chunks_are_counted() -> None:
     whole = reads[0]
     size, _, rest = whole.partition(b"\r\n")
     others = [
-        *(whole[:-1], whole[:-2] + b"\n\n", whole + b"x", whole * 2, b"0" + whole, size.upper() + b"\n\n" + rest),
+        *(whole[:-1], whole[:-2] + b"\n\n", whole + b"x", size.upper() + b"\n\n" + rest),
         *(size + b";a\r\n" + rest, b"%x\r\n" % (int(size, 16) - 1) + rest, rest, b"", b"0\r\n\r\n"),
         *(
             chunk(CHAT % b"one"),
             chunk(HIDDEN % (b'"', b"z")),
             chunk(HIDDEN % (b"one", b"-")),
-            chunk(HIDDEN % (b"x" * 3000, b"z")),
+            chunk(HIDDEN % (b"x" * 5000, b"z")),
         ),
+        *(whole + other for other in (chunk(CHAT % b"one"), whole[:-1], whole[:-2], rest, b"0\r\n\r\n", chunk(b"x"))),
+        *(whole + line + rest for line in (size + b" \r\n", b"%x\r\n" % (int(size, 16) + 1), b"zz\r\n", b"\r\n")),
     ]
     assert not any(chunks.take(other, 1.0) for other in others)
     assert sum(chunks.take(whole, 1.0) == whole for _ in range(1000)) == 253
     assert len(chunks.times) == 256
+
+
+def test_several_chunks_of_one_read_are_counted_together() -> None:
+    """GW-07: as they come where a process is late: so many events at one time, and the bytes pass as they are."""
+    alike = known(HIDDEN % (b"one", b"aX9"))
+    chunks = AlikeChunks(alike, alike.tail)
+    events = [HIDDEN % pair for pair in ((b"one", b"aX9"), (b"four", b"z"), (b" a b", b"Q"))]
+    reads = [b"".join(map(chunk, events)), chunk(events[0]), chunk(events[1]).replace(b"\r\n", b" \r\n", 1)]
+    reads[1:1] = [b"0" + chunk(events[2]) + chunk(events[0]).swapcase()[:4] + chunk(events[0])[4:]]
+    assert [chunks.take(read, number / 4) for number, read in enumerate(reads)] == [*reads[:3], b""]
+    assert (chunks.times, chunks.events, chunks.text_bytes) == ([0.0, 0.25, 0.5], 6, 21)
+    counted = [*events, events[2], events[0], events[0]]
+    assert chunks.payload_bytes == sum(map(len, counted))
+    assert sum(chunks.take(reads[0], 1.0) == reads[0] for _ in range(1000)) == 253
 
 
 def test_a_part_is_taken_out_of_whole_chunks() -> None:
@@ -184,3 +200,5 @@ def test_a_part_is_taken_out_of_whole_chunks() -> None:
     left = HIDDEN.replace(b',"usage":null', b"")
     assert chunks.take(chunk(HIDDEN % (b"four", b"Zz")), 1.0) == chunk(left % (b"four", b"Zz"))
     assert chunks.payload_bytes == len(HIDDEN % (b"four", b"Zz"))
+    two = [(b"four", b"Zz"), (b"a", b"9")]
+    assert chunks.take(b"".join(chunk(HIDDEN % one) for one in two), 2.0) == chunk(b"".join(left % one for one in two))
