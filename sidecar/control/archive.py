@@ -21,7 +21,7 @@ from sidecar.store import queries
 from sidecar.store.audit import ITSELF, Audit, Head
 from sidecar.store.keys import NO_GUARDS, Guards
 from sidecar.store.lock import is_held
-from sidecar.store.retention import STEP_ROWS, Forgetting, Limits, empty_log, forget, prune, vacuum
+from sidecar.store.retention import STEP_ROWS, Forgetting, Limits, empty_log, forget, prune, rewrite, vacuum
 from sidecar.store.sealing import Progress, step
 from sidecar.store.vault import Sealed, Spoilt, Vault
 from sidecar.store.writer import Writer
@@ -245,6 +245,7 @@ class Archive:
             erased += gone
             if gone < STEP_ROWS:
                 break
+        await self._ask(lambda db: rewrite(db, self._limits))
         await self._empty_log()
         return erased
 

@@ -390,6 +390,7 @@ def forget(path: Path, key_hash: str, by: By = BY) -> int:
             erased += gone
             if gone < STEP_ROWS:
                 break
+        retention.rewrite(connection)
         _empty_log(connection, path)
     return erased
 

@@ -106,6 +106,15 @@ def empty_log(connection: sqlite3.Connection) -> bool:
     return not busy
 
 
+def rewrite(connection: sqlite3.Connection, limits: Limits | None = None) -> None:
+    """Copies all rows into clean pages. SQLite does not overwrite a row where it lay before it was moved to another page, so
+    one that was deleted may lie there on. Needs twice the file's room meanwhile; with `limits` it is left undone where all
+    that would go beyond them. Raises sqlite3.Error."""
+    used, _ = size_bytes(connection)
+    if limits is None or 3 * used <= limits.max_bytes:
+        connection.execute("VACUUM")
+
+
 def forget(
     connection: sqlite3.Connection, key_hash: str, audit: Forgetting, chain: Chain, vault: Vault = CLOSED
 ) -> int:

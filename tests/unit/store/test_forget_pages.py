@@ -1,0 +1,76 @@
+"""Forgetting reaches the pages themselves: SQLite moves rows between pages and does not overwrite where they lay."""
+
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from sidecar.config.settings import Settings
+from sidecar.control.archive import Archive
+from sidecar.store import queries
+from sidecar.store.database import open_writer
+from sidecar.store.retention import Limits, rewrite
+
+PEOPLE = 40
+ROWS = 4_000
+
+
+def filled(folder: Path) -> tuple[Path, list[str]]:
+    """A database of rows of many people, of different lengths; their keys."""
+    chance, path = np.random.default_rng(1), folder / "sidecar.db"
+    people = [chance.bytes(8).hex() for _ in range(PEOPLE)]
+    with closing(open_writer(path)) as connection:
+        connection.execute("BEGIN")
+        for number in range(ROWS):
+            key, context = (
+                people[chance.integers(PEOPLE)],
+                f'{{"tags":{{"pad":"{"x" * (300 + chance.integers(400))}"}}}}',
+            )
+            row = (f"{number:026x}", "2026-11-23T09:00:00Z", key, context)
+            connection.execute("INSERT INTO decisions (id, at, sticky_key, context) VALUES (?, ?, ?, ?)", row)
+        connection.execute("COMMIT")
+    return path, people
+
+
+def left_of(path: Path, people: list[str]) -> list[str]:
+    """Those whose keys lie anywhere in the file or its WAL."""
+    pages = b"".join(one.read_bytes() for one in path.parent.glob("sidecar.db*"))
+    return [key for key in people if key.encode() in pages]
+
+
+def test_no_page_keeps_a_row_that_was_moved(tmp_path: Path) -> None:
+    """However many were forgotten before, and however rows were moved for it."""
+    path, people = filled(tmp_path)
+    for key in people[:-1]:
+        queries.forget(path, key)
+        assert left_of(path, [key]) == []
+    assert left_of(path, people) == people[-1:]
+
+
+async def test_a_running_sidecar_leaves_none_either(tmp_path: Path) -> None:
+    path, people = filled(tmp_path)
+    archive = Archive(Settings(db=path))
+    assert archive.writer is not None
+    archive.writer.start()
+    archive._started = True
+    for key in people[:-1]:
+        await archive.forget(key, "test")
+        assert left_of(path, [key]) == []
+    assert left_of(path, people) == people[-1:]
+    archive.close(5.0)
+
+
+def test_a_file_is_not_rewritten_beyond_its_ceiling(tmp_path: Path) -> None:
+    """Twice its room would be needed meanwhile, which the volume of a running sidecar may not have."""
+    path, _ = filled(tmp_path)
+    with closing(open_writer(path)) as connection:
+        connection.execute("DELETE FROM decisions WHERE id < ?", (f"{ROWS // 2:026x}",))
+
+        def free() -> int:
+            return int(connection.execute("PRAGMA freelist_count").fetchone()[0])
+
+        used = path.stat().st_size
+        rewrite(connection, Limits(max_bytes=used))
+        assert free() > 0
+        rewrite(connection, Limits(max_bytes=3 * used))
+        assert free() == 0
