@@ -54,7 +54,7 @@ class Limits:
 
 
 class Pruned(NamedTuple):
-    """What some steps have deleted: raw rows, and whether another step would find more that is due."""
+    """What some steps have deleted: raw rows, and whether another step might find more that is due."""
 
     rows: int
     more: bool
@@ -87,9 +87,9 @@ def prune(connection: sqlite3.Connection, limits: Limits, wall_s: float, *, step
             break
     horizon = at_text(wall_s - limits.aggregates_s)
     connection.execute("DELETE FROM windows WHERE hour < ?", (horizon[:13],))
-    connection.execute(_DELETE_EVENTS, (horizon, STEP_ROWS))
+    aged = connection.execute(_DELETE_EVENTS, (horizon, STEP_ROWS)).rowcount
     _give_back(connection, limits)
-    return Pruned(rows, more)
+    return Pruned(rows, more or aged == STEP_ROWS)
 
 
 def vacuum(connection: sqlite3.Connection) -> bool:

@@ -111,3 +111,10 @@ def test_the_verb_goes_on_while_only_events_are_left(path: Path, connection: sql
     assert queries.prune(path, Limits(max_bytes=1, raw_s=1e9, aggregates_s=1e9)) == ROWS
     assert (count(connection, "events"), count(connection, "rollouts")) == (0, 1)
     assert count(connection, "audit") == 2
+
+
+def test_the_verb_deletes_every_event_that_is_too_old(path: Path, connection: sqlite3.Connection) -> None:
+    """However many they are: nothing else would, where no sidecar runs."""
+    errands(connection, 0.0)
+    assert queries.prune(path, Limits(raw_s=1e10, aggregates_s=365 * 24 * HOUR)) == 0
+    assert count(connection, "events") == 1
