@@ -19,6 +19,7 @@ from sidecar.config.policy import load_file
 from sidecar.config.settings import Settings
 from sidecar.control.access import token_file
 from sidecar.control.guards import KeyFiles
+from sidecar.core.memory import version_of
 from sidecar.errors import ConfigError, SidecarError, StoreError
 from sidecar.lean import without_authorities
 from sidecar.options import (
@@ -309,9 +310,10 @@ def state_verb(options: argparse.Namespace) -> int:
         return OK
     try:
         state = options.file.read_bytes()
-        orjson.loads(state)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ConfigError(f"{options.file}: {error}; give a file of `state export`") from None
+    if version_of(state) is None:
+        raise ConfigError(f"{options.file}: holds nothing that was learnt; give a file of `state export`")
     try:
         queries.save_state(path, state, settings.service, _by(settings, options))
     except Held as held:

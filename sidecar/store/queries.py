@@ -282,11 +282,11 @@ def _aside_key(version: int) -> str:
 def save_state(path: Path, state: bytes, service: str = "default", by: By = BY) -> None:
     """Put a snapshot in the place of the stored one, for the next start. Raises Held beside a running sidecar, which would
     overwrite it."""
+    key, vault = (service, STATE_KEY, STATE_KEY), Vault(by.guards.fields)
     with _writing(path) as connection:
-        _note(connection, path, service, "state.import", {"bytes": len(state)}, by)
-        key, vault = (service, STATE_KEY, STATE_KEY), Vault(by.guards.fields)
         stored = vault.seal_blob(state, state_place(*key)) if vault.key_id else state
-        connection.execute(UPSERT_STATE, (*key, at_text(wall()), None, stored))
+        with _noted(connection, path, service, "state.import", {"bytes": len(state)}, by):
+            connection.execute(UPSERT_STATE, (*key, at_text(wall()), None, stored))
 
 
 def backup(path: Path, target: Path) -> None:
@@ -336,13 +336,15 @@ def _unwritable(target: Path, error: Exception) -> StoreError:
     return StoreError(f"{target}: the copy cannot be written: {error}; check its folder, the mode and the free space")
 
 
-def _note(
+@contextmanager
+def _noted(
     connection: sqlite3.Connection, path: Path, service: str, action: str, detail: Mapping[str, object], by: By
-) -> None:
-    """One line of the audit, committed."""
+) -> Iterator[None]:
+    """What is done meanwhile and its line of the audit, committed together or not at all."""
     chain = Chain(path, by.guards.audit)
     text = orjson.dumps(detail).decode()
     with lasting(connection):
+        yield
         chain.append(connection, service, [Audit(wall(), by.actor, action, detail=text, why=by.why)])
     chain.seal(connection)
 
@@ -358,7 +360,8 @@ def prune(path: Path, limits: Limits, by: By = BY) -> int:
                 break
         while retention.vacuum(connection):
             pass
-        _note(connection, path, "", "prune", {"decisions": deleted}, by)
+        with _noted(connection, path, "", "prune", {"decisions": deleted}, by):
+            pass
     return deleted
 
 
@@ -369,7 +372,8 @@ def encrypt(path: Path, by: By = BY) -> sealing.Progress:
         while not progress.over:
             sealing.step(connection, vault, progress)
         detail = {"key": vault.key_id, "values": progress.sealed, "unreadable": progress.unreadable}
-        _note(connection, path, "", "encrypt", detail, by)
+        with _noted(connection, path, "", "encrypt", detail, by):
+            pass
         connection.execute("VACUUM")  # free space may hold rows that were deleted when nothing was encrypted yet
         _empty_log(connection, path)
     return progress

@@ -300,7 +300,7 @@ def test_the_verbs_run_in_process_too(
         monkeypatch.setenv(key, value)
     newest = rows(stage)[0]["id"]
     copy, state, prices = tmp_path / "copy.db", tmp_path / "state.json", tmp_path / "prices.json"
-    state.write_text("{}")
+    state.write_text('{"version": 1}')
     codes = {
         "version": 0,
         "decisions": 0,
@@ -360,7 +360,7 @@ def test_erasing_beside_a_running_sidecar(stage: Stage, tmp_path: Path) -> None:
     assert llm_sidecar("store", "forget", "--key", key, "--db", db, **environ).stdout == "1 decisions erased\n"
     assert len(rows(stage)) == before - 1
     state = tmp_path / "state.json"
-    state.write_text("{}")
+    state.write_text('{"version": 1}')
     assert "stop it first" in refused(llm_sidecar("state", "import", str(state), **environ), 1)
     with closing(sqlite3.connect(f"file:{db}?mode=ro", uri=True)) as connection:
         audit = connection.execute("SELECT actor, detail FROM audit WHERE action = 'forget'").fetchall()

@@ -1,0 +1,45 @@
+"""`state import` and `state export`: what was learnt is replaced by what was learnt, whole, or not at all."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from sidecar.cli import main
+from sidecar.errors import StoreError
+from sidecar.store import queries
+from sidecar.store.database import open_writer
+
+STATE = b'{"version":1,"ledger":{},"routes":{},"bindings":[]}'
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A database that has learnt something."""
+    path = tmp_path / "sidecar.db"
+    open_writer(path).close()
+    queries.save_state(path, STATE)
+    return path
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "null", '{"version": "1"}', '{"id": "018f"}\n{"id": "0190"}', "no json"])
+def test_what_is_no_state_is_not_imported(
+    path: Path, text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """It would open budgets and undo rollbacks at the next start."""
+    file = tmp_path / "file"
+    file.write_text(text)
+    assert main(["state", "import", str(file), "--db", str(path)]) == 2
+    assert "give a file of `state export`" in capsys.readouterr().err
+    assert queries.load_state(path) == STATE
+    assert len(queries.audit(path)) == 1
+
+
+def test_the_audit_tells_of_no_import_that_failed(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TRIGGER t BEFORE INSERT ON arms BEGIN SELECT RAISE(ABORT, 'no'); END")
+    with pytest.raises(StoreError, match="cannot be written: no"):
+        queries.save_state(path, STATE + b" ")
+    assert queries.load_state(path) == STATE
+    assert len(queries.audit(path)) == 1
