@@ -107,8 +107,14 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write. Rows come as sqlite3.Row. Raises sqlite3.Error when there is no such file."""
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0, check_same_thread=False)
+    """A connection that cannot write. Rows come as sqlite3.Row. Raises sqlite3.Error when there is no such file.
+
+    For a file without a WAL in a folder where none can be made, as on a volume of backups that is mounted read-only, SQLite
+    has to be told that nobody changes it: else it fails, because it cannot make what it reads a WAL with."""
+    log = companion(path, "-wal")
+    fixed = "" if log.exists() or os.access(log.parent, os.W_OK, effective_ids=True) else "&immutable=1"
+    uri = f"{path.absolute().as_uri()}?mode=ro{fixed}"
+    connection = sqlite3.connect(uri, uri=True, timeout=5.0, check_same_thread=False)
     connection.row_factory = sqlite3.Row
     return connection
 
