@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sidecar.clock import rfc3339
-from sidecar.store.migrations import STEPS, migrate
+from sidecar.store.migrations import STEPS, migrate, require_ours
 
 BUSY_TIMEOUT_MS = 250  # one wait for a lock; short, because the writer must also notice its own shutdown
 JOURNAL_LIMIT_BYTES = 4 * 2**20  # the WAL is cut back to this after a checkpoint
@@ -76,6 +76,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000, check_same_thread=False)
     try:
+        require_ours(connection)  # before anything is changed
         connection.execute(f"PRAGMA page_size={PAGE_BYTES}")  # does nothing to a file that has pages
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         connection.execute("PRAGMA journal_mode=WAL")

@@ -98,6 +98,13 @@ def is_current(connection: sqlite3.Connection) -> bool:
     return version >= VERSION
 
 
+def require_ours(connection: sqlite3.Connection) -> None:
+    """Raises sqlite3.DatabaseError when the file has tables, and nothing that says that a sidecar made them."""
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and _RECORD not in tables:
+        raise sqlite3.DatabaseError("it is the database of another program")
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the file up to VERSION. Raises sqlite3.Error: close the connection then, and a step that failed leaves nothing
     behind."""
