@@ -305,8 +305,7 @@ def state_verb(options: argparse.Namespace) -> int:
         if state is None:
             kind = "" if options.version is None else f" of version {options.version} that was set aside"
             raise StoreError(f"{path}: holds no learnt state{kind} of service {settings.service!r}")
-        options.file.touch(mode=0o600)  # it holds what may lie encrypted in the database
-        options.file.write_bytes(state)
+        _write_private(options.file, state)  # it holds what may lie encrypted in the database
         return OK
     try:
         state = options.file.read_bytes()
@@ -319,6 +318,22 @@ def state_verb(options: argparse.Namespace) -> int:
     except Held as held:
         raise StoreError(f"{held}: stop it first, or it writes its own state over this one") from None
     return OK
+
+
+def _write_private(file: Path, content: bytes) -> None:
+    """Puts the file there in one step, for its owner alone; what is no file, as a pipe, is written as it is."""
+    if file.exists() and not file.is_file():
+        file.write_bytes(content)
+        return
+    whole = Path(os.path.realpath(file))
+    part = whole.with_name(f"{whole.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        part.touch(mode=0o600)
+        part.write_bytes(content)
+        part.replace(whole)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def store_verb(options: argparse.Namespace) -> int:

@@ -1,6 +1,8 @@
 """`state import` and `state export`: what was learnt is replaced by what was learnt, whole, or not at all."""
 
+import resource
 import sqlite3
+import stat
 from contextlib import closing
 from pathlib import Path
 
@@ -43,3 +45,28 @@ def test_the_audit_tells_of_no_import_that_failed(path: Path) -> None:
         queries.save_state(path, STATE + b" ")
     assert queries.load_state(path) == STATE
     assert len(queries.audit(path)) == 1
+
+
+def test_an_export_is_private_also_where_a_file_lay(path: Path, tmp_path: Path) -> None:
+    file, link = tmp_path / "state.json", tmp_path / "link.json"
+    file.write_text("older")
+    file.chmod(0o644)
+    link.symlink_to(file)
+    assert main(["state", "export", str(link), "--db", str(path)]) == 0
+    assert (file.read_bytes(), stat.S_IMODE(file.stat().st_mode)) == (STATE, 0o600)
+    assert link.is_symlink()
+
+
+def test_an_export_that_fails_leaves_the_one_before(path: Path, tmp_path: Path) -> None:
+    """A full disk, as one that a limit makes."""
+    file = tmp_path / "state.json"
+    assert main(["state", "export", str(file), "--db", str(path)]) == 0
+    queries.save_state(path, STATE + b" " * 100_000)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # Python ignores SIGXFSZ: writes fail
+        assert main(["state", "export", str(file), "--db", str(path)]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert file.read_bytes() == STATE
+    assert not file.with_name("state.json.part").exists()
