@@ -89,7 +89,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _why(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--why", default="", metavar="TEXT", help="the reason, for the audit")
+    parser.add_argument("--why", type=_text, default="", metavar="TEXT", help="the reason, for the audit")
+
+
+def _text(text: str) -> str:
+    """As it is. Bytes that are no text could be written nowhere, once all is done that they give the reason for."""
+    if not text.isascii() and any("\ud800" <= one <= "\udfff" for one in text):
+        raise argparse.ArgumentTypeError("is no text in the encoding of this terminal")
+    return text
 
 
 def _port(text: str) -> int:

@@ -1,5 +1,6 @@
-"""`state import` and `state export`: what was learnt is replaced by what was learnt, whole, or not at all."""
+"""Verbs about what is stored do all of it, or nothing: what was learnt is replaced by what was learnt, whole."""
 
+import os
 import resource
 import sqlite3
 import stat
@@ -70,3 +71,14 @@ def test_an_export_that_fails_leaves_the_one_before(path: Path, tmp_path: Path) 
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert file.read_bytes() == STATE
     assert not file.with_name("state.json.part").exists()
+
+
+def test_a_reason_that_is_no_text_is_refused_before_anything_is_done(path: Path) -> None:
+    """The rows would be gone, and the audit without its line."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO decisions (id, at) VALUES ('1', '1970-01-01T00:00:00Z')")
+    with pytest.raises(SystemExit, match="2"):
+        main(["store", "prune", "--why", os.fsdecode(b"\xff"), "--db", str(path)])
+    assert queries.status(path)["decisions"] == 1
+    assert main(["store", "prune", "--why", "wegen Überlänge", "--db", str(path)]) == 0
+    assert queries.audit(path)[0]["why"] == "wegen Überlänge"
