@@ -17,6 +17,7 @@ from sidecar.errors import StoreError
 from sidecar.store import queries
 from sidecar.store.audit import Audit
 from tests.fixtures.settled import as_rows, settled
+from tests.fixtures.standing import standing
 from tests.fixtures.waiting import wait_for
 
 
@@ -233,8 +234,9 @@ async def test_a_volume_that_is_mounted_late_is_taken_over(tmp_path: Path) -> No
     mine.charge("-", 1, steady())
     archive.state(mine.snapshot())
     assert await archive.stored(5) is True
-    volume.rename(tmp_path / "hidden")
-    away.rename(volume)
+    with standing(archive.writer):
+        volume.rename(tmp_path / "hidden")
+        away.rename(volume)
     mine.charge("-", 1, steady())
     archive.state(mine.snapshot())
     archive.put(as_rows([settled(1)], "bot"))
@@ -269,8 +271,9 @@ async def test_a_late_volume_that_cannot_be_read_yet_keeps_its_state(
     await archive.open(mine)
     archive.state(mine.snapshot())
     assert await archive.stored(5) is True
-    volume.rename(tmp_path / "hidden")
-    away.rename(volume)
+    with standing(archive.writer):
+        volume.rename(tmp_path / "hidden")
+        away.rename(volume)
     archive.put(as_rows([settled(1)], "bot"))
     assert await archive.stored(5) is True
     with monkeypatch.context() as patch:

@@ -13,6 +13,7 @@ from sidecar.store import queries
 from sidecar.store.database import Files, clear_log, files, open_reader
 from sidecar.store.writer import Writer
 from tests.fixtures.settled import START, as_rows, settled, spent
+from tests.fixtures.standing import standing
 
 
 @pytest.fixture
@@ -83,8 +84,9 @@ def test_a_log_that_vanishes_takes_nothing_with_it(writer: Writer, path: Path, r
     put(writer, 50, 100)
     assert path.with_name("s.db-wal").exists()
     reader.close()
-    for suffix in ("", "-wal"):  # what a kill now would leave to the next process
-        copyfile(path.with_name(f"s.db{suffix}"), path.with_name(f"killed.db{suffix}"))
+    with standing(writer):
+        for suffix in ("", "-wal"):  # what a kill now would leave to the next process
+            copyfile(path.with_name(f"s.db{suffix}"), path.with_name(f"killed.db{suffix}"))
     assert found(path.with_name("killed.db")) == (ids(range(100)), ["ok"])
     assert writer.close(2.0)
     assert found(path) == (ids(range(100)), ["ok"])

@@ -20,6 +20,7 @@ from sidecar.store.lock import Held, is_held
 from sidecar.store.retention import Limits
 from sidecar.store.writer import Writer
 from tests.fixtures.settled import as_rows, settled, spent
+from tests.fixtures.standing import standing
 from tests.fixtures.waiting import wait_for
 
 
@@ -373,10 +374,11 @@ def test_a_second_writer_waits_until_the_first_ends(writer: Writer, path: Path) 
 def test_a_writer_whose_lock_was_lost_stops(writer: Writer, path: Path) -> None:
     """`rm db*` and a second process that was faster: the first lets go of the file and waits."""
     assert wait_for(lambda: writer.writable is True)
-    for file in path.parent.glob(f"{path.name}*"):
-        file.unlink()
     second = Writer(path, commit_s=0.01)
-    assert second.claim() is None
+    with standing(writer):
+        for file in path.parent.glob(f"{path.name}*"):
+            file.unlink()
+        assert second.claim() is None
     writer.put(as_rows([settled(1)]))
     assert wait_for(lambda: writer.writable is False)
     assert writer.rows_written == 0
@@ -390,8 +392,9 @@ def test_a_writer_whose_lock_was_lost_stops(writer: Writer, path: Path) -> None:
 def test_deletion_of_file_and_lock_goes_on_with_new_ones(writer: Writer, path: Path) -> None:
     """Both are made again, and others are kept out of the new ones too."""
     assert wait_for(lambda: writer.writable is True)
-    for file in path.parent.glob(f"{path.name}*"):
-        file.unlink()
+    with standing(writer):
+        for file in path.parent.glob(f"{path.name}*"):
+            file.unlink()
     writer.put(as_rows([settled(1)]))
     assert wait_for(lambda: writer.rows_written == 1)
     assert is_held(path)
