@@ -104,9 +104,17 @@ def is_loopback(host: str) -> bool:
 def is_ourselves(origin: Origin, listeners: Iterable[Address]) -> bool:
     """Whether the origin is one of these listeners, so that a request to it would come back to us for ever.
 
-    Compares numbers, not names: a name that resolves to one of our addresses is not seen here.
+    Compares numbers, not names: a name that resolves to one of our addresses is seen when it is dialled (`comes_back`).
     """
     return any(origin.port == port and _same_host(origin.host, host) for host, port in listeners)
+
+
+def comes_back(peer: Address, local: str, listeners: Iterable[Address]) -> bool:
+    """Whether a connection from the address `local` to `peer` ends at one of these listeners. Who listens on all addresses
+    has those of this machine: loopback, and those from which it is called itself."""
+    host, number = peer
+    here = is_loopback(host) or host == local
+    return any(number == port and (host == listening or (here and listening in ANY)) for listening, port in listeners)
 
 
 def _same_host(host: str, listening: str) -> bool:

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
+from sidecar.config.address import Address, comes_back
 from sidecar.errors import ConfigError, SidecarError
 from sidecar.proxy.reach import Name, reach
 
@@ -121,9 +122,17 @@ def set_keepalive(transport: asyncio.BaseTransport) -> None:
 
 
 class Dialer:
-    """Connects to one host and port."""
+    """Connects to one host and port, unless that is one of our own `listeners`, whatever name leads there."""
 
-    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, egress: Egress | None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        tls: ssl.SSLContext | None,
+        egress: Egress | None,
+        listeners: tuple[Address, ...] = (),
+    ) -> None:
+        self._listeners = listeners
         self._host = host
         self._port = port
         self._tls = tls
@@ -160,6 +169,9 @@ class Dialer:
         left = await self._name.addresses()
         while True:
             sock = await reach(left)
+            if _leads_back(sock, self._listeners):
+                sock.close()
+                raise DialError("connect", "the upstream's name leads to this sidecar itself: calls would never end")
             try:
                 if self._tls is None:
                     transport, protocol = await loop.create_connection(factory, sock=sock)
@@ -206,6 +218,13 @@ class Dialer:
         protocol.connection_made(secured)
         protocol.on_secured(below)
         return protocol
+
+
+def _leads_back(sock: socket.socket, listeners: tuple[Address, ...]) -> bool:
+    try:
+        return comes_back(sock.getpeername()[:2], sock.getsockname()[0], listeners)
+    except OSError:
+        return False  # it was closed meanwhile, as who uses it will see
 
 
 class _Connect(asyncio.Protocol):

@@ -69,7 +69,7 @@ class Origins:
     def _make(self, spec: Upstream, guard: Guard) -> Origin:
         settings = self._settings
         pool = Pool(
-            Dialer(spec.host, spec.port, self._tls(spec), self._egress),
+            Dialer(spec.host, spec.port, self._tls(spec), self._egress, settings.listeners),
             self._tasks,
             limit=settings.max_upstream_connections,
             idle_limit_s=settings.upstream_idle_s,

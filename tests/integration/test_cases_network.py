@@ -250,6 +250,24 @@ def test_our_own_address_is_no_upstream(spelling: str, which: str) -> None:
         Settings.load({}, None, overrides)
 
 
+def test_a_name_that_leads_to_ourselves(resolver: Resolver) -> None:
+    """SEC-SSRF: numbers are compared when settings and policies are read; a name is seen when it is dialled. Else one call
+    is as many as there may be streams, and nobody else is served."""
+
+    async def main() -> None:
+        with socket.socket() as sock:
+            sock.bind((resolver.address, 0))
+            port = sock.getsockname()[1]
+        listen = f"{resolver.address}:{port}"
+        async with serving(f"http://{NAME}:{port}", listen=listen, host_names=NAME) as side:
+            got = await call(side.port, post())
+            assert (got.status, got.value(b"x-sidecar-error")) == (502, b"connect")
+            assert b"this sidecar itself" in got.body
+            assert side.books.accepted == 1
+
+    on_asyncio(main)
+
+
 @pytest.mark.parametrize("where", ["body", "header", "query"])
 async def test_no_field_of_a_request_names_an_upstream(upstream: Upstream, serve: Serve, where: str) -> None:
     """SEC-SSRF: fields by which other gateways were led to foreign hosts, also nested (CVE-2024-6587, PYSEC-2026-4069,

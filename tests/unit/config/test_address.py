@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.config.address import Origin, is_loopback, is_ourselves, parse_listen, parse_origin, show_listen
+from sidecar.config.address import (
+    Origin,
+    comes_back,
+    is_loopback,
+    is_ourselves,
+    parse_listen,
+    parse_origin,
+    show_listen,
+)
 
 
 @pytest.mark.parametrize(
@@ -95,3 +103,21 @@ def test_loopback() -> None:
 def test_loop_guard(url: str, listening: str, ours: bool) -> None:
     """An upstream that is one of our listeners is recognised, whatever the spelling."""
     assert is_ourselves(parse_origin(url), parse_listen(listening)) is ours
+
+
+@pytest.mark.parametrize(
+    ("peer", "local", "listening", "ours"),
+    [
+        (("127.0.0.1", 9090), "127.0.0.1", "localhost:9090", True),
+        (("::1", 9090), "::1", "localhost:9090", True),
+        (("127.0.0.1", 9091), "127.0.0.1", "localhost:9090", False),
+        (("127.0.0.2", 9090), "127.0.0.1", "localhost:9090", False),
+        (("127.0.0.2", 9090), "127.0.0.1", "*:9090", True),
+        (("10.0.0.7", 9090), "10.0.0.7", "*:9090", True),
+        (("10.0.0.8", 9090), "10.0.0.7", "*:9090", False),
+        (("10.0.0.7", 9090), "10.0.0.7", "localhost:9090", False),
+    ],
+)
+def test_a_connection_that_comes_back_is_seen(peer: tuple[str, int], local: str, listening: str, ours: bool) -> None:
+    """SEC-SSRF: by the numbers of both ends, whatever name led there."""
+    assert comes_back(peer, local, parse_listen(listening)) is ours
