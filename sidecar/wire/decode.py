@@ -61,7 +61,7 @@ class CopyDecoder:
 def make_decoder(encoding: str, max_bytes: int = MAX_DECODED_BYTES) -> CopyDecoder | None:
     """The decoder for a Content-Encoding; None where it is unknown, or its library is not installed.
 
-    gzip and deflate come with Python; br needs `brotli` and zstd `zstandard`, imported at their first use.
+    gzip and deflate come with Python; br needs `brotli` 1.2 and zstd `zstandard`, imported at their first use.
     """
     codec: _Codec | None
     match encoding.strip().lower():
@@ -70,7 +70,7 @@ def make_decoder(encoding: str, max_bytes: int = MAX_DECODED_BYTES) -> CopyDecod
         case "deflate":
             codec = _Deflate()
         case "br":
-            codec = _optional("brotli", lambda library: library.Decompressor().process)
+            codec = _optional("brotli", _Brotli)
         case "zstd":
             codec = _optional("zstandard", _zstd)
         case _:
@@ -111,21 +111,36 @@ class _Deflate:
         return self._inflate.decompress(data, room)
 
 
-def _optional(module: str, decode: Callable[[Any], "_Decode"]) -> _Codec | None:
+def _optional(module: str, made_of: Callable[[Any], _Codec]) -> _Codec | None:
     try:
-        return _Sliced(decode(importlib.import_module(module)))
+        return made_of(importlib.import_module(module))
     except Exception:  # noqa: BLE001  it is not installed, or not the library that we know: then usage is unknown
         return None
 
 
-def _zstd(library: Any) -> "_Decode":  # noqa: ANN401 - a module that may not be installed
+class _Brotli:
+    """br, by a library that can be told where to stop: older ones make half a gigabyte of 400 bytes."""
+
+    def __init__(self, library: Any) -> None:  # noqa: ANN401 - a module that may not be installed
+        """Raises AttributeError when the library is older than 1.2."""
+        decoder = library.Decompressor()
+        self._process, self._wants_more = decoder.process, decoder.can_accept_more_data
+
+    def __call__(self, data: bytes, room: int) -> bytes:
+        out: bytes = self._process(data, output_buffer_limit=room)
+        while len(out) < room and not self._wants_more():
+            out += self._process(b"", output_buffer_limit=room - len(out))
+        return out
+
+
+def _zstd(library: Any) -> "_Sliced":  # noqa: ANN401 - a module that may not be installed
     """Of several frames in a row, too (RFC 8878 section 3.1)."""
     made: _Decode
     try:
         made = library.ZstdDecompressor().decompressobj(read_across_frames=True).decompress
     except TypeError:  # before 0.22
         made = library.ZstdDecompressor().decompressobj().decompress
-    return made
+    return _Sliced(made)
 
 
 class _Decode(Protocol):
@@ -133,7 +148,8 @@ class _Decode(Protocol):
 
 
 class _Sliced:
-    """A codec without an output limit: fed in small slices, so that it can overshoot by one slice's output only."""
+    """A codec without an output limit: fed in small slices, so that it can overshoot by one slice's output only (of zstd,
+    64 blocks of 128 KiB)."""
 
     def __init__(self, decode: _Decode) -> None:
         self._decode = decode

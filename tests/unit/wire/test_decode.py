@@ -48,12 +48,50 @@ def test_unknown_encodings_have_no_decoder(monkeypatch: pytest.MonkeyPatch) -> N
     assert make_decoder("br") is None
 
 
+class Brotli:
+    """The interface of brotli 1.2, before a coding of which each byte is a mebibyte."""
+
+    def __init__(self) -> None:
+        self._left = b""
+        self.most = 0  # bytes that were given at once
+
+    def process(self, data: bytes, output_buffer_limit: int = 2**40) -> bytes:
+        assert not (data and self._left), "it takes no more before it has given what it has"
+        self._left += b"".join(bytes([byte]) * 2**20 for byte in data)
+        given, self._left = self._left[:output_buffer_limit], self._left[output_buffer_limit:]
+        self.most = max(self.most, len(given))
+        return given
+
+    def can_accept_more_data(self) -> bool:
+        return not self._left
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, **parts: object) -> None:
+    """brotli is there, with a decoder of these parts."""
+    library = types.ModuleType("brotli")
+    library.Decompressor = lambda: types.SimpleNamespace(**parts)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "brotli", library)
+
+
 def test_brotli_is_used_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library's interface is stood in for: `Decompressor().process(bytes) -> bytes`."""
-    stand_in = types.ModuleType("brotli")
-    stand_in.Decompressor = lambda: types.SimpleNamespace(process=bytes.upper)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "brotli", stand_in)
-    assert run("br", b"abc") == b"ABC"
+    """Also where it gives less at once than it might; one that cannot be told where to stop is not used."""
+    text = [b"ab", b"", b"c"]
+    parts = {"process": lambda _data, output_buffer_limit: text.pop(0), "can_accept_more_data": lambda: not text}
+    installed(monkeypatch, **parts)
+    assert run("br", b"x") == b"abc"
+    installed(monkeypatch, process=bytes.upper)
+    assert make_decoder("br") is None
+
+
+def test_a_bomb_of_brotli_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SEC-BOMBS: 421 bytes are half a gigabyte, which is never made: the library is asked for what there is room for."""
+    one = Brotli()
+    installed(monkeypatch, process=one.process, can_accept_more_data=one.can_accept_more_data)
+    decoder = make_decoder("br")
+    assert decoder is not None
+    assert decoder.feed(b"a" * 8) == b""
+    assert decoder.failed
+    assert one.most <= 65_537
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
