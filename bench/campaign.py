@@ -98,7 +98,7 @@ def _table(rows: Sequence[tuple[str, str]]) -> None:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.campaign", description=__doc__)
-    parser.add_argument("--kill-rounds", type=int, default=None, metavar="N", help="default 50; 0: none")
+    parser.add_argument("--kill-rounds", type=int, default=None, metavar="N", help="default 200; 0: none")
     parser.add_argument("--soak", type=float, default=None, metavar="SECONDS", help="default 1200; 0: none")
     parser.add_argument("--faults", type=int, default=None, metavar="N", help="default 5,000 exchanges; 0: none")
     parser.add_argument(
@@ -114,7 +114,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.only is not None:
         options.faults = 1
     if options.kill_rounds is None and options.soak is None and options.faults is None:
-        options.kill_rounds, options.soak, options.faults = 50, 1200.0, 5000
+        options.kill_rounds, options.soak, options.faults = 200, 1200.0, 5000
     return options
 
 

@@ -23,12 +23,13 @@ def run(numbers: Sequence[int], seed: int, concurrency: int = CONCURRENCY, worke
 def show(told: Told) -> None:
     """The table by toxic, in Markdown, and the books."""
     print(f"{told.exchanges} exchanges of seed {told.seed} in {told.took_s:.0f} s\n")
-    print("| toxic | sent | completed | failed, by kind | aborted | shed | no whole request |")
-    print("| --- | ---: | ---: | --- | ---: | ---: | ---: |")
+    print("| toxic | sent | met it | completed | failed, by kind | aborted | shed | no whole request |")
+    print("| --- | ---: | ---: | ---: | --- | ---: | ---: | ---: |")
     for what, ends in [*sorted(told.ends.items()), ("all", sum(told.ends.values(), Counter()))]:
         kinds = {name[7:]: count for name, count in sorted(ends.items()) if name.startswith("failed ")}
         failed = ", ".join(f"{name} {count}" for name, count in kinds.items()) or "-"
-        row = (what, ends.total(), ends["completed"], failed, ends["aborted"], ends["shed"], ends["turned away"])
+        met = (told.met.total() if what == "all" else told.met[what]) or "-"
+        row = (what, ends.total(), met, ends["completed"], failed, ends["aborted"], ends["shed"], ends["turned away"])
         print(f"| {' | '.join(map(str, row))} |")
     if told.closed_s:
         at = told.closed_s

@@ -25,7 +25,7 @@ from tests.fixtures.answers import is_whole
 from tests.fixtures.relay import Passage, Relay, Toxic
 
 TOLD_S = LONG_S + 1.0  # for every leg to end when one has: 0.1 s is promised; a stalled relay needs the rest
-LATE_S = 0.5  # the promise is 0.1 s from a client's leaving to the end of its upstream's connection; machines are busy
+LATE_S = 0.1  # as promised, from a client's leaving to the end of its upstream's connection; half of them keep it
 REST_S = 15.0  # for everything to close and to be written after the last exchange
 _PAUSE_S = 0.5
 _GLANCE_S = 0.005
@@ -54,6 +54,7 @@ class Told:
 
     seed: int
     ends: dict[str, Counter[str]] = field(default_factory=dict)  # by toxic: how its exchanges ended
+    met: Counter[str] = field(default_factory=Counter)  # by toxic: exchanges to which it came to pass
     broken: list[str] = field(default_factory=list)
     books: Books | None = None
     exchanges: int = 0
@@ -169,6 +170,7 @@ class Campaign:
             end = ("shed" if seen.own == "overloaded" else "turned away") if row is None else row["outcome"]
             end += f" {row['error']}" if row is not None and row["outcome"] == "failed" else ""
             self.told.ends.setdefault(seen.plan.what, Counter())[end] += 1
+            self.told.met[seen.plan.what] += seen.met and bool(seen.plan.client or seen.plan.upstream)
 
 
 def _establish(sidecar: Sidecar) -> None:

@@ -37,6 +37,7 @@ class Seen:
     end: str = ""  # as its client saw it
     took_s: float = 0.0  # by its client's clock
     noisy: bool = False  # garbage was in what an upstream said
+    met: bool = False  # each of its toxics came to pass: one that waits for more bytes than there are does not
     closed_s: float | None = None  # from the client's leaving to the end of the upstream's connection
 
     def heard(self, calls: Sequence[Passage]) -> None:
@@ -61,6 +62,8 @@ def judge(plan: Plan, client: Passage | None, calls: Sequence[Passage], view: Vi
     firsts = [one for one in calls if one.mark.endswith("a")]
     seen = Seen(plan, sent, _own(sent), gone, arrived == asked, [])
     seen.end, seen.took_s = view.end, view.took_s
+    fired = {one for call in calls for one in call.fired}
+    seen.met = fired.issuperset(plan.upstream) and (client.fired if client else fired).issuperset(plan.client)
     seen.heard(firsts)
     timed = client is not None and gone and firsts and not plan.upstream and seen.given.state != "whole"
     if timed and client is not None and firsts[-1].left_at > client.told_at:

@@ -247,12 +247,14 @@ async def test_nothing_keeps_a_secret(
         artefacts |= await asyncio.to_thread(stage.shown)
         artefacts |= await asyncio.to_thread(stage.told)
         assert len(stage.rows) > talked / 2
+        artefacts |= {f"running/{name}": text for name, text in stage.files().items()}  # the WAL goes with the process
         assert await asyncio.to_thread(stage.sidecar.stop) == 0
         artefacts |= stage.files() | {f"spans {at}": body for at, body in enumerate(collector.bodies)}
     finally:
         stage.close()
     assert {"store/sidecar.db", "backup.db", "state.json", "sidecar.log", "requests.jsonl"} <= set(artefacts)
-    assert all(len(artefacts[name]) > 400 for name in ("store/sidecar.db", "requests.jsonl", "sidecar.log", "spans 0"))
+    large = ("store/sidecar.db", "running/store/sidecar.db-wal", "requests.jsonl", "sidecar.log", "spans 0")
+    assert all(len(artefacts[name]) > 400 for name in large)
     assert stage.canaries.sweep(artefacts) == []
 
 

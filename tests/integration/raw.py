@@ -17,6 +17,7 @@ from sidecar.clock import monotonic
 
 WAIT_S = 5.0  # no wait in these tests is longer, whatever the machine does
 TOLD_S = 2.0  # for telling an upstream that its client left: 0.1 s is promised, the rest is for a busy machine
+PROMISED_S = 0.1  # what the soonest of some has to keep: a machine is not busy all the time
 
 # what to write, how many seconds to wait, what to wait for, or how to end
 Step = bytes | float | asyncio.Event | Literal["close", "reset", "fin"]

@@ -6,11 +6,24 @@ import time
 import pytest
 
 from sidecar.clock import monotonic
-from sidecar.core.types import Facts
+from sidecar.core.types import Facts, Settled
 from sidecar.proxy.watchdog import Stalled
 from sidecar.sim.knobs import Fault
 from tests.integration.conftest import Serve, Sim, Upstream
-from tests.integration.raw import SSE_HEAD, TOLD_S, Script, Step, call, chunked, connected, delta, get, ok, post
+from tests.integration.raw import (
+    PROMISED_S,
+    SSE_HEAD,
+    TOLD_S,
+    Script,
+    Step,
+    call,
+    chunked,
+    connected,
+    delta,
+    get,
+    ok,
+    post,
+)
 
 STREAM = b'{"model":"m","stream":true,"messages":[]}'
 
@@ -24,7 +37,7 @@ async def test_a_client_that_leaves_before_the_first_byte(
 ) -> None:
     """GW-21, INC-4, FID-13: the upstream's connection closes at once, and the exchange is aborted.
 
-    100 ms are promised; what this machine takes is printed and held against TOLD_S only.
+    100 ms are promised, and the soonest of five keeps them; each is held against TOLD_S only, as machines are busy.
     """
     up = await upstream([60.0])
     side = await serve(up)
@@ -45,7 +58,7 @@ async def test_a_client_that_leaves_before_the_first_byte(
             delays.append(up.peers[-1].lost_at - left)
             up.requests.clear()
     print("seconds until the upstream was told:", [round(one, 4) for one in delays])
-    assert max(delays) < TOLD_S
+    assert min(delays) < PROMISED_S
     assert side.books.aborted == 5
     assert side.pool == (0, 0, 0)
 
@@ -56,14 +69,18 @@ async def test_a_client_that_leaves_mid_stream(upstream: Upstream, serve: Serve,
     tokens: list[Step] = [60.0] if silent else [step for _ in range(2000) for step in (delta("x"), 0.01)]
     up = await upstream([SSE_HEAD + delta("a"), *tokens])
     side = await serve(up)
-    async with connected(side.port) as client:
-        client.send(post(body=STREAM))
-        await client.until(b'"a"')
-        left = monotonic()
-        client.close()
-        assert await up.until(lambda: up.peers[0].lost.is_set(), TOLD_S)
-    print("seconds until the upstream was told:", round(up.peers[0].lost_at - left, 4))
-    assert side.books.aborted == 1
+    delays = []
+    for _ in range(3):
+        async with connected(side.port) as client:
+            client.send(post(body=STREAM))
+            await client.until(b'"a"')
+            left = monotonic()
+            client.close()
+            assert await up.until(lambda: up.peers[-1].lost.is_set(), TOLD_S)
+        delays.append(up.peers[-1].lost_at - left)
+    print("seconds until the upstream was told:", [round(one, 4) for one in delays])
+    assert min(delays) < PROMISED_S
+    assert side.books.aborted == 3
     assert side.pool == (0, 0, 0)
 
 
@@ -210,13 +227,13 @@ async def test_the_servers_keep_alive_hint_is_obeyed(upstream: Upstream, serve: 
 
 
 async def test_bytes_behind_a_response_end_the_connection(upstream: Upstream, serve: Serve) -> None:
-    """What an upstream sends unasked is never the next client's answer."""
+    """What an upstream sends unasked is never the next client's answer: its connection ends long before an idle one does."""
     up = await upstream([ok() + ok(b'{"forged":1}')], [ok(), 0.03, ok(b'{"forged":2}')])
     side = await serve(up)
     for number in range(4):
         got = await call(side.port, get())
         assert b"forged" not in got.raw
-        assert await up.until(up.peers[number].lost.is_set)
+        assert await up.until(up.peers[number].lost.is_set, TOLD_S)
     assert {seen.connection for seen in up.requests} == {0, 1, 2, 3}
 
 
@@ -345,13 +362,20 @@ async def test_a_stream_without_its_terminal_event_passes_and_is_flagged(sim: Si
     assert [one.outcome.error for one in seen] == ["no_terminal"]  # type: ignore[attr-defined]
 
 
-async def test_an_sse_line_of_two_megabytes_passes(upstream: Upstream, serve: Serve) -> None:
-    """INC-9, GW-30: the side parser gives up within its cap; the bytes do not care."""
-    big = b"data: " + b"x" * 2_000_000 + b"\n\n"
-    up = await upstream([SSE_HEAD + chunked(big, b"data: [DONE]\n\n")])
-    side = await serve(up)
-    got = await call(side.port, post(body=STREAM))
-    assert got.body == big + b"data: [DONE]\n\n"
+@pytest.mark.parametrize(("most", "source"), [("8MiB", "provider"), ("1MiB", "estimate")])
+async def test_an_sse_line_of_two_megabytes_passes(upstream: Upstream, serve: Serve, most: str, source: str) -> None:
+    """INC-9, GW-30: the reader beside it knows what an event below its cap says, and gives up one above it; the bytes do not
+    care."""
+    usage = b'{"id":"c","choices":[],"usage":{"prompt_tokens":7,"completion_tokens":5},"x":"%b"}' % (b"x" * 2_000_000)
+    text = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n'
+    text += b"data: " + usage + b"\n\ndata: [DONE]\n\n"
+    up = await upstream([SSE_HEAD + chunked(text)])
+    side = await serve(up, meter_max=most)
+    seen: list[Settled] = []
+    side.app.plane.emit = seen.append
+    got = await call(side.port, post(body=STREAM[:-1] + b',"stream_options":{"include_usage":true}}'))
+    assert got.body == text
+    assert (seen[0].outcome.kind, seen[0].outcome.usage_source) == ("completed", source)
 
 
 async def test_an_engine_that_raises_fails_open(upstream: Upstream, serve: Serve) -> None:

@@ -10,6 +10,7 @@ import pytest
 from sidecar.clock import monotonic
 from tests.integration.conftest import Running, Serve, Upstream
 from tests.integration.raw import (
+    PROMISED_S,
     SSE_HEAD,
     TOLD_S,
     Response,
@@ -165,12 +166,15 @@ async def _left(up: ScriptedUpstream, port: int, begun: bytes) -> float:
 
 @pytest.mark.parametrize("begun", [b"", b'"a"'], ids=["FID-13", "FID-14"])
 async def test_the_upstream_is_told_of_a_client_that_left(upstream: Upstream, serve: Serve, begun: bytes) -> None:
-    """FID-13, FID-14: before the first byte and amid events of 0.1 s: as if there were nothing between them."""
+    """FID-13, FID-14: before the first byte and amid events of 0.1 s: as if there were nothing between them. A busy machine
+    may be late with one of them; the soonest of three keeps the promised 100 ms."""
     events = [step for _ in range(100) for step in (delta("x"), 0.1)]
     up = await upstream([SSE_HEAD + delta("a"), *events] if begun else [60.0])
     side = await serve(up)
-    direct, passed = await _left(up, up.port, begun), await _left(up, side.port, begun)
-    print("seconds until told:", {"direct": round(direct, 4), "sidecar": round(passed, 4)})
+    direct = await _left(up, up.port, begun)
+    passed = [await _left(up, side.port, begun) for _ in range(3)]
+    print("seconds until told:", {"direct": round(direct, 4), "sidecar": [round(one, 4) for one in passed]})
+    assert min(passed) < PROMISED_S
     assert up.requests[1].raw == through(up.requests[0].raw, Probe(b""), up.port)
 
 

@@ -30,16 +30,17 @@ class Process:
     folder: Path
     process: asyncio.subprocess.Process
 
+    def files(self) -> dict[str, bytes]:
+        """Every file of it. The WAL is there while it runs only."""
+        found = [file for file in self.folder.rglob("*") if file.is_file() and file.name != "upstream.key"]
+        return {str(file.relative_to(self.folder)): file.read_bytes() for file in found}
+
     async def stop(self) -> dict[str, bytes]:
         """Ends it; everything that it wrote, by where."""
         self.process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(20):
             out, err = await self.process.communicate()
-        written = {"stdout": out, "stderr": err}
-        for file in self.folder.rglob("*"):
-            if file.is_file() and file.name != "upstream.key":
-                written[str(file.relative_to(self.folder))] = file.read_bytes()
-        return written
+        return {"stdout": out, "stderr": err} | self.files()
 
 
 @pytest.fixture
@@ -153,9 +154,10 @@ async def test_no_canary_is_written_anywhere(up: ScriptedUpstream, process: Proc
         shown[path] = (await call(process.health_port, get(path))).raw
     for path in ("/api/v1/decisions", "/api/v1/rollouts", "/openapi.json"):
         shown[path] = (await call(process.admin_port, get(path))).raw
+    shown |= {f"running/{name}": text for name, text in process.files().items()}
     shown |= await process.stop()
     assert process.process.returncode == 0
-    assert len(shown["requests.log"]) > 1000
+    assert min(len(shown[name]) for name in ("requests.log", "running/db/sidecar.db-wal")) > 1000
     assert any(name.endswith("sidecar.db") and len(text) > 4096 for name, text in shown.items())
     assert CANARIES.sweep(shown) == []
 
