@@ -109,8 +109,10 @@ class Caller:
         self._writer: asyncio.StreamWriter | None = None
 
     async def call(self, plan: Plan) -> View:
-        """Sends what the plan says and reads until its answers are whole, the connection ends, or it leaves."""
-        if self._reader is None or self._writer is None:
+        """Sends what the plan says and reads until its answers are whole, the connection ends, or it leaves. A connection
+        that lay idle for too long meanwhile, as it may on a busy machine, is not used again."""
+        if self._reader is None or self._writer is None or self._reader.at_eof():
+            await self.close()
             self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
         view, writer, began = View(), self._writer, monotonic()
         writer.write(requests(plan))

@@ -32,6 +32,7 @@ async def test_the_books_balance_under_faults(tmp_path: Path) -> None:
     assert not told.broken, "\n".join(told.broken)
     assert told.books is not None
     assert told.exchanges > EXCHANGES
+    assert len(+told.met) > 25, "toxics that never came to pass"
     assert min(told.books.rows[kind] for kind in ("completed", "failed", "aborted")) > 10
     assert told.books.metrics["shed"] > 10
 
