@@ -88,13 +88,13 @@ class Series:
         usage = outcome.usage
         if usage is not None:
             self._usages.append(usage)
-        elif answered:
+        elif answered and settled.facts.endpoint != "count_tokens" and _reached_a_model(settled):
             self.unknown_usage += 1
         cost_nusd = outcome.cost_nusd
         if cost_nusd is not None:
             kind = outcome.cost_kind or "exact"
             self.cost_nusd[kind] = self.cost_nusd.get(kind, 0) + cost_nusd
-        elif outcome.kind != "failed" and outcome.status < 400:
+        elif outcome.status < 400 and (outcome.kind != "failed" or outcome.status) and _reached_a_model(settled):
             self.unknown_cost += 1
         if settled.reward is not None:
             self._rewards.append(settled.reward)
@@ -118,3 +118,9 @@ class Series:
             self.qualities.setdefault(source, Histograms(1, SCORES)).add(0, scores)
         for kept in (self._clocks, self._usages, self._rewards, self._qualities):
             kept.clear()
+
+
+def _reached_a_model(settled: Settled) -> bool:
+    """Whether something was asked and left us: not a list of models, nor a call that was given up before."""
+    asked = settled.facts.input_bytes > 0 or settled.outcome.status == 101  # a tunnel's calls have no body of their own
+    return asked and settled.outcome.clocks.sent_s is not None

@@ -28,7 +28,7 @@ def settled(
     return Settled(
         id="00abc",
         at=1_700_000_000.25,
-        facts=Facts(endpoint=endpoint, dialect=dialect, path="/v1/x", model=model, stream=True, key=0),
+        facts=Facts(endpoint=endpoint, dialect=dialect, path="/v1/x", model=model, stream=True, key=0, input_bytes=40),
         decision=Decision(
             route="support", mode="optimize", arm=arm, upstream="openai", model=model, reason="sampled", propensity=0.25
         ),

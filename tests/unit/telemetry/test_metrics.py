@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -39,6 +40,23 @@ def test_exchanges_tokens_and_cost_are_counted_by_their_labels() -> None:
     assert total(metrics, "tokens_total", type="cached_input") == 8
     assert total(metrics, "cost_usd_total", kind="exact") == pytest.approx(3e-6)
     assert total(metrics, "cost_unknown_total") == 1
+    assert total(metrics, "usage_unknown_total") == 1
+
+
+def test_what_reached_no_model_has_no_unknown_cost() -> None:
+    """A list of models, a body that was given up half-way, a count of tokens: no price is missing for them. An answer that
+    broke off without a cost, and a tunnel, have one that nobody knows."""
+    metrics = Metrics()
+    unknown: dict[str, object] = {"usage": None, "usage_source": None, "cost_nusd": None, "cost_kind": None}
+    listed = settled(**unknown, endpoint="other")
+    left = settled(**unknown, kind="aborted", status=0, clocks=Clocks(duration_s=0.1))
+    counted = settled(**unknown | {"cost_nusd": 0, "cost_kind": "exact"}, endpoint="count_tokens")
+    metrics.observe([replace(listed, facts=replace(listed.facts, input_bytes=0)), left, counted])
+    assert total(metrics, "requests_total") == 3
+    assert total(metrics, "cost_unknown_total") == 0
+    assert total(metrics, "usage_unknown_total") == 0
+    metrics.observe([settled(**unknown, kind="failed", error="truncated"), settled(**unknown, status=101)])
+    assert total(metrics, "cost_unknown_total") == 2
     assert total(metrics, "usage_unknown_total") == 1
 
 
