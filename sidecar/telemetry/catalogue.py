@@ -115,7 +115,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("workers", "gauge", (), "Worker processes that serve; only with `workers` above 1."),
     Metric("worker_restarts", "counter", (), "Worker processes that ended unasked and were started again."),
     Metric("worker_hangs", "counter", (), "Worker processes that said nothing for ten seconds and were killed."),
-    Metric("worker_rows_lost", "counter", (), "Calls without row and lesson: a worker could not tell of them in time."),
+    Metric("worker_rows_lost", "counter", (), "Calls without row and lesson: their worker ended or could not tell of them."),
     Metric("spans_exported", "counter", (), "Spans given to the telemetry endpoint."),
     Metric("spans_dropped", "counter", (), "Spans given up because the telemetry endpoint did not take them."),
     Metric("label_overflow", "counter", ("label",), "Label values replaced by `other` because their cap was reached."),

@@ -208,9 +208,10 @@ class Crew:
             return
         del self.members[member.index]
         books = member.books
-        books.failed += books.accepted - books.completed - books.failed - books.aborted - books.shed  # died with it
+        died = books.accepted - books.completed - books.failed - books.aborted - books.shed  # with it
+        books.failed += died
         self.gone = Books(*(a + b for a, b in zip(astuple(self.gone), astuple(books), strict=True)))
-        self.gone_lost += member.lost
+        self.gone_lost += member.lost + died
         self._on_gone(member)
         self.changed.set()
         assert member.process is not None

@@ -231,7 +231,7 @@ class LeadingSidecar(Sidecar):
         super()._tick()
         lost, self._lost = self.crew.lost - self._lost, self.crew.lost
         if lost > 0:
-            text = f"{lost} calls have no row and taught nothing: workers could not tell of them in time"
+            text = f"{lost} calls have no row and taught nothing: their worker ended or could not tell of them"
             self.on_events([Event(kind="worker.rows_lost", severity="medium", message=text, detail={"rows": lost})])
         told = [row for one in self.crew.members.values() for row in one.counted.told.get("breakers", ())]
         self.engine.guards.hear(msgspec.convert(told, list[BreakerStatus]))

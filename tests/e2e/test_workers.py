@@ -152,7 +152,11 @@ async def test_a_worker_that_is_killed_takes_only_its_own_calls_with_it(tmp_path
         assert (found["completed"], found["failed"]) == (MANY - lost, lost)
         async with clients(side.port) as made:
             assert {reply.status for reply in await everybody(made, "after", max_tokens=1)} == {200}
-        assert "llm_sidecar_worker_restarts_total 1.0" in side.metrics()
+        text = side.metrics()
+        assert "llm_sidecar_worker_restarts_total 1.0" in text
+        assert f"llm_sidecar_worker_rows_lost_total {lost}.0" in text
+        counted = sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("llm_sidecar_requests_"))
+        assert f"llm_sidecar_accepted_total {counted + lost}" in text
         ended(side)
 
 

@@ -197,6 +197,21 @@ async def test_counters_of_a_worker_that_ended_stay(tmp_path: Path) -> None:
     await made.tasks.close(1.0)
 
 
+async def test_calls_that_die_with_their_worker_are_told_as_lost(tmp_path: Path) -> None:
+    """They were accepted, and nothing else will ever count them."""
+    made, member, _ = await leader(tmp_path)
+    made.crew._hear(
+        member, frame(Report(turn=0, books=Books(accepted=7, completed=3, shed=1), spending={}, lost=2))[4:]
+    )
+    member.process = sleeper()
+    made.crew._lost(member)
+    text = made.metrics.render()[1].decode()
+    assert "llm_sidecar_accepted_total 7.0" in text
+    assert "llm_sidecar_worker_rows_lost_total 5.0" in text
+    made.crew.kill()
+    await made.tasks.close(1.0)
+
+
 async def test_memory_and_lag_are_those_of_all_processes(tmp_path: Path) -> None:
     """The leader carries no traffic: it is a worker that is short of memory, or late."""
     made, member, _ = await leader(tmp_path)
