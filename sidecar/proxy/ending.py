@@ -131,7 +131,7 @@ def _signal(exchange: Over, decision: Decision, outcome: Outcome) -> None:
 
 def _count(exchange: Over, kind: OutcomeKind, error: str | None) -> None:
     books = exchange.plane.books
-    if error == "shed":
+    if error == "shed" and not exchange.stages:  # with stages it has a row, and is counted by that
         books.shed += 1
     elif kind == "completed":
         books.completed += 1

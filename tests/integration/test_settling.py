@@ -3,6 +3,7 @@
 The timer is an hour away in these tests (`later`), so that only what must not wait is settled.
 """
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import orjson
 import pytest
 
 from sidecar.proxy import plane as plane_module
+from sidecar.proxy.dial import DialError
+from sidecar.proxy.upstream import Pool
 from sidecar.sim.knobs import SimulatedModel
-from tests.integration.canary import OLD, talking, written
+from tests.integration.canary import NEW, OLD, rows_of, talking, written
 from tests.integration.conftest import Running, Serve, Sim, Upstream, serving
 from tests.integration.raw import call, connected, ok, post
 from tests.integration.test_budgets_rules import priced
+from tests.integration.test_cascade import cascading, models, said
 
 COMPANY = plane_module.TOGETHER
 
@@ -188,3 +192,25 @@ async def test_who_leaves_our_own_queue_blames_nobody(
             assert await up.until(lambda: side.books.accepted == 2)
         assert await up.until(lambda: side.books.aborted == 1)
         assert len(told) == blamed
+
+
+async def test_a_call_that_is_shed_behind_a_stage_is_counted_once(
+    upstream: Upstream, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first arm was paid, so it has a row, which says that it failed; then it is none of those that were only shed."""
+    up, side = await cascading(upstream, serve, tmp_path, weak=[ok(said("", NEW))], strong=[ok(said("four", OLD))])
+    rows, take = rows_of(side), Pool.take
+
+    def full(pool: Pool, user: Any) -> Any:
+        if pool is not side.app.plane.origins["one"].pool:
+            return take(pool, user)
+        asyncio.get_running_loop().call_soon(user.on_no_connection, DialError("shed", "no descriptor is left"))
+        return None
+
+    monkeypatch.setattr(Pool, "take", full)
+    async with talking(side) as app:
+        got = await app.ask()
+    assert (got.status, models(up)) == (503, [NEW])
+    assert [(row.outcome.kind, row.outcome.error, len(row.stages or ())) for row in rows] == [("failed", "shed", 1)]
+    assert (side.books.failed, side.books.shed) == (1, 0)
+    assert side.balanced
