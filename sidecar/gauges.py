@@ -201,11 +201,9 @@ def _breached(routes: Sequence[RouteStatus]) -> dict[tuple[str, ...], float]:
 
 
 def _spent(routes: Sequence[RouteStatus]) -> dict[tuple[str, ...], float]:
-    spent: dict[tuple[str, ...], float] = {}
-    for route in routes:
-        spent[(route.route, "day")] = route.spent_day_nusd / 1e9
-        spent[(route.route, "month")] = route.spent_month_nusd / 1e9
-    return spent
+    spent = [(route.route, "day", route.spent_day_nusd) for route in routes]
+    spent += [(route.route, "month", route.spent_month_nusd) for route in routes]
+    return {(name, period): nusd / 1e9 for name, period, nusd in spent if nusd is not None}
 
 
 def _limits(policy: Policy) -> dict[tuple[str, ...], float]:

@@ -52,8 +52,8 @@ class RouteStatus:
     thresholds: tuple[ThresholdStatus, ...]
     watch: WatchStatus
     notes: tuple[str, ...]  # limits, drift, anomalies and tuning, a line each
-    spent_day_nusd: int
-    spent_month_nusd: int
+    spent_day_nusd: int | None  # None: without a budget nobody counts it
+    spent_month_nusd: int | None
     reserved_nusd: int
 
 
@@ -107,8 +107,8 @@ def describe(state: RouteState, now: float) -> RouteStatus:
         thresholds=limits,
         watch=watch,
         notes=notes(limits, watch),
-        spent_day_nusd=state.ledger.spent_day_nusd,
-        spent_month_nusd=state.ledger.spent_month_nusd,
+        spent_day_nusd=None if state.route.budget is None else state.ledger.spent_day_nusd,
+        spent_month_nusd=None if state.route.budget is None else state.ledger.spent_month_nusd,
         reserved_nusd=state.ledger.reserved_nusd,
     )
 

@@ -104,7 +104,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("rollout_phase", "gauge", ("route", "arm", "phase"), "1 for the phase that the rollout is in."),
     Metric("arm_share", "gauge", ("route", "arm"), "Share of the route's traffic that the arm served lately, 0..1."),
     Metric("threshold_breached", "gauge", ("route", "threshold"), "1 while the threshold's action is in force."),
-    Metric("budget_spent_usd", "gauge", ("route", "period"), "Spent in this UTC day or month; `period` says which."),
+    Metric("budget_spent_usd", "gauge", ("route", "period"), "Spent of a budget in this UTC day or month (`period`)."),
     Metric("budget_limit_usd", "gauge", ("route", "period"), "What this pod may spend of the route's budget in that time."),
     Metric("store_rows_written", "counter", (), "Rows committed to the store."),
     Metric("store_rows_dropped", "counter", (), "Rows given up because the store could not take them in time."),

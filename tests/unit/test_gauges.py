@@ -49,6 +49,15 @@ async def test_registered_gauges(tmp_path: Path) -> None:
     app.spans.close()
 
 
+async def test_what_a_route_without_a_budget_spends_is_not_told_as_nothing(tmp_path: Path) -> None:
+    """Only budgets are counted for; what all calls cost is in `cost_usd`."""
+    (tmp_path / "bot.yaml").write_text(POLICY.replace("    budget: {daily_usd: 12}\n", ""))
+    app = Sidecar(Settings.load({}, None, [f"policies={tmp_path}", "service=bot", "request_log=off"]), {})
+    assert app.policies.error is None
+    assert b"budget_spent_usd{" not in app.metrics.render()[1]
+    assert [(one.spent_day_nusd, one.spent_month_nusd) for one in app.engine.status()] == [(None, None)]
+
+
 async def test_load(tmp_path: Path) -> None:
     """At rest the plane holds nothing, and every upstream's pool is told once."""
     (tmp_path / "bot.yaml").write_text(POLICY)
