@@ -102,7 +102,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("policy_error", "gauge", (), "1 while the newest policy file is refused and the last good one serves."),
     Metric("rollout_step_percent", "gauge", ("route", "arm"), "Share of new conversations that the rollout admits."),
     Metric("rollout_phase", "gauge", ("route", "arm", "phase"), "1 for the phase that the rollout is in."),
-    Metric("arm_share", "gauge", ("route", "arm"), "Share of the route's traffic that the arm served lately, 0..1."),
+    Metric("arm_share", "gauge", ("route", "arm"), "Share of new conversations that the arm is chosen for, 0..1."),
     Metric("threshold_breached", "gauge", ("route", "threshold"), "1 while the threshold's action is in force."),
     Metric("budget_spent_usd", "gauge", ("route", "period"), "Spent of a budget in this UTC day or month (`period`)."),
     Metric("budget_limit_usd", "gauge", ("route", "period"), "What this pod may spend of the route's budget in that time."),

@@ -58,6 +58,17 @@ async def test_what_a_route_without_a_budget_spends_is_not_told_as_nothing(tmp_p
     assert [(one.spent_day_nusd, one.spent_month_nusd) for one in app.engine.status()] == [(None, None)]
 
 
+async def test_a_share_is_one_of_what_is_chosen(tmp_path: Path) -> None:
+    """Where nothing is chosen it is 0, whatever the arm serves; the page must not promise the share of the traffic."""
+    observing = "mode: observe\n    baseline: {id: gpt-4o, upstream: up, model: gpt-4o}\n"
+    head, _, _ = SUPPORT.partition("mode: ")
+    (tmp_path / "bot.yaml").write_text(head + observing)
+    app = Sidecar(Settings.load({}, None, [f"policies={tmp_path}", "service=bot", "request_log=off"]), {})
+    assert app.policies.error is None
+    assert b'arm_share{arm="gpt-4o",route="support"} 0.0' in app.metrics.render()[1]
+    assert "that the arm is chosen for" in BY_NAME["arm_share"].help
+
+
 async def test_load(tmp_path: Path) -> None:
     """At rest the plane holds nothing, and every upstream's pool is told once."""
     (tmp_path / "bot.yaml").write_text(POLICY)
