@@ -148,7 +148,7 @@ class Metrics(Collector):
         if len(known) >= MAX_VALUES and value not in self._allowed.get(label, ()):
             self.count("label_overflow", (label,))
             return "other"
-        known[value] = value[:_MAX_LABEL_CHARS]
+        known[value] = value[:_MAX_LABEL_CHARS].replace("\x00", "\ufffd")  # templates of histograms hold it
         return known[value]
 
     def _open(self, key: SeriesKey) -> Series:

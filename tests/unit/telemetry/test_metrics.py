@@ -60,6 +60,17 @@ def test_what_reached_no_model_has_no_unknown_cost() -> None:
     assert total(metrics, "usage_unknown_total") == 1
 
 
+def test_a_model_has_one_name_in_counters_and_histograms() -> None:
+    """Whatever characters it has: a name that is told in two ways cannot be joined, and may be another model's."""
+    metrics = Metrics()
+    metrics.observe([settled(model=name) for name in ("ab", "a\x00b", "\x00", 'a\n"\\b')])
+    named = {
+        name: {dict(labels)["model"] for found, labels in samples(metrics) if found == PREFIX + name}
+        for name in ("requests_total", "ttft_seconds_count")
+    }
+    assert named["requests_total"] == named["ttft_seconds_count"] == {"ab", "a\ufffdb", "\ufffd", 'a\n"\\b'}
+
+
 def test_failed_checks_are_counted_by_validator() -> None:
     """Each answer once for each validator that it did not pass, under the arm that served."""
     metrics = Metrics()
