@@ -22,7 +22,7 @@ from sidecar.telemetry.exposition import histogram_text
 from sidecar.telemetry.series import SCORES, Histograms, Series
 
 MAX_VALUES = 200  # distinct values per label; a scrape stays below some megabytes even when clients invent names
-MAX_SERIES = 4000  # distinct label sets; beyond them everything but the route is `other`
+MAX_SERIES = 4000  # distinct label sets; beyond them what is new, and not the policy's, is `other` but for its route
 _MAX_LABEL_CHARS = 128
 
 Reading: TypeAlias = float | Mapping[tuple[str, ...], float]  # a number, or label values (in order) to number
@@ -152,7 +152,8 @@ class Metrics(Collector):
         return known[value]
 
     def _open(self, key: SeriesKey) -> Series:
-        if len(self._series) >= MAX_SERIES:
+        policys = key[1] in self._allowed.get("arm", ()) and key[2] in self._allowed.get("model", ())
+        if len(self._series) >= MAX_SERIES and key not in self._series and not policys:
             self.count("label_overflow", ("series",))
             key = (key[0], "other", "other", *key[3:])
         return self._series.setdefault(key, Series())

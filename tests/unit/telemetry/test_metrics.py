@@ -165,6 +165,19 @@ def test_label_sets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert total(metrics, "requests_total", model="other", arm="other") == 7
 
 
+def test_the_policys_arms_keep_their_names_beyond_the_bound_of_label_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that invent models cannot hide a new arm; what has a series keeps it."""
+    monkeypatch.setattr(module, "MAX_SERIES", 3)
+    metrics = Metrics()
+    metrics.allow("arm", ["new"])
+    metrics.allow("model", ["gpt-5"])
+    metrics.observe([settled(model=f"m{number}" + "x" * 200) for number in range(10)])
+    metrics.observe([settled(model="gpt-5", arm="new"), settled(model="gpt-5", arm="new", kind="failed")])
+    metrics.observe([settled(model="m0" + "x" * 200)])
+    assert total(metrics, "requests_total", model="gpt-5", arm="new") == 2
+    assert total(metrics, "requests_total", model="m0" + "x" * 126) == 2
+
+
 def test_readers_are_read_at_each_scrape() -> None:
     """Gauges and counters of others come from callables, with or without labels; a failing one hurts nobody else."""
     metrics = Metrics("bot", "1.2.3", started_at=5.0)
