@@ -77,12 +77,29 @@ def of_traffic(gauge: Callable[[str, Callable[[], Reading]], None], plane: Plane
     gauge("open_streams", lambda: plane.open)
     gauge("errands_dropped", lambda: beside.errands.dropped)
     gauge("pool_connections", lambda: _pools(plane))
-    gauge("pool_dials", lambda: _dials(plane))
+    gauge("pool_dials", _Rising(lambda: _dials(plane)))
     gauge("breaker_state", lambda: _breakers(guards))
-    gauge("breaker_opened", lambda: _added(((g.name, b.model), b.opened) for g in guards.all for b in g.breakers))
+    gauge("breaker_opened", _Rising(lambda: _opened(guards)))
     gauge("upstream_active", lambda: _added(((one.name,), one.budget.active) for one in guards.all))
-    gauge("upstream_retries", lambda: _retries(guards))
+    gauge("upstream_retries", _Rising(lambda: _retries(guards)))
     gauge("concurrency_limit", lambda: _limits_at_once(guards))
+
+
+class _Rising:
+    """Counters whose owners come and go with policies, as counters that never fall: Prometheus takes one that falls for a
+    new process, and counts all that is left of it once more."""
+
+    def __init__(self, read: Callable[[], dict[tuple[str, ...], float]]) -> None:
+        self._read = read
+        self._last: dict[tuple[str, ...], float] = {}
+        self._gone: dict[tuple[str, ...], float] = {}  # what owners that are gone had counted
+
+    def __call__(self) -> Reading:
+        now = self._read()
+        for labels, last in self._last.items():
+            self._gone[labels] = self._gone.get(labels, 0) + max(0, last - now.get(labels, 0))
+        self._last = now
+        return _added([*now.items(), *self._gone.items()])
 
 
 def _added(rows: Iterable[tuple[_Labels, float]]) -> dict[_Labels, float]:
@@ -170,6 +187,10 @@ def _register_routes(metrics: Metrics, engine: Engine) -> None:
 
 def _breakers(guards: Guards) -> dict[tuple[str, ...], float]:
     return {(guard.name, one.model, one.state): 1.0 for guard in guards.all for one in guard.breakers}
+
+
+def _opened(guards: Guards) -> dict[tuple[str, ...], float]:
+    return _added(((guard.name, one.model), one.opened) for guard in guards.all for one in guard.breakers)
 
 
 def _retries(guards: Guards) -> dict[tuple[str, ...], float]:

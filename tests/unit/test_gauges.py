@@ -6,6 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from sidecar.app import Sidecar
+from sidecar.config.policy import load_policies
 from sidecar.config.settings import Settings
 from sidecar.core.status import RouteStatus
 from sidecar.gauges import load
@@ -110,6 +111,35 @@ async def test_upstreams_of_one_name_are_added_up(tmp_path: Path) -> None:
     assert told["breaker_opened_total", "*", "openai"] == 6
     assert told["concurrency_limit", "openai"] == 7
     assert load(app.plane)["calls"] == {"openai": 3, "anthropic": 0, "gemini": 0}
+
+
+async def test_counters_of_an_upstream_do_not_fall_when_it_is_edited(tmp_path: Path) -> None:
+    """Its pool and its breakers begin anew; a counter that falls would be counted once more by Prometheus. One of the
+    same name that stays goes on."""
+    text = POLICY.replace("up:", "openai:").replace("upstream: up", "upstream: openai")
+    (tmp_path / "bot.yaml").write_text(text)
+    app = Sidecar(Settings.load({}, None, [f"policies={tmp_path}", "service=bot", "request_log=off"]), {})
+
+    def told() -> list[str]:
+        wanted = ('pool_dials_total{result="ok",upstream="openai"}', 'upstream_retries_total{result="made"')
+        wanted += ('breaker_opened_total{model="gpt-4o"',)
+        lines = app.metrics.render()[1].decode().splitlines()
+        return [line.split()[-1] for name in wanted for line in lines if name in line and "openai" in line]
+
+    def count(dials: int) -> None:
+        for origin in (app.plane.origins["openai"], app.plane.defaults["openai"]):
+            origin.pool.dials += dials
+            origin.guard.budget.made += dials
+        app.plane.origins["openai"].guard.of("gpt-4o").opened += dials
+
+    count(5)
+    assert told() == ["10.0", "10.0", "5.0"]
+    (tmp_path / "bot.yaml").write_text(text.replace("price: free", "price: {input_mtok: 1.0, output_mtok: 1.0}"))
+    app.apply(load_policies(tmp_path, "bot", {}, app.settings))
+    assert app.plane.origins["openai"].pool.dials == 0
+    assert told() == ["10.0", "10.0", "5.0"]
+    count(2)
+    assert told() == ["14.0", "14.0", "7.0"]
 
 
 async def test_a_scrape_looks_at_the_routes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
