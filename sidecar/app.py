@@ -269,12 +269,12 @@ class Sidecar:
             log.warning("telemetry", note=spans.problem)
         return spans
 
-    def _server_of(self, upstream: str) -> tuple[str, int] | None:
+    def _server_of(self, upstream: str) -> tuple[str, int, str] | None:
         origin = self.plane.origins.get(upstream)
         specs = (
             [origin.spec] if origin is not None else [spec for spec in self.defaults.values() if spec.name == upstream]
         )
-        return (specs[0].host, specs[0].port) if specs else None
+        return (specs[0].host, specs[0].port, specs[0].provider or specs[0].dialect) if specs else None
 
     # ---- while serving
 

@@ -32,11 +32,21 @@ OPERATIONS = {
     "generate": "generate_content",
     "embeddings": "embeddings",
 }
-PROVIDERS = {"openai": "openai", "anthropic": "anthropic", "gemini": "gcp.gemini"}
+# Our words for who serves, dialects or providers, where the conventions have another one.
+_PROVIDERS = {
+    "azure": "azure.ai.openai",
+    "azure-deployments": "azure.ai.openai",
+    "bedrock": "aws.bedrock",
+    "gemini": "gcp.gemini",
+    "google": "gcp.gemini",
+    "mistral": "mistral_ai",
+    "vertex": "gcp.vertex_ai",
+    "xai": "x_ai",
+}
 _SCHEMA_URL = "https://opentelemetry.io/schemas/1.37.0"
 _NO_USAGE = Usage()
 
-Server: TypeAlias = tuple[str, int]
+Server: TypeAlias = tuple[str, int, str]  # host, port, and whose it is: its provider, else its dialect
 
 # What differs from span to span. The rest comes in few combinations, which are kept whole.
 _RESPONSE_ID, _DECISION_ID = Texts("gen_ai.response.id"), Texts("llm_sidecar.decision.id")
@@ -60,8 +70,9 @@ def _nowhere(_upstream: str) -> Server | None:
 class Spans:
     """`observe` batches, `close` at the end. `exported` and `dropped` count spans.
 
-    `server_of` tells an upstream's real host and port. Of `environ` it reads OTEL_TRACES_SAMPLER (and _ARG),
-    OTEL_RESOURCE_ATTRIBUTES and OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE; `problem` says what is wrong there.
+    `server_of` tells an upstream's real host and port, and whose it is. Of `environ` it reads OTEL_TRACES_SAMPLER (and
+    _ARG), OTEL_RESOURCE_ATTRIBUTES and OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE; `problem` says what is wrong
+    there.
     """
 
     def __init__(
@@ -194,14 +205,15 @@ def common_attributes(settled: Settled, server: Server | None) -> Attributes:
     """The low-cardinality attributes that spans and metrics share."""
     found: Attributes = {
         "gen_ai.operation.name": OPERATIONS.get(settled.facts.endpoint, settled.facts.endpoint),
-        "gen_ai.provider.name": PROVIDERS[settled.facts.dialect],
     }
+    provider = settled.facts.dialect if server is None else server[2]  # who serves, whatever the client speaks
+    found["gen_ai.provider.name"] = _PROVIDERS.get(provider, provider)
     if settled.facts.model:
         found["gen_ai.request.model"] = settled.facts.model
     if settled.outcome.served_model or settled.sent_model:
         found["gen_ai.response.model"] = settled.outcome.served_model or settled.sent_model or ""
     if server is not None:
-        found["server.address"], found["server.port"] = server
+        found["server.address"], found["server.port"] = server[:2]
     return found
 
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -19,6 +20,7 @@ from sidecar.telemetry.spans import Spans
 from tests.unit.telemetry.records import settled
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+SERVER = ("api.openai.com", 443, "openai")
 
 
 class Kept:
@@ -62,12 +64,28 @@ def named(found: list[KeyValue]) -> dict[str, object]:
 def told(*batch: Settled, environ: dict[str, str] | None = None, **more: object) -> Kept:
     """What the endpoint gets of one batch."""
     kept = Kept()
-    spans = Spans(kept, "bot", "1.0", environ=environ or {}, server_of=lambda _: ("api.openai.com", 443), **more)
+    spans = Spans(kept, "bot", "1.0", environ=environ or {}, server_of=lambda _: SERVER, **more)
     spans.observe(batch)
     spans.close()
     assert (spans.dropped, kept.closed) == (0, True)
     assert spans.exported == len(kept.spans())
     return kept
+
+
+@pytest.mark.parametrize(
+    ("whose", "name"),
+    [("anthropic", "anthropic"), ("bedrock", "aws.bedrock"), ("google", "gcp.gemini"), ("own", "own")],
+)
+def test_the_provider_is_who_served(whose: str, name: str) -> None:
+    """A client that speaks OpenAI's format may be answered by another's model, at that one's address."""
+    kept = Kept()
+    spans = Spans(kept, "bot", environ={}, server_of=lambda _: ("models.example", 443, whose))
+    spans.observe([settled()])
+    spans.close()
+    (span,) = kept.spans()
+    (point,) = kept.points()["gen_ai.client.operation.duration"].histogram.data_points
+    for found in (named(span.attributes), named(point.attributes)):
+        assert (found["gen_ai.provider.name"], found["server.address"]) == (name, "models.example")
 
 
 def test_a_span_follows_the_conventions() -> None:
@@ -287,10 +305,10 @@ def test_invented_models_stay_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_record_that_cannot_be_told_costs_itself() -> None:
-    """A dialect that nobody knows is counted; the others of its batch go out."""
+    """A time that is none is counted; the others of its batch go out."""
     kept = Kept()
     spans = Spans(kept, "bot", environ={})
-    spans.observe([settled(), settled(dialect="klingon"), settled()])
+    spans.observe([settled(), replace(settled(), at=float("nan")), settled()])
     spans.close()
     assert (spans.exported, spans.dropped, len(kept.spans())) == (2, 1, 2)
 
