@@ -135,6 +135,11 @@ class Rollout:
         self._since = now
         self.evidence = Evidence(self.spec, paired=self._paired)
 
+    @property
+    def tag(self) -> str:
+        """What decisions of the present attempt name: what comes late of an attempt before it counts in no other."""
+        return self.id if self.attempt < 2 else f"{self.id}.{self.attempt}"
+
     # -- who is in -----------------------------------------------------------------------------------------------
 
     def includes(self, key: int) -> bool:

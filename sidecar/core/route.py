@@ -254,7 +254,7 @@ class RouteState:
     def _counted(self, one: Chosen, eligible: tuple[str, ...], unit: Unit, step: int | None) -> Decision:
         """The decision, as part of the rollout under way where it was assigned at a `step` of it."""
         active = self.staging.active
-        rollout = (None, None) if step is None or active is None else (active.id, step)
+        rollout = (None, None) if step is None or active is None else (active.tag, step)
         return self.serving.serve(one, eligible, unit, rollout)
 
     def _established(

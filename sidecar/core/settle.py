@@ -104,7 +104,7 @@ def _compare(
     key = 0 if decision.unit == "request" else facts.key
     if state.trial is not None:
         return state.trial.experiment.observe(decision, outcome, signal.quality, key, now)
-    if staging.active is None or decision.rollout_id != staging.active.id or decision.arm is None:
+    if staging.active is None or decision.rollout_id != staging.tag or decision.arm is None:
         return []
     return staging.observe(decision.arm, outcome, signal.quality, (key, decision.rollout_step), now)
 
@@ -125,7 +125,7 @@ def score(state: RouteState, feedback: Feedback, now: float) -> list[Event]:
         step, key = feedback.rollout_step, feedback.context_key
         events += state.trial.experiment.label(feedback.rollout_id, step, key, feedback.score, now)
     staging = state.staging
-    if feedback.rollout_id is None or staging.active is None or feedback.rollout_id != staging.active.id:
+    if staging.active is None or feedback.rollout_id != staging.tag:
         return events
     return events + staging.label(feedback.arm, feedback.score, (feedback.context_key, feedback.rollout_step), now)
 

@@ -396,7 +396,7 @@ class Staging:
         self.active = next((one for one in self.rollouts.values() if one.phase in UNDER_WAY), None)
         active = self.active
         self.arm = "" if active is None else active.arm
-        self.tag = "" if active is None else f"{active.id}.{active.attempt}"
+        self.tag = "" if active is None else active.tag
         self.share = 0.0 if active is None else active.step / 100
         base = self._route.baseline.id
         promoted = (arm for arm in self.rollouts if self._is(arm, Phase.PROMOTED))

@@ -109,7 +109,7 @@ class Decision(Struct, frozen=True, gc=False, array_like=True, kw_only=True):
     eligible: tuple[str, ...] = ()
     params: tuple[tuple[str, bytes], ...] = ()
     system: tuple[Edit, ...] = ()  # what happens to the system prompt; their texts are told nowhere
-    rollout_id: str | None = None  # of a rollout, or `experiment:variant`
+    rollout_id: str | None = None  # of a rollout, with `.2` behind it in its second attempt; or `experiment:variant`
     rollout_step: int | None = None  # percent; of an experiment the number of the shares in force
     policy_version: str = ""
     fallbacks: tuple[str, ...] = ()  # arm ids to try in this order, only before the first byte

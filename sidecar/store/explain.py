@@ -189,7 +189,8 @@ def _rollout(record: Mapping[str, Any]) -> list[str]:
             f"Experiment {experiment} gave it the variant {variant}, by its shares number {record['rollout_step']}."
         ]
     step = "at an unknown step" if record["rollout_step"] is None else f"at {record['rollout_step']} %"
-    return [f"Rollout {record['rollout_id']} stood {step}."]
+    rollout, _, attempt = str(record["rollout_id"]).partition(".")
+    return [f"Rollout {rollout} stood {step}{attempt and f', in attempt {attempt}'}."]
 
 
 def _ended(record: Mapping[str, Any]) -> str:

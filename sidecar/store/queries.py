@@ -165,7 +165,8 @@ def knowledge(path: Path, record: Record, vault: Vault = CLOSED) -> Record:
     snapshot of its service `at` and the part of its `route`; None where there is none. `sealed` says why it cannot be read,
     when it is encrypted."""
     with _reading(path) as connection:
-        rollout = connection.execute("SELECT * FROM rollouts WHERE id = ?", (record["rollout_id"],)).fetchone()
+        whole, _, _ = (record["rollout_id"] or "").partition(".")  # without its attempt
+        rollout = connection.execute("SELECT * FROM rollouts WHERE id = ?", (whole,)).fetchone()
         values = (record["service"], STATE_KEY, STATE_KEY)
         newest = "SELECT at, state FROM arms WHERE service = ? AND route = ? AND arm = ?"
         state = connection.execute(newest, values).fetchone()

@@ -150,3 +150,34 @@ def test_a_breach_of_a_model_is_none_of_the_next_one_under_its_name() -> None:
     events = made.apply(policy(thresholds=(slow,), arms=(replace(MINI, model="other"),)), NOW + 3)
     assert kinds(events) == ["policy.applied", "threshold.recovered", "rollout.started"]
     assert made.routes[0].thresholds.status(NOW + 3)[0].samples == 0
+
+
+def test_what_comes_late_of_an_attempt_counts_in_no_other() -> None:
+    """Calls that hung and labels of before: the arm was mended, rolled out again, and nothing is known of it yet."""
+    made = engine(policy())
+    asked = [facts(key) for key in range(1, 400)]
+    first = [made.decide(one, NOW) for one in asked]
+    made.rollback("support", NOW)
+    made.start_rollout("support", "mini", NOW)
+    for one, decision in zip(asked, first, strict=True):
+        made.settle(one, decision, outcome("failed" if decision.arm == "mini" else "completed"), NOW + 1)
+        made.feedback(
+            Feedback(
+                decision_id="d",
+                route="support",
+                arm=decision.arm or "",
+                score=float(decision.arm != "mini"),
+                context_key=one.key,
+                rollout_id=decision.rollout_id,
+                rollout_step=decision.rollout_step,
+            ),
+            NOW + 1,
+        )
+    rollout = made.status()[0].rollouts[0]
+    assert (rollout.phase, rollout.attempt, rollout.canary_units, rollout.control_units) == ("running", 2, 0, 0)
+    second = [made.decide(facts(key), NOW + 2) for key in range(400, 800)]
+    assert {one.rollout_id for one in second} == {f"{first[0].rollout_id}.2"}
+    for one, decision in zip(asked, second, strict=False):
+        made.settle(one, decision, outcome(), NOW + 3)
+    rollout = made.status()[0].rollouts[0]
+    assert min(rollout.canary_units, rollout.control_units) > 0

@@ -140,6 +140,8 @@ def test_rollouts_fallbacks_and_lower_bounds() -> None:
     assert "No other arm was eligible." in text
     assert "a lower bound: the call ended early and the provider may bill more, the policy's own price." in text
     assert "(estimated)" in text
+    again = explain(record(settled(1), rollout_id="r1.2", rollout_step=25))
+    assert "Rollout r1 stood at 25 %, in attempt 2." in "\n".join(again)
     assert "at an unknown step" in "\n".join(explain(record(settled(1), rollout_id="r1", context=None)))
     assert "Reason: new-word." in explain(record(settled(1), reason="new-word"))
 
