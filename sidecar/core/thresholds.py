@@ -38,6 +38,7 @@ promise; `core.guardrails` and `core.drift` do.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import blake2b
 from typing import Any, Final, cast
 
 import orjson
@@ -302,6 +303,11 @@ class _Watch:
         return why
 
 
+def _digest(threshold: Threshold) -> str:
+    """16 hex digits of all that a threshold says."""
+    return blake2b(repr(threshold).encode(), digest_size=8).hexdigest()
+
+
 class ThresholdSet:
     """All thresholds of one route. `observe` and `tick` answer events; `diversions` is read for every request."""
 
@@ -384,21 +390,24 @@ class ThresholdSet:
     def to_state(self) -> orjson.Fragment:
         """What orjson writes for `restore` to read: at most CHECKPOINT_S old, and never older than the last event."""
         if self._packed is None:
-            kept = {watch.threshold.name: [watch.threshold.window_s, watch.to_state()] for watch in self._watches}
+            kept = {
+                watch.threshold.name: [watch.threshold.window_s, watch.to_state(), _digest(watch.threshold)]
+                for watch in self._watches
+            }
             self._packed = orjson.Fragment(orjson.dumps(kept))
         return self._packed
 
     def restore(self, state: Mapping[str, object], now: float) -> dict[str, str]:
-        """Takes over thresholds of the same name and window, at steady time `now`; the others begin anew. Answers which
-        of them could not be read, and why."""
+        """Takes over thresholds that are what they were, at steady time `now`; the others begin anew. (Older states say of
+        them the name and the window alone.) Answers which of them could not be read, and why."""
         lost: dict[str, str] = {}
         for place, watch in enumerate(self._watches):
             threshold = watch.threshold
             if threshold.name not in state:
                 continue
             try:
-                window_s, kept = cast("tuple[float, list[object]]", state[threshold.name])
-                if float(window_s) != threshold.window_s:
+                window_s, kept, *was = cast("list[Any]", state[threshold.name])
+                if float(window_s) != threshold.window_s or was not in ([], [_digest(threshold)]):
                     continue
                 made = _Watch(threshold, self._route)
                 why = made.restore(kept, now)

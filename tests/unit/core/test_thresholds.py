@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -306,6 +307,19 @@ def test_changed_or_broken_parts_begin_anew() -> None:
     assert odd.diversions == ("mini",)
 
 
+@pytest.mark.parametrize("edit", [{"metric": "error_rate"}, {"above": 0.7}, {"arm": "other"}, {"min_samples": 3}])
+def test_an_edited_threshold_begins_anew_also_in_a_restart(edit: dict[str, Any]) -> None:
+    """Seconds are no share of failures: what another threshold of the same name saw says nothing about this one."""
+    slow = limit(metric="ttft_p95", above=0.5, action="rollback", arm="mini")
+    one = watch(slow)
+    many(one, 20, done(3.0, stream=True, ttft_s=2.0), 100.0, arm="mini")
+    same, edited = watch(slow), watch(replace(slow, **edit))
+    same.restore(kept(one), 100.0)
+    assert edited.restore(kept(one), 100.0) == {}
+    assert [(each.level, each.samples) for each in same.status(100.0)] == [("breached", 20)]
+    assert [(each.level, each.samples) for each in edited.status(100.0)] == [("ok", 0)]
+
+
 def test_what_is_found_again_is_counted_and_told_once() -> None:
     """One event for a breach of five looks, and the recovery says that four more found it."""
     one = watch(limit())
@@ -370,10 +384,10 @@ def test_a_limit_that_tunes_itself() -> None:
 
 
 def test_a_breach_of_a_limit_that_is_learnt_anew_is_over() -> None:
-    """The policy changed from a fixed limit to `auto`: there is nothing to be beyond."""
+    """The policy changed from a fixed limit to `auto` behind an older state: there is nothing to be beyond."""
     one, again = watch(limit()), watch(limit(above=math.inf, auto=AutoLimit()))
     many(one, 10, FAILED, 100.0)
-    again.restore(kept(one), 100.0)
+    again.restore({name: state[:2] for name, state in kept(one).items()}, 100.0)
     assert kinds(many(again, 10, FAILED, 101.0)) == ["recovered"]
 
 
