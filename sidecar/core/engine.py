@@ -296,7 +296,7 @@ class Engine:
     def start_rollout(self, route: str, arm: str, now: float) -> list[Event]:
         """Begins (again) the rollout of an arm. Raises RolloutError when the route or the arm does not allow it."""
         state = self._chosen(route)
-        return [*state.staging.start(arm, now), *state.thresholds.begin(arm, now)]
+        return state.begun(state.staging.start(arm, now), now)
 
     def promote(self, route: str, now: float) -> list[Event]:
         """Moves the rollout to its next step now. Raises RolloutError when none is under way."""

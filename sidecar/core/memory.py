@@ -218,6 +218,7 @@ def claim(state: RouteState, kept: object, now: float) -> tuple[list[Event], Res
     state.staging.credit(state.labels, anew)
     for arm in sorted(changed | anew):
         state.sticky.unbind(f"{state.route.name}/{arm}")
+        reading.events += state.thresholds.begin(arm, now)
     waiting = {arm for arm, one in state.staging.rollouts.items() if one.phase is Phase.PENDING}
     return reading.events, {(state.route.name, arm) for arm in resumed | waiting}
 

@@ -328,7 +328,8 @@ class RouteState:
             self.watch.adopt(before.watch, same, now)
             self.reprice()
         self.trial, left = carry_over(None if before is None else before.trial, self.trial)
-        return [*told, *left, *self.staging.begin(None if before is None else before.staging, self.labels, now)]
+        begun = self.staging.begin(None if before is None else before.staging, self.labels, now)
+        return [*told, *left, *self.begun(begun, now)]
 
     def forget(self) -> None:
         """The route is gone: its conversations are free."""
@@ -350,8 +351,13 @@ class RouteState:
         self.reprice()
         events = [*self.obey(self.thresholds.tick(now), now), *self.diversion.denials()]
         events += self.staging.give_up(self.ejection.lasts, now)
-        events += [*self.staging.tick(now), *self.watch.tick(now)]
+        events += [*self.begun(self.staging.tick(now), now), *self.watch.tick(now)]
         return events if self.trial is None else events + self.trial.experiment.tick(now)
+
+    def begun(self, events: list[Event], now: float) -> list[Event]:
+        """What the rollouts said, and the breaches that end where one begins."""
+        arms = [event.arm or "" for event in events if event.kind == "rollout.started"]
+        return [*events, *(told for arm in arms for told in self.thresholds.begin(arm, now))]
 
     def obey(self, events: list[Event], now: float) -> list[Event]:
         """What the thresholds said, and the rollbacks that they order: of their arm, else of the canary under way.

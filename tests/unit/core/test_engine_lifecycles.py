@@ -1,6 +1,7 @@
 """Rollouts over edits, restarts and returns in one: what a process alone would not have done, no restart does."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,13 @@ def restarted(made: Engine, edited: Policy | None = None) -> Engine:
     again = Engine(made.policy if edited is None else edited, np.random.default_rng(1), NOW)
     again.restore(made.snapshot(), NOW)
     return again
+
+
+def breach(made: Engine, arm: str, now: float) -> None:
+    """Calls of `arm` that fail, as its route's thresholds see them."""
+    state = made.routes[0]
+    for when in (now, now + 1, now + 2):
+        state.obey(state.thresholds.observe(arm, outcome("failed"), when), when)
 
 
 def test_one_rollout_at_a_time_also_where_an_arm_came_before_it_in_a_restart() -> None:
@@ -150,6 +158,34 @@ def test_a_breach_of_a_model_is_none_of_the_next_one_under_its_name() -> None:
     events = made.apply(policy(thresholds=(slow,), arms=(replace(MINI, model="other"),)), NOW + 3)
     assert kinds(events) == ["policy.applied", "threshold.recovered", "rollout.started"]
     assert made.routes[0].thresholds.status(NOW + 3)[0].samples == 0
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("edit", [{"rollout": replace(SPEC, min_requests=6)}, {"arms": (replace(MINI, model="x"),)}])
+def test_a_breach_ends_where_an_edit_begins_the_rollout_again(edit: dict[str, Any], restarts: bool) -> None:
+    """The threshold sees the new attempt with fresh eyes, and takes the arm out once more."""
+    failing = Threshold("failing", "error_rate", 0.5, None, 60.0, "critical", "rollback", "mini", 3)
+    made, edited = engine(policy(thresholds=(failing,))), policy(thresholds=(failing,), **edit)
+    breach(made, "mini", NOW)
+    assert at(made) == [("mini", "rolled_back", 0)]
+    if restarts:
+        made = restarted(made, edited)
+    else:
+        made.apply(edited, NOW)
+    assert at(made) == [("mini", "running", 5)]
+    breach(made, "mini", NOW + 3)
+    assert at(made) == [("mini", "rolled_back", 0)]
+
+
+def test_a_breach_ends_where_the_rollout_of_an_arm_begins_that_waited() -> None:
+    """It served as a fallback before, and failed."""
+    failing = Threshold("failing", "error_rate", 0.5, None, 60.0, "critical", "rollback", "nano", 3)
+    made = engine(policy(thresholds=(failing,), arms=(MINI, NANO)))
+    breach(made, "nano", NOW)
+    made.rollback("support", NOW)
+    assert kinds(made.tick(NOW + 3)) == ["rollout.started", "threshold.recovered"]
+    breach(made, "nano", NOW + 4)
+    assert at(made) == [("mini", "rolled_back", 0), ("nano", "rolled_back", 0)]
 
 
 def test_what_comes_late_of_an_attempt_counts_in_no_other() -> None:
