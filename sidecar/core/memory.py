@@ -37,7 +37,7 @@ from sidecar.core.selector import Selector
 from sidecar.core.spend import ArmSpend, Spend
 from sidecar.core.staging import arm_digest
 from sidecar.core.sticky import Binding, Sticky, salt_of
-from sidecar.core.trial import trial_of
+from sidecar.core.trial import left_behind, trial_of
 from sidecar.core.types import Event
 
 VERSION: Final = 1
@@ -311,11 +311,15 @@ class _Reading:
                 selector.measure_baseline()
 
     def experiment(self, kept: Part, state: RouteState) -> None:
-        """The comparison under way, if it is still the route's."""
-        copy = trial_of(state.route, state.sticky, state.salt)
-        if state.trial is not None and copy is not None and "experiment" in kept:
-            reads: list[Read] = [copy.experiment.restore, state.trial.experiment.restore]
-            self.take("experiment", kept, reads, LARGEST_EVIDENCE)
+        """The comparison under way, if it is still the route's; another one is over."""
+        if "experiment" not in kept:
+            return
+        copy, reads = trial_of(state.route, state.sticky, state.salt), list[Read]([_table])
+        if state.trial is not None and copy is not None:
+            reads += [copy.experiment.restore, state.trial.experiment.restore]
+        if self.take("experiment", kept, reads, LARGEST_EVIDENCE):
+            now = None if state.trial is None else state.trial.experiment.id
+            self.events += left_behind(self.route, kept["experiment"], now)
 
     def staging(self, kept: Part, state: RouteState, same: Sequence[str], now: float) -> set[str]:
         """The rollouts; the arms whose rollouts go on."""

@@ -9,6 +9,9 @@ not one kind of request.
 What it does not know: outcomes (`core.experiment` has them), and what the edits of a prompt say.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from msgspec.structs import replace
 
 from sidecar.core.experiment import Experiment
@@ -74,6 +77,23 @@ def trial_of(route: Route, sticky: Sticky, salt: int) -> Trial | None:
     if route.mode != "ab" or route.experiment is None:
         return None
     return Trial(Experiment(route, route.experiment), sticky, salt)
+
+
+def left_behind(route: str, kept: Mapping[str, Any], experiment_id: str | None) -> list[Event]:
+    """What `Experiment.leave` would have told of an experiment under way of which the state alone is left, where the route
+    has another one by now, or none."""
+    if kept.get("phase") != "running" or kept.get("id") == experiment_id:
+        return []
+    cause = "the policy has changed"
+    detail = {
+        "experiment_id": kept.get("id"),
+        "phase": "ended",
+        "verdict": "inconclusive",
+        "winner": None,
+        "cause": cause,
+    }
+    text = f"inconclusive: no winner, {cause}"
+    return [Event(kind="experiment.ended", severity="medium", route=route, message=text, detail=detail)]
 
 
 def carry_over(old: Trial | None, new: Trial | None) -> tuple[Trial | None, list[Event]]:

@@ -273,6 +273,22 @@ def test_a_snapshot_holds_it() -> None:
         assert (new.rollout_id, new.rollout_step) == (None, None)
 
 
+@pytest.mark.parametrize("edit", [{"mode": "observe"}, {"experiment": replace(SPEC, min_samples=7)}])
+def test_an_edit_that_comes_with_a_restart_ends_it_too(edit: dict[str, Any]) -> None:
+    """Once, and with the id that its row in the store has; a verdict that was told before is no end."""
+    one, again = made(), made(**edit)
+    (ended,) = [event for event in again.restore(one.snapshot(), NOW) if event.kind == "experiment.ended"]
+    assert (ended.route, ended.detail["experiment_id"], ended.detail["verdict"]) == (
+        AB.name,
+        status(one).id,
+        "inconclusive",
+    )
+    third = made(**edit)
+    assert "experiment.ended" not in kinds(third.restore(again.snapshot(), NOW))
+    one.rollback(AB.name, NOW)
+    assert "experiment.ended" not in kinds(again.restore(one.snapshot(), NOW))
+
+
 def test_a_snapshot_of_a_time_without_it() -> None:
     """What an older process stored begins the experiment; what has none of it stays as it is."""
     old = made(replace(ROUTE, mode="observe", rollout=None))
