@@ -202,9 +202,11 @@ class Experiment:
     def _take(self, index: int, value: float, key: int, shares: Sequence[float], now: float) -> list[Event]:
         if index in self.race.out or not _is_first(self._units, key):
             return []
-        value = self.scale.scaled(value)
-        self.race.observe(index, value, shares)
-        self._means[index].add(value)
+        scaled = self.scale.scaled(value)
+        if scaled is None:
+            return []
+        self.race.observe(index, scaled, shares)
+        self._means[index].add(scaled)
         total = int(self.race.counts.sum())
         events = self._judge(now)
         if not events and self.spec.allocation == "adaptive" and total % REALLOCATE_EVERY == 0:
@@ -391,6 +393,7 @@ class Experiment:
             "means": [one.to_state() for one in self._means], "harm": [one.to_state() for one in self._harm],
             "epochs": [[number, *shares] for number, shares in self._epochs.items()],
             "units": _packed(self._units), "outcomes": _packed(self._outcomes), "promoted": self.promoted,
+            "first": self.scale.first,
         }  # fmt: skip
 
     def restore(self, state: Mapping[str, Any]) -> bool:
@@ -404,7 +407,8 @@ class Experiment:
         kept.check(len(self.choices))
         self.race.restore(kept.race)
         self.phase, self.verdict, self.winner = kept.phase, kept.verdict, kept.winner
-        self.cause, self._since, self.scale.centre = kept.cause, kept.since, kept.centre
+        self.cause, self._since = kept.cause, kept.since
+        self.scale.centre, self.scale.first = kept.centre, kept.first
         self._means = [MeanSequence.from_state(one) for one in kept.means]
         self._harm = [HarmTest.from_state(one) for one in kept.harm]
         self._epochs = {int(row[0]): tuple(row[1:]) for row in kept.epochs}
@@ -417,7 +421,7 @@ class Experiment:
 
 
 class _State(msgspec.Struct):
-    """What `Experiment.to_state` writes; those of before lack the last three."""
+    """What `Experiment.to_state` writes; those of before lack the last four."""
 
     phase: Literal["pending", "running", "decided", "ended"]
     verdict: Verdict | None
@@ -432,6 +436,7 @@ class _State(msgspec.Struct):
     units: str = ""
     outcomes: str = ""
     promoted: bool | None = None
+    first: list[float] = []
 
     def check(self, count: int) -> None:
         """Raises ValueError for what an experiment of `count` variants cannot have."""

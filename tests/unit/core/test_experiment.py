@@ -13,6 +13,7 @@ from msgspec.structs import replace as changed
 from sidecar.core.experiment import HARM_ALPHA, MAX_EPOCHS, REALLOCATE_EVERY, Experiment, _is_first
 from sidecar.core.policy import Arm, ExperimentSpec, Match, Quality, Route, Variant
 from sidecar.core.recent import Recent
+from sidecar.core.scale import FIRST
 from sidecar.core.types import Clocks, Decision, Event, Outcome, OutcomeKind
 from sidecar.core.variants import Compress, Keep, Replace
 
@@ -165,7 +166,8 @@ def test_metrics(metric: str, feedback: bool, given: dict[str, Any], mean: float
     """What one outcome says of each metric, in its own unit."""
     one = experiment(metric=metric, feedback=feedback)
     quality = given.pop("quality", None)
-    one.observe(decision(one, 0), outcome(**given), quality, 1, 1.0)
+    for key in range(1, FIRST + 2):  # of costs and times all but the last fix the scale
+        one.observe(decision(one, 0), outcome(**given), quality, key, 1.0)
     shown = one.status().variants[0].mean
     assert shown == (None if mean is None else pytest.approx(mean))
 
@@ -191,6 +193,21 @@ def test_a_smaller_cost_is_better() -> None:
     assert cheap.effect_high is not None
     assert cheap.low < cheap.mean < cheap.high
     assert cheap.effect_low < 0.67 < cheap.effect_high < 1.0
+
+
+@pytest.mark.parametrize("odd", [0.0, 60.0])
+def test_an_odd_value_that_comes_first_blinds_nobody(odd: float) -> None:
+    """A free call, a cold start: beside it all others would be alike, and twice the cost "no difference that matters"."""
+    one = experiment(metric="cost", min_effect=0.1)
+    rng, costs = np.random.default_rng(3), (0.5, 1.0)
+    for key in range(1, 1001):
+        if key < 20:  # a restart behind each of the first
+            state, one = orjson.loads(orjson.dumps(one.to_state())), experiment(metric="cost", min_effect=0.1)
+            assert one.restore(state)
+        variant, _, epoch = one.draw(key)
+        cost = odd if key == 1 else costs[variant] * np.exp(0.5 * rng.standard_normal())
+        one.observe(decision(one, variant, epoch), outcome(cost_nusd=int(1e6 * cost)), None, key, 1.0)
+    assert (one.verdict, one.winner) == ("winner", 0)
 
 
 # ---- answers

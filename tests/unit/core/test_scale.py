@@ -4,7 +4,7 @@ from math import isclose, log
 
 import pytest
 
-from sidecar.core.scale import SPAN, Scale
+from sidecar.core.scale import FIRST, SPAN, Scale
 from sidecar.core.types import Clocks, Outcome, OutcomeKind
 
 
@@ -41,18 +41,20 @@ def test_back_and_forth(metric: str) -> None:
     scale = Scale(metric)
     assert scale.shown(0.5) == (1.0 if metric == "cost" else 0.5)  # before any value: the unit
     values = [0.2, 0.3, 0.9]
-    scaled = [scale.scaled(value) for value in values]
+    scaled = [one for value in FIRST * [0.2] + values if (one := scale.scaled(value)) is not None][-3:]
     assert all(isclose(scale.shown(one), value) for one, value in zip(scaled, values, strict=True))
     assert (scaled == sorted(scaled)) == (metric == "quality")
 
 
 def test_ratios() -> None:
-    """The first value is the middle; a difference is a ratio; beyond SPAN values are cut, and 0 is no logarithm."""
+    """The first values fix the middle, which odd ones do not move; a difference is a ratio; beyond SPAN values are cut, and
+    0 is no logarithm."""
     scale = Scale("cost")
+    assert [scale.scaled(value) for value in (1e9, 0.0, *(FIRST - 2) * [100.0])] == FIRST * [None]
     assert scale.scaled(100.0) == 0.5
     assert scale.scaled(100.0 * SPAN * 2) == 0.0
     assert scale.scaled(0.0) == 1.0
-    assert isclose(scale.effect(scale.scaled(50.0) - scale.scaled(100.0)), 0.5)
+    assert isclose(scale.effect((scale.scaled(50.0) or 0.0) - (scale.scaled(100.0) or 0.0)), 0.5)
     assert isclose(scale.margin(0.1), log(1.1) / (2 * log(SPAN)))
 
 
