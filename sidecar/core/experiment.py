@@ -6,11 +6,12 @@ does, where the policy says `on_winner: promote` (`core.proposals`). Nothing lea
 policy is another experiment (`id` is a hash of its content).
 
 **Units.** A conversation (or a request without a key) is drawn once, by the hash of its key and the experiment's id, so
-all pods agree while shares are fixed. With `allocation: adaptive` the shares change for new units only. Each set of shares
-has a number, the `epoch`; a decision carries `id:variant` as its rollout_id and the epoch as its rollout_step, so that an
-outcome or a score of days later is weighed by the shares with which its unit was drawn. MAX_EPOCHS are kept; values of
-older ones do not count, whatever they are. Only the first value of a unit counts, also over a restart: the youngest
-STORED_UNITS units that counted are in the state. A conversation that is older than those, and scored again, counts twice.
+all pods agree while shares are fixed and the same variants are out. With `allocation: adaptive` the shares change for
+new units only. Each set of shares has a number, the `epoch`; a decision carries `id:variant` as its rollout_id and the
+epoch as its rollout_step, so that an outcome or a score of days later is weighed by the shares with which its unit was
+drawn. MAX_EPOCHS are kept; values of older ones do not count, whatever they are. Only the first value of a unit counts,
+also over a restart: the youngest STORED_UNITS units that counted are in the state. A conversation that is older than
+those, and scored again, counts twice.
 
 **Metrics** are brought to 0..1 with larger better by `core.scale`. `quality` is the first score that the app sends; where
 the route takes no feedback, what its validators say. Aborts and the caller's own mistakes count nowhere.
@@ -158,7 +159,8 @@ class Experiment:
         """Variant, its probability, and the epoch to remember (None: the unit is not compared) of a new unit."""
         shares = self.shares
         drawn = [index for index, share in enumerate(shares) if share > 0.0]
-        at = position(self.salt, key) / _WHOLE
+        turn = sum(1 << one for one in self.race.out)  # whose variant is out is drawn anew, wherever it was before
+        at = position(self.salt ^ turn, key) / _WHOLE
         for index in drawn[:-1]:
             at -= shares[index]
             if at < 0.0:

@@ -102,6 +102,16 @@ def test_every_key_has_a_variant(key: int, weights: list[float]) -> None:
     assert share == one.shares[variant] > 0.0
 
 
+def test_units_of_a_variant_that_is_out_are_drawn_by_the_shares_of_then() -> None:
+    """By the hash of before, all of the last variant's would be the second's: half is what its decisions say."""
+    one = experiment(THREE)
+    freed = [key for key in range(1, 3001) if one.draw(key)[0] == 2]
+    one.roll_back(1.0, "by hand", "new")
+    drawn = [one.draw(key)[:2] for key in freed]
+    assert {share for _, share in drawn} == {0.5}
+    assert sum(variant for variant, _ in drawn) / len(freed) == pytest.approx(0.5, abs=0.06)
+
+
 def test_bindings_name_the_experiment() -> None:
     """A binding of another experiment, or of a stopped variant, binds no more."""
     one, other = experiment(), experiment(alpha=0.01)
