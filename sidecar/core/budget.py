@@ -31,6 +31,7 @@ from sidecar.core.window import Sums, Window
 
 DAY_S = 86_400
 RATE_WINDOW_S: Final = 3_600.0  # 600..86,400: over which calls are counted to tell how many will come
+_SLOTS: Final = 60  # 10..600 of a window; fewer count what is up to a slot too old, more cost a look at each
 MIN_RATE_CALLS: Final = 32  # 8..1,000 calls in it; fewer say nothing about the rest of the day
 
 
@@ -54,16 +55,17 @@ class Ledger:
         self.flying = 0  # calls that have reserved something
         self.savings = Savings()
         self.calls = Window(RATE_WINDOW_S, quantiles=False)
-        self.window = Window(budget.window_s, quantiles=False) if budget is not None else self.calls
+        self.window = _window(budget.window_s) if budget is not None else self.calls
         self._began = now
         self._told = (self.day, 0, self.month, 0)  # what was spent, as `told` or taken over last
         self._told_slots: Sums = {}
 
     def obey(self, budget: Budget | None) -> None:
         """Puts another budget in force over what was spent so far; a window of another length begins anew."""
-        if budget is not None and (self.window is self.calls or budget.window_s != self.window.window_s):
-            self.window = Window(budget.window_s, quantiles=False)
-            self._told_slots = {}
+        if budget is not None:
+            window = _window(budget.window_s)
+            if self.window is self.calls or window.window_s != self.window.window_s:
+                self.window, self._told_slots = window, {}
         self.budget = budget
 
     def roll(self, now: float) -> None:
@@ -167,9 +169,9 @@ class Ledger:
     def to_state(self) -> dict[str, Any]:
         """What outlives the process. Reservations do not: their calls died with it."""
         budget = self.budget
-        bounded = budget is not None and budget.window_nusd is not None
+        bounded = None if budget is None or budget.window_nusd is None else budget.window_s
         return {
-            **({"window": [self.window.window_s, self.window.to_state()]} if bounded else {}),
+            **({} if bounded is None else {"window": [bounded, self.window.to_state()]}),
             "day": self.day,
             "day_nusd": self.spent_day_nusd,
             "month_nusd": self.spent_month_nusd,
@@ -203,13 +205,21 @@ class Ledger:
         self.spent_day_nusd += own_day_nusd
         self.spent_month_nusd += own_month_nusd
         match state.get("window"):
-            case [window_s, list(kept)] if window_s == self.window.window_s and self.window is not self.calls:
+            case [float() | int() as window_s, list(kept)] if (
+                self.window is not self.calls and _window(window_s).window_s == self.window.window_s
+            ):
                 own = _without(self.window.sums(), self._told_slots)
                 self.window.restore(kept, now)
                 self._told_slots = self.window.sums()
                 self.window.put(own)
             case _:
                 pass
+
+
+def _window(window_s: float) -> Window:
+    """All that the last `window_s` seconds touch: with the slot that they leave they touch one more than they have, and
+    what was spent at its end is not older than they are."""
+    return Window(window_s * (_SLOTS + 1) / _SLOTS, _SLOTS + 1, quantiles=False)
 
 
 def _without(sums: Sums, told: Sums) -> Sums:

@@ -159,6 +159,15 @@ def test_overshoot_is_at_most_what_calls_in_flight_cost_beyond_their_reservation
     assert ledger.spent_day_nusd < 100 or not ledger.fits(0, NOON)
 
 
+@pytest.mark.parametrize("at", [0.0, 0.001, 0.5, 0.999])
+def test_no_window_seconds_cost_more_than_the_ceiling(at: float) -> None:
+    """Whenever it was spent within a slot (here a second): it counts for 60 seconds, and no more than two longer."""
+    ledger = Ledger(NOON, Budget(window_nusd=100, window_s=60.0))
+    ledger.charge(100, NOON + at)
+    assert not any(ledger.fits(1, NOON + at + second / 10) for second in range(600))
+    assert ledger.fits(100, NOON + at + 62)
+
+
 def test_a_window_is_a_ceiling_that_moves_on() -> None:
     """What was spent within `window_s` counts, and what is reserved; later it fits again."""
     ledger = Ledger(NOON, Budget(window_nusd=100, window_s=60.0))
