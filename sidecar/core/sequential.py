@@ -33,16 +33,18 @@ under H0 and is at least m - 1, so 1 + b D is at best a fair bet for 0 <= b < 1 
 their predictable approximation of the bet that grows fastest, mean / (variance + mean^2) of the D so far. Pairs compare
 what came at the same time, and w is not used: a group that is scored less often does not look better for it.
 
-**Mean** (`MeanSequence`). Predictable plug-in empirical Bernstein confidence sequence for the mean of values in [0,
-1] (the same paper, theorem 2; compare Howard et al. 2021, arXiv 1810.08240): at all times at once the mean lies inside
-with probability 1 - alpha.
+**Mean** (`MeanSequence`). Empirical Bernstein confidence sequence for values in [0, 1] (Howard et al. 2021, arXiv
+1810.08240, theorem 4): with S the sum of the values less their expectations, V that of the squares of (value - mean
+before it) and psi(b) = -log(1 - b) - b, exp(b S - psi(b) V) is a supermartingale for each bet b in (0, 1). Each bet of
+`_BETS_ON_MEANS` has a part of alpha, and the narrowest interval is told: at all times at once the mean of the
+expectations so far lies inside with probability 1 - alpha, also where they drift.
 
 What these do not do: a harm test never accepts H0, and a margin test that stays small has shown nothing. Whole
 distributions of numbers are compared in `core.order`.
 """
 
 from collections.abc import Sequence
-from math import exp, log, sqrt
+from math import log
 from typing import Final
 
 _BETS: Final = (  # (harm of the canary against the control, its share of the bets); 1.2..200, spread by ratio; see **Bets**
@@ -52,7 +54,9 @@ _CASH: Final = 0.05  # 0.02..0.3 kept aside at the beginning: more finds later c
 _REBET_EVERY: Final = 32  # 8..256 canary observations between new bets; fewer cost time, more delay
 _REBET_PACE: Final = 0.5  # 0.2..1 of 1/(k+1) of the cash goes into the k-th new bet; more: early ones, less: late ones
 _MAX_WEALTH: Final = 1e100  # wealth is cut here: multiplication must not overflow in a long and clear case
-_CAP: Final = 0.5  # largest bet of the confidence sequence (the paper uses 1/2 or 3/4)
+_BETS_ON_MEANS: Final = [  # bet, psi(bet), -log of its part of alpha; 12..24 of them: more narrow longer runs too
+    (0.5**k, -log(1 - 0.5**k) - 0.5**k, log(k * (k + 1))) for k in range(1, 17)
+]
 _MAX_BET: Final = 0.75  # 0.5..0.9 of the largest margin bet; near 1 a single bad pair takes all, lower is slower
 _PRIOR_PAIRS: Final = 2.0  # 1..10 pairs of variance 1/4 before the first: fewer bet wildly, more late
 _PARTS: Final = tuple(share / sum(each for _, each in _BETS) for _, share in _BETS)
@@ -212,53 +216,44 @@ class MarginTest:
 class MeanSequence:
     """Confidence sequence for the mean of values in [0, 1]: `lower` and `upper` hold at all times at once."""
 
-    __slots__ = ("_budget", "_spread", "_squares", "_weight", "_weighted", "lower", "n", "total", "upper")
+    __slots__ = ("_alpha", "_spread", "lower", "n", "total", "upper")
 
     def __init__(self, alpha: float) -> None:
-        self._budget = log(2 / alpha)
+        self._alpha = alpha
         self.n = 0
         self.total = 0.0
-        self._squares = 0.25  # prior variance, worth one observation
-        self._weight = 0.0
-        self._weighted = 0.0
-        self._spread = 0.0
+        self._spread = 0.25  # squares of deviations, and a prior one
         self.lower = 0.0
         self.upper = 1.0
 
     def add(self, value: float) -> None:
-        """One value in 0..1. The interval only shrinks: intersections of a confidence sequence are one."""
-        n = self.n + 1
-        mean = (0.5 + self.total) / n
-        bet = min(_CAP, sqrt(2 * self._budget / (self._squares * log(1 + n))))
-        deviation = value - mean
-        self._weight += bet
-        self._weighted += bet * value
-        self._spread += deviation * deviation * (-log(1 - bet) - bet)
-        self.n = n
+        """One value in 0..1."""
+        deviation = value - (0.5 + self.total) / (self.n + 1)
+        self._spread += deviation * deviation
+        self.n += 1
         self.total += value
-        after = value - (0.5 + self.total) / (n + 1)
-        self._squares += after * after
-        centre = self._weighted / self._weight
-        radius = (self._budget + self._spread) / self._weight
-        self.lower = max(self.lower, centre - radius)
-        self.upper = min(self.upper, centre + radius)
+        self._look()
+
+    def _look(self) -> None:
+        """The interval of all values so far. It is no intersection with those of before, which a drift would empty."""
+        if self.n:
+            needed, spread = log(2 / self._alpha), self._spread
+            radius = min((needed + cost + rate * spread) / bet for bet, rate, cost in _BETS_ON_MEANS) / self.n
+            mean = self.total / self.n
+            self.lower, self.upper = max(0.0, mean - radius), min(1.0, mean + radius)
 
     @property
     def mean(self) -> float | None:
         return self.total / self.n if self.n else None
 
     def to_state(self) -> list[float]:
-        return [
-            exp(-self._budget) * 2, self.n, self.total, self._squares,
-            self._weight, self._weighted, self._spread, self.lower, self.upper,
-        ]  # fmt: skip
+        return [self._alpha, self.n, self.total, self._spread]
 
     @classmethod
     def from_state(cls, state: Sequence[float]) -> "MeanSequence":
-        """The inverse of `to_state`. Raises ValueError when the state is not one of this version."""
-        alpha, n, total, squares, weight, weighted, spread, lower, upper = state
+        """The inverse of `to_state`, also of a longer one of before. Raises ValueError when it is too short."""
+        alpha, n, total, spread, *_ = state
         made = cls(alpha)
-        made.n, made.total, made._squares = int(n), total, squares
-        made._weight, made._weighted, made._spread = weight, weighted, spread
-        made.lower, made.upper = lower, upper
+        made.n, made.total, made._spread = int(n), total, spread
+        made._look()
         return made

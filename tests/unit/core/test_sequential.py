@@ -236,6 +236,23 @@ def test_the_confidence_sequence_covers_at_all_times(draw: Callable[[random.Rand
     assert missed <= 36
 
 
+def test_the_confidence_sequence_follows_a_drift() -> None:
+    """9 of 10, then 1 of 2: of the mean of all so far it is right at every time (alpha 2.5 %, 40 sequences: 1 expected)."""
+    missed = 0
+    for seed in range(40):
+        rng, sequence, true = random.Random(seed), MeanSequence(0.025), 0.0
+        for n in range(1, 3001):
+            rate = 0.9 if n <= 1000 else 0.5
+            true += rate
+            sequence.add(float(rng.random() < rate))
+            assert sequence.mean is not None
+            assert sequence.lower <= sequence.mean <= sequence.upper
+            if not sequence.lower <= true / n <= sequence.upper:
+                missed += 1
+                break
+    assert missed <= 4
+
+
 def test_the_confidence_sequence_becomes_narrow() -> None:
     """5,000 scores of standard deviation 0.1 at 5 %: a fixed-sample interval has a radius of 0.003, this one < 0.01."""
     rng = random.Random(12)
