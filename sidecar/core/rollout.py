@@ -2,7 +2,7 @@
 
 Phases and verbs are the table `TRANSITIONS`; nothing else changes a phase. A key is in by its hash alone: a 64-bit
 mix of the key and the rollout's id is below `step` percent, so a key that is in at 5 % stays in at 25 % and every pod
-agrees (GW-54).
+agrees (GW-54). A rollout that is started again draws anew: each attempt has a mix of its own.
 
 **Evidence** is what units of canary and control showed at the same time (`core.evidence`).
 
@@ -124,10 +124,10 @@ class Rollout:
         self.attempt = 0
         self.quality_labels = 0  # labels beyond validators, also of before this rollout: the engine may set it
         self.min_labels = min_labels  # `quality.min_samples` of the policy in force
-        self._salt = int.from_bytes(blake2b(rollout_id.encode(), digest_size=8).digest())
         self._limit = 0
         self._steps = {"canary": spec.steps, "blue_green": (100,), "shadow": (0,)}[spec.strategy]
         self._paired = paired
+        self._salt = self._salt_of()
         self._begin(0.0)
 
     def _begin(self, now: float) -> None:
@@ -139,6 +139,11 @@ class Rollout:
     def tag(self) -> str:
         """What decisions of the present attempt name: what comes late of an attempt before it counts in no other."""
         return self.id if self.attempt < 2 else f"{self.id}.{self.attempt}"
+
+    def _salt_of(self) -> int:
+        """Another one for each attempt: conversations that the last one set free are drawn like all others, and not all of
+        them into the canary, where their long histories would look like its slowness."""
+        return int.from_bytes(blake2b(self.tag.encode(), digest_size=8).digest())
 
     # -- who is in -----------------------------------------------------------------------------------------------
 
@@ -297,6 +302,7 @@ class Rollout:
         self._go("start")
         self._begin(now)
         self.attempt += 1
+        self._salt = self._salt_of()
         self.cause = "started"
         self._set_step(self._steps[0])
         return [self._event("rollout.started", "low", f"attempt {self.attempt}")]
@@ -425,7 +431,7 @@ class Rollout:
         if step not in (0, 100, *self._steps):
             raise RolloutError(f"the state of rollout {self.id} is at {step} %, none of its steps; it begins anew")
         self.phase, self._at, self._since, self.attempt, self.quality_labels = phase, at, since, attempt, labels
-        self.evidence = evidence
+        self._salt, self.evidence = self._salt_of(), evidence
         self.cause = str(state.get("cause", ""))
         self._set_step(step)
         return anew
