@@ -48,7 +48,7 @@ from sidecar.core.types import Decision, Event, Outcome, Severity
 from sidecar.core.variants import Edit, Keep
 
 Verdict = Literal["winner", "no_difference", "inconclusive"]
-HARM_ALPHA: Final = 0.01  # 0.001..0.05 of all variants together; smaller lets a broken one run longer
+HARM_ALPHA: Final = 0.01  # 0.001..0.05 of all variants and pods together; smaller lets a broken one run longer
 REALLOCATE_EVERY: Final = 20  # 5..200 values between new shares; fewer costs time, more follows the evidence later
 MIN_CHANGE: Final = 0.02  # 0..0.1 of a share that is worth a new epoch; smaller: old epochs are forgotten sooner
 REMEMBERED_UNITS: Final = 16_384  # 1e3..1e6; fewer: long conversations count twice, more: memory (about 100 bytes each)
@@ -230,7 +230,7 @@ class Experiment:
         for other in range(1, len(self.choices)) if index == 0 else (index,):
             test, share = self._harm[other], shares[other] / (shares[other] + shares[0]) if shares[other] else 0.0
             (test.update_control if index == 0 else test.update_canary)(harm, share)
-            if other not in self.race.out and test.rejected(HARM_ALPHA / (len(self.choices) - 1)):
+            if other not in self.race.out and test.rejected(HARM_ALPHA / self.spec.replicas / (len(self.choices) - 1)):
                 why = f"it fails more often than the control (E = {test.e_value:.3g} after {test.canary_n} units)"
                 events += self._stop(other, why)
         return events

@@ -361,6 +361,20 @@ def test_a_broken_variant_is_stopped() -> None:
     assert one.running
 
 
+def test_all_pods_together_keep_the_promise_about_harm() -> None:
+    """Each of a hundred stops a variant on a hundred times the evidence: it looks as often as all."""
+    needed = []
+    for replicas in (1, 100):
+        one, key = experiment(min_samples=10**6, replicas=replicas), 0
+        while len(one.race.left) > 1:
+            key += 1
+            variant, _, epoch = one.draw(key)
+            how = outcome("failed" if variant else "completed")
+            one.observe(decision(one, variant, epoch), how, None, key, 1.0)
+        needed.append(one._harm[1].e_value)
+    assert 100 <= needed[0] < 10_000 <= needed[1]
+
+
 def test_without_others_it_ends() -> None:
     """Both others fail: the control is left, and nothing to compare."""
     one = experiment()
