@@ -4,9 +4,10 @@
 (`core.budget`); settling gives it back and books what the call did cost. A decision that does not fit is moved to the
 cheapest arm left where `on_exceeded` says so; when that does not fit either, nothing is sent.
 
-**Comparisons.** A call counts in an experiment only while the DEAREST of its variants would fit. Were only calls left out
-whose own variant does not fit, a dear variant would lose its large calls and a cheap one would not: the two would be
-compared on different traffic. Whether a call counts now depends on the call and the budget, and not on what was drawn.
+**Comparisons.** A call counts in an experiment, or in a rollout, only while the DEAREST of its arms would fit. Were
+only calls left out whose own arm does not fit, a dear arm would lose its large calls and a cheap one would not: the
+two would be compared on different traffic, and a canary that is cheaper would be rolled back for being slower. Whether
+a call counts now depends on the call and the budget, and not on what was drawn.
 
 What it does not know: what a call will cost in truth, and who else spends (other pods; `replicas` divides).
 """
@@ -38,7 +39,7 @@ class Admission:
 
     def admit(self, decision: Decision, facts: Facts, now: float, compared: Sequence[str] = ()) -> Decision:
         """The decision with its reservation, another one that fits, or a refusal. `compared` are the arms of the
-        experiment's variants."""
+        experiment or rollout."""
         budget = self._serving.route.budget
         if budget is None:
             return decision

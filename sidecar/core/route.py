@@ -156,15 +156,23 @@ class RouteState:
                 offered = tuple(arm for arm in eligible if arm in offered or arm == self.staging.arm)
                 shut = tuple(arm for arm in eligible if arm not in offered)
             decision = decision or self._assigned(facts, offered, rng)
-        compared = () if self.trial is None else self.trial.experiment.compared
         admitted = decision
         if self.route.budget is not None:
-            admitted = self.admission.admit(decision, facts, now, compared)
+            admitted = self.admission.admit(decision, facts, now, self._compared())
         if usual is None:
             admitted = fitting.note(admitted, facts)
         if shut:
             admitted = replace(admitted, left_out=(*admitted.left_out, *((arm, "breaker") for arm in shut)))
         return admitted if self.watch.tuner is None else self.watch.decide(facts, admitted, now)
+
+    def _compared(self) -> tuple[str, ...]:
+        """The arms of the comparison under way: an experiment's variants, or the canary and those that may be control."""
+        if self.trial is not None:
+            return self.trial.experiment.compared
+        staging = self.staging
+        if staging.active is None:
+            return ()
+        return (staging.arm, *(staging.pool if self.route.mode == "optimize" else (staging.stable,)))
 
     def _may_choose(self, facts: Facts) -> bool:
         """A body whose model is not known cannot be rewritten, so only what was asked for can serve it."""

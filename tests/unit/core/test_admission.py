@@ -1,4 +1,4 @@
-"""Budgets at the door of an experiment: what is moved or left out does not bias the comparison."""
+"""Budgets at the door of an experiment or a rollout: what is moved or left out does not bias the comparison."""
 
 from dataclasses import replace
 
@@ -42,6 +42,18 @@ def test_a_call_that_the_dearest_variant_could_not_serve_counts_for_none(on_exce
         if decision.refusal is None:
             made.settle(facts(key, key_source="session"), decision, outcome(cost_nusd=90), NOW)
     assert units(made) == [0, 0]
+
+
+@pytest.mark.parametrize("mode", ["canary", "optimize"])
+def test_a_call_that_the_control_could_not_serve_counts_in_no_rollout(mode: str) -> None:
+    """Else a cheap canary would keep the large calls that its control loses, and be slower for it."""
+    made = engine(policy(arms=(MINI,), mode=mode, budget=BETWEEN))
+    large = asked(made)
+    assert {one.reason for one in large} == {"budget", "canary"}
+    assert {one.rollout_id for one in large} == {None}
+    small = asked(made, max_tokens=10)
+    assert {one.arm for one in small} == {"gpt-4o", "mini"}
+    assert None not in {one.rollout_id for one in small}
 
 
 def test_calls_that_all_variants_can_serve_count() -> None:
