@@ -22,7 +22,9 @@ from msgspec import Struct
 from sidecar.core.policy import ABANDONED, REPEAT, Implicit, Policy
 from sidecar.core.types import Decision, Facts, Outcome
 
-MAX_REMEMBERED: Final = 8_192  # answers that wait for a repeat, some 2 MB; more push the oldest out, untold
+# 512..4,096 calls: with fewer a busy service sees fewer repeats; of more the feedback desk, which remembers 4,096 decisions
+# for sure, has forgotten those that were fine, and only bad ends would count
+WATCHED: Final = 2_048
 MAX_TOLD: Final = 16_384  # scores that wait for the next tick
 MAX_BODY_BYTES: Final = 262_144  # hashed in a quarter of a millisecond; larger prompts are not told apart
 _HUMAN_S: Final = 1.0  # nobody reads an answer and asks again in less
@@ -59,13 +61,19 @@ class _Answer(Struct, frozen=True, gc=False):
     id: str
     ended: float
     until: float
+    number: int  # among all calls
     again: bool  # it was itself a repeat
 
 
 class Signals:
-    """Give it every exchange that ended, and take what is due about once a second. Times are the monotonic clock's."""
+    """Give it every exchange that ended, and take what is due about once a second. Times are the monotonic clock's.
+
+    An answer waits for a repeat until `repeat_within` is over, or `watched` calls have come after it.
+    """
 
     def __init__(self) -> None:
+        self.watched = WATCHED
+        self._calls = 0
         self._routes: Mapping[str, Implicit] = {}
         self._answers: OrderedDict[tuple[str, int, bytes], _Answer] = OrderedDict()
         self._told: deque[tuple[float, Signal]] = deque(maxlen=MAX_TOLD)
@@ -78,6 +86,7 @@ class Signals:
 
     def over(self, call: Heard, now: float) -> None:
         """One exchange has ended."""
+        self._calls += 1
         spec = self._routes.get(call.decision.route)
         outcome = call.outcome
         if spec is None or call.decision.arm is None:
@@ -92,11 +101,10 @@ class Signals:
     def due(self, now: float) -> list[Signal]:
         """What may be told by now, oldest first."""
         while self._answers:
-            place, answer = next(iter(self._answers.items()))
-            if answer.until > now:
+            answer = next(iter(self._answers.values()))
+            if answer.until > now and self._calls - answer.number < self.watched:
                 break
-            del self._answers[place]
-            self._tell(answer.id, REPEAT, 1.0, answer.until - SETTLED_S)
+            self._end_first(now)
         found = []
         while self._told and self._told[0][0] <= now - SETTLED_S:
             found.append(self._told.popleft()[1])
@@ -116,9 +124,14 @@ class Signals:
         elif before is not None and not again:
             self._tell(before.id, REPEAT, 1.0, now)
         if call.outcome.kind == "completed":
-            self._answers[place] = _Answer(call.id, now, now + spec.repeat_within_s, again)
-            if len(self._answers) > MAX_REMEMBERED:
-                self._answers.popitem(last=False)
+            self._answers[place] = _Answer(call.id, now, now + spec.repeat_within_s, self._calls, again)
+            if len(self._answers) > self.watched:
+                self._end_first(now)
+
+    def _end_first(self, now: float) -> None:
+        """Nobody has repeated the oldest answer."""
+        _, answer = self._answers.popitem(last=False)
+        self._tell(answer.id, REPEAT, 1.0, min(answer.until, now) - SETTLED_S)
 
     def _tell(self, decision_id: str, source: str, score: float, now: float) -> None:
         self._told.append((now, Signal(decision_id, source, score)))

@@ -44,6 +44,7 @@ from sidecar.proxy.listen import bind
 from sidecar.proxy.memory import Memory
 from sidecar.proxy.origins import Origins
 from sidecar.proxy.plane import Answer, Plane
+from sidecar.proxy.signals import WATCHED
 from sidecar.tasks import Tasks, in_thread
 from sidecar.telemetry.log import configure
 from sidecar.telemetry.metrics import Reading
@@ -104,6 +105,7 @@ class Worker:
         plane.on_errand = self.telling.errand
         plane.on_label = lambda decision_id, score: self.telling.score(decision_id, "judge", score)
         plane.on_sweep = self.memory.look
+        plane.signals.watched = WATCHED // self._hello.workers
         if settings.client_tokens_file is not None:
             plane.tokens = ClientTokens(settings.client_tokens_file)
             plane.tokens.check(steady())

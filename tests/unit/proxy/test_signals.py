@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from sidecar.control.feedback import FeedbackDesk, Known
 from sidecar.core.policy import Arm, Implicit, Match, Policy, Quality, Route
 from sidecar.core.types import Clocks
-from sidecar.proxy import signals as module
 from sidecar.proxy.signals import MAX_BODY_BYTES, Heard, Signal, Signals, retries_of
 from tests.fixtures.settled import settled
 
@@ -31,6 +31,10 @@ def heard(name: str, *, body: bytes = b"{}", retries: int = 0, took_s: float = 0
 
 def told(made: Signals, now: float) -> list[tuple[str, str, float]]:
     return [(one.decision_id, one.source, one.score) for one in made.due(now)]
+
+
+async def _nobody(_key: str, _tenant: str) -> list[Known]:
+    return []
 
 
 def test_a_repeat_speaks_against_the_first_answer() -> None:
@@ -123,13 +127,33 @@ def test_retries_are_read_from_the_head() -> None:
     assert retries_of(b"POST / HTTP/1.1\r\nx-stainless-retry-count: many\r\n\r\n") == 0
 
 
-def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest answers are forgotten untold."""
-    monkeypatch.setattr(module, "MAX_REMEMBERED", 2)
+def test_memory_is_bounded() -> None:
+    """An answer is watched for so many calls; one that nobody has repeated by then was fine, like any other."""
     made = listening()
+    made.watched = 2
     for number in range(4):
         made.over(heard(f"n{number}", facts={"key": number + 1}), 100.0)
-    assert told(made, 500.0) == [("n2", "repeat", 1.0), ("n3", "repeat", 1.0)]
+    assert told(made, 100.0) == [("n0", "repeat", 1.0), ("n1", "repeat", 1.0)]
+    made.over(heard("other", route="plain"), 100.5)
+    assert told(made, 100.5) == [("n2", "repeat", 1.0)], "calls of other routes count among those of the desk"
+    assert told(made, 500.0) == [("n3", "repeat", 1.0)]
+
+
+def test_of_a_busy_service_good_ends_are_known_as_well_as_bad_ones() -> None:
+    """300 calls a second, a tenth of them repeats: every score finds its decision where it is taken."""
+    made, scores, each = listening(), list[float](), 300
+    desk = FeedbackDesk(lambda *_: [], lambda one, _: scores.append(one.score), _nobody, lambda _: None, lambda _: None)
+    for second in range(40):
+        for at in range(each):
+            number = second * each + at
+            again = number % 10 == 0 and second > 1
+            key = number - 2 * each + 1 if again else number
+            made.over(heard(str(number), facts={"key": key + 1}, took_s=0.1), second + at / each)
+            desk.remember([replace(settled(1), id=str(number))])
+        for one in made.due(second + 1.0):
+            assert desk.signal(one.decision_id, one.source, one.score)
+    assert scores.count(0.0) > 1_000
+    assert scores.count(1.0) > 8_000
 
 
 def test_a_policy_without_it_listens_to_nothing() -> None:
