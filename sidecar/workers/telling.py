@@ -64,7 +64,9 @@ class Telling:
         self._soon()
 
     def score(self, decision_id: str, source: str, score: float) -> None:
-        """A score of our own."""
+        """A score of our own. Those of what the proxy saw come once a second, and a busy worker has thousands then."""
+        if len(self._scores) == _MOST_OTHERS:
+            self.flush()
         self._scores += [(decision_id, source, score)][: _MOST_OTHERS - len(self._scores)]
         self._soon()
 

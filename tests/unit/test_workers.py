@@ -255,6 +255,20 @@ async def test_a_batch_is_told_at_once_and_the_rest_soon() -> None:
     assert link.sent[2].asked == [(1, b"{}", "shop")]
 
 
+async def test_all_scores_of_a_second_are_told() -> None:
+    """However many there are, while the leader reads; while it does not, those that fit."""
+    link = FullLink()
+    made, _ = telling(link)
+    for full in (False, True):
+        link.full = full
+        for n in range(2_500):
+            made.score(f"{full}{n}", "abandoned", 1.0)
+        link.full = False
+        made.flush()
+    found = [name for report in link.sent for name, _, _ in report.scores]
+    assert found == [f"False{n}" for n in range(2_500)] + [f"True{n}" for n in range(1_000)]
+
+
 async def test_without_a_leader_nothing_is_kept() -> None:
     """What happens then is counted, and memory stays what it is."""
     made, engine = telling(Link(lambda _body: None, lambda: None))
