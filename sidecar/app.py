@@ -379,11 +379,17 @@ class Sidecar:
         One that cannot be is refused: the former stays, and `policies.error` says why."""
         try:
             self.origins.apply(self.plane, loaded.policy, self.defaults)
+            events = self.engine.apply(loaded.policy, steady())
         except ConfigError as error:
             self.policies.refuse(str(error))
             return
+        except Exception as bug:  # noqa: BLE001 - who serves has to be whom the engine knows
+            self.on_bug("policy", bug)
+            self.origins.apply(self.plane, self.engine.policy, self.defaults)
+            self.policies.refuse_bug(bug)
+            return
         self._listen_by(loaded.policy)
-        self.on_events(self.engine.apply(loaded.policy, steady()))
+        self.on_events(events)
         self._look_around()
         log.info("policy", version=loaded.policy.version, file=str(loaded.file), routes=len(loaded.policy.routes))
 

@@ -111,5 +111,10 @@ class PolicySource:
         returns the refused one again."""
         self.current, self._refused, self.error = self._former, self.current, error
 
+    def refuse_bug(self, error: Exception) -> None:
+        """As `refuse`, for a fault of ours; what is to be tried again is what a later reading finds."""
+        self.refuse(self._bug(error))
+        self._refused = None
+
     def _bug(self, error: Exception) -> str:
         return f"{self._directory}: cannot be loaded ({type(error).__name__}: our bug); please report it"

@@ -266,15 +266,27 @@ class Worker:
             return
         try:
             self._obey_policy(loaded.policy)
-        except ConfigError as error:
-            if str(error) != self._refused:
-                self._refused = str(error)
-                log.error("policy", note=self._refused)
+            self.engine.apply(loaded.policy, steady())  # its events are the leader's to tell
+        except Exception as error:  # noqa: BLE001 - a fault of ours; it is as with a file that is not there
+            self._refuse(error)
             return
         self._next, self._refused = None, ""
-        self.engine.apply(loaded.policy, steady())  # its events are the leader's to tell
         self._followed = b""
         self._ordered.set()
+
+    def _refuse(self, error: Exception) -> None:
+        """The policy before stays, and the new one is tried again; each reason is told once."""
+        ours = not isinstance(error, ConfigError)
+        why = f"{type(error).__name__}: our bug; please report it" if ours else str(error)
+        if ours:
+            self._obey_policy(self.engine.policy)  # who serves is whom the engine knows
+        if why == self._refused:
+            return
+        self._refused = why
+        if ours:
+            self.on_bug("policy", error)
+        else:
+            log.error("policy", note=why)
 
     def _obey_policy(self, policy: Policy) -> None:
         self.origins.apply(self.plane, policy, self.defaults)

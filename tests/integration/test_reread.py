@@ -155,6 +155,28 @@ async def test_a_policy_waits_for_its_ca_file(upstream: Upstream, serve: Serve, 
     assert [line["log_level"] for line in logs if line["event"] == "policy"] == ["error", "info"]
 
 
+async def test_a_policy_that_the_engine_does_not_take(
+    upstream: Upstream, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of ours: the policy before stays in force with its upstreams, `/ready` says so, and a hangup tries again."""
+    up = await upstream()
+    side = await serve(up, policies=written(tmp_path / "policies", policy(up)))
+    before, wanted = side.app.policies.current.policy, policy(up)
+    wanted["upstreams"]["two"] = {"dialect": "openai", "base_url": f"http://127.0.0.1:{up.port}"}
+    with monkeypatch.context() as patch:
+        patch.setattr(side.app.engine, "apply", lambda *_: 1 / 0)
+        written(tmp_path / "policies", wanted)
+        assert await up.until(lambda: "our bug" in notes(side), WITHIN_S)
+        side.app.reloading.poll_policies()
+        assert "our bug" in notes(side)
+        assert side.app.policies.current.policy == side.app.engine.policy == before
+        assert (list(side.app.plane.origins), side.app.plane.books.bugs) == (["one"], 1)
+        side.app.plane.books.bugs = 0
+    side.app.reread()
+    assert await up.until(lambda: list(side.app.plane.origins) == ["one", "two"], WITHIN_S)
+    assert "our bug" not in notes(side)
+
+
 async def test_traffic_goes_on_while_a_policy_is_read(
     upstream: Upstream, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -489,6 +489,37 @@ async def test_a_rollback_and_a_budget_wait_for_no_ca_file(tmp_path: Path) -> No
     assert (state.staging.arm, worker.engine.spending["r"]) == ("", (0, 9 * 10**8))
 
 
+async def test_a_policy_that_the_engine_did_not_take_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours, told once: the policy before serves, with its upstreams; what else was ordered is obeyed."""
+    link, leader = FullLink(), Leader(NO_POLICY, np.random.default_rng(3), steady())
+    link.full = False
+    worker = Worker(Hello(0, 1, Settings(), offset_s()), link)
+    apply, freed = worker.engine.apply, list[str]()
+
+    def fault(*_: object) -> list[Event]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(worker.engine, "hear", lambda unbound, _bound: freed.extend(unbound))
+    for turn, name in enumerate("op", 1):
+        route = f"{{name: r, match: {{models: [m]}}, mode: observe, baseline: {{id: m, upstream: {name}, model: m}}}}"
+        text = f'version: 1\nupstreams: {{{name}: {{dialect: openai, base_url: "http://h"}}}}\nroutes: [{route}]\n'
+        loaded = load_text(text, Path("p.yaml"), {})
+        leader.apply(loaded.policy, steady())
+        said = Orders(turn, loaded.policy.version, loaded.written, leader.stand(), unbound=[f"r/{name}"])
+        worker.on_message(frame(said)[4:])
+        async with asyncio.timeout(20.0):
+            while not link.sent or link.sent[-1].turn < turn:  # noqa: ASYNC110 - a thread of the thing under test ends it
+                await asyncio.sleep(0.005)
+        monkeypatch.setattr(worker.engine, "apply", fault)
+    worker._poll_policy()
+    assert (freed, worker.plane.books.bugs, list(worker.plane.origins)) == (["r/o", "r/p"], 1, ["o"])
+    assert "ZeroDivisionError" in worker._notes()[0]
+    monkeypatch.setattr(worker.engine, "apply", apply)
+    worker._poll_policy()
+    assert (worker._notes(), list(worker.plane.origins), worker._followed) == ([], ["p"], leader.stand())
+    assert worker.engine.policy.version == leader.policy.version
+
+
 def test_what_several_workers_counted_is_added_up() -> None:
     """By name, and by label where there are labels."""
     assert add({"a": 1, "b": {"c": 2}}, {"a": 2, "b": {"c": 1, "d": 5}, "e": {"f": 1}}) == {
