@@ -52,7 +52,7 @@ from sidecar.proxy.leaving import drain, end_traffic
 from sidecar.proxy.listen import bind
 from sidecar.proxy.memory import Memory
 from sidecar.proxy.origins import Origins
-from sidecar.proxy.plane import Plane
+from sidecar.proxy.plane import MAX_KEPT, Plane
 from sidecar.tasks import Tasks
 from sidecar.telemetry.log import RequestLog
 from sidecar.telemetry.metrics import Metrics
@@ -194,6 +194,11 @@ class Sidecar:
     async def _begin(self, sockets: Mapping[str, Sequence[socket.socket]]) -> None:
         """From open ports to serving."""
         self.on_events(await self.archive.open(self.engine))
+        try:
+            for left in await self.archive.responses(MAX_KEPT):
+                self.plane.keep(*left)
+        except Exception as error:  # noqa: BLE001 - whatever lies in the database: traffic can do without
+            self.on_bug("responses", error)
         await self._serve(sockets)
         gc.collect()
         gc.freeze()  # what lives as long as the process need not be looked at again by every collection

@@ -213,6 +213,15 @@ class Archive:
         given = await asyncio.to_thread(queries.feedback_of, self._path, records[0]["id"], self._reader)
         return [_known(records[0], given)]
 
+    async def responses(self, last: int) -> list[tuple[str, str, str, int]]:
+        """Where the responses of the newest `last` decisions are (`queries.responses`); none while that cannot be read."""
+        if self._path is None:
+            return []
+        try:
+            return await asyncio.to_thread(queries.responses, self._path, self._service, last, self._reader)
+        except StoreError:
+            return []
+
     async def read(self, query: Callable[[Vault], Found]) -> Found:
         """Runs a reading query in a thread, with what opens encrypted fields."""
         return await asyncio.to_thread(query, self._reader)

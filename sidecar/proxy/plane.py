@@ -26,7 +26,7 @@ from sidecar.wire.http1 import RequestHead
 from sidecar.wire.json_edit import RequestView
 from sidecar.wire.providers import FORMATS
 
-_MAX_KEPT: Final = 20_000  # some 3 MB
+MAX_KEPT: Final = 20_000  # some 3 MB
 SWEEP_S: Final = 0.1  # deadlines are checked this often: a timer per request would cost more than the request's parsing
 
 SETTLE_S: Final = 0.005  # exchanges that are over are settled this much later at most,
@@ -220,7 +220,7 @@ class Plane:
 
     def keep(self, tenant: str, completion_id: str, arm: str, key: int) -> None:
         """Remembers which arm holds the state of a tenant's response; the oldest of 20,000 is forgotten."""
-        if len(self.kept) >= _MAX_KEPT:
+        if len(self.kept) >= MAX_KEPT:
             self.kept.pop(next(iter(self.kept)))
         self.kept[tenant, completion_id] = (arm, key)
 

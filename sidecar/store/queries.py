@@ -18,6 +18,7 @@ import orjson
 
 from sidecar.clock import wall
 from sidecar.core.record import COLUMNS, at_text
+from sidecar.core.sticky import key_of
 from sidecar.errors import StoreError
 from sidecar.store import retention, sealing
 from sidecar.store.audit import Audit, Chain, Head, lasting
@@ -42,6 +43,7 @@ from sidecar.store.vault import (
 Record = dict[str, Any]
 
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM decisions JOIN outcomes USING (id)"  # noqa: S608 (names of ours)
+_RESPONSES = '{"endpoint":"responses"'  # how their contexts begin
 _MAX_FOUND = 100  # decisions with one completion id
 _PRUNE_CALLS = 100_000  # calls of the prune verb: each deletes up to 1,000 rows
 _PAGE_ROWS = 500  # of an export, about 1 MiB
@@ -108,13 +110,17 @@ def _record(row: sqlite3.Row, vault: Vault) -> Record:
     """One joined row as `decisions --json` prints it: JSON columns parsed, `stream` a truth value, the context opened. What
     somebody put in the place of JSON is told in a context, and is no list of arms."""
     record = dict(row)
-    eligible, context = _parsed(record["eligible"]), _parsed(record["context"])
+    eligible = _parsed(record["eligible"])
     record["eligible"] = eligible if isinstance(eligible, list) else None
     if record["context"] is not None:
-        opened = open_context(vault, context, record["id"]) if isinstance(context, dict) else {"sealed": UNREADABLE}
-        record["context"] = opened
+        record["context"] = _context(row, vault)
     record["stream"] = bool(record["stream"])
     return record
+
+
+def _context(row: sqlite3.Row, vault: Vault) -> dict[str, Any]:
+    context = _parsed(row["context"])
+    return open_context(vault, context, row["id"]) if isinstance(context, dict) else {"sealed": UNREADABLE}
 
 
 def decisions(path: Path, service: str | None = None, last: int = 20, vault: Vault = CLOSED) -> list[Record]:
@@ -140,6 +146,25 @@ def found_by(path: Path, key: str, vault: Vault = CLOSED, tenant: str = "") -> l
         rows = [row] if row else connection.execute(f"{_SELECT} WHERE completion_id = ? ORDER BY id DESC", (key,))
         records = (_record(row, vault) for row in rows)
         return list(islice((one for one in records if not tenant or tenant_of(one) == tenant), _MAX_FOUND))
+
+
+def responses(path: Path, service: str, last: int, vault: Vault = CLOSED) -> list[tuple[str, str, str, int]]:
+    """Of the newest `last` decisions those that left a response which may be gone on with, oldest first: whose it was, its
+    id, the arm that holds it, the sticky key. Those of which cannot be read whose they were are left out."""
+    newest = "SELECT id, arm, sticky_key, context FROM decisions WHERE service = ? ORDER BY id DESC LIMIT ?"
+    wanted = f"arm IS NOT NULL AND completion_id IS NOT NULL AND context LIKE '{_RESPONSES}%'"
+    with _reading(path) as connection:
+        found = connection.execute(
+            f"SELECT * FROM (SELECT new.*, completion_id FROM ({newest}) new JOIN outcomes USING (id)) "  # noqa: S608
+            f"WHERE {wanted} ORDER BY id",
+            (service, last),
+        )
+        records = [dict(row) | {"context": _context(row, vault)} for row in found]
+    return [
+        (tenant_of(one), one["completion_id"], one["arm"], key_of(str(one["sticky_key"])) or 0)
+        for one in records
+        if "sealed" not in one["context"]
+    ]
 
 
 def tenant_of(record: Record) -> str:

@@ -27,7 +27,7 @@ from tests.integration.canary import (
     written,
 )
 from tests.integration.conftest import Running, Serve, Sim, Upstream, serving
-from tests.integration.raw import Response, connected, post, until
+from tests.integration.raw import Client, Response, connected, post, until
 
 EXAMPLE = """
 version: 1
@@ -208,6 +208,30 @@ async def test_state_at_an_arm_pins_the_next_turn_to_it(sim: Sim, serve: Serve, 
             assert later.value(b"x-sidecar-model") == served
             assert later.value(b"x-sidecar-reason") == b"pinned"
     assert moved
+
+
+async def test_state_at_an_arm_outlives_the_process(sim: Sim, tmp_path: Path) -> None:
+    """One that is started again finds in its database which arm holds a response, and whose conversation that is."""
+    provider, other = await sim(), await sim()
+    url = f"http://127.0.0.1:{provider.port}"
+    folder = written(tmp_path / "policies", route(provider.port, new_port=other.port))
+
+    async def turn(client: Client, **body: Any) -> tuple[str, bytes | None, bytes | None]:
+        client.send(post("/v1/responses", orjson.dumps({"model": OLD, **body}), b"Authorization: Bearer k"))
+        found = await client.response()
+        return orjson.loads(found.body)["id"], found.value(b"x-sidecar-model"), found.value(b"x-sidecar-reason")
+
+    async with serving(url, {"NEW_KEY": "k"}, policies=folder, db=tmp_path / "s.db") as side:
+        to_step(side, 50)
+        async with connected(side.port) as client:
+            first = [await turn(client, input=f"question {n}") for n in range(12)]
+        known = dict(side.app.plane.kept)
+    assert len({served for _, served, _ in first}) == 2
+    async with serving(url, {"NEW_KEY": "k"}, policies=folder, db=tmp_path / "s.db") as side:
+        assert side.app.plane.kept == known
+        async with connected(side.port) as client:
+            for name, served, _ in first:
+                assert (await turn(client, input="and now?", previous_response_id=name))[1:] == (served, b"pinned")
 
 
 async def test_a_body_that_was_not_read_goes_to_the_baseline(sim: Sim, serve: Serve, tmp_path: Path) -> None:

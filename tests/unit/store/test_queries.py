@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from sidecar.clock import wall
 from sidecar.core.types import Event, Feedback
@@ -48,6 +49,24 @@ def test_find_by_either_id(path: Path) -> None:
     assert isinstance(several, list)
     assert len(several) == 2
     assert queries.find(path, "' OR 1=1 --") is None
+
+
+def test_responses_of_the_newest_decisions(tmp_path: Path) -> None:
+    """Oldest first, with whose they were; other calls, and other services', are none."""
+    path, kinds, rows = tmp_path / "r.db", ("chat", "responses"), []
+    for n in range(1, 11):
+        one = settled(n, key=n)
+        facts = replace(one.facts, endpoint=kinds[n % 2], tags={"tenant": "shop"} if n == 9 else {})
+        rows += as_rows([replace(one, facts=facts)], "other" if n == 7 else "bot")
+    writer = Writer(path, service="bot")
+    writer.put(rows)
+    writer.start()
+    assert writer.close(5.0)
+    assert queries.responses(path, "bot", 7) == [
+        ("", "chatcmpl-3", "mini", 3),
+        ("", "chatcmpl-5", "mini", 5),
+        ("shop", "chatcmpl-9", "mini", 9),
+    ]
 
 
 def test_export_is_oldest_first_and_cut_by_time(path: Path) -> None:
