@@ -39,7 +39,7 @@ from sidecar.core.engine import Engine
 from sidecar.core.policy import Policy
 from sidecar.core.pricebook import PriceBook
 from sidecar.core.record import Row
-from sidecar.core.types import Event
+from sidecar.core.types import Event, Feedback
 from sidecar.errors import ConfigError
 from sidecar.gauges import allow, load, register
 from sidecar.process import loop_factory, place, salt_of, server_tls, watch_loop
@@ -100,9 +100,7 @@ class Sidecar:
         self.guarding = Guarding(settings, steady())
         self.archive = Archive(settings, self.guarding.guards)
         self.spans = self._spans()
-        self.desk = FeedbackDesk(
-            self.engine.feedback, self.archive.feedback, self.archive.look_up, self._spawn, self.on_events
-        )
+        self.desk = FeedbackDesk(self._teach, self.archive.feedback, self.archive.look_up, self._spawn, self.on_events)
         self.cycling = Cycling(self.engine, settings.optimization_interval_s)
         steps = [
             ("tick", self._tick),
@@ -325,6 +323,13 @@ class Sidecar:
         self.settle()
         self._owed = True
         self.desk.handle(body, answer, tenant)
+
+    def _teach(self, feedback: Feedback, now: float) -> Sequence[Event]:
+        try:
+            return self.engine.feedback(feedback, now)
+        except Exception as bug:  # noqa: BLE001 - as `ending.teach`: the score is stored, and who sent it is answered
+            self.on_bug("feedback", bug)
+            return []
 
     def on_events(self, events: Sequence[Event]) -> None:
         """Events of the engine: logged, counted, stored."""

@@ -129,6 +129,25 @@ async def test_reload_keeps_a_rollout_and_a_changed_spec_begins_it_again(
 # ---- optimize
 
 
+async def test_a_score_that_the_engine_does_not_take_is_kept(sim: Sim, serve: Serve, tmp_path: Path) -> None:
+    """A fault of ours: who sent it has an answer, also where the decision was looked up, and the score is stored."""
+    provider, db = await sim(), tmp_path / "s.db"
+    folder = written(tmp_path / "p", route(provider.port))
+    side = await serve(provider, policies=folder, db=db, environ={"NEW_KEY": "k"})
+    async with talking(side) as app:
+        decisions = [(await app.ask()).decision for _ in range(2)]
+        await side.recorded()
+        side.app.desk._newer.known.pop(decisions[0])
+        side.app.engine.feedback = lambda *_: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+        for decision in decisions:
+            app.client.send(post("/_sidecar/v1/feedback", orjson.dumps({"id": decision, "score": 1.0})))
+            assert (await app.client.response()).status == 202
+        await side.recorded()
+    assert [len(queries.feedback_of(db, decision)) for decision in decisions] == [1, 1]
+    assert side.books.bugs == 2
+    side.books.bugs = 0  # they were asked for
+
+
 async def test_money_follows_quality_and_feedback_overrules_it(sim: Sim, serve: Serve, tmp_path: Path) -> None:
     """The new arm costs a sixteenth: within 400 calls of equal quality it has most of the traffic. Then 40 scores of 0.1
     for it against 0.9 for the old one take it below a tenth within the same number of scores."""
