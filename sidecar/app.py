@@ -289,8 +289,8 @@ class Sidecar:
         if self.prices.error is not None:
             notes.append(f"prices: {self.prices.error}")
         notes += self.keys.problems(self.policies.current.policy.upstreams, steady())
-        if self.plane.tokens is not None and self.plane.tokens.error is not None:
-            notes.append(f"client tokens: {self.plane.tokens.error}")
+        if self.plane.tokens is not None and (problem := self.plane.tokens.problem(steady())) is not None:
+            notes.append(f"client tokens: {problem}")
         notes += [*self.archive.notes(), *self.guarding.notes(), *self.request_log.notes()]
         notes += self.engine.explanations()
         notes += self.plane.notes()

@@ -164,6 +164,11 @@ class ClientTokens:
     def error(self) -> str | None:
         return self._file.error
 
+    def problem(self, now: float) -> str | None:
+        """Why the file's newest content is not in use, also where nobody has asked for a token since it changed."""
+        self._file.get(now)
+        return self._file.error
+
     def check(self, now: float) -> None:
         """Raises ConfigError when there is no usable content: at start that must not pass unseen."""
         if self._file.get(now) is None:

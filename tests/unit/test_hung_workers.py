@@ -179,6 +179,19 @@ async def test_a_silent_worker_is_noted_before_it_is_killed(tmp_path: Path) -> N
     await made.tasks.close(1.0)
 
 
+async def test_a_tokens_file_that_went_bad_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The leader carries no call that would ask for a token."""
+    monkeypatch.setattr("sidecar.config.secrets.CHECK_S", 0.0)
+    file = tmp_path / "tokens"
+    file.write_text("a-token-of-one-service shop\n")
+    settings = Settings(workers=2, policies=tmp_path, db=None, mode="standalone", client_tokens_file=file)
+    made = LeadingSidecar(settings, {})
+    assert not [note for note in made.readiness().notes if "client tokens" in note]
+    file.write_text("short shop\n")
+    assert [note for note in made.readiness().notes if "client tokens" in note and "line 1" in note]
+    await made.tasks.close(1.0)
+
+
 async def test_counters_of_a_worker_that_ended_stay(tmp_path: Path) -> None:
     """Prometheus takes one that falls for a new process, and counts all of it again."""
     made, member, _ = await leader(tmp_path)
