@@ -43,7 +43,7 @@ from sidecar.core.types import Event, Feedback
 from sidecar.errors import ConfigError
 from sidecar.gauges import allow, load, register
 from sidecar.process import loop_factory, place, salt_of, server_tls, watch_loop
-from sidecar.proxy.aside import Beside
+from sidecar.proxy.aside import Beside, ErrandStatus
 from sidecar.proxy.cascade import Cascades
 from sidecar.proxy.descriptors import raise_limit
 from sidecar.proxy.downstream import Downstream
@@ -296,7 +296,7 @@ class Sidecar:
         notes += self.plane.notes()
         breakers = self.engine.guards.status(steady())
         notes += [one.text() for one in breakers if one.state != "closed"]
-        errands = self.beside.status(steady())
+        errands = self.errands()
         notes += [text for one in errands for text in one.notes]
         detail = {
             "service": self.settings.service,
@@ -307,6 +307,9 @@ class Sidecar:
             "breakers": breakers,
         }
         return Readiness(self.state == "serving", self.state, notes, detail)
+
+    def errands(self) -> list[ErrandStatus]:
+        return self.beside.status(steady())
 
     def load(self) -> dict[str, object]:
         """What the data plane holds and has counted now."""

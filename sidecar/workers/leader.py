@@ -33,6 +33,7 @@ from sidecar.core.types import Event
 from sidecar.errors import ConfigError
 from sidecar.gauges import of_process
 from sidecar.process import server_tls
+from sidecar.proxy.aside import ErrandStatus
 from sidecar.proxy.listen import hold
 from sidecar.proxy.memory import limit_of_container
 from sidecar.proxy.plane import Books
@@ -335,6 +336,10 @@ class LeadingSidecar(Sidecar):
             for one in members
         ]
         return Readiness(ready.ready and crew.serving > 0, ready.state, notes, detail)
+
+    def errands(self) -> list[ErrandStatus]:
+        """None: workers make them, and note what they show."""
+        return []
 
     def load(self) -> dict[str, object]:
         """What all workers hold and have counted, as they said it last."""

@@ -192,6 +192,22 @@ async def test_a_tokens_file_that_went_bad_is_noted(tmp_path: Path, monkeypatch:
     await made.tasks.close(1.0)
 
 
+async def test_what_is_said_of_a_shadow_is_what_workers_say(tmp_path: Path) -> None:
+    """The leader makes no copies, which is no news."""
+    (tmp_path / "p.yaml").write_text(
+        'version: 1\nupstreams: {o: {dialect: openai, base_url: "http://h", price: free}}\n'
+        "routes: [{name: r, match: {models: [m]}, mode: shadow, baseline: {id: a, upstream: o, model: m},"
+        " arms: [{id: b, upstream: o, model: n}], shadow: {arm: b, sample: 1, daily_usd: 1}}]\n"
+    )
+    made, member, _ = await leader(tmp_path)
+    assert made.engine.routes
+    member.counted = Counted(notes=["worker 0: 7 pairs"], told={"errands": [{"route": "r"}]})
+    ready = made.readiness()
+    assert [note for note in ready.notes if "shadow" in note or "pairs" in note] == ["worker 0: 7 pairs"]
+    assert ready.detail["errands"] == [{"worker": 0, "route": "r"}]
+    await made.tasks.close(1.0)
+
+
 async def test_counters_of_a_worker_that_ended_stay(tmp_path: Path) -> None:
     """Prometheus takes one that falls for a new process, and counts all of it again."""
     made, member, _ = await leader(tmp_path)
