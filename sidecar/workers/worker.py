@@ -280,6 +280,7 @@ class Worker:
         why = f"{type(error).__name__}: our bug; please report it" if ours else str(error)
         if ours:
             self._obey_policy(self.engine.policy)  # who serves is whom the engine knows
+            self._look_around()
         if why == self._refused:
             return
         self._refused = why

@@ -511,7 +511,10 @@ async def test_a_policy_that_the_engine_did_not_take_is_tried_again(monkeypatch:
             while not link.sent or link.sent[-1].turn < turn:  # noqa: ASYNC110 - a thread of the thing under test ends it
                 await asyncio.sleep(0.005)
         monkeypatch.setattr(worker.engine, "apply", fault)
+    looks = list[str]()
+    monkeypatch.setattr(worker, "_look_around", lambda: looks.extend(worker.plane.origins))
     worker._poll_policy()
+    assert looks == ["o"], "what a cascade may ask is known of the policy that stays"
     assert (freed, worker.plane.books.bugs, list(worker.plane.origins)) == (["r/o", "r/p"], 1, ["o"])
     assert "ZeroDivisionError" in worker._notes()[0]
     monkeypatch.setattr(worker.engine, "apply", apply)
