@@ -1,6 +1,7 @@
 """The store as the process uses it: one writer when a database is configured, else nothing; never a fault for traffic."""
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -58,6 +59,7 @@ class Archive:
         self._held = False  # what is stored is not ours: another process writes, or it could not be read yet
         self._unread = ""  # why it could not be
         self._loading = False
+        self._searching = asyncio.Lock()
         self._barred = False  # a newer program's state lies where ours would be written
 
     async def open(self, engine: Engine) -> Sequence[Event]:
@@ -204,10 +206,13 @@ class Archive:
 
     async def look_up(self, key: str, tenant: str = "") -> list[Known]:
         """Old decisions by decision id or completion id, of one `tenant` only if named, read in a thread; empty when there
-        is none or no database. Raises StoreError when it cannot be read now."""
+        is none or no database. Raises StoreError when it cannot be read now. One search by completion id at a time: it reads
+        the whole table, and several would take the processors that traffic needs."""
         if self._path is None:
             return []
-        records = await asyncio.to_thread(queries.found_by, self._path, key, self._reader, tenant)
+        by_id = await asyncio.to_thread(queries.is_decision, self._path, key)
+        async with contextlib.nullcontext() if by_id else self._searching:
+            records = await asyncio.to_thread(queries.found_by, self._path, key, self._reader, tenant)
         if len(records) != 1:
             return [_known(record, []) for record in records]
         given = await asyncio.to_thread(queries.feedback_of, self._path, records[0]["id"], self._reader)

@@ -148,6 +148,12 @@ def found_by(path: Path, key: str, vault: Vault = CLOSED, tenant: str = "") -> l
         return list(islice((one for one in records if not tenant or tenant_of(one) == tenant), _MAX_FOUND))
 
 
+def is_decision(path: Path, key: str) -> bool:
+    """Whether there is a decision with this id: a look into a table, where `found_by` reads all of it for other ids."""
+    with _reading(path) as connection:
+        return connection.execute("SELECT 1 FROM decisions WHERE id = ?", (key,)).fetchone() is not None
+
+
 def responses(path: Path, service: str, last: int, vault: Vault = CLOSED) -> list[tuple[str, str, str, int]]:
     """Of the newest `last` decisions those that left a response which may be gone on with, oldest first: whose it was, its
     id, the arm that holds it, the sticky key. Those of which cannot be read whose they were are left out."""

@@ -1,6 +1,8 @@
 """The store as the process uses it: learning comes back, old decisions are found, and no database means no fault."""
 
+import asyncio
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from sidecar.core.types import Event, Feedback
 from sidecar.errors import StoreError
 from sidecar.store import queries
 from sidecar.store.audit import Audit
+from sidecar.store.vault import Vault
 from tests.fixtures.settled import as_rows, settled
 from tests.fixtures.standing import standing
 from tests.fixtures.waiting import wait_for
@@ -99,6 +102,32 @@ async def test_old_decisions(tmp_path: Path) -> None:
     assert found.given == (("stars", 0.25),), "what it was taught before"
     assert len(await archive.look_up("chatcmpl-1")) == 2
     assert await archive.look_up("none") == []
+    archive.close(5)
+
+
+async def test_one_search_of_the_whole_table_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that scores calls which the database does not have gets no more than one thread; who names a decision does
+    not wait for it."""
+    archive, go, searching = Archive(settings(f"db={tmp_path / 's.db'}")), threading.Event(), list[str]()
+    await archive.open(engine())
+    archive.put(as_rows([settled(1)], "bot"))
+    assert await archive.stored(20.0)
+    found_by = queries.found_by
+
+    def slow(path: Path, key: str, vault: Vault, tenant: str) -> list[queries.Record]:
+        searching.append(key)
+        assert key == settled(1).id or go.wait(20.0)
+        return found_by(path, key, vault, tenant)
+
+    monkeypatch.setattr(queries, "found_by", slow)
+    async with asyncio.timeout(20.0):
+        searches = [asyncio.ensure_future(archive.look_up(f"unknown-{n}")) for n in range(3)]
+        while not searching:  # noqa: ASYNC110 - a thread of the thing under test ends it
+            await asyncio.sleep(0.005)
+        (found,) = await archive.look_up(settled(1).id)
+        assert (found.id, searching[1:]) == (settled(1).id, [settled(1).id])
+        go.set()
+        assert await asyncio.gather(*searches) == [[], [], []]
     archive.close(5)
 
 
