@@ -33,8 +33,10 @@ from sidecar.wire.meter import make_meter
 from sidecar.wire.usage_ask import refuses_usage
 
 USAGE_REFUSED: Final = "usage_refused"  # the error of a copy whose question for usage was not understood
-AT_ONCE: Final = 4  # errands under way; more would cost clients time on the loop
-_IN_LINE: Final = 64
+AT_ONCE: Final = 6  # errands under way; more would cost clients time on the loop
+EACH: Final = 4  # of them to one upstream: one that hangs leaves room for the others
+_IN_LINE: Final = 128
+_EACH_IN_LINE: Final = 64  # for one upstream, as above
 _LINE_BYTES: Final = 8 * 1024 * 1024  # of the bodies that wait
 _WAIT_S: Final = 30.0  # one that has waited so long says nothing of now
 _TOTAL_S: Final = 300.0  # one that takes longer is given up
@@ -81,6 +83,7 @@ class Errands:
         """Takes a task in, to be sent when there is time for it; whether it was taken. Refused ones get no `done`."""
         size = len(task.body)
         full = len(self._line) >= _IN_LINE or self._waiting_bytes + size > _LINE_BYTES
+        full = full or sum(one.origin is task.origin for _, one in self._line) >= _EACH_IN_LINE
         if full or self._overloaded() or self._rests(task.origin) or _is_shut(task):
             self.dropped += 1
             return False
@@ -140,7 +143,7 @@ class Errands:
         """The connections that errands to `origin` have for themselves."""
         found = self._pools.get(origin)
         if found is None:
-            found = self._pools[origin] = origin.pool.twin(AT_ONCE)
+            found = self._pools[origin] = origin.pool.twin(EACH)
         return found
 
     def _begin(self) -> None:
@@ -151,7 +154,7 @@ class Errands:
                 self._drop_first()
                 continue
             at, task = self._line.popleft()
-            if _busy(task.origin.pool):
+            if _busy(task.origin.pool) or sum(one.origin is task.origin for one in self._under_way) >= EACH:
                 self._line.append((at, task))
                 continue
             self._waiting_bytes -= len(task.body)

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from sidecar.clock import steady
-from sidecar.proxy.errand import AT_ONCE
+from sidecar.proxy.errand import _IN_LINE, EACH
 from sidecar.proxy.reach import _Race
 from sidecar.wire.judge import MAX_TEXT_CHARS
 from tests.integration.canary import NEW, OLD, route, talking, written
@@ -119,6 +119,23 @@ async def test_who_waits_for_an_upstream_that_fails(upstream: Upstream, serve: S
     assert await until(lambda: len(told) == 7)
     assert sorted(str(one.detail["error"]) for one in told) == ["dropped"] * 3 + ["truncated"] * 4
     assert len(new.requests) == 4
+
+
+async def test_a_judge_that_hangs_leaves_room_for_a_shadow(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """Its calls end after minutes; those to other upstreams do not wait for that."""
+    base, new, hung = await upstream([WHOLE]), await upstream([WHOLE]), await upstream(*[[30.0]] * 9)
+    policy = shadowing(base.port, new.port)
+    graded = judged(base.port, hung.port)
+    policy["upstreams"]["bench"] = graded["upstreams"]["bench"]
+    policy["routes"][0]["quality"] = graded["routes"][0]["quality"]
+    side = await serving(base, serve, tmp_path, policy)
+    told = events_of(side)
+    async with talking(side) as app:
+        for number in range(1, 2 * _IN_LINE):
+            assert (await app.ask()).status == 200
+            assert await until(lambda number=number: len(told) == number)  # type: ignore[misc] # bound now
+    assert {one.kind for one in told} == {"errand.shadow"}
+    assert len(hung.peers) == EACH
 
 
 async def test_one_that_takes_too_long(
@@ -236,27 +253,27 @@ async def test_switched_off_at_once(upstream: Upstream, serve: Serve, tmp_path: 
     told, errands = events_of(side), side.app.beside.errands
     allowance = side.app.beside._plans["chat"].judging.purse.allowance  # type: ignore[union-attr]  # it is there
     async with talking(side) as app, talking(side) as slow:
-        for _ in range(AT_ONCE + 2):
+        for _ in range(EACH + 2):
             await app.ask()
         side.app.plane.settle()
-        assert await bench.until(lambda: len(bench.requests) == AT_ONCE)
-        assert errands.open == AT_ONCE + 2
+        assert await bench.until(lambda: len(bench.requests) == EACH)
+        assert errands.open == EACH + 2
         base.by = lambda _head: [WHOLE[:-5], late, WHOLE[-5:]]
         asking = asyncio.ensure_future(slow.ask())
-        assert await base.until(lambda: len(base.requests) == AT_ONCE + 3)
+        assert await base.until(lambda: len(base.requests) == EACH + 3)
         del policy["routes"][0]["quality"]
         written(tmp_path / "p", policy)
         loaded = side.app.policies.take(side.app.policies.read())
         assert loaded is not None
         side.app.apply(loaded)
-        assert (errands.open, errands.dropped) == (AT_ONCE, 2)
+        assert (errands.open, errands.dropped) == (EACH, 2)
         late.set()
         assert (await asking).status == 200
         go.set()
-        assert await until(lambda: len(told) == AT_ONCE + 2)
+        assert await until(lambda: len(told) == EACH + 2)
     side.app.plane.settle()
-    assert [one.message for one in told] == ["aborted"] * 2 + ["completed"] * AT_ONCE
-    assert len(bench.requests) == AT_ONCE
+    assert [one.message for one in told] == ["aborted"] * 2 + ["completed"] * EACH
+    assert len(bench.requests) == EACH
     assert (errands.open, allowance.reserved_nusd) == (0, 0)
 
 
@@ -274,13 +291,13 @@ async def test_a_fault_of_ours_frees_slot_and_money(
     with monkeypatch.context() as patch:
         patch.setattr("sidecar.proxy.errand.outcome_of", fault)
         async with talking(side) as app:
-            for number in range(AT_ONCE + 1):
+            for number in range(EACH + 1):
                 await app.ask()
                 assert await until(lambda number=number: len(told) == number + 1)
-    assert [(one.message, one.detail["error"]) for one in told] == [("aborted", "bug")] * (AT_ONCE + 1)
+    assert [(one.message, one.detail["error"]) for one in told] == [("aborted", "bug")] * (EACH + 1)
     assert all(one.detail["cost_nusd"] for one in told)
     assert side.app.beside.errands.open == 0
-    assert side.books.bugs == AT_ONCE + 1
+    assert side.books.bugs == EACH + 1
     side.books.bugs = 0
 
 
