@@ -103,7 +103,7 @@ class ChoiceReader:
             self._logprobs(tokens, choice, events, before)
         left = {name: value for name, value in choice.items() if says(value)} if choice else {}
         beside = {name: value for name, value in delta.items() if says(value)} if type(delta) is dict and delta else {}
-        if type(reason) is str:
+        if type(reason) is str and reason:
             self.finish(reason, {**left, "message": beside} if beside else left, events)
             return {}
         if beside:

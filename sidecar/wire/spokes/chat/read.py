@@ -1,9 +1,9 @@
 """OpenAI chat completions: reads a stream of chunks into neutral events.
 
-As real servers differ, a role may stand in every chunk, text and calls in one chunk, usage on any chunk (Groq: in `x_groq`),
-a call whole or in pieces, with or without an index (Gemini's compatible endpoint gives all calls index 0). A call is closed
-when another part begins and its arguments are a whole JSON object; calls that are told in turns stay open together. A server
-that sends [DONE] without a `finish_reason` is taken to have stopped.
+As real servers differ, a role or an empty `finish_reason` may stand in every chunk, text and calls in one chunk, usage on
+any chunk (Groq: in `x_groq`), a call whole or in pieces, with or without an index (Gemini's compatible endpoint gives all
+calls index 0). A call is closed when another part begins and its arguments are a whole JSON object; calls that are told in
+turns stay open together. A server that sends [DONE] without a `finish_reason` is taken to have stopped.
 
 Members that have no place: those of the first chunk are in `Start.extra`, those of the last one of a choice in
 `Stopped.extra`, others come as `Ping(extra=...)` in the chunk's own form. Not read: `obfuscation` (padding), what is empty,

@@ -239,6 +239,14 @@ def test_nothing_follows_an_end() -> None:
     assert reader.feed(SseEvent(b"", json.dumps(chunk()).encode())) == ()
 
 
+def test_an_empty_reason_is_none() -> None:
+    """SGLang, Ollama and others write `"finish_reason": ""` in every chunk but the last."""
+    pieces = [chunk({"role": "assistant", "content": "a"}, ""), chunk({"content": "b"}, ""), chunk({}, "length")]
+    events = read(*pieces, done=True)
+    assert [event.text for event in events if isinstance(event, Delta)] == ["a", "b"]
+    assert events[-2:] == [Stopped(choice=0, stop="length"), Done()]
+
+
 def test_thoughts_as_servers_write_them() -> None:
     block = {"type": "thinking", "thinking": "hm", "signature": "s"}
     signed = Mark(choice=0, index=0, signature="s", origin="messages")
