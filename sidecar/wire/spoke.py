@@ -66,6 +66,10 @@ class StreamReader(Protocol):
 
     def feed(self, event: SseEvent) -> Sequence[Event]: ...
 
+    def end(self) -> Sequence[Event]:
+        """What shows only when the stream is over."""
+        return ()
+
 
 class StreamWriter(Protocol):
     """Writes one streamed answer: the bytes of each event, at once. b"": the format has nothing to say about it."""

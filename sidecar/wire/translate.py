@@ -302,8 +302,9 @@ class StreamedAnswer:
             raise WrongAnswer(str(error)) from None
         except RecursionError:
             raise WrongAnswer(_TOO_DEEP) from None
-        if not events:
-            return b""
+        return self._say(events) if events else b""
+
+    def _say(self, events: list[Event]) -> bytes:
         if not self._started:
             for event in events:
                 if isinstance(event, Start):
@@ -343,6 +344,8 @@ class StreamedAnswer:
         out = b""
         if not self.done and self._sse:
             out = self.feed(b"\n\n")  # servers leave out the last blank line
+        if not self.done:
+            out += self._say([*self._reader.end()])
         if self.done:
             return out
         if self._running <= 0:

@@ -194,7 +194,7 @@ def _json(text: str) -> object:
 def events_of(data: bytes, form: Format) -> list[Event]:
     parser = SseParser(MAX) if SPOKES[form].framing == "sse" else EventStreamParser(MAX)
     reader = SPOKES[form].stream_reader()
-    return [event for one in parser.feed(data) for event in reader.feed(one)]
+    return [*(event for one in parser.feed(data) for event in reader.feed(one)), *reader.end()]
 
 
 def written(events: list[Event], form: Format, report: Report) -> bytes:

@@ -22,7 +22,7 @@ import orjson
 from sidecar.wire.neutral import Done, Event, Failed, Json, Ping, Start, Told
 from sidecar.wire.openai_problem import problem_in
 from sidecar.wire.saying import usage_of
-from sidecar.wire.spoke import problem_of, says
+from sidecar.wire.spoke import StreamReader, problem_of, says
 from sidecar.wire.spokes.chat.choice import ChoiceReader
 from sidecar.wire.sse import SseEvent
 
@@ -30,7 +30,7 @@ _MAX_CHOICES: Final = 1024  # more of them is no answer
 _loads = orjson.loads
 
 
-class ChatReader:
+class ChatReader(StreamReader):
     """One streamed answer."""
 
     def __init__(self) -> None:

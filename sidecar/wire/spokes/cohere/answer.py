@@ -35,7 +35,7 @@ from sidecar.wire.neutral import (
     Told,
     ToolCall,
 )
-from sidecar.wire.spoke import problem_of
+from sidecar.wire.spoke import StreamReader, problem_of
 from sidecar.wire.sse import SseEvent
 
 _STOPS: dict[str, Stop] = {
@@ -146,7 +146,7 @@ def read_problem(status: int, body: bytes) -> Problem:
 # ---- streams
 
 
-class CohereReader:
+class CohereReader(StreamReader):
     """Reads one streamed answer. What cannot be read is no event."""
 
     def __init__(self) -> None:

@@ -37,6 +37,7 @@ from sidecar.wire.neutral import (
     ToolCall,
 )
 from sidecar.wire.reading import read_as
+from sidecar.wire.spoke import StreamReader
 from sidecar.wire.spokes.converse.answer import (
     read_call,
     read_exception,
@@ -90,7 +91,7 @@ class _Block(Struct, gc=False):
     empty: bool = True
 
 
-class Reader:
+class Reader(StreamReader):
     """One streamed answer."""
 
     def __init__(self) -> None:

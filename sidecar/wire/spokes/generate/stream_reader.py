@@ -1,9 +1,10 @@
 """Reads Gemini's streams: each event is a whole answer that holds the next piece of each candidate.
 
-Texts and thoughts that follow each other are one part. The end is the reason to stop of all candidates that were seen:
-the format has no other one, and what comes after it is not read. Usage comes before the content of its chunk.
+Texts and thoughts that follow each other are one part. Usage comes before the content of its chunk.
 
 **Waits.** Arguments that are streamed (`partialArgs`) name places, not text: they are told when the call is complete.
+A reason to stop is told when the stream is over, and every candidate has one: some servers write one into each chunk, or
+tell their usage behind it, and the format has no other end.
 """
 
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from sidecar.wire.neutral import (
     Told,
     ToolCall,
 )
+from sidecar.wire.spoke import StreamReader
 from sidecar.wire.spokes.generate.answer import (
     ids_base,
     inexact,
@@ -51,12 +53,13 @@ from sidecar.wire.sse import SseEvent
 _HEAD = frozenset({"candidates", "usageMetadata", "modelVersion", "responseId", "createTime"})
 _OURS = frozenset({"candidates", "usageMetadata", "modelVersion", "promptFeedback"})
 _PLAIN = frozenset({"content", "finishReason", "index"})
+_NO_REASONS = (None, "", "FINISH_REASON_UNSPECIFIED")
 
 
 class _Candidate:
     """One candidate, so far."""
 
-    __slots__ = ("called", "extra", "kind", "number", "partial", "parts", "stopped")
+    __slots__ = ("called", "extra", "kind", "number", "partial", "parts", "reason")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -64,11 +67,11 @@ class _Candidate:
         self.kind: type[AnyPart] | None = None  # of the open part
         self.partial: Json | None = None  # arguments of the open call, as far as they came
         self.called = False
-        self.stopped = False
+        self.reason: str | None = None  # to stop, as it was told last
         self.extra: Json = {}
 
 
-class GenerateReader:
+class GenerateReader(StreamReader):
     """Reads one streamed answer, chunk by chunk. What cannot be read is no event."""
 
     def __init__(self) -> None:
@@ -76,7 +79,6 @@ class GenerateReader:
         self._said: object = None
         self._ids = CallIds()
         self._candidates: dict[int, _Candidate] = {}
-        self._going = 0  # of them, those that did not stop
         self._out: list[Event] = []
 
     def feed(self, event: SseEvent) -> Sequence[Event]:
@@ -159,7 +161,7 @@ class GenerateReader:
             return False
         content, number = value.get("content"), value.get("index", 0)
         state = self._candidates.get(number) if isinstance(number, int) else None
-        if state is None or state.stopped or not isinstance(content, dict):
+        if state is None or not isinstance(content, dict):
             return False
         parts = content.get("parts")
         if not isinstance(parts, list) or len(parts) != 1 or not isinstance(parts[0], dict) or len(parts[0]) != 1:
@@ -176,9 +178,6 @@ class GenerateReader:
         state = self._candidates.get(number)
         if state is None:
             state = self._candidates[number] = _Candidate(number)
-            self._going += 1
-        if state.stopped:
-            return
         begun = len(self._out)
         content = candidate.any("content")
         if content is not None:
@@ -187,8 +186,7 @@ class GenerateReader:
         reason = candidate.text("finishReason")
         if not _PLAIN.issuperset(rest):
             self._besides(state, candidate, begun, ends=reason is not None)
-        if reason is not None:
-            self._stop(state, reason)
+        state.reason = state.reason if reason in _NO_REASONS else reason
 
     def _besides(self, state: _Candidate, candidate: GenerateMembers, begun: int, *, ends: bool) -> None:
         """What a candidate says besides its content; logprobs go with the first text of the chunk."""
@@ -300,20 +298,24 @@ class GenerateReader:
         if not call.flag("willContinue"):
             self._close(state)
 
-    def _stop(self, state: _Candidate, reason: str) -> None:
-        self._close(state)
-        state.stopped = True
-        self._going -= 1
-        stop = read_stop(reason, state.called)
-        self._out.append(Stopped(choice=state.number, stop=stop, extra={**state.extra, **inexact(reason)}))
-
     def _end(self, body: Json) -> None:
-        if self._going:
-            return
+        """A prompt that was blocked has no candidates: nothing follows."""
         feedback = body.get("promptFeedback")
         if not self._candidates and is_blocked(feedback):
-            self._out.append(Stopped(choice=0, stop="content_filter", extra={"promptFeedback": feedback}))
-        elif not self._candidates:
-            return
+            self._over = True
+            self._out += [Stopped(choice=0, stop="content_filter", extra={"promptFeedback": feedback}), Done()]
+
+    def end(self) -> Sequence[Event]:
+        """The reasons to stop, where there is one of every candidate."""
+        self._out = []
+        if self._over or not self._candidates or not all(one.reason for one in self._candidates.values()):
+            return ()
         self._over = True
-        self._out.append(Done())
+        for state in self._candidates.values():
+            self._stop(state, state.reason or "")
+        return [*self._out, Done()]
+
+    def _stop(self, state: _Candidate, reason: str) -> None:
+        self._close(state)
+        stop = read_stop(reason, state.called)
+        self._out.append(Stopped(choice=state.number, stop=stop, extra={**state.extra, **inexact(reason)}))

@@ -37,6 +37,7 @@ from sidecar.wire.neutral import (
     ToolCall,
 )
 from sidecar.wire.reading import read_as
+from sidecar.wire.spoke import StreamReader
 from sidecar.wire.spokes.messages.answer import read_counts, read_stop
 from sidecar.wire.spokes.messages.parts import made_by, read_part
 from sidecar.wire.spokes.messages.problem import read_problem
@@ -74,7 +75,7 @@ class _Block(Struct, gc=False):
     empty: bool
 
 
-class Reader:
+class Reader(StreamReader):
     """One streamed answer."""
 
     def __init__(self) -> None:

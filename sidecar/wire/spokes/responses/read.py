@@ -21,7 +21,7 @@ from sidecar.wire.members import Members
 from sidecar.wire.neutral import Done, Event, Failed, Json, Ping, Start, Stopped, Told
 from sidecar.wire.openai_problem import problem_in
 from sidecar.wire.saying import usage_of
-from sidecar.wire.spoke import problem_of, says
+from sidecar.wire.spoke import StreamReader, problem_of, says
 from sidecar.wire.spokes.responses.answer import FAILED, take_echo, take_stop
 from sidecar.wire.spokes.responses.output import CALL_TEXTS, TEXTS, OutputReader
 from sidecar.wire.sse import SseEvent
@@ -42,7 +42,7 @@ _OUTPUT: Final[Mapping[str, Callable[[OutputReader, Json, list[Event]], None]]] 
 _loads = orjson.loads
 
 
-class ResponsesReader:
+class ResponsesReader(StreamReader):
     """One streamed answer."""
 
     def __init__(self) -> None:

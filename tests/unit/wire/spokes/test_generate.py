@@ -88,7 +88,8 @@ def test_an_answer_is_written_as_it_was_read(body: Json) -> None:
 
 def read(chunks: list[bytes]) -> list[Any]:
     parser, reader = SseParser(), SPOKE.stream_reader()
-    return [one for chunk in chunks for event in parser.feed(chunk) for one in reader.feed(event)]
+    events = [one for chunk in chunks for event in parser.feed(chunk) for one in reader.feed(event)]
+    return [*events, *reader.end()]
 
 
 @SLOW
@@ -187,6 +188,7 @@ def test_a_hostile_stream_gives_events_in_order(chunks: list[Json]) -> None:
             continue  # no server can write it
         for event in reader.feed(SseEvent(b"", data)):
             out += writer.feed(event)
+    out += b"".join([writer.feed(event) for event in reader.end()])
     for event in SseParser().feed(out):
         assert isinstance(orjson.loads(event.data), dict)
 

@@ -43,11 +43,12 @@ BEGUN = Start(id="r", model="m", format="generate")
 
 
 def read(*chunks: Any) -> list[Event]:
-    """The events of a stream whose first chunk names answer and model."""
+    """The events of a stream whose first chunk names answer and model, up to its end."""
     reader = GenerateReader()
     events = list(reader.feed(SseEvent(b"", b'{"candidates":[],"responseId":"r","modelVersion":"m"}')))
     assert events == [BEGUN]
-    return [event for chunk in chunks for event in reader.feed(SseEvent(b"", orjson.dumps(chunk)))]
+    told = [event for chunk in chunks for event in reader.feed(SseEvent(b"", orjson.dumps(chunk)))]
+    return [*told, *reader.end()]
 
 
 def said(*parts: Json, index: int = 0, **more: Any) -> Json:
@@ -115,18 +116,26 @@ def test_a_blocked_prompt_ends_at_once() -> None:
 
 
 def test_all_candidates_must_stop() -> None:
-    reader = GenerateReader()
     both = {"candidates": [{"index": 0, "finishReason": "STOP"}, {"index": 1, "content": {"parts": [{"text": "a"}]}}]}
-    assert list(reader.feed(SseEvent(b"", orjson.dumps(both))))[1] == Stopped(choice=0, stop="stop")
-    late = {
-        "candidates": [{"index": 0, "content": {"parts": [{"text": "x"}]}}, {"index": 1, "finishReason": "MAX_TOKENS"}]
-    }
-    assert list(reader.feed(SseEvent(b"", orjson.dumps(late)))) == [
-        Close(choice=1, index=0),
-        Stopped(choice=1, stop="length"),
-        Done(),
+    assert read(both)[-1] == Delta(choice=1, index=0, text="a")
+    stops = [Stopped(choice=0, stop="stop"), Close(choice=1, index=0), Stopped(choice=1, stop="length"), Done()]
+    assert read(both, {"candidates": [{"index": 1, "finishReason": "MAX_TOKENS"}]})[-4:] == stops
+
+
+@pytest.mark.parametrize("early", ["STOP", "", "FINISH_REASON_UNSPECIFIED"])
+def test_a_reason_is_no_end(early: str) -> None:
+    """Servers write one into each chunk, or into empty ones at the beginning, or tell their usage behind it."""
+    usage = {"usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 2}}
+    pieces = [
+        said(finishReason=early),
+        said({"text": "a"}, finishReason=early),
+        said({"text": "b"}, finishReason="STOP"),
     ]
-    assert list(reader.feed(SseEvent(b"", orjson.dumps(late)))) == []
+    events = read(*pieces, usage)
+    assert [event.text for event in events if isinstance(event, Delta)] == ["a", "b"]
+    told = Told(usage=Usage(input_tokens=3, output_tokens=2), said=usage["usageMetadata"])
+    assert events[-4:] == [told, Close(choice=0, index=0), Stopped(choice=0, stop="stop"), Done()]
+    assert [type(event) for event in read(said({"text": "a"}, finishReason=""))] == [Open, Delta]  # it was cut
 
 
 def test_what_a_candidate_says_besides() -> None:
