@@ -237,7 +237,7 @@ class StreamMeter:
         merged = self._merged
         if merged.completion_id is None:
             merged.completion_id = piece.completion_id
-            merged.model = piece.model
+            merged.model = piece.model or merged.model
         if piece.finish is not None:
             merged.finish = piece.finish
         merged.choices |= piece.choices

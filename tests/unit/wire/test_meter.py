@@ -529,6 +529,15 @@ def test_gemini_stream_and_body() -> None:
     assert whole(chunks[2], "generate", "gemini").usage == GEMINI_TOTAL
 
 
+def test_the_model_of_an_answer_without_an_id() -> None:
+    """It is named in some chunk, and what follows does not take that back."""
+    said = {"model": "m", "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}
+    assert stream(event(said), DONE).model == "m"
+    named = {"candidates": [{"content": {"parts": [{"text": "a"}]}}], "modelVersion": "gemini"}
+    ends = {"candidates": [{"finishReason": "STOP"}]}
+    assert stream(event(named), event(ends), endpoint="generate", dialect="gemini").model == "gemini"
+
+
 def test_gemini_refusals_and_errors() -> None:
     blocked = whole({"promptFeedback": {"blockReason": "SAFETY"}}, "generate", "gemini")
     assert (blocked.finish, blocked.refused, blocked.empty) == ("SAFETY", True, True)
