@@ -113,6 +113,7 @@ class _Choice(Struct, gc=False):
     message: _Message | None = None
     text: str | None = None
     finish_reason: str | None = None
+    usage: OpenAIUsage | None = None  # Moonshot: of a stream, in the last chunk
 
 
 class _Beside(Struct, gc=False):
@@ -194,15 +195,22 @@ def read_chunk(name: bytes, data: bytes) -> Piece | None:
         bit = 1 << min(choice.index or 0, MOST_CHOICES)
         piece.choices |= bit
         if choice.finish_reason:
-            piece.finish = choice.finish_reason
-            piece.terminal = True
             piece.ends |= bit
+            _end(piece, choice, chunk.service_tier)
     counts = chunk.usage if chunk.x_groq is None else chunk.usage or chunk.x_groq.usage
     if counts is not None:
         piece.usage = to_usage(counts, chunk.service_tier)
     if chunk.error is not None or name == b"error":
         piece.error = _error_label(chunk.error)
     return piece
+
+
+def _end(piece: Piece, choice: _Choice, tier: str | None) -> None:
+    """The last chunk of a choice."""
+    piece.finish = choice.finish_reason
+    piece.terminal = True
+    if choice.usage is not None:
+        piece.usage = to_usage(choice.usage, tier)
 
 
 def read_completion(body: bytes) -> Piece | None:

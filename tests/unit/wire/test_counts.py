@@ -110,6 +110,14 @@ def test_groq_has_its_usage_beside() -> None:
     assert usage(read_chunk(b"", b'{"choices":[],"x_groq":{"id":"r"}}')) is None
 
 
+def test_moonshot_has_its_usage_in_a_choice() -> None:
+    counts = {"prompt_tokens": 1, "completion_tokens": 2}
+    beside = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": counts}]}
+    assert usage(read_chunk(b"", orjson.dumps(beside))) == Usage(input_tokens=1, output_tokens=2)
+    both = beside | {"usage": {"prompt_tokens": 3, "completion_tokens": 4}}
+    assert usage(read_chunk(b"", orjson.dumps(both))) == Usage(input_tokens=3, output_tokens=4)
+
+
 def test_anthropic_counts_in_odd_shapes() -> None:
     """A split that says more than the sum holds; a compaction is added as far as it is told; others are not counted."""
     assert anthropic(

@@ -1,9 +1,10 @@
 """OpenAI chat completions: reads a stream of chunks into neutral events.
 
 As real servers differ, a role or an empty `finish_reason` may stand in every chunk, text and calls in one chunk, usage on
-any chunk (Groq: in `x_groq`), a call whole or in pieces, with or without an index (Gemini's compatible endpoint gives all
-calls index 0). A call is closed when another part begins and its arguments are a whole JSON object; calls that are told in
-turns stay open together. A server that sends [DONE] without a `finish_reason` is taken to have stopped.
+any chunk (Groq: in `x_groq`, Moonshot: in a choice), a call whole or in pieces, with or without an index (Gemini's
+compatible endpoint gives all calls index 0). A call is closed when another part begins and its arguments are a whole JSON
+object; calls that are told in turns stay open together. A server that sends [DONE] without a `finish_reason` is taken to
+have stopped.
 
 Members that have no place: those of the first chunk are in `Start.extra`, those of the last one of a choice in
 `Stopped.extra`, others come as `Ping(extra=...)` in the chunk's own form. Not read: `obfuscation` (padding), what is empty,
@@ -95,6 +96,8 @@ class ChatReader(StreamReader):
             chunk = {}
         elif chunk:
             usage, chunk = _groq(usage, chunk), self._new(chunk)
+        if usage is None and type(choices) is list:
+            usage = _moonshot(choices)
         rest = self._read_choices(choices, events) if type(choices) is list and choices else None
         if self._over:
             return
@@ -142,3 +145,8 @@ def _groq(usage: Any, chunk: Json) -> Any:  # noqa: ANN401 - whatever JSON holds
         return usage
     found = beside.pop("usage")
     return found if usage is None else usage
+
+
+def _moonshot(choices: list[Any]) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """The usage that stands in a choice, from which it is taken."""
+    return next((one.pop("usage") for one in choices if type(one) is dict and "usage" in one), None)

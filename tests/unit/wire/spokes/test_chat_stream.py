@@ -211,6 +211,8 @@ def test_usage_may_come_on_any_chunk() -> None:
     assert read({**chunk({"content": "a"}, "stop"), "usage": usage})[-1] == Told(usage=known, said=usage)
     groq = {**chunk(None, "stop"), "x_groq": {"id": "g", "usage": usage}}
     assert read({**chunk(), "x_groq": {"id": "g"}}, groq)[-1] == Told(usage=known, said=usage)
+    moonshot = read(chunk({"content": "a"}, usage=None), chunk(None, "stop", usage=usage))
+    assert moonshot[-2:] == [Stopped(choice=0, stop="stop"), Told(usage=known, said=usage)]
     both = {**chunk(None, "stop"), "usage": usage, "x_groq": {"usage": {"prompt_tokens": 9}}}
     assert read(chunk(), both)[-1] == Told(usage=known, said=usage)
     names = ("prompt", "completion", "input", "output")
