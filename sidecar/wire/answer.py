@@ -41,6 +41,9 @@ class Collector:
         self._texts: dict[int, list[str]] = {}
         self._calls: dict[tuple[int, int], list[str]] = {}  # name, then pieces of the arguments
         self._counts: dict[int, int] = {}  # calls of each choice
+        self._places: dict[
+            tuple[int, int], tuple[int, str | None]
+        ] = {}  # by an index: which call it is now, and its id
         self._room = MAX_BYTES
         self._read = False
 
@@ -59,6 +62,7 @@ class Collector:
         self._texts.clear()
         self._calls.clear()
         self._counts.clear()
+        self._places.clear()
 
     def said(self) -> Said | None:
         """The answer so far; None where it was too long, or nothing of it could be read."""
@@ -103,6 +107,17 @@ class Collector:
         count = self._counts.get(choice, 0)
         return count if begins or not count else count - 1
 
+    def place_of(self, choice: int, index: int | None, call_id: str | None, *, begins: bool) -> int:
+        """The place of a call of this index. There are servers that give all calls the same one."""
+        if index is None:
+            return self.next_place(choice, begins=begins)
+        place, known = self._places.get((choice, index), (index, None))
+        if begins and (parts := self._calls.get((choice, place))) is not None:
+            other = call_id != (known or call_id) if call_id else _is_object("".join(parts[1:]))
+            place = self.next_place(choice, begins=True) if other else place
+        self._places[choice, index] = place, call_id or known
+        return place
+
     def _spend(self, size: int) -> bool:
         if self._room > 0:
             self._room -= size
@@ -130,6 +145,7 @@ class _Function(Struct, gc=False):
 
 class _ToolCall(Struct, gc=False):
     index: int | None = None
+    id: str | None = None
     function: _Function | None = None
 
 
@@ -158,6 +174,7 @@ class _Chat(Struct, gc=False):
 
 _chat = msgspec.json.Decoder(_Chat)
 _string = msgspec.json.Decoder(str)
+_object = msgspec.json.Decoder(dict[str, Raw])
 
 
 def _read_chat(to: Collector, data: bytes) -> bool:
@@ -182,11 +199,15 @@ def _add_message(to: Collector, choice: int, message: _ChatMessage) -> None:
         to.add_text(choice, message.content)
     for call in message.tool_calls or ():
         if call.function is not None:
-            function, index = call.function, call.index
-            place = to.next_place(choice, begins=bool(function.name)) if index is None else index
+            function = call.function
+            place = to.place_of(choice, call.index, call.id, begins=bool(function.name))
             to.add_call(choice, place, function.name, _arguments(function.arguments))
     if message.function_call is not None:
         to.add_call(choice, 0, message.function_call.name, _arguments(message.function_call.arguments))
+
+
+def _is_object(text: str) -> bool:
+    return text.startswith("{") and read_as(_object, text.encode("utf-8", "replace")) is not None
 
 
 def _arguments(value: Raw) -> str | None:

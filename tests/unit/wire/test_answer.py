@@ -77,6 +77,25 @@ def test_chat_calls() -> None:
     assert whole("chat", chat(tool_calls=objects)) == Said((), (WEATHER, Call("b", ""))), "some servers send no text"
 
 
+def test_chat_calls_that_share_an_index() -> None:
+    """Gemini's compatible endpoint gives all calls of a stream index 0, in older versions with an empty id."""
+    both = Said((), (WEATHER, Call("b", '{"x":1}')))
+
+    def piece(arguments: str, name: str | None, call_id: str | None) -> dict[str, Any]:
+        (call,) = called(arguments, name)["tool_calls"]
+        return delta(tool_calls=[call | {"id": call_id}])
+
+    for first, second in (("c", "d"), ("", "")):
+        events = [piece(WEATHER.arguments, "weather", first), piece('{"x":1}', "b", second)]
+        assert streamed("chat", *events) == both
+    pieces = [piece(WEATHER.arguments, "weather", "c"), piece('{"x":', "b", "d"), piece("1}", None, None)]
+    assert streamed("chat", *pieces) == both
+    repeated = [piece('{"city":', "weather", "c"), piece('"Bern"}', "weather", "c")]
+    assert streamed("chat", *repeated) == Said((), (WEATHER,))
+    late = [piece('{"city":', "weather", None), piece('"Bern"}', "weather", "c")]
+    assert streamed("chat", *late) == Said((), (WEATHER,))
+
+
 def test_chat_calls_without_an_index() -> None:
     """Servers that leave it out: a name begins a new call, what has none goes on with the last."""
     events = [delta(**called("{", "a", None)), delta(**called("}", None, None)), delta(**called("{}", "b", None))]

@@ -270,7 +270,7 @@ class ChoiceReader:
         arguments = inner.get("input" if custom else "arguments")
         text = orjson.dumps(arguments).decode() if type(arguments) is dict else arguments
         name = inner.get("name")
-        call = self._find(item, name, number)
+        call = self._find(item, name, number, more=bool(text))
         signature, extra = _besides(item, "custom" if custom else "function", inner)
         if call is None:
             call = self._begin(item, custom=custom)
@@ -290,14 +290,15 @@ class ChoiceReader:
         else:
             self.broken = not text.isspace()
 
-    def _find(self, item: Json, name: Any, number: int | None) -> _Call | None:  # noqa: ANN401 - whatever JSON holds
-        """The call that an entry goes on with; None: it begins one."""
+    def _find(self, item: Json, name: Any, number: int | None, *, more: bool) -> _Call | None:  # noqa: ANN401 - JSON
+        """The call that an entry goes on with; None: it begins one. `more`: it has some of the arguments."""
         key, call_id = item.get("index"), item.get("id")
         fresh = isinstance(call_id, str) and call_id != ""
         if type(key) is int:
             found = next((one for one in reversed(self._calls) if one.key == key), None)
-            if found is not None and fresh and found.id != call_id and isinstance(name, str) and name:
-                return None  # servers that give all calls the same index
+            if found is not None and isinstance(name, str) and name:
+                other = found.id != call_id if fresh else more and found.whole()
+                return None if other else found  # there are servers that give all calls the same index
             return found
         if fresh:
             return next((one for one in self._calls if one.id == call_id), None)

@@ -105,7 +105,12 @@ def test_text_and_a_call_in_one_chunk() -> None:
             [calls(call("{}", "f", index=0, id="c")), calls(call("{}", "f", index=0, id="d"))],
             [("c", "{}"), ("d", "{}")],
         ),
+        (
+            [calls(call('{"a":1}', "f", index=0, id="")), calls(call("{}", "g", index=0, id=""))],
+            [("call_0", '{"a":1}'), ("call_1", "{}")],
+        ),
         # id and name are repeated in every chunk
+        ([calls(call("{", "f", index=0)), calls(call("}", "f", index=0))], [("call_0", "{}")]),
         ([calls(call("{", "f", index=0, id="c")), calls(call("}", "f", index=0, id="c"))], [("c", "{}")]),
         # two calls told in turns
         (
