@@ -10,6 +10,7 @@ What it does not do: talk HTTP (`proxy.translated`), choose an arm, hold prompts
 """
 
 import re
+from hashlib import sha256
 from typing import Final
 
 import orjson
@@ -38,6 +39,8 @@ _REASON: Final = re.compile(r"[A-Z_]{1,64}")
 _FAILED: Final = "the provider says that its answer failed"
 _TOO_DEEP: Final = "the body is nested too deeply"
 _HINTS: Final = frozenset({"eager_input_streaming"})  # of a tool
+_NAME_USERS: Final = frozenset({"chat", "responses"})
+_MAX_USER_CHARS: Final = 64
 _NO_SINGLE: Final = frozenset({"generate", "cohere", "converse"})  # have no word for one call at most
 _HOLD: Final = frozenset({"messages", "generate"})  # hold an answer to its schema, without a word for it
 _HOLD_IF_STRICT: Final = frozenset({"chat", "responses"})
@@ -120,7 +123,7 @@ def _write(request: Request, form: Format, provider: Provider, report: Report, *
     said = request
     if request.format != form:
         said = _without(request, provider.lacks, report) if provider.lacks else request
-        said = _unhinted(said)
+        said = _shortened(_unhinted(said), form, report)
         said = _held(said, form, provider, report)
         names = other_names(said, form)
         said = renamed(said, names, report) if names else said
@@ -166,6 +169,14 @@ def _unhinted(request: Request) -> Request:
         for tool in request.tools
     ]
     return replace(request, tools=tools)
+
+
+def _shortened(request: Request, form: Format, report: Report) -> Request:
+    """The request with a hash of its user's name where OpenAI refuses that for its length (Claude Code's has some 150)."""
+    if request.user is None or len(request.user) <= _MAX_USER_CHARS or form not in _NAME_USERS:
+        return request
+    report.map("user")
+    return replace(request, user=sha256(request.user.encode("utf-8", "replace")).hexdigest())
 
 
 def _held(request: Request, form: Format, provider: Provider, report: Report) -> Request:

@@ -553,3 +553,23 @@ def test_an_app_that_names_its_users_is_served(arm: str) -> None:
     }
     request = read(orjson.dumps({"model": "m", "messages": [], **hints, "store": False}), "chat", "m", stream=False)
     assert losses(request, next(iter(PROVIDERS[arm].paths)), PROVIDERS[arm]) == ()
+
+
+@pytest.mark.parametrize("form", ["chat", "responses"])
+def test_a_users_name_that_openai_refuses_for_its_length(form: Format) -> None:
+    """Claude Code names device, account and session: such a name is said as its hash, the same each time."""
+    said: Json = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+    names = ["u" * 64, "u" * 65, "u" * 65, "u" * 64 + "v"]
+    asked = [
+        read(orjson.dumps({**said, "metadata": {"user_id": name}}), "messages", "m", stream=False) for name in names
+    ]
+    reports = [Report() for _ in names]
+    sent = [
+        orjson.loads(say(one, form, PROVIDERS["openai"], "m", report))["user"]
+        for one, report in zip(asked, reports, strict=True)
+    ]
+    assert sent[0] == names[0]
+    assert [len(user) for user in sent] == [64] * 4
+    assert sent[1] == sent[2] != sent[3]
+    assert ["user" in report.mapped for report in reports] == [False, True, True, True]
+    assert not any(report.lost for report in reports)
