@@ -28,6 +28,8 @@ class Provider:
     headers: bytes = b""  # whole lines that the server wants with every call
     deployments: bool = False  # models are asked for by names of the user's own: the answer says which model it was
     limit_key: str = "max_tokens"  # chat: how the limit of the answer is called
+    seed_key: str = "seed"  # chat: how the seed is called
+    mistral: bool = False  # chat: its server takes messages as `wire.mistral` says them
     asks: tuple[tuple[str, bytes], ...] = ()  # chat: what asks for the usage of a stream besides stream_options
     prefixes: tuple[str, ...] = ()  # of paths that its own clients ask at, where no other provider has them
     lacks: frozenset[str] = frozenset()  # members of the neutral request that its server refuses or ignores
@@ -58,7 +60,24 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
         limit_key="max_completion_tokens",
         prefixes=("/openai/",),
     ),
-    "mistral": Provider(_CHAT, lacks=frozenset({"logprobs", "logit_bias", "user", "service_tier", "metadata"})),
+    "mistral": Provider(
+        _CHAT,
+        seed_key="random_seed",
+        mistral=True,
+        lacks=frozenset(
+            {
+                "logprobs",
+                "logit_bias",
+                "user",
+                "safety_identifier",
+                "service_tier",
+                "metadata",
+                "store",
+                "cache_retention",
+                "verbosity",
+            }
+        ),
+    ),
     "together": Provider(_CHAT, lacks=frozenset({"service_tier", "metadata", "user"})),
     "groq": Provider(
         _BOTH,

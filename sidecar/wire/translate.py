@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from sidecar.errors import TranslationError
 from sidecar.wire.eventstream import BadFrame, EventStreamParser
 from sidecar.wire.json_body import json_of
+from sidecar.wire.mistral import fit
 from sidecar.wire.neutral import Done, Event, Failed, Format, Json, Problem, Report, Request, Response, Start, Stopped
 from sidecar.wire.one_call import OneCall
 from sidecar.wire.providers import Provider
@@ -132,8 +133,11 @@ def _write(request: Request, form: Format, provider: Provider, report: Report, *
     except RecursionError:
         raise TranslationError(_TOO_DEEP) from None
     if form == "chat":
-        if provider.limit_key != "max_tokens" and "max_tokens" in body:
-            body[provider.limit_key] = body.pop("max_tokens")
+        for name, known in (("max_tokens", provider.limit_key), ("seed", provider.seed_key)):
+            if known != name and name in body:
+                body[known] = body.pop(name)
+        if provider.mistral and request.format != form:
+            body["messages"] = fit(body["messages"], report)
         if request.stream and ask_usage:
             body["stream_options"] = {**body.get("stream_options", {}), "include_usage": True}
             body.update({name: orjson.loads(value) for name, value in provider.asks})
@@ -156,6 +160,7 @@ def _without(request: Request, lacks: frozenset[str], report: Report) -> Request
     for name in sorted(lacks):
         if asks(request, name):
             report.lose(name)
+        if getattr(request, name) is not None:  # the server refuses the member, whatever it says
             gone[name] = None
     return replace(request, **gone) if gone else request
 
