@@ -179,7 +179,7 @@ class PartsWriter:
     def _said(self, part: Text | Refusal | Thinking | ToolCall | ToolResult, where: str) -> Json | None:
         match part:
             case Text():
-                return {"text": part.text}
+                return {"text": part.text} if part.text or self.own or self.to_client else None  # a call's is refused
             case Refusal():
                 self.report.map(where)
                 return {"text": part.text}

@@ -162,6 +162,8 @@ def _write_messages(request: Request, report: Report) -> Json:
         where = f"messages[{number}]"
         parts = writer.write(message.parts, where)
         extra = _message_extra(message, writer, where)
+        if not parts and not writer.own:
+            continue  # the service takes no turn without parts
         if message.role in ("system", "developer"):
             if contents:
                 report.map(where)
@@ -171,7 +173,7 @@ def _write_messages(request: Request, report: Report) -> Json:
             _sign(parts, where, report)
         if before is not None and not writer.own and _joins(before, message):
             contents[-1]["parts"].extend(parts)
-        elif parts or writer.own:
+        else:
             contents.append({"role": _role(message, writer.own), "parts": parts, **extra})
         before = message
     return _body(system, contents, writer, report)

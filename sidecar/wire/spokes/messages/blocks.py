@@ -56,7 +56,7 @@ class Blocks:
         """The blocks of one turn, or of one tool's result. `media`: other formats' images may stand here."""
         blocks: list[Json] = []
         for number, part in enumerate(parts):
-            if isinstance(part, Text) and part.text and not part.extra and part.cache is None:
+            if isinstance(part, Text) and self._says(part.text) and not part.extra and part.cache is None:
                 blocks.append({"type": "text", "text": part.text})  # the usual part
                 continue
             at = f"{where}[{number}]"
@@ -83,7 +83,7 @@ class Blocks:
     def _said(self, part: AnyPart, at: str) -> Json | None:
         match part:
             case Text():
-                return {"type": "text", "text": part.text} if part.text or self.own else None
+                return self._text(part, at)
             case ToolCall():
                 return self._call(part, at)
             case ToolResult():
@@ -99,6 +99,17 @@ class Blocks:
                 if not self.own:
                     self._report.lose(at)
                 return part.value if self.own else None
+
+    def _says(self, text: str) -> bool:
+        """Whether there may be a block of this text: in a call the API refuses one of white space alone."""
+        return bool(text if self._answer else text.strip())
+
+    def _text(self, part: Text, at: str) -> Json | None:
+        if self.own or self._says(part.text):
+            return {"type": "text", "text": part.text}
+        if part.text:
+            self._report.map(at)
+        return None
 
     def _with_extras(self, block: Json, part: AnyPart, at: str) -> Json:
         """The block with what stood beside: put back in its own format, else reported."""

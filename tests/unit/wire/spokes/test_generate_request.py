@@ -307,6 +307,14 @@ def test_system_texts_go_to_their_one_place() -> None:
     assert (lost, mapped) == ([], ["messages[3]"])
 
 
+def test_what_is_empty_is_not_said() -> None:
+    """The service refuses texts, turns and instructions that are."""
+    system = Message(role="system", parts=[Text(text="")])
+    said, lost, _ = written(asked(format="chat", messages=[system, user("", "a"), model(), user("")]))
+    assert said == {"contents": [{"role": "user", "parts": [{"text": "a"}]}]}
+    assert lost == []
+
+
 def test_a_system_text_alone_is_said_by_the_user() -> None:
     body, _, mapped = written(asked(messages=[Message(role="system", parts=[Text(text="hi")])]))
     assert body == {"contents": [HI]}

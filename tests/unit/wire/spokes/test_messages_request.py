@@ -285,6 +285,22 @@ def test_arguments_that_are_no_object() -> None:
     assert lost == []
 
 
+def test_texts_of_white_space_alone() -> None:
+    """The API refuses them; models of other makers write them before calls."""
+    call = ToolCall(id="c", name="f", arguments="{}")
+    spoken = Message(role="assistant", parts=[Text(text="\n\n"), call])
+    result = Message(role="tool", parts=[ToolResult(call_id="c", parts=[Text(text=" ")])])
+    said, lost, mapped = say(chat(Message(role="system", parts=[Text(text=" ")]), spoken, result))
+    assert "system" not in said
+    assert [[block["type"] for block in turn["content"]] for turn in said["messages"]] == [
+        ["tool_use"],
+        ["tool_result"],
+    ]
+    assert "content" not in said["messages"][1]["content"][0]
+    assert lost == []
+    assert mapped[:2] == ["messages[0].content[0]", "messages[1].content[0]"]
+
+
 def test_what_a_turn_cannot_say_is_told() -> None:
     said, lost, mapped = say(
         chat(
