@@ -29,6 +29,7 @@ class Provider:
     deployments: bool = False  # models are asked for by names of the user's own: the answer says which model it was
     limit_key: str = "max_tokens"  # chat: how the limit of the answer is called
     seed_key: str = "seed"  # chat: how the seed is called
+    short_ids: bool = False  # chat, Responses: ids of calls are as short as `wire.call_ids` says
     mistral: bool = False  # chat: its server takes messages as `wire.mistral` says them
     asks: tuple[tuple[str, bytes], ...] = ()  # chat: what asks for the usage of a stream besides stream_options
     prefixes: tuple[str, ...] = ()  # of paths that its own clients ask at, where no other provider has them
@@ -43,13 +44,14 @@ _GEMINI: Final[Mapping[Format, str]] = {"generate": "/v1beta/models/{model}:gene
 _GEMINI_STREAMS: Final[Mapping[Format, str]] = {"generate": "/v1beta/models/{model}:streamGenerateContent?alt=sse"}
 
 PROVIDERS: Final[Mapping[str, Provider]] = {
-    "openai": Provider(_BOTH, limit_key="max_completion_tokens"),
+    "openai": Provider(_BOTH, limit_key="max_completion_tokens", short_ids=True),
     "azure": Provider(
         _BOTH,
         key_field=b"api-key",
         key_scheme=b"",
         deployments=True,
         limit_key="max_completion_tokens",
+        short_ids=True,
         prefixes=("/openai/",),
     ),
     "azure-deployments": Provider(
@@ -58,6 +60,7 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
         key_scheme=b"",
         deployments=True,
         limit_key="max_completion_tokens",
+        short_ids=True,
         prefixes=("/openai/",),
     ),
     "mistral": Provider(

@@ -18,6 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sidecar.errors import TranslationError
+from sidecar.wire.call_ids import short_ids
 from sidecar.wire.eventstream import BadFrame, EventStreamParser
 from sidecar.wire.json_body import json_of
 from sidecar.wire.mistral import fit
@@ -126,6 +127,7 @@ def _write(request: Request, form: Format, provider: Provider, report: Report, *
         said = _without(request, provider.lacks, report) if provider.lacks else request
         said = _shortened(_unhinted(said), form, report)
         said = _held(said, form, provider, report)
+        said = short_ids(said, form) if provider.short_ids else said
         names = other_names(said, form)
         said = renamed(said, names, report) if names else said
     try:

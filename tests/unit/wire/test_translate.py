@@ -573,3 +573,26 @@ def test_a_users_name_that_openai_refuses_for_its_length(form: Format) -> None:
     assert sent[1] == sent[2] != sent[3]
     assert ["user" in report.mapped for report in reports] == [False, True, True, True]
     assert not any(report.lost for report in reports)
+
+
+@pytest.mark.parametrize(("form", "most"), [("chat", 40), ("responses", 64)])
+def test_ids_of_calls_that_openai_refuses_for_their_length(form: Format, most: int) -> None:
+    """Some gateways put signatures into them: the same other id stands in the call and in its result."""
+    ids = ["c" * most, "c" * most + "1", "c" * most + "2"]
+    uses = [{"type": "tool_use", "id": one, "name": "f", "input": {}} for one in ids]
+    results = [{"type": "tool_result", "tool_use_id": one, "content": "1"} for one in ids]
+    turns = [{"role": "assistant", "content": uses}, {"role": "user", "content": results}]
+    asked = read(orjson.dumps({"model": "m", "max_tokens": 9, "messages": turns}), "messages", "m", stream=False)
+    report = Report()
+    body = orjson.loads(say(asked, form, PROVIDERS["openai"], "m", report))
+    if form == "chat":
+        called = [one["id"] for one in body["messages"][0]["tool_calls"]]
+        answered = [one["tool_call_id"] for one in body["messages"][1:]]
+    else:
+        called, answered = [[one["call_id"] for one in body["input"][at : at + 3]] for at in (0, 3)]
+    assert called == answered
+    assert called[0] == ids[0]
+    assert len({*called}) == 3
+    assert max(map(len, called)) == most
+    assert not report.lost
+    assert ids[1].encode() in say(asked, form, PROVIDERS["vllm"], "m", Report())
