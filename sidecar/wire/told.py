@@ -45,7 +45,7 @@ class Listener:
                     self._thoughts.add((event.choice, event.index))
                 return Piece(called=isinstance(part, ToolCall), refused=isinstance(part, Refusal))
             case Start():
-                return Piece(completion_id=event.id or None, model=event.model or None, usage=_begun(event.usage))
+                return Piece(completion_id=event.id or None, model=event.model or None, usage=_begun(event))
             case Stopped():
                 return Piece(finish=event.stop, refused=event.stop == "refusal")
             case Told():
@@ -58,9 +58,10 @@ class Listener:
                 return None
 
 
-def _begun(usage: Usage | None) -> Usage | None:
-    """The usage at the start of a stream: of the output it knows only the beginning."""
-    return None if usage is None else replace(usage, output_tokens=None)
+def _begun(start: Start) -> Usage | None:
+    """The usage at the start of a stream: of the output it knows only the beginning. Gemini's may be a whole answer's."""
+    usage = start.usage
+    return usage if usage is None or start.format == "generate" else replace(usage, output_tokens=None)
 
 
 def piece_of_whole(answer: Response, problem: Problem | None = None) -> Piece:

@@ -111,6 +111,14 @@ def test_a_cut_stream_knows_its_input() -> None:
     assert (reading.usage, reading.terminal, reading.empty) == (Usage(input_tokens=3), False, None)
 
 
+def test_the_first_chunk_of_gemini_may_be_all_of_an_answer() -> None:
+    """Of a short one it is, with all of its usage; Anthropic's first event knows only the beginning."""
+    said = [Open(choice=0, index=0, part=Text(text="")), Delta(choice=0, index=0, text="hi"), Done()]
+    for form, usage in (("generate", USAGE), ("messages", Usage(input_tokens=3))):
+        start = Start(id="c1", model="m", usage=USAGE, format=form)  # type: ignore[arg-type]  # it is one
+        assert metered((1.0, [start, *said])).usage == usage
+
+
 def test_a_stream_without_a_model_has_none() -> None:
     reading = metered((1.0, [Start(id="", model=""), Done()]))
     assert (reading.completion_id, reading.model, reading.empty) == (None, None, True)
