@@ -105,6 +105,7 @@ class _Message(Struct, gc=False):
     tool_calls: list[_ToolCall] | None = None
     function_call: _Function | None = None
     audio: _Audio | None = None
+    images: list[Raw] | None = None  # OpenRouter: pictures that the model drew
 
 
 class _Choice(Struct, gc=False):
@@ -351,7 +352,7 @@ def _add_message(piece: Piece, message: _Message) -> None:
     elif content:
         piece.text_bytes += text_bytes(content)
         piece.answer = True
-        return_early = message.tool_calls is None and message.reasoning_content is None
+        return_early = message.tool_calls is None and message.reasoning_content is None and message.images is None
         if return_early and message.reasoning is None and message.refusal is None:
             return
     thought = message.reasoning_content or message.reasoning
@@ -366,6 +367,9 @@ def _add_message(piece: Piece, message: _Message) -> None:
             piece.text_bytes += len(bytes(call.custom))
             piece.answer = True
     _add_call(piece, message.function_call)
+    if message.images:
+        piece.text_bytes += len(message.images)  # as sound
+        piece.answer = True
     if message.audio is not None and (message.audio.data or message.audio.transcript):
         piece.text_bytes += text_bytes(message.audio.transcript or "") or 1  # sound is billed by tokens of its own
         piece.answer = True

@@ -11,6 +11,7 @@ from sidecar.wire.neutral import (
     Done,
     Event,
     Failed,
+    Media,
     Open,
     Problem,
     Refusal,
@@ -43,7 +44,10 @@ class Listener:
             case Open(part=part):
                 if isinstance(part, Thinking):
                     self._thoughts.add((event.choice, event.index))
-                return Piece(called=isinstance(part, ToolCall), refused=isinstance(part, Refusal))
+                drawn = isinstance(part, Media)  # billed by its own tokens: its size says nothing about them
+                return Piece(
+                    int(drawn), answer=drawn, called=isinstance(part, ToolCall), refused=isinstance(part, Refusal)
+                )
             case Start():
                 return Piece(completion_id=event.id or None, model=event.model or None, usage=_begun(event))
             case Stopped():
@@ -82,6 +86,9 @@ def piece_of_whole(answer: Response, problem: Problem | None = None) -> Piece:
                     _count(piece, part.arguments)
                 case Thinking():
                     piece.text_bytes += text_bytes(part.text)
+                case Media():
+                    piece.text_bytes += 1
+                    piece.answer = True
                 case _:
                     pass
     return piece

@@ -134,6 +134,7 @@ def test_first_token_is_the_first_generated_one() -> None:
         {"function_call": {"arguments": "{"}},
         {"audio": {"data": "UklG"}},
         {"audio": {"transcript": "hi"}},
+        {"content": "", "images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]},
         {"content": "x", "tool_calls": []},
     ],
 )

@@ -119,6 +119,13 @@ def test_the_first_chunk_of_gemini_may_be_all_of_an_answer() -> None:
         assert metered((1.0, [start, *said])).usage == usage
 
 
+def test_a_drawn_picture_is_an_answer() -> None:
+    reading = metered(
+        (1.0, [Start(id="c1", model="m"), Open(choice=0, index=0, part=Media(kind="image", data="A")), Done()])
+    )
+    assert (reading.empty, reading.output_bytes, reading.ttfa_s) == (False, 1, 1.0)
+
+
 def test_a_stream_without_a_model_has_none() -> None:
     reading = metered((1.0, [Start(id="", model=""), Done()]))
     assert (reading.completion_id, reading.model, reading.empty) == (None, None, True)
@@ -132,7 +139,7 @@ def test_a_stream_without_a_model_has_none() -> None:
         ([Thinking(text="hm")], Piece(text_bytes=2)),
         ([CALL], Piece(text_bytes=10, answer=True, called=True)),
         ([Refusal(text="no"), Text(text="a")], Piece(text_bytes=3, answer=True, refused=True)),
-        ([Media(kind="image", url="u")], Piece()),
+        ([Media(kind="image", url="u")], Piece(text_bytes=1, answer=True)),
     ],
 )
 def test_a_whole_answer_is_one_piece(parts: list[AnyPart], piece: Piece) -> None:
