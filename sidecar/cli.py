@@ -8,14 +8,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from datetime import date
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import orjson
 
 from sidecar import __version__, auditing, injecting, reading
 from sidecar.clock import rfc3339, steady, wall
 from sidecar.config.policy import load_file
+from sidecar.config.secrets import parse_key
 from sidecar.config.settings import Settings
 from sidecar.control.access import token_file
 from sidecar.control.guards import KeyFiles
@@ -278,7 +281,7 @@ def rollout(options: argparse.Namespace) -> int:
             f"rollout {options.action}: name the ROUTE{' and the ARM' if options.action == 'start' else ''}"
         )
     body = {"action": options.action, "arm": options.arm, "why": options.why}
-    answer = _admin(settings, "POST", f"/api/v1/routes/{options.route}/rollout", body)
+    answer = _admin(settings, "POST", f"/api/v1/routes/{quote(options.route, safe='')}/rollout", body)
     if options.json:
         print_json(answer["events"])
     else:
@@ -459,7 +462,12 @@ def _admin(settings: Settings, method: str, path: str, body: object = None, time
     if file is None or not file.is_file():
         what = "no admin token" if file is None else f"no admin token at {file}"
         raise ConfigError(f"{what}: set SIDECAR_ADMIN_TOKEN_FILE or SIDECAR_DB as the running sidecar has it")
-    token = file.read_text("ascii").strip()
+    try:
+        token = parse_key(file.read_bytes()).reveal().decode()
+    except ValueError as error:
+        raise ConfigError(f"{file}: {error}; give the file of the admin token that the running sidecar has") from None
+    if not settings.admin_listen:
+        raise ConfigError("admin_listen names no address: set SIDECAR_ADMIN_LISTEN as the running sidecar has it")
     host, port = settings.admin_listen[0]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
     return _call(url, method, body, {"Authorization": f"Bearer {token}"}, timeout_s)
@@ -475,5 +483,7 @@ def _call(url: str, method: str, body: object, headers: dict[str, str], timeout_
     except urllib.error.HTTPError as error:
         told = error.read(4096).decode("utf-8", "replace")
         raise SidecarError(f"{url}: {error.code}: {told}") from None
-    except (urllib.error.URLError, OSError) as error:
+    except (OSError, HTTPException) as error:
         raise SidecarError(f"{url}: {error}; is the sidecar running with these settings?") from None
+    except orjson.JSONDecodeError:
+        raise SidecarError(f"{url}: the answer is no JSON; is it the sidecar that listens there?") from None

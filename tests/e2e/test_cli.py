@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -146,6 +147,7 @@ def test_rollout(stage: Stage) -> None:
     assert "rollout.started" in llm_sidecar("rollout", "start", "chat", "mini", **environ).stdout
     assert "no arm" in refused(llm_sidecar("rollout", "start", "chat", "nobody", **environ), 1)
     assert "no route" in refused(llm_sidecar("rollout", "pause", "nowhere", **environ), 1)
+    assert "no route 'bots/größe 1'" in refused(llm_sidecar("rollout", "pause", "bots/größe 1", **environ), 1)
     assert "name the ROUTE and the ARM" in refused(llm_sidecar("rollout", "start", "chat", **environ), 2)
 
 
@@ -170,6 +172,38 @@ def test_a_sidecar_that_does_not_run_is_said(tmp_path: Path) -> None:
     assert "is the sidecar running with these settings?" in refused(done, 1)
     assert "is the sidecar running" in refused(llm_sidecar("feedback", "x", "--score", "1", **nowhere), 1)
     assert "SIDECAR_ADMIN_TOKEN_FILE" in refused(llm_sidecar("rollout", "status", **nowhere), 2)
+
+
+@pytest.mark.parametrize("content", [b"abc\nsecond-line\n", b"\xff\xfeabc\n", b"\n"])
+def test_a_token_that_is_none_is_said(tmp_path: Path, content: bytes) -> None:
+    """Exit 2 and the file's name; nothing of what is in it."""
+    token = tmp_path / "token"
+    token.write_bytes(content)
+    told = refused(llm_sidecar("rollout", "status", SIDECAR_ADMIN_TOKEN_FILE=str(token)), 2)
+    assert f"{token}: must hold one line" in told
+    assert "abc" not in told
+
+
+def test_what_is_no_sidecar_is_said(tmp_path: Path) -> None:
+    """What listens at the admin port speaks no HTTP, or no JSON; or the settings name no port at all."""
+    token = tmp_path / "token"
+    token.write_text("abc\n")
+    file = {"SIDECAR_ADMIN_TOKEN_FILE": str(token)}
+    assert "SIDECAR_ADMIN_LISTEN" in refused(llm_sidecar("rollout", "status", "--set", "admin_listen=", **file), 2)
+    for said, told in ((b"220 mail\r\n", "is the sidecar running"), (b"HTTP/1.0 200 OK\r\n\r\n<p>", "no JSON")):
+        with socket.create_server(("127.0.0.1", 0)) as other:
+
+            def answer(other: socket.socket = other, said: bytes = said) -> None:
+                with other.accept()[0] as peer:
+                    peer.recv(4096)
+                    peer.sendall(said)
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            port = other.getsockname()[1]
+            done = llm_sidecar("rollout", "status", SIDECAR_ADMIN_LISTEN=f"127.0.0.1:{port}", **file)
+            thread.join()
+        assert told in refused(done, 1)
 
 
 def test_state(stage: Stage, tmp_path: Path) -> None:
