@@ -3,6 +3,7 @@
 A message says what was wrong, where, and how to fix it. Any exception that is not a SidecarError is our bug.
 """
 
+from pathlib import Path
 from typing import ClassVar, Final
 
 _LASTING: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)  # until somebody mends it
@@ -17,9 +18,11 @@ class SidecarError(Exception):
 
 
 class ConfigError(SidecarError):
-    """A setting, policy or secret that cannot be used. The command line exits 2 on it."""
+    """A setting, policy or secret that cannot be used. The command line exits 2 on it. `named` has the other files that
+    were read for it: a change of one of them may mend it."""
 
     code = "config"
+    named: tuple[Path, ...] = ()
 
 
 class UnreadableError(ConfigError):

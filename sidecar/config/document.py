@@ -55,10 +55,11 @@ class Node:
 @dataclass(slots=True)
 class Problems:
     """What is wrong in one file, and what is only doubtful, each with its place; told all together at the end. `named` has
-    the files that this one names, as they were when they were read first."""
+    the files that this one names, as they were when they were read first; `sought` is where they were looked for."""
 
     file: str
     named: dict[str, bytes] = field(default_factory=dict)
+    sought: list[Path] = field(default_factory=list)
     errors: list[tuple[int, str]] = field(default_factory=list)
     warnings: list[tuple[int, str]] = field(default_factory=list)
     kind: type[ConfigError] = ConfigError  # of error; another one where what is wrong may pass
@@ -78,6 +79,7 @@ class Problems:
         found = self.named.get(name)
         if found is None:
             path = Path(self.file).parent / name
+            self.sought.append(path)
             if is_endless(path):
                 raise OSError(errno.EINVAL, "is a pipe or a device")
             try:
@@ -98,7 +100,9 @@ class Problems:
     def check(self) -> None:
         """Raises ConfigError with all errors, if there are any."""
         if self.errors:
-            raise self.kind("\n".join(self.told()))
+            error = self.kind("\n".join(self.told()))
+            error.named = tuple(self.sought)
+            raise error
 
 
 def quoted(text: str) -> str:

@@ -53,11 +53,13 @@ def load_policies(
     if directory is None:
         return Loaded(NO_POLICY)
     loaded, told, kind = [], [], ConfigError
+    named: list[Path] = []
     for file in policy_files(directory):
         try:
             loaded.append(_load_mounted(file, environ, settings))
         except ConfigError as error:
             told.append(str(error))
+            named += error.named
             kind = type(error) if error.retryable else kind
     first: dict[str, Path | None] = {}
     for one in loaded:
@@ -66,7 +68,9 @@ def load_policies(
             what = f"{other} is for service {one.policy.service!r} too"
             told.append(f"{one.file}:1: service: {what}; put the routes into one file")
     if told:
-        raise kind("\n".join(told))
+        wrong = kind("\n".join(told))
+        wrong.named = tuple(named)
+        raise wrong
     for wanted in (service, "*"):
         for one in loaded:
             if one.policy.service == wanted:

@@ -20,6 +20,7 @@ class Watch:
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._paths = tuple(paths)
+        self._more: tuple[Path, ...] = ()
         self._last: Signature | None = self._look()
 
     def changed(self) -> bool:
@@ -31,8 +32,15 @@ class Watch:
         """What was found could not be read: the next look finds a change, whatever it finds."""
         self._last = None
 
+    def beside(self, more: tuple[Path, ...]) -> None:
+        """Looks at these files, too, and no longer at those of the last call. What was read of new ones may be old by now:
+        the next look finds a change, whatever it finds."""
+        if more != self._more:
+            self._more = more
+            self.forget()
+
     def _look(self) -> Signature:
-        return tuple(_signature(file) for path in self._paths for file in _files(path))
+        return tuple(_signature(file) for path in (*self._paths, *self._more) for file in _files(path))
 
 
 def _files(path: Path) -> list[Path]:
@@ -85,6 +93,7 @@ class PolicySource:
         deleted file is more often an accident than a wish; a file without routes says the wish.
         """
         self._refused = None
+        self._watch.beside(read.named if isinstance(read, ConfigError) else ())
         if isinstance(read, Exception):
             self.error = str(read) if isinstance(read, ConfigError) else self._bug(read)
             if isinstance(read, UnreadableError):

@@ -119,6 +119,27 @@ def test_files_that_a_policy_names_are_read_again_too(tmp_path: Path, monkeypatc
     assert (loaded.policy.routes[0].quality.schema, source.error) == (b"{}", None)
 
 
+@pytest.mark.parametrize(("before", "mended"), [(None, "{}"), ("{", "{}"), ("[]", "{}")])
+def test_a_policy_waits_for_the_files_that_it_names(tmp_path: Path, before: str | None, mended: str) -> None:
+    """A schema or prompt in another folder that comes later, or is mended, brings its policy into force without an edit."""
+    (tmp_path / "schemas").mkdir()
+    schema, folder = tmp_path / "schemas" / "s.json", tmp_path / "policies"
+    folder.mkdir()
+    if before is not None:
+        schema.write_text(before)
+    source = PolicySource(folder, "bot", {})
+    quality = "quality: {validators: [json_schema], output_schema: ../schemas/s.json}"
+    route = f"  - {{name: chat, {quality}, baseline: {{id: a, upstream: o, model: m}}}}\n"
+    (folder / "bot.yaml").write_text(GOOD.replace("routes: []\n", f"routes:\n{route}"))
+    assert [polled(source), polled(source), source.changed()] == [None, None, False]
+    assert "output_schema" in str(source.error)
+    schema.write_text(mended)
+    loaded = polled(source)
+    assert loaded is not None
+    assert (source.error, loaded.policy.routes[0].quality.schema) == (None, mended.encode())
+    assert [polled(source), source.changed()] == [None, False]
+
+
 def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
     """One in the folder, one that the policy names, and one in the place of a price list or catalogue: nobody writes it."""
     file, prices, pipe = tmp_path / "p.yaml", tmp_path / "prices.json", tmp_path / "pipe.yaml"
