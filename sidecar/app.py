@@ -89,12 +89,11 @@ class Sidecar:
         self.tasks = Tasks(self._task_failed)
         self.prices = PriceSource(settings.prices)
         self.policies = PolicySource(settings.policies, settings.service, environ, settings)
-        if settings.mode != "sidecar" and self.policies.error is not None:
-            raise ConfigError(self.policies.error)  # others can reach this port: nothing is guessed
-        policy = self.policies.current.policy
+        self.keys = KeyRing(environ)
+        self.origins = Origins(settings, self.prices.current, self.tasks, self.keys)
+        policy = self._first_policy()
         self.reloading = Reloading(self.policies, self.prices, self.tasks, self.apply, self._reprice)
         self.engine = self._engine(policy, np.random.default_rng(), steady(), self.prices.card, guards(settings))
-        self.keys = KeyRing(environ)
         self.metrics = Metrics(settings.service, __version__, self.started)
         self.request_log = RequestLog(settings.request_log)
         self.guarding = Guarding(settings, steady())
@@ -113,11 +112,21 @@ class Sidecar:
         self.beside, self.cascades = Beside(self.plane), Cascades(self.plane)
         self.memory = Memory(self.plane, self.loop.shed_records)
         self._wire_plane()
-        self.origins = Origins(settings, self.prices.current, self.tasks, self.keys)
         self.defaults = default_upstreams(settings)
-        self.origins.apply(self.plane, self.policies.current.policy, self.defaults)
-        self._listen_by(self.policies.current.policy)
+        self.origins.apply(self.plane, policy, self.defaults)
+        self._listen_by(policy)
         register(self.metrics, self)
+
+    def _first_policy(self) -> Policy:
+        """What is in force from the start: nothing, where the policy is wrong or lacks a CA file. Where others can
+        reach this port nothing is guessed."""
+        try:
+            self.origins.trust(self.policies.current.policy)
+        except ConfigError as error:
+            self.policies.refuse(str(error))
+        if self.settings.mode != "sidecar" and self.policies.error is not None:
+            raise ConfigError(self.policies.error)
+        return self.policies.current.policy
 
     def _consumers(self) -> Consumers:
         """Who is told of exchanges, and who of rows, in this order."""

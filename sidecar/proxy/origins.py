@@ -42,6 +42,11 @@ class Origins:
         for origin in self._kept.values():
             origin.book = book
 
+    def trust(self, policy: Policy) -> None:
+        """Reads the CA files of a policy. Raises ConfigError where one cannot be read."""
+        for spec in policy.upstreams.values():
+            self._tls(spec)
+
     def apply(self, plane: Plane, policy: Policy, defaults: Mapping[Dialect, Upstream]) -> None:
         """Points `plane` at the upstreams of `policy`; exchanges under way keep the ones that they have.
 

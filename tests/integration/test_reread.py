@@ -12,7 +12,9 @@ import structlog
 import trustme
 
 from sidecar.config.policy import Loaded
+from sidecar.core.policy import NO_POLICY
 from sidecar.core.types import Settled
+from sidecar.errors import ConfigError
 from tests.integration.canary import rows_of, written
 from tests.integration.conftest import Running, Serve, Upstream
 from tests.integration.raw import ScriptedUpstream, call, ok, post
@@ -175,6 +177,23 @@ async def test_a_policy_that_the_engine_does_not_take(
     side.app.reread()
     assert await up.until(lambda: list(side.app.plane.origins) == ["one", "two"], WITHIN_S)
     assert "our bug" not in notes(side)
+
+
+async def test_a_start_waits_for_no_ca_file(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+    """As behind any policy that is wrong at the start, calls go where the app meant them, until the file is there. Where
+    others can reach the port the process does not start."""
+    up, ca_file = await upstream(), tmp_path / "ca.pem"
+    wanted = policy(up)
+    wanted["upstreams"]["two"] = {"dialect": "openai", "base_url": "https://127.0.0.1:9/v1", "ca_file": str(ca_file)}
+    folder = written(tmp_path / "policies", wanted)
+    with pytest.raises(ConfigError, match="ca_file"):
+        await serve(up, policies=folder, mode="standalone")
+    side = await serve(up, policies=folder)
+    assert "not in force: ca_file" in notes(side)
+    assert side.app.engine.policy == side.app.policies.current.policy == NO_POLICY
+    trustme.CA().cert_pem.write_to_path(str(ca_file))
+    assert await up.until(lambda: set(side.app.engine.policy.upstreams) == {"one", "two"}, WITHIN_S)
+    assert "not in force" not in notes(side)
 
 
 async def test_traffic_goes_on_while_a_policy_is_read(
