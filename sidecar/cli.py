@@ -15,9 +15,8 @@ from urllib.parse import quote
 
 import orjson
 
-from sidecar import __version__, auditing, injecting, reading
+from sidecar import __version__, auditing, checking, injecting, reading
 from sidecar.clock import rfc3339, steady, wall
-from sidecar.config.policy import load_file
 from sidecar.config.secrets import parse_key
 from sidecar.config.settings import Settings
 from sidecar.control.access import token_file
@@ -131,8 +130,7 @@ def _serving(verbs: Any) -> None:
     demo_verb.add_argument(
         "--seconds", type=_seconds, default=0.0, help="stop after this long (default: when the story is told)"
     )
-    check_verb = as_json(verb(verbs, "check", check, "Validate policy files."))
-    check_verb.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    checking.add(verbs)
     simulate = verb(verbs, "simulate-provider", simulate_provider, "Serve the simulated provider.")
     simulate.add_argument("--config", type=Path, metavar="FILE", help="its knobs (YAML)")
     simulate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
@@ -225,29 +223,6 @@ def simulate_provider(options: argparse.Namespace) -> int:
     except OSError as error:
         raise ConfigError(f"{options.host}:{options.port}: {error.strerror}; choose another --port") from None
     return OK
-
-
-def check(options: argparse.Namespace) -> int:
-    """`llm-sidecar check FILE...`: every problem of every file, then exit 2 if there was one."""
-    wrong = 0
-    for file in options.files:
-        try:
-            loaded = load_file(file, os.environ)
-        except ConfigError as error:
-            wrong += 1
-            sys.stderr.write(f"{error}\n")
-            continue
-        for warning in loaded.warnings:
-            sys.stderr.write(f"warning: {warning}\n")
-        policy = loaded.policy
-        told = {"file": str(file), "service": policy.service, "version": policy.version, "routes": len(policy.routes)}
-        if options.json:
-            print_json([told])
-        else:
-            sys.stdout.write(
-                f"{file}: fine: service {policy.service}, {len(policy.routes)} routes, version {policy.version}\n"
-            )
-    return USAGE if wrong else OK
 
 
 def version(_options: argparse.Namespace) -> int:

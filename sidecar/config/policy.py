@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -61,12 +61,7 @@ def load_policies(
             told.append(str(error))
             named += error.named
             kind = type(error) if error.retryable else kind
-    first: dict[str, Path | None] = {}
-    for one in loaded:
-        other = first.setdefault(one.policy.service, one.file)
-        if other is not one.file:
-            what = f"{other} is for service {one.policy.service!r} too"
-            told.append(f"{one.file}:1: service: {what}; put the routes into one file")
+    told += doubled(loaded).values()
     if told:
         wrong = kind("\n".join(told))
         wrong.named = tuple(named)
@@ -78,16 +73,32 @@ def load_policies(
     return Loaded(NO_POLICY, (f"{directory}: no policy here is for service {service!r}; write one, or use `*`",))
 
 
+def doubled(loaded: Iterable[Loaded]) -> dict[Path, str]:
+    """What is wrong with the files of a folder whose service an earlier one is for, by file."""
+    first: dict[str, Path] = {}
+    told: dict[Path, str] = {}
+    for one in loaded:
+        if one.file is not None and (other := first.setdefault(one.policy.service, one.file)) != one.file:
+            what = f"{other} is for service {one.policy.service!r} too"
+            told[one.file] = f"{one.file}:1: service: {what}; put the routes into one file"
+    return told
+
+
 def _load_mounted(file: Path, environ: Mapping[str, str], settings: Settings | None) -> Loaded:
     if is_endless(file):
         raise ConfigError(f"{file}:1: (file): is a pipe or a device; give a regular file")
     return load_file(file, environ, settings)
 
 
+def is_policy(file: Path) -> bool:
+    """Whether the file is a policy where it lies in the folder of policies."""
+    return file.suffix in (".yaml", ".yml") and file.name[0] != "."
+
+
 def policy_files(directory: Path) -> list[Path]:
     """The policy files of a folder, in the order of their names. Raises ConfigError when it cannot be listed."""
     try:
-        found = [file for file in directory.iterdir() if file.suffix in (".yaml", ".yml") and file.name[0] != "."]
+        found = [file for file in directory.iterdir() if is_policy(file)]
     except OSError as error:
         what = f"cannot be listed ({type(error).__name__})"
         text = f"{directory}: {what}; set SIDECAR_POLICIES to a readable folder, or unset it"
