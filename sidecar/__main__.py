@@ -2,8 +2,9 @@
 
 import sys
 
-from sidecar.lean import heed, spare
+from sidecar.lean import heed, spare, stand_in
 
+stand_in()
 heed(sys.argv)
 spare()
 

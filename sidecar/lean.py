@@ -12,6 +12,20 @@ _AUTHORITIES: Final = dict.fromkeys(("SSL_CERT_FILE", "SSL_CERT_DIR"), os.devnul
 _SERVING: Final = ("run", "inject-webhook")  # verbs that end with 0 when they are told to
 
 
+def stand_in() -> None:
+    """Call before anything opens a file: a standard stream that was closed for us leads nowhere. Its descriptor would be
+    given to the next file or connection, and into that would go what is printed and logged."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)  # noqa: SIM115  # never closed
+            setattr(sys, name, stream)
+
+
 def spare() -> None:
     """Call before numpy and structlog are imported: threads that numpy would start and nothing uses, and the 3 MiB of
     rich, which structlog loads wherever it is installed, to colour what we print in one colour."""

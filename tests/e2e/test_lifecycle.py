@@ -202,6 +202,41 @@ def test_a_busy_port_exits_2(tmp_path: Path, listener: str) -> None:
     assert "Traceback" not in message
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams(tmp_path: Path, closed: str) -> None:
+    """As a supervisor may start it: it serves and ends as ever, and no file or socket stands in their place."""
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("SIDECAR_")}
+    port = free_port()
+    environ |= {"SIDECAR_LISTEN": f"{LOOPBACK}:0", "SIDECAR_HEALTH_LISTEN": f"{LOOPBACK}:{port}"}
+    environ |= {
+        "SIDECAR_ADMIN_LISTEN": f"{LOOPBACK}:0",
+        "SIDECAR_DRAIN_IDLE": "10ms",
+        "SIDECAR_DB": str(tmp_path / "db"),
+    }
+    program = [sys.executable, "-m", "sidecar"]
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *program]
+    process = subprocess.Popen([*shell, "run"], env=environ, cwd=ROOT)
+    try:
+        wait_for(lambda: answers(port) or process.poll() is not None, BUSY_S)
+        assert process.poll() is None
+        held = {number: os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)}
+        assert all(
+            held[number] == os.devnull for number, sign in enumerate(("<&-", " >&-", "2>&-")) if sign in f" {closed}"
+        )
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(BUSY_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert subprocess.run([*shell, "version"], env=environ, cwd=ROOT, check=False).returncode == 0
+
+
+def answers(port: int) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket() as sock:
+        return sock.connect_ex((LOOPBACK, port)) == 0
+
+
 def test_wrong_settings_exit_2(tmp_path: Path) -> None:
     """Every problem in one message, each with its remedy."""
     with Sidecar(tmp_path, wait=False, mode="sidcar", drain="never") as sidecar:
