@@ -12,6 +12,7 @@ from typing import Any, Final
 from sidecar.clock import rfc3339, wall
 from sidecar.config.policy import load_file
 from sidecar.config.prices import load_prices
+from sidecar.config.settings import Settings
 from sidecar.config.units import duration_s
 from sidecar.control.logged import calls_of, score_of
 from sidecar.control.replay import Report, Target, replay
@@ -20,7 +21,7 @@ from sidecar.core.evaluation import Answer, Estimate
 from sidecar.core.policy import Upstream
 from sidecar.core.record import COLUMNS
 from sidecar.errors import StoreError
-from sidecar.options import FAILED, OK, as_json, count, db_of, from_store, usd, vault_of, verb, within
+from sidecar.options import FAILED, OK, as_json, count, db_of, from_store, settings_of, usd, vault_of, verb, within
 from sidecar.output import print_csv, print_json, print_table
 from sidecar.store import queries
 from sidecar.store.explain import explain
@@ -131,18 +132,19 @@ def export(options: argparse.Namespace) -> int:
 
 def replay_verb(options: argparse.Namespace) -> int:
     """`llm-sidecar replay --policy NEW.yaml`."""
-    path, vault = db_of(options), vault_of(options)
-    loaded = load_file(options.policy, os.environ)
+    path, vault, settings = db_of(options), vault_of(options), settings_of(options)
+    loaded = load_file(options.policy, os.environ, settings)
     service = None if loaded.policy.service == "*" else loaded.policy.service
+    learner = service or settings.service
     since = "" if options.since is None else rfc3339(wall() - options.since)
-    state = queries.load_state(path, service or "default", vault=vault) if options.learner == "frozen" else None
+    state = queries.load_state(path, learner, vault=vault) if options.learner == "frozen" else None
     if options.learner == "frozen" and state is None:
-        raise StoreError(f"{path}: holds no learnt state of service {service or 'default'!r}; use --learner log")
+        raise StoreError(f"{path}: holds no learnt state of service {learner!r}; use --learner log")
     calls = calls_of(_open(queries.export(path, service, since, vault=vault), path), options.route)
     if service is not None and not (since or options.route or calls.kept or calls.left_out):
         raise StoreError(f"{path}: no row is of service {service!r}; write `service` as the log has it, or '*' for all")
     scores = [score_of(record) for record in queries.scores(path, vault)]
-    target = Target(loaded.policy, _prices(), options.step, options.learner, state, options.seed)
+    target = Target(loaded.policy, _prices(settings), options.step, options.learner, state, options.seed)
     report = replay(calls, scores, target, lambda text: _say(text, options.json))
     if options.json:
         print_json(_objects(report))
@@ -167,10 +169,9 @@ def _say(text: str, quiet: bool) -> None:
         sys.stderr.write(f"{text}\n")
 
 
-def _prices() -> Callable[[Upstream, str], RateCard | None]:
+def _prices(settings: Settings) -> Callable[[Upstream, str], RateCard | None]:
     """Today's prices: what the selector of the other policy would know."""
-    mounted = os.environ.get("SIDECAR_PRICES")
-    book, today = load_prices(Path(mounted) if mounted else None), int(wall() // 86400)
+    book, today = load_prices(settings.prices), int(wall() // 86400)
     return lambda upstream, model: book.card(upstream, model, today)
 
 

@@ -106,6 +106,22 @@ def test_a_policy_of_list_prices_is_evaluated_with_them(asked: Any, capsys: pyte
     assert "nano" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "told"),
+    [
+        (["--set", "prices=/no/prices.json"], 2, "/no/prices.json"),
+        (["--set", "catalogue=/no/models.yaml"], 2, "/no/models.yaml"),
+        (["--set", "service=shop", "--learner", "frozen"], 1, "of service 'shop'"),
+    ],
+)
+def test_a_replay_has_the_settings_of_its_options(
+    asked: Any, capsys: pytest.CaptureFixture[str], options: list[str], code: int, told: str
+) -> None:
+    """Price list and catalogue, and whose state it is where the policy is for all."""
+    assert asked(policy("optimize", MINI).replace("service: bot", 'service: "*"'), *options) == code
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", [["--step", "0"], ["--step", "101"], ["--since", "soon"], ["--learner", "none"]])
 def test_wrong_options_are_exit_2(asked: Any, option: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
