@@ -90,6 +90,8 @@ class Sources:
             name = self._known(key, where)
             if name and seen.setdefault(name, where) != where:
                 self._tell(where, f"is set twice (also at {seen[name]})", "keep one of the two")
+            elif name and any(item.kind != "scalar" for item in node.items):
+                self._tell(where, "is a list of more than plain values", "write each as one value, like [a, b]")
             elif name and not node.is_empty:
                 yield Given(name, where, _flat_text(node))
 

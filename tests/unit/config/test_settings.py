@@ -150,6 +150,9 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     assert "cannot be read (UnicodeDecodeError)" in problems({}, file)[0]
     file.write_text("[1, 2]")
     assert f"{file}:1: (file): is not a map" in problems({}, file)[0]
+    for odd in ("{a: b}", "[a]", "null"):
+        file.write_text(f"db: x\nno_proxy: [{odd}, c]\n")
+        assert f"{file}:2: no_proxy: is a list of more than plain values" in problems({}, file)[0]
 
 
 def test_variables_that_kubernetes_adds_are_not_ours() -> None:
