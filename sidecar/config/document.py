@@ -18,6 +18,7 @@ from sidecar.secrecy import guarded
 
 MAX_NODES = 50_000  # a policy has hundreds; aliases of aliases can make billions out of a kilobyte
 MAX_DEPTH = 30
+_SECOND = "expected a single document in the stream"  # what yaml says where there is another
 _PREFIX = "tag:yaml.org,2002:"
 _PLAIN_TAGS = frozenset({"str", "int", "float", "bool", "null", "timestamp", "map", "seq", "merge", "value"})
 
@@ -133,11 +134,14 @@ def read_document(text: str, problems: Problems) -> Node | None:
         return _Reader(problems).read(root, "", ()) if root is not None else top
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        problems.add(
-            Node("", line, "null"), f"is not valid YAML ({error.problem})", "check quotes and indentation here"
-        )
-    except yaml.YAMLError:
-        problems.add(top, "holds characters that YAML does not allow", "save the file as UTF-8 text")
+        fix = "check quotes and indentation here"
+        if error.context == _SECOND:
+            fix = "write one document a file: what follows this `---` belongs into another"
+        problems.add(Node("", line, "null"), f"is not valid YAML ({error.problem})", fix)
+    except yaml.YAMLError as error:
+        line = text.count("\n", 0, getattr(error, "position", 0)) + 1
+        what = "holds a character that YAML does not allow"
+        problems.add(Node("", line, "null"), what, "remove it, and save the file as UTF-8 text")
     except RecursionError:
         problems.add(top, "is nested too deeply", f"use at most {MAX_DEPTH} levels")
     except _TooLarge as error:
