@@ -81,8 +81,13 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> StoreError:
-    return StoreError(f"{path}: cannot be read: {error}; is it the sidecar's database, and readable?")
+def _unreadable(path: Path, error: Exception, done: str = "read") -> StoreError:
+    fix = "is it the sidecar's database, and readable?"
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
+        fix = (
+            "SQLite needs files of its own beside it: do it as its user, or with a copy in a folder that you can write"
+        )
+    return StoreError(f"{path}: cannot be {done}: {error}; {fix}")
 
 
 @contextmanager
@@ -342,7 +347,7 @@ def backup(path: Path, target: Path) -> None:
         _copy(path, part, target)
         part.rename(target)
     except sqlite3.Error as error:
-        raise StoreError(f"{path}: cannot be copied: {error}; is it the sidecar's database, and readable?") from error
+        raise _unreadable(path, error, "copied") from error
     except OSError as error:
         raise _unwritable(target, error) from error
     finally:

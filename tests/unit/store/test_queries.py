@@ -241,6 +241,20 @@ def test_errors_say_what_and_how(tmp_path: Path) -> None:
     assert queries.load_state(garbage) is None
 
 
+def test_a_folder_that_cannot_be_written_is_said(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite wants to write beside a database that it reads, and calls it "readonly": a copy elsewhere can be read."""
+
+    def refuse(_: Path) -> sqlite3.Connection:
+        error = sqlite3.OperationalError("attempt to write a readonly database")
+        error.sqlite_errorcode = sqlite3.SQLITE_READONLY_DIRECTORY
+        raise error
+
+    monkeypatch.setattr(queries, "open_reader", refuse)
+    for call in (queries.status, queries.decisions, lambda path: queries.backup(path, tmp_path / "copy.db")):
+        with pytest.raises(StoreError, match="a copy in a folder that you can write"):
+            call(path)
+
+
 @pytest.mark.parametrize("name", ["folder.db", "file/s.db", "n" * 300])
 def test_a_state_that_cannot_be_read_is_not_one_that_is_missing(tmp_path: Path, name: str) -> None:
     """What is in the way is told by every verb; a database without tables has no state."""
