@@ -149,7 +149,9 @@ def _chance(record: Mapping[str, Any], context: Mapping[str, Any]) -> list[str]:
     arms = record["eligible"] or []
     chosen = context.get("decided", record["arm"])
     others = [arm for arm in arms if arm != chosen]
-    if others:
+    if others and record["propensity"] >= 1.0:  # by a rollout, say, that has not begun or was rolled back
+        lines.append(f"Also able to serve it, but without a chance here: {', '.join(others)}.")
+    elif others:
         lines.append(f"Also eligible: {', '.join(others)}.")
     elif arms:
         lines.append("No other arm was eligible.")

@@ -138,6 +138,8 @@ def test_rollouts_fallbacks_and_lower_bounds() -> None:
     assert "Rollout r1 stood at 25 %." in text
     assert "chosen first (haiku) failed before its first byte" in text
     assert "No other arm was eligible." in text
+    certain = record(settled(1), reason="baseline", mode="canary", propensity=1.0)
+    assert "Also able to serve it, but without a chance here: gpt-4o." in "\n".join(explain(certain))
     assert "a lower bound: the call ended early and the provider may bill more, the policy's own price." in text
     assert "(estimated)" in text
     again = explain(record(settled(1), rollout_id="r1.2", rollout_step=25))
