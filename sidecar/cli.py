@@ -37,6 +37,7 @@ from sidecar.options import (
     usd,
     vault_of,
     verb,
+    whole,
     within,
 )
 from sidecar.output import print_json, print_table
@@ -102,7 +103,7 @@ def _text(text: str) -> str:
 
 
 def _port(text: str) -> int:
-    return int(within(text, 0, 65535))
+    return whole(text, 0, 65535)
 
 
 def _seconds(text: str) -> float:

@@ -57,8 +57,16 @@ def within(text: str, low: float, high: float) -> float:
     return value
 
 
+def whole(text: str, low: int, high: int) -> int:
+    """A whole number of an option, between two others."""
+    value = within(text, low, high)
+    if not value.is_integer():
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number")
+    return int(value)
+
+
 def count(text: str) -> int:
-    return int(within(text, 1, 1_000_000))
+    return whole(text, 1, 1_000_000)
 
 
 def settings_of(options: argparse.Namespace) -> Settings:

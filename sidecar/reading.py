@@ -21,7 +21,7 @@ from sidecar.core.evaluation import Answer, Estimate
 from sidecar.core.policy import Upstream
 from sidecar.core.record import COLUMNS
 from sidecar.errors import StoreError
-from sidecar.options import FAILED, OK, as_json, count, db_of, from_store, settings_of, usd, vault_of, verb, within
+from sidecar.options import FAILED, OK, as_json, count, db_of, from_store, settings_of, usd, vault_of, verb, whole
 from sidecar.output import print_csv, print_json, print_table
 from sidecar.store import queries
 from sidecar.store.explain import explain
@@ -69,7 +69,7 @@ def add(verbs: Any) -> None:
 
 
 def _percent(text: str) -> int:
-    return int(within(text, 1, 100))
+    return whole(text, 1, 100)
 
 
 def _moment(text: str) -> str:

@@ -153,6 +153,9 @@ def test_a_policy_of_another_service_is_told_so(asked: Any, capsys: pytest.Captu
         (["replay", "--policy", "p.yaml", "--since", "yesterday"], "--since: 'yesterday' is not a duration; write"),
         (["feedback", "x", "--score", "good"], "--score: 'good' is not a number"),
         (["demo", "--seconds", "-1"], "--seconds: -1 does not lie between 0"),
+        (["run", "--workers", "2.9"], "--workers: 2.9 is not a whole number"),
+        (["simulate-provider", "--port", "1.5"], "--port: 1.5 is not a whole number"),
+        (["replay", "--policy", "p.yaml", "--step", "5.5"], "--step: 5.5 is not a whole number"),
     ],
 )
 def test_an_option_that_cannot_be_read_is_no_empty_answer(
