@@ -45,9 +45,13 @@ EFFORT_TOKENS: Final[Mapping[Effort, int]] = {
 }  # fmt: skip  # what an effort is worth where a format wants a number of tokens
 
 
+# Members of a request that no answer depends on: who asks, labels, a wish of price and pace, what to cache or expect.
 HINTS: Final = frozenset(
-    {"user", "safety_identifier", "metadata", "labels", "service_tier", "cache_key", "cache_retention", "prediction"}
-)  # members of a request that no answer depends on: who asks, labels, a wish of price and pace, what to cache or expect
+    {
+        "user", "safety_identifier", "metadata", "client_metadata", "labels", "service_tier", "cache_key",
+        "cache_retention", "prediction",
+    }
+)  # fmt: skip
 
 
 class Report:

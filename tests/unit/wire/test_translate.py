@@ -596,3 +596,13 @@ def test_ids_of_calls_that_openai_refuses_for_their_length(form: Format, most: i
     assert max(map(len, called)) == most
     assert not report.lost
     assert ids[1].encode() in say(asked, form, PROVIDERS["vllm"], "m", Report())
+
+
+@pytest.mark.parametrize("form", ["chat", "messages", "generate", "cohere", "converse"])
+def test_what_codex_says_of_itself_is_a_hint(form: Format) -> None:
+    said = {"model": "m", "input": "hi", "client_metadata": {"x-codex-installation-id": "u"}}
+    report = Report()
+    provider = next(one for one in PROVIDERS.values() if form in one.paths)
+    say(read(orjson.dumps(said), "responses", "m", stream=False), form, provider, "m", report)
+    assert report.lost == []
+    assert "client_metadata" in report.mapped
