@@ -606,3 +606,14 @@ def test_what_codex_says_of_itself_is_a_hint(form: Format) -> None:
     say(read(orjson.dumps(said), "responses", "m", stream=False), form, provider, "m", report)
     assert report.lost == []
     assert "client_metadata" in report.mapped
+
+
+@pytest.mark.parametrize("form", ["chat", "responses", "generate", "cohere", "converse"])
+def test_a_call_that_says_it_is_the_models_own(form: Format) -> None:
+    """Anthropic says `caller` of each call, and its SDKs give it back; only a program's call means more."""
+    provider = next(one for one in PROVIDERS.values() if form in one.paths)
+    for caller, lost in (({"type": "direct"}, False), (None, False), ({"type": "code", "tool_id": "s"}, True)):
+        use = {"type": "tool_use", "id": "c", "name": "f", "input": {}, "caller": caller}
+        turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": [use]}]
+        asked = read(orjson.dumps({"model": "m", "max_tokens": 9, "messages": turns}), "messages", "m", stream=False)
+        assert any("caller" in one for one in losses(asked, form, provider)) is lost

@@ -115,6 +115,8 @@ class Blocks:
         """The block with what stood beside: put back in its own format, else reported."""
         if part.cache is not None:
             block["cache_control"] = cache_control(part.cache)
+        if part.frame and self.own:
+            block |= part.frame
         if part.extra:
             if self.own:
                 block |= {name: value for name, value in part.extra.items() if name != "source"}

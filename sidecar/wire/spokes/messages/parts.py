@@ -29,6 +29,7 @@ _CACHES: Final = (
     ({"type": "ephemeral", "ttl": "5m"}, "5m"),
     ({"type": "ephemeral", "ttl": "1h"}, "1h"),
 )
+_MODEL: Final = {"type": "direct"}  # who called a tool, where it was no program of the model's
 MADE_BY: Final = "sidecar:"  # begins a signature of another maker, see `blocks`
 
 
@@ -108,7 +109,10 @@ def made_by(said: str | None) -> tuple[str | None, Format | None]:
 def _call(block: Members) -> ToolCall:
     where, given = block.at("input"), block.mapping("input")
     arguments = "" if given is None else json_text(given, where)
-    return ToolCall(id=block.needed_text("id"), name=block.needed_text("name"), arguments=arguments, **common(block))
+    call = ToolCall(id=block.needed_text("id"), name=block.needed_text("name"), arguments=arguments, **common(block))
+    if call.extra.get("caller") == _MODEL:
+        call.frame = {"caller": call.extra.pop("caller")}
+    return call
 
 
 def _result(block: Members) -> ToolResult:

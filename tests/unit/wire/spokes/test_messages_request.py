@@ -129,6 +129,8 @@ def test_members_are_said_again(members: dict[str, Any]) -> None:
         {"type": "redacted_thinking", "data": "d"},
         {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}},
         {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "search_result"}], "is_error": True},
+        {"type": "tool_use", "id": "t", "name": "f", "input": {}, "caller": {"type": "direct"}},
+        {"type": "tool_use", "id": "t", "name": "f", "input": {}, "caller": {"type": "code", "tool_id": "s"}},
     ],
 )
 def test_blocks_are_said_again(block: dict[str, Any]) -> None:
