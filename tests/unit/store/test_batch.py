@@ -158,7 +158,8 @@ def test_a_new_file_has_our_pages_and_an_old_one_keeps_its_own(tmp_path: Path) -
     """The WAL is copied back after as many bytes in both."""
     old = sqlite3.connect(tmp_path / "old.db")
     old.executescript(
-        "PRAGMA page_size=4096; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL; CREATE TABLE other (x)"
+        "PRAGMA page_size=4096; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL;"
+        "CREATE TABLE other (x); DROP TABLE other"
     )
     old.close()
     for name, page in (("old.db", 4096), ("new.db", PAGE_BYTES)):
