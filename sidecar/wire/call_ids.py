@@ -19,33 +19,21 @@ _MOST_CHARS: Final[Mapping[Format, int]] = {"chat": 40, "responses": 64}
 def short_ids(request: Request, form: Format) -> Request:
     """The call with ids that a format takes; the call itself where it does already."""
     most = _MOST_CHARS.get(form)
-    if most is None or not any(_is_long(part, most) for message in request.messages for part in message.parts):
+    if most is None or all(_part(part, most) is part for message in request.messages for part in message.parts):
         return request
     return replace(request, messages=[_message(message, most) for message in request.messages])
 
 
 def _message(message: Message, most: int) -> Message:
-    return replace(message, parts=[_part(part, most) if _is_long(part, most) else part for part in message.parts])
-
-
-def _is_long(part: AnyPart, most: int) -> bool:
-    match part:
-        case ToolCall():
-            return len(part.id) > most
-        case ToolResult():
-            return len(part.call_id) > most
-        case _:
-            return False
+    return replace(message, parts=[_part(part, most) for part in message.parts])
 
 
 def _part(part: AnyPart, most: int) -> AnyPart:
-    match part:
-        case ToolCall():
-            return replace(part, id=_short(part.id, most))
-        case ToolResult():
-            return replace(part, call_id=_short(part.call_id, most))
-        case _:
-            return part
+    if isinstance(part, ToolCall) and len(part.id) > most:
+        return replace(part, id=_short(part.id, most))
+    if isinstance(part, ToolResult) and len(part.call_id) > most:
+        return replace(part, call_id=_short(part.call_id, most))
+    return part
 
 
 def _short(said: str, most: int) -> str:

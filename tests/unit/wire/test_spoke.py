@@ -49,6 +49,8 @@ def tell(arm: Format, form: Format, said: bytes) -> bool:
     """Whether a client of a format was told the whole answer."""
     answer = StreamedAnswer(Request(format=form, model="m", messages=[], stream=True), arm, Report())
     answer.feed(said)
+    if said and not answer.done:  # Gemini's has no event of its own behind the last one
+        answer.end()
     return answer.done
 
 

@@ -13,6 +13,7 @@ from sidecar.wire.neutral import (
     Failed,
     Mark,
     Media,
+    Opaque,
     Open,
     Ping,
     Problem,
@@ -140,6 +141,7 @@ def test_a_stream_without_a_model_has_none() -> None:
         ([CALL], Piece(text_bytes=10, answer=True, called=True)),
         ([Refusal(text="no"), Text(text="a")], Piece(text_bytes=3, answer=True, refused=True)),
         ([Media(kind="image", url="u")], Piece(text_bytes=1, answer=True)),
+        ([Opaque(value={}), Text(text="a")], Piece(text_bytes=1, answer=True)),
     ],
 )
 def test_a_whole_answer_is_one_piece(parts: list[AnyPart], piece: Piece) -> None:
