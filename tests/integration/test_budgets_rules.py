@@ -127,6 +127,7 @@ async def test_an_aborted_call_gives_its_reservation_back(sim: Sim, serve: Serve
     async with talking(side) as app:
         app.client.send(post(body=orjson.dumps({"model": OLD, "messages": [], "max_tokens": 24})))
         assert await until(lambda: reserved(side) == 240_000)
+        assert await until(lambda: any(getattr(one, "sent_s", None) for one in side.app.plane.exchanges))
     assert await until(lambda: not reserved(side))
     assert spent(side) == 240_000, "unknown cost of a call that was sent counts as reserved"
 
