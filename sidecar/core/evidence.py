@@ -194,7 +194,9 @@ def compared(status: GuardStatus) -> str:
     def shown(value: float | None) -> str:
         return "unknown" if value is None else f"{value * scale:.4g}{unit}"
 
-    return f"{shown(status.canary)} against {shown(status.control)} (E = {status.e_value:.3g} of {status.needed:.0f})"
+    late = f", beyond {status.limit} of late" if status.lately else ""
+    found = f"(E = {status.e_value:.3g} of {status.needed:.0f}{late})"
+    return f"{shown(status.canary)} against {shown(status.control)} {found}"
 
 
 def total(guards: tuple[GuardStatus, ...]) -> Verdict:

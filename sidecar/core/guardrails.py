@@ -1,11 +1,13 @@
 """The guardrails of one rollout: each compares one metric of the canary with the concurrent control.
 
 What a limit means. `error_rate: 1.5x` fails when BOTH hold now: the harm test rejects "the canary is no worse than
-the control" (E >= 1/alpha, `core.sequential`), and the canary's error rate so far is above 1.5 times the control's.
-Evidence of harm inside the limit is shown and does not fail. `quality: -5%` fails below 95 % of the control's mean
-score. `false_rollback`, the chance that any of them ever rolls back an arm that is no worse, is divided among them
-(Bonferroni): `rejections` and `gave_up`, which nobody asked for and which look for arms that break outright, get
-a quarter of what each of the others gets (QUIET), as a few units show that at any alpha.
+the control" (E >= 1/alpha, `core.sequential`), and the canary is beyond the limit: its error rate so far is above 1.5
+times the control's, or a second test rejects "at no time above 1.5 times". That one finds a canary that breaks after
+a long good time, whose rate of all units stays small for as long again; an arm inside the limit it takes for one beyond
+with the same alpha at most. Evidence of harm inside the limit is shown and does not fail. `quality: -5%` fails below 95 %
+of the control's mean score. `false_rollback`, the chance that any of them ever rolls back an arm that is no worse, is
+divided among them (Bonferroni): `rejections` and `gave_up`, which nobody asked for and which look for arms that break
+outright, get a quarter of what each of the others gets (QUIET), as a few units show that at any alpha.
 
 Some guardrails are there without being asked for, because few policies want the contrary: `error_rate` (limit 1.5x when
 not stated), and `rejections`: the share of calls answered as the CALLER'S mistake. Those never count as errors, but
@@ -26,7 +28,7 @@ estimate is beyond the limit and the evidence leans to harm (E > 1); else `pass`
 `non_inferior` wants one, from each guardrail of a mean in [0, 1] (`sequential.MarginTest`, PROOF_ALPHA).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final, Literal, Protocol
@@ -129,6 +131,7 @@ class GuardStatus:
     e_value: float
     needed: float  # 1/alpha: the e-value that rejects
     verdict: Verdict
+    lately: bool = False  # it is shown to have been beyond the limit at some time, whatever the means of all units say
 
 
 class Guard(Protocol):
@@ -178,6 +181,7 @@ class BoundedGuard:
         self._quality = metric in ("quality", "validated_quality")
         self._shown = _SHOWN[metric]
         self._test = HarmTest()
+        self._limit_test = None if self._quality else HarmTest(worst)
         self._proof = None if margin is None else MarginTest(margin)
         self._canary, self._control = _Tally(), _Tally()  # of harm
 
@@ -197,10 +201,8 @@ class BoundedGuard:
         if shown is None:
             return
         harm = 1.0 - shown if self._quality else float(shown)
-        if canary:
-            self._test.update_canary(harm, share)
-        else:
-            self._test.update_control(harm, share)
+        for test in self._tests():
+            (test.update_canary if canary else test.update_control)(harm, share)
         tally = self._canary if canary else self._control
         if sample.late:
             tally.total = min(tally.total + harm, float(tally.n))
@@ -210,11 +212,17 @@ class BoundedGuard:
         if self._proof is not None:
             (self._proof.add_canary if canary else self._proof.add_control)(harm)
 
+    def _tests(self) -> Iterator[HarmTest]:
+        yield self._test
+        if self._limit_test is not None:
+            yield self._limit_test
+
     def observe_harmless(self, units: int, *, canary: bool) -> None:
         """Counts `units` new units without harm at once, as that many calls of `observe` would."""
         (self._canary if canary else self._control).n += units
         if canary:
-            self._test.count(units)
+            for test in self._tests():
+                test.count(units)
         if self._proof is not None:
             for _ in range(units):
                 (self._proof.add_canary if canary else self._proof.add_control)(0.0)
@@ -230,9 +238,10 @@ class BoundedGuard:
     def status(self) -> GuardStatus:
         """As it stands now; computed anew, changes nothing."""
         canary, control = self._value(self._canary), self._value(self._control)
-        beyond = False
+        beyond = lately = False
         if canary is not None and control is not None:
-            beyond = canary < self._worst * control if self._quality else canary > self._worst * control
+            lately = self._limit_test is not None and self._limit_test.rejected(self._alpha)
+            beyond = lately or (canary < self._worst * control if self._quality else canary > self._worst * control)
         return GuardStatus(
             metric=self.metric,
             limit=f"-{1 - self._worst:.1%}" if self._quality else f"{self._worst:g}x",
@@ -243,6 +252,7 @@ class BoundedGuard:
             e_value=self._test.e_value,
             needed=1 / self._alpha,
             verdict=_verdict(self._test.e_value, self._alpha, beyond, min(self._canary.n, self._control.n)),
+            lately=lately,
         )
 
     def _value(self, harm: _Tally) -> float | None:
@@ -251,12 +261,16 @@ class BoundedGuard:
 
     def to_state(self) -> list[object]:
         tallies = [[each.n, each.total] for each in (self._canary, self._control)]
-        return [self._test.to_state(), *tallies, [] if self._proof is None else self._proof.to_state()]
+        tests = [number for test in self._tests() for number in test.to_state()]
+        return [tests, *tallies, [] if self._proof is None else self._proof.to_state()]
 
     def restore(self, state: list[object]) -> None:
         """Takes over what `to_state` gave. Raises one of the errors of `restore_guards` when it cannot be read."""
-        test, canary, control, proof = msgspec.convert(state, tuple[list[float], _Pair, _Pair, list[float]])
-        made = HarmTest.from_state(test)
+        tests, canary, control, proof = msgspec.convert(state, tuple[list[float], _Pair, _Pair, list[float]])
+        size = len(self._test.to_state())
+        made, limit = HarmTest.from_state(tests[:size]), tests[size:]
+        if self._limit_test is not None and limit:  # a state of before has none: that test begins anew
+            self._limit_test.restore(limit)
         if self._proof is not None:
             self._proof.restore(proof)
         self._test, self._canary, self._control = made, _Tally(*canary), _Tally(*control)

@@ -15,6 +15,10 @@ f(1) > 1. So the wealth E is a non-negative supermartingale that begins at 1, an
 more often, is not evidence by its absence. While the odds of the labels that are counted are less than about sqrt(r)
 times those of w (18 % too many canary units for the smallest r), equal arms still lose money on average.
 
+H0 may tolerate more: at no time is the canary's mean harm above t times the control's. With D(x) = w x + 1 - w the label
+of a harm is then the canary's with probability w t / D(t) at most, and the factors are f(1) = r D(t) / D(t r) and
+f(0) = D(t) / D(t r): of mean 1 at t, below it where the canary does less, as f(1) > f(0).
+
 **What robustness costs.** A test that knew both error rates p0, p1 for certain, and that they never change, would need
 about log(1/alpha) / KL(p1 || p0) canary units. A factor that is fair for every course of the common rate is a bet on the
 label given the result, and next to nothing can be won on the labels of harmless units: this test learns KL(q || w) from
@@ -111,16 +115,17 @@ class Wealth:
 
 
 class HarmTest(Wealth):
-    """E-process for "the canary does no more harm than the control" (see the head of this file).
+    """E-process for "the canary does at most `tolerated` times the control's harm" (see the head of this file).
 
     `share` is the probability, in (0, 1), with which the observed unit was put in the canary; with 0 or 1 there is no
     comparison and the observation only counts. About 1 us per harm, O(1) memory.
     """
 
-    __slots__ = ("_factors", "_for_share")
+    __slots__ = ("_factors", "_for_share", "_tolerated")
 
-    def __init__(self) -> None:
+    def __init__(self, tolerated: float = 1.0) -> None:
         super().__init__(_PARTS)
+        self._tolerated = tolerated
         self._for_share = -1.0
         self._factors: tuple[tuple[float, ...], ...] = ()  # of a whole harm: control, canary
 
@@ -138,7 +143,9 @@ class HarmTest(Wealth):
     def _bet(self, harm: float, group: int, share: float) -> None:
         if share != self._for_share:
             self._for_share = share
-            divisors = [share * r + 1 - share for r, _ in _BETS]
+            most = self._tolerated
+            fair = share * most + 1 - share
+            divisors = [(share * most * r + 1 - share) / fair for r, _ in _BETS]
             whole = tuple(1 / d for d in divisors)
             self._factors = (whole, tuple(r / d for (r, _), d in zip(_BETS, divisors, strict=True)))
         rest = 1 - harm

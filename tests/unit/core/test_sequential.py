@@ -39,6 +39,28 @@ def test_identical_canaries_are_rarely_rejected() -> None:
     assert sum(run is not None for run in runs) <= 38
 
 
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_a_canary_at_the_tolerated_harm_is_rarely_rejected(share: float) -> None:
+    """With 1.5 times tolerated, 1.5 times the rate is the edge of H0: the label of each harm is the canary's with
+    probability 1.5 w / (1.5 w + 1 - w), and at alpha 2 % at most 2 % ever reject (Ville). Binomial(1000, 0.02) exceeds 38
+    with p < 0.0001. Equal arms are within H0, too: they lose."""
+    rng = random.Random(31)
+    edge = 1.5 * share / (1.5 * share + 1 - share)
+    rejected = 0
+    for _ in range(1000):
+        test = HarmTest(1.5)
+        for _ in range(200):
+            (test.update_canary if rng.random() < edge else test.update_control)(1.0, share)
+            if test.rejected(0.02):
+                rejected += 1
+                break
+    assert rejected <= 38
+    equal = HarmTest(1.5)
+    for _ in range(400):
+        (equal.update_canary if rng.random() < share else equal.update_control)(1.0, share)
+    assert equal.e_value < 1.0
+
+
 def test_bursts_that_hit_both_groups_are_no_evidence() -> None:
     """Errors in outages of both groups (serially dependent): as above, <= 2 %; 300 runs exceed 15 with p < 0.001."""
     rng = random.Random(8)
