@@ -334,7 +334,6 @@ class Writer:
                     raise StoreError(f"the database cannot be written now: {self.last_error or 'it is being closed'}")
                 future.set_result(work(self._connected()))
             except sqlite3.Error as error:
-                self._fail(error)
                 self._recover(error)
                 future.set_exception(StoreError(f"the database cannot be written now: {error}"))
             except Exception as error:  # noqa: BLE001 (who asked is told; the thread must not end)
@@ -378,7 +377,6 @@ class Writer:
             self._fail(error)
             return self._isolate(batch)
         except _REFUSED as error:
-            self._fail(error)
             self._recover(error)
             return False
         self.writable = True
@@ -387,12 +385,14 @@ class Writer:
     def _commit(self, connection: sqlite3.Connection, batch: Batch) -> None:
         if self.unseen:
             batch.state = None
-        # A change that somebody made is on the disk before its head is told: no power cut may look like a forgery.
         with lasting(connection) if batch.audit else transaction(connection):
             write(connection, batch, self._service, self.chain, self.vault)
         self.commits += 1
         if batch.audit:
-            self.chain.seal(connection)
+            try:
+                self.chain.seal(connection)
+            except _REFUSED as error:  # the next one tells the head; what is committed must not be written again
+                self._recover(error)
 
     def _isolate(self, batch: Batch) -> bool:
         """Something in this batch cannot be stored at all: write its items one by one and drop those that cannot.
@@ -413,7 +413,6 @@ class Writer:
                     self._lost.events += len(one.events)
                     self._lost.lines += len(one.audit)
             except _REFUSED as error:
-                self._fail(error)
                 self._recover(error)
                 batch.keep(singles)
                 return False
@@ -435,7 +434,8 @@ class Writer:
             self.last_error = f"{kind}: {error}"
 
     def _recover(self, error: Exception) -> None:
-        """After a failure: a lock is waited for with the same connection, everything else opens the file again."""
+        """Count a failure: a lock is waited for with the same connection, everything else opens the file again."""
+        self._fail(error)
         if is_damaged(error):
             self._suspect = True
         if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:

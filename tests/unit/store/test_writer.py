@@ -19,7 +19,7 @@ from sidecar.store.batch import Batch
 from sidecar.store.lock import Held, is_held
 from sidecar.store.retention import Limits
 from sidecar.store.writer import Writer
-from tests.fixtures.settled import as_rows, settled, spent
+from tests.fixtures.settled import START, as_rows, settled, spent
 from tests.fixtures.standing import standing
 from tests.fixtures.waiting import wait_for
 
@@ -279,6 +279,33 @@ def test_rows_are_not_counted_twice_when_a_chore_fails(path: Path) -> None:
     assert writer.close(2.0)
     assert spent(path) == {"support": 12_345}
     assert writer.rows_written == 1
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), MemoryError()])
+def test_what_is_committed_is_not_written_again_when_its_head_cannot_be_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Rows, their sums, events and lines of the audit stand there once, and the head is told with the next opening."""
+    writer = Writer(path, commit_s=0.01)
+    writer.start()
+    assert writer.flush(5.0)
+    errors, seal = [error], writer.chain.seal
+
+    def failing(connection: sqlite3.Connection) -> None:
+        if errors:
+            raise errors.pop()
+        seal(connection)
+
+    monkeypatch.setattr(writer.chain, "seal", failing)
+    writer.put_events([(START, Event(kind="policy.applied"))])
+    writer.put_audit([Audit(START, "alice", "prune")])
+    writer.put(as_rows([settled(1)]))
+    assert writer.flush(5.0)
+    assert wait_for(lambda: writer.chain.head is not None)
+    assert (writer.errors, writer.rows_written) == (1, 1)
+    assert writer.close(2.0)
+    assert spent(path)["support"] == 12_345
+    assert (len(queries.events(path)), len(queries.audit(path))) == (1, 1)
 
 
 def test_a_thread_that_meets_the_impossible_goes_on(path: Path) -> None:
