@@ -149,7 +149,9 @@ def is_of_source(error: sqlite3.Error) -> bool:
 
 
 def move_aside(path: Path, wall_s: float) -> Path:
-    """Rename the file and its companions to `<name>.corrupt-<time>` and keep only the newest few of these."""
+    """Rename the file and its companions to `<name>.corrupt-<time>` and keep only the newest few of these. A link stays:
+    what is made anew lies where it leads."""
+    path = companion(path, "")
     stamp = rfc3339(wall_s).replace(":", "").replace("-", "")
     target = path.with_name(f"{path.name}.corrupt-{stamp}")
     for suffix in _COMPANIONS:

@@ -107,3 +107,21 @@ def test_only_the_log_of_a_former_file_is_cleared(path: Path) -> None:
     assert (log.exists(), shared.exists()) == (True, True)
     clear_log(path, Files((0, 0), now.log))
     assert (path.exists(), log.exists(), shared.exists()) == (True, False, False)
+
+
+def test_a_damaged_file_behind_a_link_is_made_anew_where_it_lay(tmp_path: Path) -> None:
+    """On the volume that the link leads to, under the same lock and beside the same head of the audit."""
+    real, link = tmp_path / "volume" / "real.db", tmp_path / "s.db"
+    real.parent.mkdir()
+    link.symlink_to(real)
+    for suffix in ("", "-wal"):
+        real.with_name(f"real.db{suffix}").write_bytes(b"no database" * 100)
+    writer = Writer(link, service="bot", commit_s=0.01)
+    writer.start()
+    put(writer, 0, 10)
+    assert writer.close(2.0)
+    assert link.is_symlink()
+    assert found(real) == (ids(range(10)), ["ok"])
+    assert writer.moved_aside is not None
+    assert (writer.moved_aside.parent, writer.moved_aside.read_bytes()[:2]) == (real.parent, b"no")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["s.db", "volume"]
