@@ -22,6 +22,7 @@ from sidecar.config.settings import Settings
 from sidecar.control.access import token_file
 from sidecar.control.guards import KeyFiles
 from sidecar.core.memory import version_of
+from sidecar.core.sticky import KEY_FORM, key_of
 from sidecar.errors import ConfigError, SidecarError, StoreError
 from sidecar.lean import without_authorities
 from sidecar.options import (
@@ -167,7 +168,7 @@ def _steering(verbs: Any) -> None:
     )
     store.add_argument("action", choices=("prune", "backup", "forget", "encrypt", "status"))
     store.add_argument("file", nargs="?", type=Path, help="backup: the new file")
-    store.add_argument("--key", metavar="HASH", help="forget: the sticky_key of the rows")
+    store.add_argument("--key", type=_key, metavar="HASH", help="forget: the sticky_key of the rows")
     _why(store)
     prices = verb(verbs, "prices", prices_verb, "Compile the price list anew from the installed genai-prices.")
     prices.add_argument("action", choices=("refresh",))
@@ -320,6 +321,12 @@ def _write_private(file: Path, content: bytes) -> None:
         part.replace(whole)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _key(text: str) -> str:
+    if key_of(text) is None:  # 0 rows would be erased, as if the person had none
+        raise argparse.ArgumentTypeError(f"is no sticky_key, which has {KEY_FORM}")
+    return text
 
 
 def store_verb(options: argparse.Namespace) -> int:

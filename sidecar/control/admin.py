@@ -25,7 +25,7 @@ from sidecar.control.archive import Archive
 from sidecar.control.feedback import Answer
 from sidecar.control.health import Readiness
 from sidecar.core.engine import Engine
-from sidecar.core.sticky import key_of
+from sidecar.core.sticky import KEY_FORM, key_of
 from sidecar.core.types import Event
 from sidecar.errors import RolloutError, StoreError
 from sidecar.store import queries
@@ -250,17 +250,16 @@ class _Api:
     async def forget(self, request: web.Request) -> web.Response:
         """Erase every row of one sticky key: `{"key": HASH}`."""
         verb, wrong = await self._store_verb(request)
-        if wrong is None and not verb.key:
-            wrong = _error(422, "key", "Give `key`, the sticky_key of the rows.")
         if wrong is not None:
             return wrong
+        key = key_of(verb.key)
+        if key is None:
+            return _error(422, "key", f"Give `key`, the sticky_key of the rows: {KEY_FORM}.")
         archive, engine = self._admin.archive, self._admin.engine
         self._admin.settle()  # else the newest calls would have their rows afterwards
-        key = key_of(verb.key)
-        if key is not None:
-            self._admin.forget(key)
-            engine.free(key)
-            archive.state(engine.snapshot())  # else the next one would bring it back
+        self._admin.forget(key)
+        engine.free(key)
+        archive.state(engine.snapshot())  # else the next one would bring it back
         return _json({"decisions": await archive.forget(verb.key, request[_CALLER].name, verb.why)})
 
     async def encrypt(self, request: web.Request) -> web.Response:

@@ -43,6 +43,9 @@ MAX_KEYS = 8_192
 _REPEATS_BITS = 7  # more than TEMPLATE_REPEATS has
 _REPEATS = (1 << _REPEATS_BITS) - 1
 _NAMED = re.compile(r"[0-9a-f]{16}")
+KEY_FORM = (
+    "16 digits of 0-9 and a-f, not all 0, as `llm-sidecar decisions --json` shows it; not the name that the app sends"
+)
 MIN_TRAFFIC = 500  # below it 2 % is fewer than ten requests: any real conversation would be "heavy"
 
 

@@ -360,10 +360,10 @@ def test_the_verbs_run_in_process_too(
         "store backup": 2,
         "store status": 0,
         f"store prune --db {copy}": 0,
-        f"store forget --key none --db {copy}": 0,
+        f"store forget --key 00000000000000ff --db {copy}": 0,
         "store forget": 2,
         "store prune": 0,
-        "store forget --key none": 0,
+        "store forget --key 00000000000000ff": 0,
         "store prune --set admin_listen=127.0.0.1:9": 1,
         f"state import {state}": 1,
         f"decisions --db {copy} --service none": 0,
@@ -410,7 +410,7 @@ def test_erasing_asks_the_process_that_holds_the_file(stage: Stage, tmp_path: Pa
     lock = WriteLock(other)
     lock.take()
     environ = running(stage) | {"SIDECAR_ADMIN_TOKEN_FILE": str(token)}
-    told = refused(llm_sidecar("store", "forget", "--key", "x", "--db", str(other), **environ), 1)
+    told = refused(llm_sidecar("store", "forget", "--key", "f" * 16, "--db", str(other), **environ), 1)
     lock.give()
     assert "409" in told
     assert "Another process" in told

@@ -106,9 +106,9 @@ def test_roles_on_the_command_line(guarded: Guarded) -> None:
     assert (code, "needs the role operator; vera has the role viewer" in said) == (1, True)
     code, said = guarded.verb("otto", "rollout", "pause", "support", "--why", "looks odd")
     assert (code, "paused" in said) == (0, True), said
-    code, said = guarded.verb("otto", "store", "forget", "--key", "0" * 16)
+    code, said = guarded.verb("otto", "store", "forget", "--key", "f" * 16)
     assert (code, "needs the role admin" in said) == (1, True)
-    assert guarded.verb("ada", "store", "forget", "--key", "0" * 16, "--why", "letter 12")[0] == 0
+    assert guarded.verb("ada", "store", "forget", "--key", "f" * 16, "--why", "letter 12")[0] == 0
 
 
 def test_roles_change_while_it_runs(guarded: Guarded) -> None:

@@ -82,3 +82,12 @@ def test_a_reason_that_is_no_text_is_refused_before_anything_is_done(path: Path)
     assert queries.status(path)["decisions"] == 1
     assert main(["store", "prune", "--why", "wegen Überlänge", "--db", str(path)]) == 0
     assert queries.audit(path)[0]["why"] == "wegen Überlänge"
+
+
+@pytest.mark.parametrize("key", ["anna", "0" * 16, "00000000000000FF", "0" * 15 + "7 "])
+def test_a_key_that_can_be_nobodys_is_refused(path: Path, key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """0 erased rows would be taken for a person of whom there are none."""
+    with pytest.raises(SystemExit, match="2"):
+        main(["store", "forget", "--key", key, "--db", str(path)])
+    assert "is no sticky_key, which has 16 digits" in capsys.readouterr().err
+    assert main(["store", "forget", "--key", "00000000000000ff", "--db", str(path)]) == 0

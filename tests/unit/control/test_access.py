@@ -95,7 +95,7 @@ async def test_every_route_is_in_the_table(port: Port) -> None:
 
 _BODIES: dict[str, object] = {
     "/api/v1/routes/{route}/rollout": {"action": "pause"},
-    "/api/v1/store/forget": {"key": "0" * 16},
+    "/api/v1/store/forget": {"key": "f" * 16},
 }
 
 
@@ -139,7 +139,7 @@ async def test_the_audit_says_who_and_why(port: Port) -> None:
     for path, body, status in (
         ("cycle", {"why": "look"}, 200),
         ("store/prune", {"why": "space"}, 200),
-        ("store/forget", {"key": "0" * 16, "why": "letter"}, 200),
+        ("store/forget", {"key": "f" * 16, "why": "letter"}, 200),
         ("cycle", {"why": "x" * 501}, 422),
     ):
         assert (await ask(TOKENS["admin"], "POST", f"/api/v1/{path}", body)).status == status

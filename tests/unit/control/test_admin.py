@@ -303,6 +303,9 @@ async def test_what_is_not_erased(plane: Plane) -> None:
     """Without a key, with another writer's mark, with an unknown key of the body, by GET, when the file is out of use."""
     assert (await plane.post("/api/v1/store/forget", {})).status == 422
     assert (await plane.post("/api/v1/store/forget", {"kee": "x"})).status == 422
+    for key in ("anna", "0" * 16, "00000000000000FF"):  # nobody's: 0 rows would be taken for a person without any
+        answer = await plane.post("/api/v1/store/forget", {"key": key})
+        assert (answer.status, "16 digits" in await answer.text()) == (422, True)
     assert (await plane.post("/api/v1/store/prune", b"")).status == 422
     for verb in ("prune", "forget"):
         assert (await plane.post(f"/api/v1/store/{verb}", {"key": "x", "writer": "other"})).status == 409
