@@ -30,6 +30,7 @@ from sidecar.core.types import Event
 from sidecar.errors import RolloutError, StoreError
 from sidecar.store import queries
 from sidecar.store.audit import Audit
+from sidecar.store.sealing import require_key
 from sidecar.store.vault import Vault
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -243,6 +244,7 @@ class _Api:
         verb, wrong = await self._store_verb(request)
         if wrong is not None:
             return wrong
+        self._note(request, "prune.begun", "", {}, verb.why)  # committed before the first row goes
         gone = {"decisions": await self._admin.archive.prune()}
         self._note(request, "prune", "", gone, verb.why)
         return _json(gone)
@@ -271,6 +273,8 @@ class _Api:
         archive = self._admin.archive
         if verb.key_id not in (None, archive.key_id):
             return _error(409, "key", f"Here the first key is {archive.key_id!a}, there {verb.key_id!a}.")
+        require_key(archive.key_id)
+        self._note(request, "encrypt.begun", "", {"key": archive.key_id}, verb.why)
         done = await archive.encrypt()
         found = {"values": done.sealed, "unreadable": done.unreadable}
         self._note(request, "encrypt", "", {"key": archive.key_id, **found}, verb.why)

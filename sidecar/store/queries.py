@@ -386,10 +386,16 @@ def _noted(
     chain.seal(connection)
 
 
+def _note(connection: sqlite3.Connection, path: Path, action: str, detail: Mapping[str, object], by: By) -> None:
+    with _noted(connection, path, "", action, detail, by):
+        pass
+
+
 def prune(path: Path, limits: Limits, by: By = BY) -> int:
     """Delete what the limits say is due, in bounded steps, and give the pages back; the number of raw rows deleted."""
     deleted = 0
     with _writing(path) as connection:
+        _note(connection, path, "prune.begun", {}, by)  # whatever comes then, the audit has who did it
         for _ in range(_PRUNE_CALLS):
             gone = retention.prune(connection, limits, wall(), steps=1)
             deleted += gone.rows
@@ -397,20 +403,20 @@ def prune(path: Path, limits: Limits, by: By = BY) -> int:
                 break
         while retention.vacuum(connection):
             pass
-        with _noted(connection, path, "", "prune", {"decisions": deleted}, by):
-            pass
+        _note(connection, path, "prune", {"decisions": deleted}, by)
     return deleted
 
 
 def encrypt(path: Path, by: By = BY) -> sealing.Progress:
     """Encrypt with the first key whatever is not yet; how much, and what could not be read. Raises Held and StoreError."""
     progress, vault = sealing.Progress(), Vault(by.guards.fields)
+    sealing.require_key(vault.key_id)
     with _writing(path) as connection:
+        _note(connection, path, "encrypt.begun", {"key": vault.key_id}, by)
         while not progress.over:
             sealing.step(connection, vault, progress)
         detail = {"key": vault.key_id, "values": progress.sealed, "unreadable": progress.unreadable}
-        with _noted(connection, path, "", "encrypt", detail, by):
-            pass
+        _note(connection, path, "encrypt", detail, by)
         connection.execute("VACUUM")  # free space may hold rows that were deleted when nothing was encrypted yet
         _empty_log(connection, path)
     return progress

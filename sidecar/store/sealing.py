@@ -44,10 +44,15 @@ class Progress:
         return self.decisions is None and self.feedback is None and not self.state
 
 
+def require_key(key_id: str) -> None:
+    """Raises StoreError when this is the id of no key."""
+    if not key_id:
+        raise StoreError("there is no key to encrypt with: set encryption_key_file")
+
+
 def step(connection: sqlite3.Connection, vault: Vault, progress: Progress) -> Progress:
     """Does the next rows; the same progress. Raises sqlite3.Error, or StoreError when there is no key to seal with."""
-    if not vault.key_id:
-        raise StoreError("there is no key to encrypt with: set encryption_key_file")
+    require_key(vault.key_id)
     with transaction(connection):
         if progress.decisions is not None:
             _decisions(connection, vault, progress)

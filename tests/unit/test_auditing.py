@@ -91,9 +91,9 @@ def test_verify_with_a_key(db: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["audit", "verify", "--db", str(db), "--set", keys]) == 1
     link = re.findall(r"^break: .* --accept (\S+)$", capsys.readouterr().out, re.MULTILINE)
     assert main(["audit", "verify", "--db", str(db), "--set", keys, "--accept", *link]) == 0
-    assert "5 links, 2 of them with a key" in capsys.readouterr().out
+    assert "6 links, 3 of them with a key" in capsys.readouterr().out
     assert main(["audit", "verify", "--db", str(db)]) == 1
-    assert "unproven: 2 links" in capsys.readouterr().out
+    assert "unproven: 3 links" in capsys.readouterr().out
     newest = queries.audit(db, 1)[0]
     assert (newest["action"], newest["why"], newest["actor"].partition(":")[0]) == ("prune", "space", "cli")
 

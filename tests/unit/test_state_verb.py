@@ -91,3 +91,26 @@ def test_a_key_that_can_be_nobodys_is_refused(path: Path, key: str, capsys: pyte
         main(["store", "forget", "--key", key, "--db", str(path)])
     assert "is no sticky_key, which has 16 digits" in capsys.readouterr().err
     assert main(["store", "forget", "--key", "00000000000000ff", "--db", str(path)]) == 0
+
+
+@pytest.mark.parametrize("verb", ["prune", "encrypt"])
+def test_the_audit_has_a_verb_that_did_not_end(path: Path, verb: str, tmp_path: Path) -> None:
+    """SEC-AUDIT: rows are gone, or changed, from the first of its many transactions on."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO decisions (id, at, context) VALUES ('1', '1970-01-01', '{\"task\":\"t\"}')")
+        connection.execute("CREATE TRIGGER t BEFORE UPDATE ON arms BEGIN SELECT RAISE(ABORT, 'no'); END")
+        connection.execute("CREATE TRIGGER u BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'no'); END")
+        connection.execute("INSERT INTO events (at) VALUES ('1970-01-01')")
+    keys = tmp_path / "keys"
+    keys.write_text(f"k1 {'0' * 64}\n")
+    keys.chmod(0o600)
+    encrypting = ["--set", f"encryption_key_file={keys}", "--set", f"salt_file={keys}"]
+    assert main(["store", verb, "--why", "space", "--db", str(path), *encrypting]) == 1
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT context FROM decisions").fetchall() != [('{"task":"t"}',)]
+    assert (queries.audit(path)[0]["action"], queries.audit(path)[0]["why"]) == (f"{verb}.begun", "space")
+
+
+def test_what_cannot_begin_is_not_told_as_begun(path: Path) -> None:
+    assert main(["store", "encrypt", "--db", str(path)]) == 1
+    assert [line["action"] for line in queries.audit(path)] == ["state.import"]

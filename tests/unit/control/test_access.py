@@ -148,11 +148,12 @@ async def test_the_audit_says_who_and_why(port: Port) -> None:
     assert [(line["actor"], line["action"], line["why"]) for line in reversed(lines)] == [
         ("otto", "rollout.pause", "page 7"),
         ("ada", "cycle.run", "look"),
+        ("ada", "prune.begun", "space"),
         ("ada", "prune", "space"),
         ("ada", "forget", "letter"),
     ]
     status = await (await ask(TOKENS["viewer"], "GET", "/api/v1/status")).json()
-    assert status["audit"] == {"links": 4, "head": f"4:{lines[0]['hash']}"}
+    assert status["audit"] == {"links": 5, "head": f"5:{lines[0]['hash']}"}
 
 
 # ---- the file

@@ -110,7 +110,7 @@ def test_the_verb_goes_on_while_only_events_are_left(path: Path, connection: sql
     errands(connection, START - HOUR)
     assert queries.prune(path, Limits(max_bytes=1, raw_s=1e9, aggregates_s=1e9)) == ROWS
     assert (count(connection, "events"), count(connection, "rollouts")) == (0, 1)
-    assert count(connection, "audit") == 2
+    assert count(connection, "audit") == 3
 
 
 def test_the_verb_deletes_every_event_that_is_too_old(path: Path, connection: sqlite3.Connection) -> None:

@@ -241,7 +241,7 @@ def test_a_new_key_and_the_verb(path: Path) -> None:
     assert {score["label"] for score in queries.scores(path, vault(only_new))} == {f"{CANARY}!"}
     assert queries.load_state(path, "bot", vault=vault(only_new)) == STATE
     assert b"sealed:1.old." not in on_disk(path)
-    assert queries.audit(path)[-1]["detail"] == {"key": "new", "values": 40, "unreadable": 0}
+    assert queries.audit(path)[-2]["detail"] == {"key": "new", "values": 40, "unreadable": 0}
 
 
 def test_what_was_plain_is_gone_after_the_verb(tmp_path: Path) -> None:
