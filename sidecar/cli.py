@@ -351,6 +351,8 @@ def store_verb(options: argparse.Namespace) -> int:
             told = {"key": key, "why": by.why}
             gone = _change(path, settings, "forget", lambda: {"decisions": queries.forget(path, key, by)}, told)
             sys.stdout.write(f"{gone['decisions']} decisions erased\n")
+            sys.stderr.writelines(f"but {left}\n" for left in gone.get("left", ()))
+            return FAILED if "left" in gone else OK
         case "encrypt":
             return _encrypt(path, settings, by)
         case _:
@@ -380,8 +382,8 @@ def _encrypt(path: Path, settings: Settings, by: queries.By) -> int:
 
 
 def _change(
-    path: Path, settings: Settings, verb: str, here: Callable[[], dict[str, int]], body: dict[str, str]
-) -> dict[str, int]:
+    path: Path, settings: Settings, verb: str, here: Callable[[], dict[str, Any]], body: dict[str, str]
+) -> dict[str, Any]:
     """Does it here when nothing else writes the file, else has the sidecar do it that does: never two writers at once."""
     try:
         return here()
@@ -389,7 +391,7 @@ def _change(
         asked = dataclasses.replace(settings, db=path)  # its token lies beside the file
         try:
             url = f"/api/v1/store/{verb}"
-            answer: dict[str, int] = _admin(asked, "POST", url, body | {"writer": held.mark}, _ERASING_TIMEOUT_S)
+            answer: dict[str, Any] = _admin(asked, "POST", url, body | {"writer": held.mark}, _ERASING_TIMEOUT_S)
             return answer
         except SidecarError as error:
             raise StoreError(

@@ -250,7 +250,7 @@ class _Api:
         return _json(gone)
 
     async def forget(self, request: web.Request) -> web.Response:
-        """Erase every row of one sticky key: `{"key": HASH}`."""
+        """Erase every row of one sticky key: `{"key": HASH}`; `left` says what may lie on, if anything."""
         verb, wrong = await self._store_verb(request)
         if wrong is not None:
             return wrong
@@ -262,7 +262,8 @@ class _Api:
         self._admin.forget(key)
         engine.free(key)
         archive.state(engine.snapshot())  # else the next one would bring it back
-        return _json({"decisions": await archive.forget(verb.key, request[_CALLER].name, verb.why)})
+        erased, left = await archive.forget(verb.key, request[_CALLER].name, verb.why)
+        return _json({"decisions": erased} | ({"left": left} if left else {}))
 
     async def encrypt(self, request: web.Request) -> web.Response:
         """Encrypt with the newest key what is not yet, or with an older one: `{}`; `key_id` refuses another key."""

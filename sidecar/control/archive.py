@@ -22,7 +22,7 @@ from sidecar.store import queries
 from sidecar.store.audit import ITSELF, Audit, Head
 from sidecar.store.keys import NO_GUARDS, Guards
 from sidecar.store.lock import is_held
-from sidecar.store.retention import STEP_ROWS, Forgetting, Limits, empty_log, forget, prune, rewrite, vacuum
+from sidecar.store.retention import KEPT, Forgetting, Limits, empty_log, forget, prune, rewrite, vacuum
 from sidecar.store.sealing import Progress, step
 from sidecar.store.vault import Sealed, Spoilt, Vault
 from sidecar.store.writer import Writer
@@ -39,6 +39,11 @@ CHANGES: Final = (
     "tuning.moved",
     "prices.",
     "admin.",
+)
+
+_NOT_REWRITTEN: Final = (
+    "the file is larger than a third of store_max and was not rewritten: its pages may hold copies of rows that were moved; "
+    "to be rid of them, stop the sidecar and do it again"
 )
 
 
@@ -248,20 +253,27 @@ class Archive:
             pass
         return deleted
 
-    async def forget(self, key_hash: str, actor: str, why: str = "") -> int:
-        """Erases every row of one sticky key, those that wait included; the number of decisions. Raises StoreError."""
+    async def forget(self, key_hash: str, actor: str, why: str = "") -> tuple[int, list[str]]:
+        """Erases every row of one sticky key, those that wait included; the number of decisions, and what may lie on.
+        Raises StoreError."""
         erased = 0
         while True:
             audit = Forgetting(wall(), actor, self._service, why)
             gone = await self._ask(
-                lambda db, audit=audit: forget(db, key_hash, audit, self._writing.chain, self._writing.vault)  # type: ignore[misc] # bound now
+                lambda db, audit=audit: forget(  # type: ignore[misc] # bound now
+                    db, key_hash, audit, self._writing.chain, self._writing.vault, self._limits
+                )
             )
-            erased += gone
-            if gone < STEP_ROWS:
+            erased += gone.decisions
+            if gone.is_last:
                 break
-        await self._ask(lambda db: rewrite(db, self._limits))
+        left = [KEPT.format(gone.unreadable)] if gone.unreadable else []
+        if gone.small:
+            await self._ask(rewrite)
+        else:
+            left.append(_NOT_REWRITTEN)
         await self._empty_log()
-        return erased
+        return erased, left
 
     async def encrypt(self) -> Progress:
         """Encrypts what is not yet with the first key, between commits, in short steps. Raises StoreError, also when another

@@ -27,7 +27,7 @@ from sidecar.store.batch import STATE_KEY, UPSERT_STATE
 from sidecar.store.database import is_blank, is_damaged, is_of_source, open_blank, open_reader, open_writer, size_bytes
 from sidecar.store.keys import NO_GUARDS, Guards, KeySet
 from sidecar.store.lock import WriteLock, is_held
-from sidecar.store.retention import STEP_ROWS, Forgetting, Limits
+from sidecar.store.retention import Forgetting, Limits
 from sidecar.store.vault import (
     CLOSED,
     ENCRYPTED,
@@ -426,19 +426,21 @@ def forget(path: Path, key_hash: str, by: By = BY) -> int:
     """Erase every row of one sticky key (a person), and what was learnt holds it no more; the number of decisions. Leaves
     an audit row without the key for each 1,000 of them.
 
-    Hourly sums stay: they hold no key. Raises StoreError; when what was learnt is encrypted and cannot be opened, nothing is
-    erased.
+    Hourly sums stay: they hold no key. Raises StoreError, also when all is done but what is no state stays; when what was
+    learnt is encrypted and cannot be opened, nothing is erased.
     """
     erased, chain, vault = 0, Chain(path, by.guards.audit), Vault(by.guards.fields)
     with _writing(path) as connection:
         while True:
             audit = Forgetting(wall(), by.actor, why=by.why)
             gone = retention.forget(connection, key_hash, audit, chain, vault)
-            erased += gone
-            if gone < STEP_ROWS:
+            erased += gone.decisions
+            if gone.is_last:
                 break
         retention.rewrite(connection)
         _empty_log(connection, path)
+    if gone.unreadable:
+        raise StoreError(f"{path}: done, but {retention.KEPT.format(gone.unreadable)}")
     return erased
 
 

@@ -28,6 +28,9 @@ from sidecar.store.vault import CLOSED, Vault, state_place
 STEP_ROWS = 1000  # rows of one transaction
 STEPS = 8  # steps of one call, so that new rows wait only tens of milliseconds
 VACUUM_PAGES = 256  # 2 MiB given back per call
+KEPT: Final = (
+    "{} of the stored states cannot be read, and may hold the key: replace them (`state import`) or delete them"
+)
 
 _OLDEST_RAW: Final = "SELECT id, at FROM decisions ORDER BY id LIMIT ?"
 _OLDEST_EVENTS: Final = "SELECT id, at FROM events ORDER BY at LIMIT ?"
@@ -58,6 +61,19 @@ class Pruned(NamedTuple):
 
     rows: int
     more: bool
+
+
+class Forgotten(NamedTuple):
+    """What one step erased: decisions. Then how many stored snapshots it could not read, which may hold the key, and whether
+    the file is small enough to be rewritten."""
+
+    decisions: int
+    unreadable: int
+    small: bool
+
+    @property
+    def is_last(self) -> bool:
+        return self.decisions < STEP_ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,26 +122,29 @@ def empty_log(connection: sqlite3.Connection) -> bool:
     return not busy
 
 
-def rewrite(connection: sqlite3.Connection, limits: Limits | None = None) -> None:
+def rewrite(connection: sqlite3.Connection) -> None:
     """Copies all rows into clean pages. SQLite does not overwrite a row where it lay before it was moved to another page, so
-    one that was deleted may lie there on. Needs twice the file's room meanwhile; with `limits` it is left undone where all
-    that would go beyond them. Raises sqlite3.Error."""
-    used, _ = size_bytes(connection)
-    if limits is None or 3 * used <= limits.max_bytes:
-        connection.execute("VACUUM")
+    one that was deleted may lie there on. Needs twice the file's room meanwhile. Raises sqlite3.Error."""
+    connection.execute("VACUUM")
 
 
 def forget(
-    connection: sqlite3.Connection, key_hash: str, audit: Forgetting, chain: Chain, vault: Vault = CLOSED
-) -> int:
-    """Erase up to STEP_ROWS decisions of one sticky key, with outcomes, feedback and errands; how many.
+    connection: sqlite3.Connection,
+    key_hash: str,
+    audit: Forgetting,
+    chain: Chain,
+    vault: Vault = CLOSED,
+    limits: Limits | None = None,
+) -> Forgotten:
+    """Erase up to STEP_ROWS decisions of one sticky key, with outcomes, feedback and errands.
 
     Each step takes the key out of what was learnt first, and leaves an audit row, without the key, in its transaction; the
-    one that finds fewer than STEP_ROWS is the last. Raises sqlite3.Error, and Sealed or Spoilt, with nothing erased, when
+    one that finds fewer than STEP_ROWS is the last. That row says how many snapshots could not be read, and the last one
+    whether `limits` leave no room to rewrite the file. Raises sqlite3.Error, and Sealed or Spoilt, with nothing erased, when
     what was learnt cannot be opened.
     """
     with lasting(connection):
-        _free(connection, key_hash, vault)
+        unreadable = _free(connection, key_hash, vault)
         ids = connection.execute(
             "SELECT id FROM decisions WHERE sticky_key = ? LIMIT ?", (key_hash, STEP_ROWS)
         ).fetchall()
@@ -133,17 +152,25 @@ def forget(
         erased = (orjson.dumps([key for (key,) in ids]).decode(),)
         connection.execute(_DELETE_ERRANDS, erased)
         connection.execute("UPDATE arms SET last_id = NULL WHERE last_id IN (SELECT value FROM json_each(?))", erased)
-        detail = orjson.dumps({"decisions": len(ids)}).decode()
+        used, _ = size_bytes(connection)
+        gone = Forgotten(len(ids), unreadable, limits is None or 3 * used <= limits.max_bytes)
+        told: dict[str, object] = {"decisions": gone.decisions}
+        if gone.unreadable:
+            told["unreadable"] = gone.unreadable
+        if gone.is_last and not gone.small:
+            told["rewritten"] = False
+        detail = orjson.dumps(told).decode()
         chain.append(connection, audit.service, [Audit(audit.at, audit.actor, "forget", detail=detail, why=audit.why)])
     chain.seal(connection)
-    return len(ids)
+    return gone
 
 
-def _free(connection: sqlite3.Connection, key_hash: str, vault: Vault) -> None:
-    """Takes a conversation out of every stored snapshot, also of those that were set aside. What is no snapshot stays."""
-    key = key_of(key_hash)
+def _free(connection: sqlite3.Connection, key_hash: str, vault: Vault) -> int:
+    """Takes a conversation out of every stored snapshot, also of those that were set aside. What is no snapshot stays; how
+    many of these there are."""
+    key, unreadable = key_of(key_hash), 0
     if key is None:
-        return
+        return 0
     rows = connection.execute(
         "SELECT service, arm, CAST(state AS BLOB) FROM arms WHERE route = ? AND state IS NOT NULL", (STATE_KEY,)
     ).fetchall()
@@ -153,12 +180,14 @@ def _free(connection: sqlite3.Connection, key_hash: str, vault: Vault) -> None:
         try:
             made = without(text, key)
         except UNREADABLE:
+            unreadable += 1
             continue
         if made != text:
             made = vault.seal_blob(made, place) if vault.key_id else made
             connection.execute(
                 "UPDATE arms SET state = ? WHERE service = ? AND route = ? AND arm = ?", (made, service, STATE_KEY, arm)
             )
+    return unreadable
 
 
 def _raw_before(connection: sqlite3.Connection, at: str) -> list[Key]:

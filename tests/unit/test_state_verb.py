@@ -13,6 +13,7 @@ from sidecar.cli import main
 from sidecar.errors import StoreError
 from sidecar.store import queries
 from sidecar.store.database import open_writer
+from sidecar.store.lock import WriteLock
 
 STATE = b'{"version":1,"ledger":{},"routes":{},"bindings":[]}'
 
@@ -114,3 +115,14 @@ def test_the_audit_has_a_verb_that_did_not_end(path: Path, verb: str, tmp_path: 
 def test_what_cannot_begin_is_not_told_as_begun(path: Path) -> None:
     assert main(["store", "encrypt", "--db", str(path)]) == 1
     assert [line["action"] for line in queries.audit(path)] == ["state.import"]
+
+
+def test_what_a_sidecar_could_not_erase_is_no_success(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sidecar.cli._admin", lambda *_: {"decisions": 3, "left": ["the file is large"]})
+    lock = WriteLock(path)
+    lock.take()
+    assert main(["store", "forget", "--key", "00000000000000ff", "--db", str(path)]) == 1
+    lock.give()
+    assert capsys.readouterr() == ("3 decisions erased\n", "but the file is large\n")

@@ -26,7 +26,7 @@ from sidecar.core.sticky import Binding, salt_of
 from sidecar.core.types import Event, Feedback
 from sidecar.errors import ConfigError
 from sidecar.store import queries
-from sidecar.store.database import open_reader
+from sidecar.store.database import open_reader, open_writer
 from sidecar.tasks import Tasks
 from tests.fixtures.guards import key_file
 from tests.fixtures.policies import SUPPORT
@@ -297,6 +297,15 @@ async def test_forgetting_reaches_what_was_learnt(plane: Plane) -> None:
     stored = queries.load_state(plane.settings.db, "bot")
     assert stored is not None
     assert str(salted).encode() not in stored
+
+
+async def test_what_may_lie_on_is_told(plane: Plane) -> None:
+    """A state that is none cannot be searched for the key."""
+    assert plane.settings.db is not None
+    with closing(open_writer(plane.settings.db)) as connection:
+        connection.execute("INSERT INTO arms (service, route, arm, state) VALUES ('other', '*', '*', 'torn')")
+    told = await (await plane.post("/api/v1/store/forget", {"key": f"{7:016x}"})).json()
+    assert (told["decisions"], told["left"][0].partition(" and")[0]) == (0, "1 of the stored states cannot be read,")
 
 
 async def test_what_is_not_erased(plane: Plane) -> None:

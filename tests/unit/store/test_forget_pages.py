@@ -9,7 +9,6 @@ from sidecar.config.settings import Settings
 from sidecar.control.archive import Archive
 from sidecar.store import queries
 from sidecar.store.database import open_writer
-from sidecar.store.retention import Limits, rewrite
 
 PEOPLE = 40
 ROWS = 4_000
@@ -60,17 +59,17 @@ async def test_a_running_sidecar_leaves_none_either(tmp_path: Path) -> None:
     archive.close(5.0)
 
 
-def test_a_file_is_not_rewritten_beyond_its_ceiling(tmp_path: Path) -> None:
-    """Twice its room would be needed meanwhile, which the volume of a running sidecar may not have."""
-    path, _ = filled(tmp_path)
-    with closing(open_writer(path)) as connection:
-        connection.execute("DELETE FROM decisions WHERE id < ?", (f"{ROWS // 2:026x}",))
-
-        def free() -> int:
-            return int(connection.execute("PRAGMA freelist_count").fetchone()[0])
-
-        used = path.stat().st_size
-        rewrite(connection, Limits(max_bytes=used))
-        assert free() > 0
-        rewrite(connection, Limits(max_bytes=3 * used))
-        assert free() == 0
+async def test_a_file_is_not_rewritten_beyond_its_ceiling(tmp_path: Path) -> None:
+    """Twice its room would be needed meanwhile, which the volume of a running sidecar may not have: it says so."""
+    path, (anna, ben, *_) = filled(tmp_path)
+    size = path.stat().st_size
+    for key, ceiling, rewritten in ((anna, size, False), (ben, 3 * size, True)):
+        archive = Archive(Settings(db=path, store_max_bytes=ceiling))
+        assert archive.writer is not None
+        archive.writer.start()
+        erased, left = await archive.forget(key, "test")
+        assert archive.writer.close(5.0)
+        assert (len(left), "a third of store_max" in "".join(left)) == ((0, False) if rewritten else (1, True))
+        told = {"decisions": erased} if rewritten else {"decisions": erased, "rewritten": False}
+        assert queries.audit(path)[0]["detail"] == told
+        assert (path.stat().st_size < size) is rewritten

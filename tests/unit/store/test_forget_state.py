@@ -86,9 +86,12 @@ def test_the_audit_has_what_is_gone_whatever_comes_then(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stored", [b"{}", b"[1]", b"\xff", b'{"bindings":[3],"routes":{}}'])
 def test_what_is_no_snapshot_stays(tmp_path: Path, stored: bytes) -> None:
-    """Nobody can read it; the rows go all the same, and so they do for a key that no conversation has."""
+    """Nobody can read it: the rows go all the same, and what may lie on is told."""
     path = database(tmp_path / "s.db", stored)
-    assert queries.forget(path, HASH) == 1
+    with pytest.raises(StoreError, match="done, but 1 of the stored states cannot be read"):
+        queries.forget(path, HASH)
+    assert queries.status(path)["decisions"] == 0
+    assert queries.audit(path)[0]["detail"] == {"decisions": 1, "unreadable": 1}
     assert queries.forget(path, "no key at all") == 0
     with closing(sqlite3.connect(path)) as connection:
         assert bytes(connection.execute("SELECT state FROM arms").fetchone()[0]) == stored

@@ -19,6 +19,8 @@ from sidecar.store.retention import Forgetting, Limits, forget, prune
 from sidecar.store.writer import Writer
 from tests.fixtures.settled import START, as_rows, settled, spent
 
+STATE = b'{"routes":{},"bindings":[]}'
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -26,7 +28,7 @@ def path(tmp_path: Path) -> Path:
     writer = Writer(path, service="bot")
     writer.put(as_rows([settled(n, key=n % 3, completion_id="twice" if n in {4, 5} else None) for n in range(1, 31)]))
     writer.put_feedback([(START, Feedback(decision_id=settled(3).id, route="support", arm="mini", score=1.0))])
-    writer.put_state(b"{}")
+    writer.put_state(STATE)
     writer.put_events([(START, Event(kind="policy.applied", message="p1"))])
     writer.start()
     assert writer.close(5.0)
@@ -176,7 +178,7 @@ def test_prune_by_age_and_by_size(path: Path) -> None:
     assert queries.prune(path, Limits(max_bytes=1)) == 30
     status = queries.status(path)
     assert (status["decisions"], status["feedback"], status["oldest"], status["newest"]) == (0, 0, None, None)
-    assert queries.load_state(path, "bot") == b"{}"
+    assert queries.load_state(path, "bot") == STATE
 
 
 def test_aggregates_have_their_own_age(path: Path) -> None:
@@ -281,7 +283,7 @@ def test_a_state_of_another_type_keeps_no_process_from_starting(
 
 def test_load_state_of_another_service_is_none(path: Path) -> None:
     """Snapshots belong to one service."""
-    assert queries.load_state(path, "bot") == b"{}"
+    assert queries.load_state(path, "bot") == STATE
     assert queries.load_state(path, "other") is None
 
 
@@ -339,7 +341,7 @@ def test_writing_verbs_keep_off_a_file_that_has_a_writer(path: Path) -> None:
     for verb in (
         lambda: queries.prune(path, Limits(max_bytes=1)),
         lambda: queries.forget(path, f"{1:016x}"),
-        lambda: queries.save_state(path, b"{}", "bot"),
+        lambda: queries.save_state(path, STATE, "bot"),
     ):
         with pytest.raises(Held) as caught:
             verb()
