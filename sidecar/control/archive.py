@@ -259,7 +259,7 @@ class Archive:
         erased = 0
         while True:
             audit = Forgetting(wall(), actor, self._service, why)
-            gone = await self._ask(
+            gone = await self._erase(
                 lambda db, audit=audit: forget(  # type: ignore[misc] # bound now
                     db, key_hash, audit, self._writing.chain, self._writing.vault, self._limits
                 )
@@ -269,7 +269,7 @@ class Archive:
                 break
         left = [KEPT.format(gone.unreadable)] if gone.unreadable else []
         if gone.small:
-            await self._ask(rewrite)
+            await self._erase(rewrite)
         else:
             left.append(_NOT_REWRITTEN)
         await self._empty_log()
@@ -281,13 +281,22 @@ class Archive:
         progress, vault = Progress(), self._writing.vault
         key_id = self.key_id
         while not progress.over:
-            await self._ask(lambda db: step(db, vault, progress))
+            await self._erase(lambda db: step(db, vault, progress))
         if self.key_id != key_id:
             raise StoreError("the first key became another one meanwhile: encrypt once more")
         while await self._ask(vacuum):
             pass
         await self._empty_log()
         return progress
+
+    async def _erase(self, work: Callable[[sqlite3.Connection], Found]) -> Found:
+        """As `_ask`, and whatever comes then, the writer owes the emptying of the WAL."""
+
+        def owing(db: sqlite3.Connection) -> Found:
+            self._writing.log_owed = True  # here: its chores may empty the WAL between two steps
+            return work(db)
+
+        return await self._ask(owing)
 
     async def _empty_log(self) -> None:
         """Takes what was erased out of the WAL too; while somebody reads it, the writer tries again with its chores."""

@@ -7,6 +7,8 @@ from pathlib import Path
 import orjson
 import pytest
 
+from sidecar.config.settings import Settings
+from sidecar.control.archive import Archive
 from sidecar.core.sticky import salt_of
 from sidecar.errors import StoreError
 from sidecar.store import queries
@@ -16,6 +18,7 @@ from sidecar.store.retention import STEP_ROWS, Forgetting, forget
 from sidecar.store.vault import Sealed, Spoilt, Vault
 from sidecar.store.writer import Writer
 from tests.fixtures.settled import as_rows, settled
+from tests.fixtures.waiting import wait_for
 
 KEY, OTHER = 0xABCDEF0123456789, 7
 HASH = f"{KEY:016x}"
@@ -117,3 +120,33 @@ def test_the_next_process_empties_a_wal_that_a_killed_one_left(tmp_path: Path) -
     assert following.flush(5.0)
     assert HASH.encode() not in left.read_bytes() + left.with_name("left.db-wal").read_bytes()
     assert following.close(5.0)
+
+
+async def test_an_erasure_that_breaks_off_leaves_none_in_the_wal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows are gone, the file cannot be rewritten for want of room, and a reader keeps the WAL meanwhile."""
+
+    def full(_: sqlite3.Connection) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("sidecar.control.archive.rewrite", full)
+    monkeypatch.setattr("sidecar.store.writer.CHORE_S", 0.05)
+    path = tmp_path / "s.db"
+    archive = Archive(Settings(db=path))
+    assert archive.writer is not None
+    archive.writer.start()
+    archive.put(as_rows([settled(1, key=KEY)]))
+    assert await archive.stored(5.0)
+    with closing(sqlite3.connect(path)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM decisions").fetchone()
+        with pytest.raises(StoreError, match="is full"):
+            await archive.forget(HASH, "alice")
+        archive.put(as_rows([settled(2, key=1)]))
+        assert await archive.stored(5.0)
+        assert HASH.encode() in path.with_name("s.db-wal").read_bytes()
+        assert any("in the WAL" in note for note in archive.notes())
+    assert wait_for(lambda: archive.notes() == [])
+    assert HASH.encode() not in path.with_name("s.db-wal").read_bytes()
+    assert archive.writer.close(5.0)
