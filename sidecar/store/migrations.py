@@ -99,9 +99,11 @@ def is_current(connection: sqlite3.Connection) -> bool:
 
 
 def require_ours(connection: sqlite3.Connection) -> None:
-    """Raises sqlite3.DatabaseError when the file has tables, and nothing that says that a sidecar made them."""
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if tables and _RECORD not in tables:
+    """Raises sqlite3.DatabaseError when the file has tables, and nothing that says that a sidecar made them: others have a
+    table of this name too, but not with sets."""
+    tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0]
+    columns = {column[1] for column in connection.execute(f"PRAGMA table_info({_RECORD})")}
+    if tables and "migration_set" not in columns:
         raise sqlite3.DatabaseError("it is the database of another program")
 
 

@@ -15,7 +15,7 @@ from tests.fixtures.settled import as_rows, settled
 THEIRS = "it is the database of another program"
 
 
-@pytest.mark.parametrize("table", ["moz_places", "decisions"])
+@pytest.mark.parametrize("table", ["moz_places", "decisions", "schema_migrations"])
 def test_what_another_program_made_is_not_changed(tmp_path: Path, table: str) -> None:
     """By no verb, and by no sidecar: its rows wait."""
     path = tmp_path / "places.sqlite"
