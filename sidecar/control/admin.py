@@ -141,6 +141,11 @@ class _StoreVerb(msgspec.Struct, forbid_unknown_fields=True):
     why: _Why = ""
 
 
+def _line(request: web.Request, action: str, target: str, detail: Mapping[str, object], why: str) -> Audit:
+    """One line of the audit: who does this."""
+    return Audit(wall(), request[_CALLER].name, action, target, orjson.dumps(detail).decode(), why)
+
+
 class _Api:
     """The handlers."""
 
@@ -244,7 +249,7 @@ class _Api:
         verb, wrong = await self._store_verb(request)
         if wrong is not None:
             return wrong
-        self._note(request, "prune.begun", "", {}, verb.why)  # committed before the first row goes
+        await self._admin.archive.begin(_line(request, "prune.begun", "", {}, verb.why))
         gone = {"decisions": await self._admin.archive.prune()}
         self._note(request, "prune", "", gone, verb.why)
         return _json(gone)
@@ -275,16 +280,14 @@ class _Api:
         if verb.key_id not in (None, archive.key_id):
             return _error(409, "key", f"Here the first key is {archive.key_id!a}, there {verb.key_id!a}.")
         require_key(archive.key_id)
-        self._note(request, "encrypt.begun", "", {"key": archive.key_id}, verb.why)
+        await archive.begin(_line(request, "encrypt.begun", "", {"key": archive.key_id}, verb.why))
         done = await archive.encrypt()
         found = {"values": done.sealed, "unreadable": done.unreadable}
         self._note(request, "encrypt", "", {"key": archive.key_id, **found}, verb.why)
         return _json(found)
 
     def _note(self, request: web.Request, action: str, target: str, detail: Mapping[str, object], why: str) -> None:
-        """One line of the audit: who did this."""
-        text = orjson.dumps(detail).decode()
-        self._admin.archive.audit(Audit(wall(), request[_CALLER].name, action, target, text, why))
+        self._admin.archive.audit(_line(request, action, target, detail, why))
 
     async def _store_verb(self, request: web.Request) -> tuple[_StoreVerb, web.Response | None]:
         verb = msgspec.json.decode(await request.read(), type=_StoreVerb)

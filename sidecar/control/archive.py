@@ -19,7 +19,7 @@ from sidecar.core.record import Row
 from sidecar.core.types import Event, Feedback
 from sidecar.errors import StoreError
 from sidecar.store import queries
-from sidecar.store.audit import ITSELF, Audit, Head
+from sidecar.store.audit import ITSELF, Audit, Head, lasting
 from sidecar.store.keys import NO_GUARDS, Guards
 from sidecar.store.lock import is_held
 from sidecar.store.retention import KEPT, Forgetting, Limits, empty_log, forget, prune, rewrite, vacuum
@@ -240,6 +240,17 @@ class Archive:
     def mark(self) -> str | None:
         """What the lock of the database says of the process that writes it, if that is this one."""
         return None if self.writer is None else self.writer.mark
+
+    async def begin(self, line: Audit) -> None:
+        """Writes a line of the audit at once, before what it tells of. Raises StoreError; then it is not written later."""
+
+        def begun(db: sqlite3.Connection) -> None:
+            chain = self._writing.chain
+            with lasting(db):
+                chain.append(db, self._service, [line])
+            chain.seal(db)
+
+        await self._ask(begun)
 
     async def prune(self) -> int:
         """Deletes what the limits say is due, between commits, in short steps; the number of rows. Raises StoreError."""

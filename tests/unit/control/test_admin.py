@@ -1,6 +1,7 @@
 """The admin port: who may come in, what can be seen and changed, and that each change leaves a line in the audit."""
 
 import json
+import sqlite3
 import stat
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import closing
@@ -306,6 +307,18 @@ async def test_what_may_lie_on_is_told(plane: Plane) -> None:
         connection.execute("INSERT INTO arms (service, route, arm, state) VALUES ('other', '*', '*', 'torn')")
     told = await (await plane.post("/api/v1/store/forget", {"key": f"{7:016x}"})).json()
     assert (told["decisions"], told["left"][0].partition(" and")[0]) == (0, "1 of the stored states cannot be read,")
+
+
+async def test_what_is_refused_did_not_begin(plane: Plane) -> None:
+    """Neither is it told later, when the file can be written again."""
+    assert plane.settings.db is not None
+    assert await plane.archive.stored(5)
+    with closing(sqlite3.connect(plane.settings.db, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert (await plane.post("/api/v1/store/prune", {})).status == 503
+    assert (await plane.post("/api/v1/store/encrypt", {})).status == 503
+    assert await plane.archive.stored(5)
+    assert queries.audit(plane.settings.db) == []
 
 
 async def test_what_is_not_erased(plane: Plane) -> None:
