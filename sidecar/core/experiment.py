@@ -9,9 +9,11 @@ policy is another experiment (`id` is a hash of its content).
 all pods agree while shares are fixed and the same variants are out. With `allocation: adaptive` the shares change for
 new units only. Each set of shares has a number, the `epoch`; a decision carries `id:variant` as its rollout_id and the
 epoch as its rollout_step, so that an outcome or a score of days later is weighed by the shares with which its unit was
-drawn. MAX_EPOCHS are kept; values of older ones do not count, whatever they are. Only the first value of a unit counts,
-also over a restart: the youngest STORED_UNITS units that counted are in the state. A conversation that is older than
-those, and scored again, counts twice.
+drawn. 0 are the shares of the policy, others are numbered by the second in which they began: where the policy leaves the
+experiment and returns to it, it begins anew under its id, and no number means two sets of shares. MAX_EPOCHS are kept;
+values of older ones do not count, whatever they are. Only the first value of a unit counts, also over a restart: the
+youngest STORED_UNITS units that counted are in the state. A conversation that is older than those, and scored again,
+counts twice.
 
 **Metrics** are brought to 0..1 with larger better by `core.scale`. `quality` is the first score that the app sends; where
 the route takes no feedback, what its validators say. Aborts and the caller's own mistakes count nowhere.
@@ -189,7 +191,7 @@ class Experiment:
         shares = self._epochs.get(-1 if decision.rollout_step is None else decision.rollout_step)
         if shares is None:
             return []
-        events = self._guard(index, outcome, shares) if _is_first(self._outcomes, key) else []
+        events = self._guard(index, outcome, shares, now) if _is_first(self._outcomes, key) else []
         value = None if self._scored else self.scale.value(outcome, quality)
         return events if value is None else events + self._take(index, value, key, shares, now)
 
@@ -212,19 +214,20 @@ class Experiment:
         total = int(self.race.counts.sum())
         events = self._judge(now)
         if not events and self.spec.allocation == "adaptive" and total % REALLOCATE_EVERY == 0:
-            self._reallocate(self.race.allocation())
+            self._reallocate(self.race.allocation(), now)
         return events
 
-    def _reallocate(self, shares: tuple[float, ...]) -> None:
+    def _reallocate(self, shares: tuple[float, ...], now: float) -> None:
         if max(abs(new - old) for new, old in zip(shares, self._epochs[self._epoch], strict=True)) >= MIN_CHANGE:
-            self._put(shares)
+            self._put(shares, now)
 
-    def _put(self, shares: tuple[float, ...]) -> None:
-        self._epoch += 1
+    def _put(self, shares: tuple[float, ...], now: float) -> None:
+        self._epoch = max(self._epoch + 1, int(now))
         self._epochs[self._epoch] = shares
-        self._epochs.pop(self._epoch - MAX_EPOCHS, None)
+        if len(self._epochs) > MAX_EPOCHS:
+            del self._epochs[min(self._epochs)]
 
-    def _guard(self, index: int, outcome: Outcome, shares: Sequence[float]) -> list[Event]:
+    def _guard(self, index: int, outcome: Outcome, shares: Sequence[float], now: float) -> list[Event]:
         harm = float(outcome.kind == "failed")
         events: list[Event] = []
         for other in range(1, len(self.choices)) if index == 0 else (index,):
@@ -232,7 +235,7 @@ class Experiment:
             (test.update_control if index == 0 else test.update_canary)(harm, share)
             if other not in self.race.out and test.rejected(HARM_ALPHA / self.spec.replicas / (len(self.choices) - 1)):
                 why = f"it fails more often than the control (E = {test.e_value:.3g} after {test.canary_n} units)"
-                events += self._stop(other, why)
+                events += self._stop(other, why, now)
         return events
 
     def roll_back(self, now: float, cause: str, arm: str | None = None) -> list[Event]:
@@ -240,7 +243,7 @@ class Experiment:
         control is left, the experiment ends. Says nothing when there is none to take out."""
         left = [index for index in range(1, len(self.choices)) if index not in self.race.out]
         out = [index for index in left if arm is None or self.choices[index].arm.id == arm]
-        events = [event for index in out for event in self._stop(index, f"rolled back: {cause}")]
+        events = [event for index in out for event in self._stop(index, f"rolled back: {cause}", now)]
         if self.winner in out:
             events += self.demote()
             self.promoted = False
@@ -248,10 +251,10 @@ class Experiment:
             events += self.tick(now)
         return events
 
-    def _stop(self, index: int, why: str) -> list[Event]:
+    def _stop(self, index: int, why: str, now: float) -> list[Event]:
         self.race.out.add(index)
         left = [share * (one not in self.race.out) for one, share in enumerate(self._epochs[self._epoch])]
-        self._put(tuple(share / sum(left) for share in left))
+        self._put(tuple(share / sum(left) for share in left), now)
         name = self.spec.variants[index].id
         return [self._event("variant_stopped", "critical", f"{name} takes no more units: {why}", index)]
 

@@ -330,7 +330,7 @@ def test_old_epochs_are_forgotten() -> None:
     """Memory is bounded: a score of a unit whose shares nobody remembers does not count."""
     one = experiment()
     for at in range(MAX_EPOCHS + 1):
-        one._put((0.3, 0.7) if at % 2 else (0.7, 0.3))
+        one._put((0.3, 0.7) if at % 2 else (0.7, 0.3), 1.0)
     assert len(one._epochs) == MAX_EPOCHS
     assert one.label(one.choices[0].tag, 0, 1, 1.0, 1.0) == []
     assert one.race.counts.sum() == 0
@@ -338,7 +338,7 @@ def test_old_epochs_are_forgotten() -> None:
 
 def test_small_changes_are_no_news() -> None:
     one = experiment()
-    one._reallocate((0.51, 0.49))
+    one._reallocate((0.51, 0.49), 1.0)
     assert one.draw(1)[2] == 0
 
 

@@ -256,6 +256,29 @@ def test_a_route_that_goes_and_returns() -> None:
     assert one.decide(facts(1), NOW).reason == "sampled"
 
 
+def test_scores_of_an_earlier_run_are_weighed_by_its_own_shares_or_not_at_all() -> None:
+    """The mode leaves `ab` and returns: the experiment begins anew under its id. Late scores of units that the first run
+    drew by the policy's shares count; of those that it drew by changed ones none does, whatever the second has changed."""
+
+    def rolled_back(arm: str, now: float) -> None:
+        trial = one.routes[0].trial
+        assert trial is not None
+        trial.experiment.roll_back(now, "a test", arm)
+
+    one = made()
+    by_the_policy, control = one.decide(facts(1), NOW), f"{status(one).id}:control"
+    rolled_back(MINI.id, NOW + 1)
+    by_changed = one.decide(facts(2), NOW + 1)
+    one.apply(policy(AB, mode="observe"), NOW + 2)
+    one.apply(policy(AB), NOW + 3)
+    rolled_back(BASE.id, NOW + 4)
+    assert (by_the_policy.rollout_id, by_changed.rollout_id) == (control, control)
+    one.feedback(scored(by_the_policy, 1, 1.0), NOW + 5)
+    assert [variant.units for variant in status(one).variants] == [1, 0, 0]
+    one.feedback(scored(by_changed, 2, 1.0), NOW + 5)
+    assert [variant.units for variant in status(one).variants] == [1, 0, 0]
+
+
 def test_a_snapshot_holds_it() -> None:
     """After a restart: the same evidence, no second beginning, conversations that keep prompts and count no more."""
     one = made()
