@@ -27,6 +27,7 @@ from typing import Any, Final
 from sidecar.core.constraint import Savings
 from sidecar.core.lease import Lease
 from sidecar.core.policy import Budget
+from sidecar.core.types import MOST_SUM
 from sidecar.core.window import Sums, Window
 
 DAY_S = 86_400
@@ -155,16 +156,16 @@ class Ledger:
             self.roll(now)
         budget = self.budget
         if self.lease is not None:
-            self.lease.spent_nusd += cost_nusd
+            self.lease.spent_nusd = min(MOST_SUM, self.lease.spent_nusd + cost_nusd)
         if budget is not None and budget.mean_request_nusd is not None:
             self.savings.add(cost_nusd, budget.mean_request_nusd, calls=int(call))
         if budget is not None and budget.window_nusd is not None:
             self.window.add(now, cost_nusd)
         if day == self.day:
-            self.spent_day_nusd += cost_nusd
-            self.spent_month_nusd += cost_nusd
+            self.spent_day_nusd = min(MOST_SUM, self.spent_day_nusd + cost_nusd)
+            self.spent_month_nusd = min(MOST_SUM, self.spent_month_nusd + cost_nusd)
         elif month_of(int(day)) == self.month:
-            self.spent_month_nusd += cost_nusd
+            self.spent_month_nusd = min(MOST_SUM, self.spent_month_nusd + cost_nusd)
 
     def to_state(self) -> dict[str, Any]:
         """What outlives the process. Reservations do not: their calls died with it."""
@@ -202,8 +203,8 @@ class Ledger:
         self.savings.nusd = float(state.get("saved_nusd", 0.0))
         self.roll(now)
         self._told = (self.day, self.spent_day_nusd, self.month, self.spent_month_nusd)
-        self.spent_day_nusd += own_day_nusd
-        self.spent_month_nusd += own_month_nusd
+        self.spent_day_nusd = min(MOST_SUM, self.spent_day_nusd + own_day_nusd)
+        self.spent_month_nusd = min(MOST_SUM, self.spent_month_nusd + own_month_nusd)
         match state.get("window"):
             case [float() | int() as window_s, list(kept)] if (
                 self.window is not self.calls and _window(window_s).window_s == self.window.window_s

@@ -43,6 +43,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sidecar.core.types import MOST_SUM
+
 Floats = NDArray[np.float64]
 
 CAUTION: Final = 1.6  # 0..3 standard errors; smaller breaks promises, larger saves less
@@ -222,7 +224,7 @@ class Savings:
 
     def add(self, cost_nusd: float, ceiling_nusd: float, calls: int = 1) -> None:
         """Books one call, or what was paid beside calls (`calls` 0)."""
-        self.nusd = min(SAVED * ceiling_nusd, self.nusd + calls * ceiling_nusd - cost_nusd)
+        self.nusd = max(-MOST_SUM, min(SAVED * ceiling_nusd, MOST_SUM, self.nusd + calls * ceiling_nusd - cost_nusd))
 
     def allowance(self, ceiling_nusd: float) -> float:
         """What the next calls may cost on average: what was overspent is made up for within AHEAD calls, what was saved

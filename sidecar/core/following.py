@@ -28,7 +28,7 @@ from sidecar.core.policy import Policy
 from sidecar.core.route import PriceOf, RouteState
 from sidecar.core.settle import NOTHING, Verdict, billed_nusd, pay
 from sidecar.core.sticky import Binding, Sticky
-from sidecar.core.types import Decision, Event, Facts, Outcome
+from sidecar.core.types import MOST_SUM, Decision, Event, Facts, Outcome
 
 _KEPT_BACK: Final = ("watch.drift", "watch.anomalies")  # parts that the leader does not tell
 MAX_BOUND: Final = 8_192  # new conversations that wait to be told; the oldest are told to nobody
@@ -149,7 +149,7 @@ class Follower(Engine):
 
     def _owe(self, route: str, cost_nusd: int, at: float) -> None:
         if cost_nusd:
-            self.charges[route] = (self.charges.get(route, (0, at))[0] + cost_nusd, at)
+            self.charges[route] = (min(MOST_SUM, self.charges.get(route, (0, at))[0] + cost_nusd), at)
 
     def tick(self, now: float) -> list[Event]:
         """What time changes here: a new day, breakers, prices, draws; and the hits of rules, which were ours."""

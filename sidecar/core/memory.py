@@ -38,11 +38,11 @@ from sidecar.core.spend import ArmSpend, Spend
 from sidecar.core.staging import arm_digest
 from sidecar.core.sticky import Binding, Sticky, salt_of
 from sidecar.core.trial import left_behind, trial_of
-from sidecar.core.types import Event
+from sidecar.core.types import MOST_SUM, Event
 
 VERSION: Final = 1
 UNREADABLE: Final = (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError)  # a broken part
-LARGEST: Final = 1e18  # 1e15..1e100 (nano-dollars, seconds): smaller refuses rich services, larger lets sums overflow
+LARGEST: Final = float(MOST_SUM)  # nano-dollars, tokens, seconds
 LARGEST_EVIDENCE: Final = 1e101  # wealth of tests is cut at 1e100
 _KEYS: Final = 2**64 - 1
 # 0..32,768; about 100 kB of JSON: more makes a snapshot hold the loop, fewer switch models at restarts

@@ -18,7 +18,8 @@ nothing: its first calls are the overshoot that DESIGN 6 allows.
 
 from math import log2
 
-from sidecar.core.cost import RateCard, Rates
+from sidecar.core.cost import MOST_NUSD, RateCard, Rates
+from sidecar.core.types import MOST_SUM
 
 BYTES_PER_TOKEN = 3.0  # 2..6; English text has about 4: fewer bytes a token reserves more, which is the safe side
 SHRINK = 5.0  # 1..50 calls; smaller trusts one long answer, larger hides an arm's verbosity
@@ -89,6 +90,7 @@ class ArmSpend:
         elif max_tokens is not None:
             output = min(output, max_tokens)
         estimate = -int(-_fusd(price, input_bytes / BYTES_PER_TOKEN, output) // FUSD_PER_NUSD)
+        estimate = min(estimate, MOST_NUSD)  # some clients say "no limit" by the largest number that they have
         second = price.sizes[-1][1].second
         if not second:
             return estimate
@@ -129,15 +131,15 @@ class Spend:
             spend.seconds += seconds
         if input_tokens is not None and output_tokens is not None:
             self.calls += 1
-            self.input_tokens += input_tokens
-            self.output_tokens += output_tokens
+            self.input_tokens = min(MOST_SUM, self.input_tokens + input_tokens)
+            self.output_tokens = min(MOST_SUM, self.output_tokens + output_tokens)
             spend.calls += 1
-            spend.output_tokens += output_tokens
+            spend.output_tokens = min(MOST_SUM, spend.output_tokens + output_tokens)
             if self.reserving:
                 spend.outputs.add(output_tokens)
         if cost_nusd is not None:
             spend.costed += 1
-            spend.cost_nusd += cost_nusd
+            spend.cost_nusd = min(MOST_SUM, spend.cost_nusd + cost_nusd)
             if self.reserving:
                 spend.costs.add(cost_nusd)
 

@@ -8,7 +8,7 @@ nano-dollars (`_nusd`); None always means "unknown" and never 0.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from msgspec import Struct
@@ -23,6 +23,8 @@ Spoken = Literal["openai", "anthropic", "gemini", "cohere", "bedrock"]  # that u
 Endpoint = Literal[
     "chat", "completions", "responses", "messages", "generate", "embeddings", "count_tokens", "other"
 ]  # "other": passes byte for byte, metered where usage is recognisable
+# of costs in nano-dollars, or of tokens: sums end here, a thousand million dollars, so that a snapshot can hold them
+MOST_SUM: Final = 10**18
 SELECTABLE: frozenset[Endpoint] = frozenset({"chat", "completions", "responses", "messages", "generate"})
 
 Mode = Literal["observe", "shadow", "ab", "canary", "optimize"]

@@ -17,6 +17,8 @@ dropped. What it does not do: exponential decay; exact quantiles.
 from collections.abc import Sequence
 from math import ceil, inf, isfinite, log
 
+from sidecar.core.types import MOST_SUM
+
 RELATIVE_ERROR = 0.01
 _GROWTH = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
 _PER_NEPER = 1 / log(_GROWTH)
@@ -199,7 +201,7 @@ class Window:
             if slot.count:
                 if slot.kept is None:
                     bins = [[i, n] for i, n in sorted(slot.bins.items())]
-                    slot.kept = [slot.index, slot.count, slot.total, bins]
+                    slot.kept = [slot.index, slot.count, min(MOST_SUM, slot.total), bins]
                 made.append(slot.kept)
         return made
 

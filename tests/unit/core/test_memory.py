@@ -4,11 +4,13 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecar.core.cost import MOST_NUSD
 from sidecar.core.engine import Engine
 from sidecar.core.memory import LARGEST, check, version_of
 from sidecar.core.policy import (
@@ -25,7 +27,7 @@ from sidecar.core.policy import (
     Tuning,
     Variant,
 )
-from sidecar.core.types import Event, Facts, Feedback, Outcome
+from sidecar.core.types import MOST_SUM, Event, Facts, Feedback, Outcome, Usage
 from tests.unit.core.engines import BASE, MINI, NANO, NOW, ROUTE, engine, facts, kinds, outcome, policy
 
 LIMIT = Threshold("slow", "latency_p95", 9.0, None, 60.0, "low", "log")
@@ -224,6 +226,36 @@ def test_spending_below_nothing_opens_no_budget() -> None:
     made, events = restored(broken(("routes", "support", "ledger", "day_nusd"), -(10**12)))
     assert [event.detail["part"] for event in lost(events)] == ["ledger"]
     assert made.status()[0].spent_day_nusd == 0
+
+
+def test_absurd_costs_are_kept_over_a_restart() -> None:
+    """2,100 calls at the largest cost and count of tokens: the sums, which would need 65 bits, end where a snapshot can hold
+    them, and a budget is not open again; so with a ceiling on the mean, whose savings fall as fast."""
+    budget = Budget(daily_nusd=10**9, mean_request_nusd=10**6, window_nusd=10**9)
+    used = policy(arms=(), mode="optimize", budget=budget)
+    one, tokens = engine(used), 2**53 - 1
+    made = msgspec.structs.replace(one.decide(facts(1), NOW), reserved_nusd=0)
+    absurd = outcome(cost_nusd=MOST_NUSD, usage=Usage(input_tokens=tokens, output_tokens=tokens))
+    for key in range(1, 2_101):
+        one.settle(facts(key), made, absurd, NOW + key / 1e4)
+    again, events = restored(one.snapshot(), used)
+    assert not lost(events)
+    assert again.status()[0].spent_day_nusd == one.status()[0].spent_day_nusd == MOST_SUM
+    assert again.decide(facts(1), NOW + 1.0).refusal is not None
+    one.restore(one.snapshot(), NOW + 1.0)
+    assert not lost(one.restore(one.snapshot(), NOW + 1.0))
+
+
+def test_a_client_without_any_limit_costs_no_state() -> None:
+    """The largest number of 64 bits as max_tokens, in a call that is left: what was reserved is booked, and two are more
+    than 64 bits, and a snapshot could not be written any more."""
+    used = policy(arms=(), mode="optimize", budget=Budget(mean_request_nusd=10**9))
+    one, asked = engine(used), facts(1, max_tokens=2**63 - 1)
+    for _ in range(2):
+        made = one.decide(asked, NOW)
+        assert 0 < made.reserved_nusd <= MOST_NUSD
+        one.settle(asked, made, outcome("aborted", cost_nusd=None), NOW)
+    assert not lost(restored(one.snapshot(), used)[1])
 
 
 def test_beliefs_of_arms_are_lost_one_by_one() -> None:
