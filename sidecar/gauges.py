@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar
 
 from sidecar.config.watch import PolicySource
 from sidecar.control.archive import Archive
+from sidecar.control.feedback import FeedbackDesk
 from sidecar.control.loop import ControlLoop
 from sidecar.core.engine import Engine
 from sidecar.core.guard import Guards
@@ -29,6 +30,7 @@ class Parts(Protocol):
     archive: Archive
     policies: PolicySource
     loop: ControlLoop
+    desk: FeedbackDesk
     request_log: RequestLog
     spans: Spans | None
     beside: Beside
@@ -46,6 +48,7 @@ def register(metrics: Metrics, parts: Parts) -> None:
         "unvaried": lambda: books.unvaried,
         "log_lines_dropped": lambda: parts.request_log.dropped,
         "records_shed": lambda: loop.shed,
+        "scores_lost": lambda: parts.desk.lost,
     }
     for name, read in readers.items():
         metrics.gauge(name, "", read)

@@ -17,7 +17,7 @@ import orjson
 from msgspec import Struct
 
 from sidecar.clock import earlier, steady, wall
-from sidecar.core.policy import OTHER, OWN_SOURCES, SOURCES, Source
+from sidecar.core.policy import JUDGE, OTHER, OWN_SOURCES, SOURCES, Source
 from sidecar.core.reward import label, scaled
 from sidecar.core.types import Event, Features, Feedback, Settled
 from sidecar.errors import StoreError
@@ -114,6 +114,7 @@ class FeedbackDesk:
         self.sources: Mapping[str, Mapping[str, Source]] = {}  # by route; others have SOURCES
         self.accepted = 0
         self.refused = 0
+        self.lost = 0  # scores of our own whose decision is not found
 
     def remember(self, batch: Sequence[Settled]) -> None:
         """New decisions, so that feedback on them needs no database."""
@@ -153,12 +154,23 @@ class FeedbackDesk:
             self._find(written, answer, tenant)
 
     def signal(self, decision_id: str, source: str, score: float) -> bool:
-        """A score of our own, 0..1: of a judge, or of what the proxy saw. False for a decision that is not remembered."""
+        """A score of our own, 0..1: of a judge, or of what the proxy saw. False for a decision that is not remembered: of a
+        judge, which may have taken long and was paid for, the database is asked then."""
         known = self._newer.known.get(decision_id) or self._older.known.get(decision_id)
-        if known is None:
+        if known is None and source == JUDGE:
+            self._spawn(lambda: self._signal_stored(decision_id, source, score))
             return False
-        self._learn(known, source, score, None)
-        return True
+        learnt = known is not None and self._learn(known, source, score, None)
+        self.lost += not learnt
+        return learnt
+
+    async def _signal_stored(self, decision_id: str, source: str, score: float) -> None:
+        try:
+            found = await self._look_up(decision_id, "")
+        except StoreError:
+            found = []
+        if not (found and self._learn(found[0], source, score, None)):
+            self.lost += 1
 
     def _find(self, written: _Written, answer: Answer, tenant: str) -> None:
         newer, older = self._newer, self._older

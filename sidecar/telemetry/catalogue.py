@@ -71,6 +71,10 @@ CATALOGUE: tuple[Metric, ...] = (
     ),
     Metric("errand_cost_usd", "counter", ("kind", "route", "arm"), "What those calls cost, in US dollars."),
     Metric("errands_dropped", "counter", (), "Calls of the sidecar's own that were wanted and never sent."),
+    Metric(
+        "scores_lost", "counter", (),
+        "Scores of the sidecar's own (judge, repeat, abandoned) whose decision was not found: a grade was paid for in vain.",
+    ),
     Metric("escalations", "counter", (), "Answers of a cascade that were asked of the next arm instead."),
     Metric("unvaried", "counter", (), "Calls that their experiment does not count: its prompt had no place in them."),
     Metric("accepted", "counter", (), "Requests with a whole head: completed, failed, aborted, open, or shed by overload."),

@@ -51,10 +51,14 @@ class Desk:
         answers: list[tuple[int, bytes]] = []
         text = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.desk.handle(text, lambda status, answer: answers.append((status, answer)))
-        while self._waiting:
-            asyncio.run(_wait(self._waiting.pop()))
+        self.settle()
         ((status, answer),) = answers
         return status, json.loads(answer)
+
+    def settle(self) -> None:
+        """Ends what the desk has begun."""
+        while self._waiting:
+            asyncio.run(_wait(self._waiting.pop()))
 
 
 async def _wait(coroutine: Coroutine[object, object, None]) -> None:
@@ -212,6 +216,23 @@ def test_signals_of_our_own(desk: Desk) -> None:
     assert desk.desk.signal(one.id, "repeat", 0.0)
     assert not desk.desk.signal("unknown", "repeat", 0.0)
     assert [(taught.score, taught.weight, taught.source) for taught in desk.taught] == [(0.0, 0.1, "repeat")]
+
+
+def test_a_late_grade_of_a_judge_is_looked_up(desk: Desk) -> None:
+    """Thousands of decisions may come between an answer and its grade. What is found nowhere is counted; so are signals,
+    which come soon and often, and for which no database is asked."""
+    desk.stored = {"old": [recent(id="old")]}
+    assert not desk.desk.signal("old", "judge", 0.7)
+    desk.settle()
+    assert [(taught.decision_id, taught.score, taught.source) for taught in desk.taught] == [("old", 0.7, "judge")]
+    assert (desk.kept[0][0].score, desk.desk.lost) == (0.7, 0)
+    for source, decision in (("judge", "none"), ("repeat", "old")):
+        desk.desk.signal(decision, source, 0.7)
+        desk.settle()
+    desk.broken = True
+    desk.desk.signal("old", "judge", 0.7)
+    desk.settle()
+    assert (len(desk.taught), desk.desk.lost) == (1, 3)
 
 
 @pytest.mark.parametrize(
