@@ -266,7 +266,9 @@ class FeedbackDesk:
                 held.score, held.weight = label(held.scores, sources)
         self._labels[known.id] = held
         if len(self._labels) > _REMEMBERED:
-            self._labels.popitem(last=False)
+            gone, _ = self._labels.popitem(last=False)
+            for half in (self._newer, self._older):  # the next score of it is joined with what the database has
+                half.known.pop(gone, None)
         return held
 
     def _sources_of(self, route: str) -> Mapping[str, Source]:

@@ -339,9 +339,10 @@ def test_memory_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.desk.remember([last])
     assert desk.send({"completion_id": "c-4", "score": 1})[0] == 409, "one of the two is in the older half"
     desk.stored = {name: [recent(id=name)] for name in ("x", "y")}
-    for id_, previous in ((batch[3].id, 1.0), (last.id, None), ("x", None), ("y", None), (batch[4].id, None)):
+    desk.stored[batch[4].id] = [recent(id=batch[4].id, given=(("user", 0.5),))]
+    for id_, previous in ((batch[3].id, 1.0), (last.id, None), ("x", None), ("y", None), (batch[4].id, 0.5)):
         assert desk.send({"id": id_, "score": 1})[0] == 202
-        assert desk.taught[-1].previous == previous, "of many labels the oldest is forgotten, and counts anew"
+        assert desk.taught[-1].previous == previous, "of many labels the oldest is forgotten, and asked of the database"
 
 
 def test_what_decisions_have_in_common_is_kept_once() -> None:
