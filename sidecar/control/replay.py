@@ -15,8 +15,9 @@ What is evaluated, by the target's mode:
 * `optimize`, learner `frozen`: the engine of a snapshot, taught nothing. Where the snapshot was learnt from the same
   log, the answer flatters it a little.
 
-Budgets and thresholds of the target are left out (their state depends on the path taken); calls that its rules refuse
-are counted and left out. An assignment is evaluated when it was made: later calls of the conversation follow it.
+Budgets and thresholds of the target are left out (their state depends on the path taken): a note says what they might
+do. Calls that its rules refuse are counted and left out. An assignment is evaluated when it was made: later calls of the
+conversation follow it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ import numpy as np
 from sidecar.control.logged import Call, Calls, Score
 from sidecar.core.engine import Engine
 from sidecar.core.evaluation import TOLERATED, Answer, Counts, Estimate, Floats, Log, evaluate, gaps, self_check
-from sidecar.core.policy import Policy, RolloutSpec
+from sidecar.core.policy import Policy, RolloutSpec, Route
 from sidecar.core.route import PriceOf
 from sidecar.core.types import Decision, Facts, Feedback
 from sidecar.errors import ReplayError, RolloutError
@@ -74,6 +75,7 @@ class _Asked:
     rows: list[list[float]] = field(default_factory=list)
     kept: list[Call] = field(default_factory=list)
     guessed: float = 0.0
+    unasked: list[str] = field(default_factory=list)  # what the target might do beside that
 
 
 def replay(calls: Calls, scores: Sequence[Score], target: Target, say: Callable[[str], None]) -> Report:
@@ -151,6 +153,21 @@ def _notes(asked: _Asked) -> Iterator[str]:
         yield f"{asked.guessed:.2%} of the target's probability lay on arms that {MAX_DRAWS} draws left out: spread evenly"
     if trials := sum(call.mode == "ab" for call in asked.kept):
         yield f"{trials} calls were of experiments: all variants of an arm count as that arm"
+    yield from asked.unasked
+
+
+def _unasked(route: Route, costs: Mapping[str, float]) -> Iterator[str]:
+    """What is left out of this route, whose arms are expected to cost so much a call: its budget and its thresholds."""
+    budget = route.budget
+    if budget is not None:
+        hard = any((budget.per_request_nusd, budget.window_nusd, budget.daily_nusd, budget.monthly_nusd))
+        dear = [arm for arm, cost in costs.items() if cost > min(costs.values()) and (hard or route.mode == "optimize")]
+        might = [f"bar {', '.join(dear)}"] * bool(dear) + ["refuse calls"] * hard
+        if might:
+            yield f"route {route.name}: its budget is left out; it might {' and '.join(might)}"
+    acts = [" ".join((one.action, one.arm or "")).strip() for one in route.thresholds if one.action != "log"]
+    if acts:
+        yield f"route {route.name}: its thresholds are left out; they might {', '.join(dict.fromkeys(acts))}"
 
 
 def outcomes_of(calls: Sequence[Call], scores: Sequence[Score]) -> dict[str, Floats]:
@@ -189,7 +206,7 @@ class _Asker:
         self._at = calls[-1 if target.learner == "frozen" else 0].at_s
         policy = _standing(target.policy, target.step)
         self._engine = Engine(policy, np.random.default_rng([target.seed, 2]), self._at, target.price_of)
-        self._policy = policy
+        self._policy, self._named = policy, target.policy.routes
         self._learns = target.learner == "log" and any(route.mode == "optimize" for route in policy.routes)
         self._as_logged, self._as_target = _names(policy, calls)
         if target.learner == "frozen" and target.state is not None:
@@ -223,6 +240,9 @@ class _Asker:
             if self._learns:
                 self._learn(call, facts)
         asked.guessed /= max(1, len(asked.kept))
+        for route, state in zip(self._named, self._engine.routes, strict=True):
+            costs = {arm: state.spend.expected_nusd(arm) or 0.0 for arm in state.arms}
+            asked.unasked += _unasked(route, costs)
         return asked
 
     def _task(self, facts: Facts) -> str:

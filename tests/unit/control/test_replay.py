@@ -235,6 +235,32 @@ def test_variants_of_an_arm_count_as_the_arm_and_that_is_said() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("mode", "budget", "might"),
+    [
+        ("optimize", "daily_usd: 1", "bar gpt-4o and refuse calls"),
+        ("optimize", "mean_request_usd: 0.1", "bar gpt-4o"),
+        ("canary", "per_request_usd: 0.1, on_exceeded: deny", "bar gpt-4o and refuse calls"),
+        ("canary", "mean_request_usd: 0.1", None),
+    ],
+)
+def test_what_budgets_and_thresholds_might_do_is_said(mode: str, budget: str, might: str | None) -> None:
+    """They are left out, as their state depends on the path taken. Mini is cheaper, so a budget bars the other arm; a
+    ceiling on the mean is a matter of the selector's alone."""
+    slow = "{name: slow, metric: latency_p95, above: 2s, window: 5m, severity: high, action: route_to, arm: mini}"
+    told = "{name: told, metric: latency_p95, above: 1s, window: 5m, severity: low, action: log}"
+    text = policy(mode, MINI).replace("id: gpt-4o, upstream: up", "id: gpt-4o, upstream: dear")
+    text = text.replace(
+        "routes:",
+        "  dear: {dialect: openai, base_url: 'http://127.0.0.1:9/v1', price: {input_mtok: 9, output_mtok: 9}}\nroutes:",
+    )
+    assert asked(text, records(units=300)).notes == ()
+    text = text.replace("    quality:", f"    budget: {{{budget}}}\n    thresholds: [{slow}, {told}]\n    quality:")
+    wanted = [] if might is None else [f"route chat: its budget is left out; it might {might}"]
+    notes = asked(text, records(units=300)).notes
+    assert list(notes) == [*wanted, "route chat: its thresholds are left out; they might route_to mini"]
+
+
 def test_a_stored_state_is_asked_as_it_is() -> None:
     """A state that has learnt that mini always fails gives it its floor only; an empty one does not know."""
     loaded = load_text(policy("optimize", MINI), Path("new.yaml"), {}).policy
