@@ -209,7 +209,7 @@ def claim(state: RouteState, kept: object, now: float) -> tuple[list[Event], Res
     reading.promise(kept, state, same)
     state.reprice()
     state.selector.touch()
-    reading.each("thresholds", kept, lambda one: state.thresholds.restore(one, now))
+    reading.each("thresholds", kept, lambda one: reading.thresholds(one, state, now))
     state.diversion.forget(state.thresholds.diversions)
     reading.each("watch", kept, lambda one: state.watch.restore(one, same, now))
     reading.experiment(kept, state)
@@ -320,6 +320,11 @@ class _Reading:
         if self.take("experiment", kept, reads, LARGEST_EVIDENCE):
             now = None if state.trial is None else state.trial.experiment.id
             self.events += left_behind(self.route, kept["experiment"], now)
+
+    def thresholds(self, one: Part, state: RouteState, now: float) -> dict[str, str]:
+        """Levels and windows of those that are what they were; what was breached of others is over."""
+        self.events += state.thresholds.left_behind(one)
+        return state.thresholds.restore(one, now)
 
     def staging(self, kept: Part, state: RouteState, same: Sequence[str], now: float) -> set[str]:
         """The rollouts; the arms whose rollouts go on."""

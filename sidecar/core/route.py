@@ -318,7 +318,7 @@ class RouteState:
         told: list[Event] = []
         if before is not None:
             old = {arm.id: arm_digest(arm) for arm in before.route.all_arms}
-            self.thresholds.take_over(before.thresholds)
+            told += self.thresholds.take_over(before.thresholds, now)
             same = [arm for arm in self.arms if old.get(arm) == arm_digest(self.arms[arm])]
             self.selector.adopt(before.selector, same)
             for arm in same:

@@ -11,7 +11,8 @@ say nothing.
     PROBING -> BREACHED    the fresh window is beyond the limit: the hold doubles                 threshold.probe_failed
     PROBING -> OK          back inside, or a whole window went by with too few values             threshold.recovered
 
-Where the `arm` of a rollback is started again by a person, or becomes another model, its breach ends with its windows.
+Where the `arm` of a rollback is started again by a person, or becomes another model, its breach ends with its windows; so
+does the breach of a threshold that the policy does not have any more, or has otherwise.
 
 An event tells of a change of level, never twice of the same level: what is found beyond the limit again while BREACHED
 only counts (`repeats`, told with the recovery). A metric that goes to and fro is damped like a route that flaps (RFC
@@ -55,6 +56,7 @@ CHECKPOINT_S: Final = 5.0  # 1..60; smaller makes snapshots dearer, larger forge
 # Longer windows than this are compared a 300th of them apart, 60..3600 s: an hour's quantile costs half a millisecond.
 LONG_S: Final = 300.0
 _CHECKS_PER_WINDOW: Final = 60  # values are compared at most this often per window, and at most once a second
+_CHANGED: Final = "the policy has changed"
 
 
 class Level(StrEnum):
@@ -200,6 +202,10 @@ class _Watch:
             window.clear()
         return [] if self.level is Level.OK else self._to(Level.OK, "recovered", now, None)
 
+    def leave(self, now: float) -> list[Event]:
+        """The policy has another threshold, or none, in the place of this one."""
+        return [] if self.level is Level.OK else self._to(Level.OK, "recovered", now, None, _CHANGED)
+
     def _when_ok(self, value: float | None, now: float) -> list[Event]:
         if value is None:
             return []
@@ -245,7 +251,7 @@ class _Watch:
     def _longer(self) -> float:
         return min(2 * self._hold_s, MAX_HOLD_WINDOWS * self._first_hold_s)
 
-    def _to(self, level: Level, what: str, now: float, value: float | None) -> list[Event]:
+    def _to(self, level: Level, what: str, now: float, value: float | None, why: str = "too few values") -> list[Event]:
         self.level, self.since = level, now
         threshold = self.threshold
         severity: Severity = threshold.severity if what == "breached" else "low"
@@ -258,7 +264,7 @@ class _Watch:
             detail["repeats"] = self.repeats
         if threshold.adjust is not None:
             detail["adjust"] = list(threshold.adjust)
-        shown = "too few values" if value is None else f"{threshold.metric} is {value:.4g}"
+        shown = why if value is None else f"{threshold.metric} is {value:.4g}"
         return [
             Event(
                 kind=f"threshold.{what}",
@@ -308,6 +314,11 @@ def _digest(threshold: Threshold) -> str:
     return blake2b(repr(threshold).encode(), digest_size=8).hexdigest()
 
 
+def _is_of(threshold: Threshold | None, window_s: object, was: list[object]) -> bool:
+    """Whether a state with this window and digest is of this threshold."""
+    return threshold is not None and window_s == threshold.window_s and was in ([], [_digest(threshold)])
+
+
 class ThresholdSet:
     """All thresholds of one route. `observe` and `tick` answer events; `diversions` is read for every request."""
 
@@ -320,12 +331,13 @@ class ThresholdSet:
         self._packed: orjson.Fragment | None = None
         self._pack_at = 0.0
 
-    def take_over(self, before: "ThresholdSet") -> None:
-        """Goes on where the last policy's route was with thresholds that are what they were."""
+    def take_over(self, before: "ThresholdSet", now: float) -> list[Event]:
+        """Goes on where the last policy's route was with thresholds that are what they were; breaches of others end."""
         known = {watch.threshold: watch for watch in before._watches}
         self._watches = [known.get(watch.threshold, watch) for watch in self._watches]
         self._packed = None
         self._refresh()
+        return [event for watch in before._watches if watch not in self._watches for event in watch.leave(now)]
 
     @property
     def diversions(self) -> tuple[str, ...]:
@@ -397,6 +409,21 @@ class ThresholdSet:
             self._packed = orjson.Fragment(orjson.dumps(kept))
         return self._packed
 
+    def left_behind(self, state: Mapping[str, object]) -> list[Event]:
+        """What `_Watch.leave` would have told of thresholds of which the state alone is left."""
+        mine = {watch.threshold.name: watch.threshold for watch in self._watches}
+        told = []
+        for name, kept in state.items():
+            match kept:
+                case [window_s, [Level.BREACHED | Level.PROBING, *_], *was] if not _is_of(
+                    mine.get(name), window_s, was
+                ):
+                    text, detail = f"{name}: recovered, {_CHANGED}", {"threshold": name, "level": "ok"}
+                    told.append(Event(kind="threshold.recovered", route=self._route, message=text, detail=detail))
+                case _:
+                    pass
+        return told
+
     def restore(self, state: Mapping[str, object], now: float) -> dict[str, str]:
         """Takes over thresholds that are what they were, at steady time `now`; the others begin anew. (Older states say of
         them the name and the window alone.) Answers which of them could not be read, and why."""
@@ -407,7 +434,7 @@ class ThresholdSet:
                 continue
             try:
                 window_s, kept, *was = cast("list[Any]", state[threshold.name])
-                if float(window_s) != threshold.window_s or was not in ([], [_digest(threshold)]):
+                if not _is_of(threshold, float(window_s), was):
                     continue
                 made = _Watch(threshold, self._route)
                 why = made.restore(kept, now)

@@ -178,6 +178,19 @@ def test_a_denied_diversion_stays_denied_after_a_reload_and_a_restart() -> None:
     assert made.status()[0].diverted_to == "mini"
 
 
+@pytest.mark.parametrize("edited", [(), (replace(SLOW, above=9.0),)])
+def test_the_end_of_a_breach_whose_threshold_is_edited_is_told(edited: tuple[Threshold, ...]) -> None:
+    """Nobody's alert stays open: neither where the policy changes under way, nor where it has changed over a restart."""
+    made = engine(policy(thresholds=(SLOW,)))
+    for number in range(10):
+        given = facts(0, draw=2**63 - 1, stream=False)
+        slow = outcome(stream=False, clocks=Clocks(sent_s=0.0, duration_s=5.0))
+        made.settle(given, made.decide(given, NOW + number), slow, NOW + number)
+    kept, after = made.snapshot(), policy(thresholds=edited)
+    assert kinds(made.apply(after, NOW + 10)) == ["policy.applied", "threshold.recovered"]
+    assert kinds(engine(after).restore(kept, NOW + 10)) == ["threshold.recovered", "state.restored"]
+
+
 def test_conversations_of_an_experiment_end_with_it_also_over_a_restart() -> None:
     """The process stops in mode ab and starts in mode canary: who had the variant's arm is assigned anew, so that a
     rollback leaves nobody with it."""

@@ -320,6 +320,26 @@ def test_an_edited_threshold_begins_anew_also_in_a_restart(edit: dict[str, Any])
     assert [(each.level, each.samples) for each in edited.status(100.0)] == [("ok", 0)]
 
 
+@pytest.mark.parametrize("edit", [None, {"above": 0.7}, {"window_s": 30.0}, {"name": "other"}])
+@pytest.mark.parametrize("probing", [False, True])
+def test_a_breach_ends_with_its_threshold(edit: dict[str, Any] | None, probing: bool) -> None:
+    """The policy has none any more in its place, or another one: that is told, in the process and over a restart; once, and
+    not of those that were not breached."""
+    one = watch(DIVERT, limit(name="calm", above=2.0))
+    told = many(one, 10, FAILED, 100.0) + (one.tick(100.0 + DIVERT.window_s) if probing else [])
+    state = kept(one)
+    with_edit = watch(*([] if edit is None else [replace(DIVERT, **edit)]))
+    (over,) = with_edit.take_over(one, 101.0)
+    (after,) = with_edit.left_behind(state)
+    for event in (over, after):
+        assert (event.kind, event.route, event.detail["threshold"]) == ("threshold.recovered", "r", "t")
+        assert event.message.startswith("t: recovered, the policy has changed")
+    assert kinds(told)[-1] == ("probing" if probing else "breached")
+    same = watch(DIVERT)
+    assert same.left_behind(state) == with_edit.left_behind(kept(with_edit)) == same.left_behind({"t": 7}) == []
+    assert same.take_over(with_edit, 102.0) == []
+
+
 def test_what_is_found_again_is_counted_and_told_once() -> None:
     """One event for a breach of five looks, and the recovery says that four more found it."""
     one = watch(limit())
