@@ -268,12 +268,13 @@ class BoundedGuard:
         """Takes over what `to_state` gave. Raises one of the errors of `restore_guards` when it cannot be read."""
         tests, canary, control, proof = msgspec.convert(state, tuple[list[float], _Pair, _Pair, list[float]])
         size = len(self._test.to_state())
-        made, limit = HarmTest.from_state(tests[:size]), tests[size:]
-        if self._limit_test is not None and limit:  # a state of before has none: that test begins anew
-            self._limit_test.restore(limit)
+        made = HarmTest.from_state(tests[:size])
+        limit = None if self._limit_test is None else HarmTest(self._worst)
+        if limit is not None and tests[size:]:  # a state of before has none: that test begins anew
+            limit.restore(tests[size:])
         if self._proof is not None:
             self._proof.restore(proof)
-        self._test, self._canary, self._control = made, _Tally(*canary), _Tally(*control)
+        self._test, self._limit_test, self._canary, self._control = made, limit, _Tally(*canary), _Tally(*control)
 
 
 class _Stratum:

@@ -184,8 +184,18 @@ def test_the_test_of_the_limit_is_kept_over_a_restart() -> None:
     state = json.loads(json.dumps(guard.to_state()))
     anew.restore(state)
     assert anew.status() == guard.status()
+    older.restore(state)
     older.restore([state[0][: len(state[0]) // 2], *state[1:]])
     assert older.status() == dataclasses.replace(guard.status(), lately=False, verdict=older.status().verdict)
+
+
+def test_a_guardrail_that_begins_anew_keeps_no_part_of_what_could_not_be_read() -> None:
+    """A state without the proof that the policy asks for: the test of the limit begins anew with all else."""
+    _, guard = late(1_000, (0.05, 1.0), 5)
+    proving = BoundedGuard("error_rate", 1.5, 0.01, margin=0.05)
+    new = proving.to_state()
+    assert restore_guards((proving,), {"error_rate": guard.to_state()}) == ("error_rate",)
+    assert proving.to_state() == new
 
 
 @pytest.mark.parametrize("metric", ["quality", "validated_quality"])
