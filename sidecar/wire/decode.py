@@ -13,6 +13,7 @@ MAX_DECODED_BYTES = 8 * 1024 * 1024
 MAX_RATIO = 100  # JSON and event streams compress 5 to 30 times; beyond 100 it is a bomb
 _RATIO_FROM_BYTES = 65_536  # the first bytes of a dictionary-friendly stream may exceed the ratio harmlessly
 _SLICE_BYTES = 256  # fed at a time where a codec has no output limit of its own
+_MEMBERS_BYTES = 4096  # of gzip, fed at a time: what is behind a member is copied at its end
 
 
 _NO_CODING = frozenset({"", "identity", "none"})  # what servers say so that no proxy compresses their streams
@@ -85,12 +86,16 @@ class _Gzip:
         self._inflate = zlib.decompressobj(31)
 
     def __call__(self, data: bytes, room: int) -> bytes:
-        out = self._inflate.decompress(data, room)
-        while self._inflate.unused_data and len(out) < room:
-            data = self._inflate.unused_data
-            self._inflate = zlib.decompressobj(31)
-            out += self._inflate.decompress(data, room - len(out))
-        return out
+        out: list[bytes] = []
+        for start in range(0, len(data), _MEMBERS_BYTES):
+            left = data[start : start + _MEMBERS_BYTES]
+            while left and room:
+                if self._inflate.eof:
+                    self._inflate = zlib.decompressobj(31)
+                out.append(self._inflate.decompress(left, room))
+                room -= len(out[-1])
+                left = self._inflate.unused_data
+        return b"".join(out)
 
 
 class _Deflate:
@@ -108,7 +113,7 @@ class _Deflate:
             # RFC 1950: method 8 in the low bits, and the two bytes are a multiple of 31. Raw deflate hardly ever is.
             wrapped = data[0] & 0x0F == 8 and int.from_bytes(data[:2], "big") % 31 == 0
             self._inflate = zlib.decompressobj(15 if wrapped else -15)
-        return self._inflate.decompress(data, room)
+        return b"" if self._inflate.eof else self._inflate.decompress(data, room)  # it would keep all that is behind
 
 
 def _optional(module: str, made_of: Callable[[Any], _Codec]) -> _Codec | None:

@@ -106,6 +106,51 @@ def test_a_bomb_is_given_up(encoding: str) -> None:
     assert given <= 8 * 1024 * 1024
 
 
+class Fed:
+    """zlib's decoders, which note how many bytes they are given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.size = 0
+        self._made = zlib.decompressobj
+        monkeypatch.setattr(zlib, "decompressobj", self._make)
+
+    def _make(self, wbits: int) -> "Fed._One":
+        return Fed._One(self, self._made(wbits))
+
+    class _One:
+        def __init__(self, fed: "Fed", inflate: "zlib._Decompress") -> None:
+            self._fed, self._inflate = fed, inflate
+
+        def decompress(self, data: bytes, room: int) -> bytes:
+            self._fed.size += len(data)
+            return self._inflate.decompress(data, room)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._inflate, name)
+
+
+def test_many_small_members_cost_what_their_bytes_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SEC-BOMBS: each member ends with a copy of what is behind it, which is never the rest of a large read."""
+    fed = Fed(monkeypatch)
+    members = gzip.compress(b"") * 13_107
+    decoder = make_decoder("gzip")
+    assert decoder is not None
+    assert decoder.feed(members + gzip.compress(TEXT)) == TEXT
+    assert fed.size < 150 * len(members)
+
+
+def test_what_is_behind_the_end_of_deflate_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SEC-BOMBS: zlib would keep it all, and copy it with each read."""
+    fed = Fed(monkeypatch)
+    encoded = zlib.compress(TEXT)
+    decoder = make_decoder("deflate")
+    assert decoder is not None
+    assert decoder.feed(encoded) == TEXT
+    assert decoder.feed(b"a" * 1000) == b""
+    assert not decoder.failed
+    assert fed.size == len(encoded)
+
+
 def test_limit_and_faults() -> None:
     decoder = make_decoder("gzip", max_bytes=100)
     assert decoder is not None
