@@ -183,7 +183,9 @@ dialects nothing is translated: bytes go through as they are.
 
 **Hints** are never refused: no answer depends on who asks, on labels, on a wish of price and pace, on what to cache or to
 expect. An arm whose dialect has no word for one is asked without it, and it counts as mapped: {hints}.
-`store: false` and a tier that is the usual one ask for nothing, and are not told.
+`store: false` and a tier that is the usual one ask for nothing, and are not told. Nor is a call of Anthropic's refused for
+`context_management` that speaks of thoughts alone, as Claude Code's does; one that takes results of tools out of a long
+conversation, or sums it up, changes what the model sees.
 
 **One tool at a time** (`parallel_tool_calls: false`) is kept where the dialect has no word for it: of an answer with several
 calls the client gets the first. The client gives back its result, and the model, asked again, goes on from there; the calls

@@ -41,6 +41,7 @@ _REASON: Final = re.compile(r"[A-Z_]{1,64}")
 _FAILED: Final = "the provider says that its answer failed"
 _TOO_DEEP: Final = "the body is nested too deeply"
 _HINTS: Final = frozenset({"eager_input_streaming"})  # of a tool
+_EDITS: Final = "context_management"  # Anthropic's: what the provider takes out of a conversation that grows
 _NAME_USERS: Final = frozenset({"chat", "responses"})
 _MAX_USER_CHARS: Final = 64
 _NO_SINGLE: Final = frozenset({"generate", "cohere", "converse"})  # have no word for one call at most
@@ -125,7 +126,7 @@ def _write(request: Request, form: Format, provider: Provider, report: Report, *
     said = request
     if request.format != form:
         said = _without(request, provider.lacks, report) if provider.lacks else request
-        said = _shortened(_unhinted(said), form, report)
+        said = _shortened(_unhinted(said, report), form, report)
         said = _held(said, form, provider, report)
         said = short_ids(said, form) if provider.short_ids else said
         names = other_names(said, form)
@@ -167,8 +168,12 @@ def _without(request: Request, lacks: frozenset[str], report: Report) -> Request
     return replace(request, **gone) if gone else request
 
 
-def _unhinted(request: Request) -> Request:
-    """The request without what only asks how its answer shall travel: SDKs say it unasked, no answer depends on it."""
+def _unhinted(request: Request, report: Report) -> Request:
+    """The request without what only asks how its answer shall travel, and which thoughts its provider shall keep of those
+    that it made: clients say it unasked, no answer of another provider depends on it."""
+    if _EDITS in request.extra and _edits_thoughts(request.extra[_EDITS]):
+        report.map(_EDITS)
+        request = replace(request, extra={name: value for name, value in request.extra.items() if name != _EDITS})
     if not any(_HINTS & tool.extra.keys() for tool in request.tools):
         return request
     tools = [
@@ -176,6 +181,15 @@ def _unhinted(request: Request) -> Request:
         for tool in request.tools
     ]
     return replace(request, tools=tools)
+
+
+def _edits_thoughts(value: object) -> bool:
+    """Whether thoughts are all that is edited. Results of tools that are taken out, or a summary, change what a model sees,
+    and whether a long conversation fits: those are no hints."""
+    edits = value.get("edits") if isinstance(value, dict) and len(value) == 1 else None
+    return isinstance(edits, list) and all(
+        isinstance(edit, dict) and str(edit.get("type")).startswith("clear_thinking_") for edit in edits
+    )
 
 
 def _shortened(request: Request, form: Format, report: Report) -> Request:

@@ -609,6 +609,23 @@ def test_what_codex_says_of_itself_is_a_hint(form: Format) -> None:
 
 
 @pytest.mark.parametrize("form", ["chat", "responses", "generate", "cohere", "converse"])
+def test_which_thoughts_to_keep_is_a_hint(form: Format) -> None:
+    """Claude Code says with each call that thoughts are kept: another provider gets none that it did not make. Results of
+    tools that the provider shall take out are more than that."""
+    provider = next(one for one in PROVIDERS.values() if form in one.paths)
+    thoughts = {"type": "clear_thinking_20251015", "keep": "all"}
+    results = {"type": "clear_tool_uses_20250919"}
+    said = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+    for edits, lost in (([thoughts], []), ([], []), ([thoughts, results], ["context_management"])):
+        edited = {**said, "context_management": {"edits": edits}}
+        request, report = read(orjson.dumps(edited), "messages", "m", stream=False), Report()
+        say(request, form, provider, "m", report)
+        assert report.lost == lost
+        assert "context_management" in report.lost + report.mapped
+        assert orjson.loads(say(request, "messages", BY_DIALECT["anthropic"], "m", Report())) == edited
+
+
+@pytest.mark.parametrize("form", ["chat", "responses", "generate", "cohere", "converse"])
 def test_a_call_that_says_it_is_the_models_own(form: Format) -> None:
     """Anthropic says `caller` of each call, and its SDKs give it back; only a program's call means more."""
     provider = next(one for one in PROVIDERS.values() if form in one.paths)
