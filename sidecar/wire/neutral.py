@@ -48,8 +48,8 @@ EFFORT_TOKENS: Final[Mapping[Effort, int]] = {
 # Members of a request that no answer depends on: who asks, labels, a wish of price and pace, what to cache or expect.
 HINTS: Final = frozenset(
     {
-        "user", "safety_identifier", "metadata", "client_metadata", "labels", "service_tier", "cache_key",
-        "cache_retention", "prediction",
+        "user", "safety_identifier", "metadata", "client_metadata", "labels", "service_tier", "speed", "cache_key",
+        "cache_retention", "cache_control", "prediction",
     }
 )  # fmt: skip
 
@@ -68,7 +68,7 @@ class Report:
         self.mapped.append(where)
 
     def lose(self, where: str) -> None:
-        hint = where in HINTS or where.startswith("metadata.")
+        hint = where in HINTS or where.startswith("metadata.") or where.endswith(".cache_control")  # a mark of any kind
         (self.mapped if hint else self.lost).append(where)
 
 

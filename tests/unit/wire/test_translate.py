@@ -178,10 +178,10 @@ def test_changes_are_names_and_bounded() -> None:
     report = Report()
     assert changes(report) == ""
     report.map("max_tokens")
-    report.lose("messages[0].content[1].cache_control")
+    report.lose("messages[0].content[1].citations")
     report.lose("output.a b\r\nx: é")
     report.lose("")
-    assert changes(report) == "messages[0].content[1].cache_control, output.a_b__x___, max_tokens"
+    assert changes(report) == "messages[0].content[1].citations, output.a_b__x___, max_tokens"
     for number in range(20):
         report.lose("x" * 100 + str(number))
     told = changes(report).split(", ")
@@ -623,6 +623,27 @@ def test_which_thoughts_to_keep_is_a_hint(form: Format) -> None:
         assert report.lost == lost
         assert "context_management" in report.lost + report.mapped
         assert orjson.loads(say(request, "messages", BY_DIALECT["anthropic"], "m", Report())) == edited
+
+
+@pytest.mark.parametrize("form", ["chat", "responses", "generate", "cohere", "converse"])
+def test_a_mark_of_what_to_cache_is_a_hint_wherever_it_stands(form: Format) -> None:
+    """Claude Code marks a prompt for all its sessions; a mark at the top is Anthropic's automatic one; fast is a pace."""
+    provider = next(one for one in PROVIDERS.values() if form in one.paths)
+    mark = {"type": "ephemeral", "scope": "global"}
+    said = {
+        "model": "m",
+        "max_tokens": 9,
+        "system": [{"type": "text", "text": "s", "cache_control": mark}],
+        "messages": [{"role": "user", "content": "hi"}],
+        "tools": [{"name": "f", "input_schema": {"type": "object"}, "cache_control": mark}],
+        "cache_control": {"type": "ephemeral"},
+        "speed": "fast",
+    }
+    request, report = read(orjson.dumps(said), "messages", "m", stream=False), Report()
+    say(request, form, provider, "m", report)
+    assert report.lost == []
+    assert {"cache_control", "speed", "tools[0].cache_control"} < set(report.mapped)
+    assert orjson.loads(say(request, "messages", BY_DIALECT["anthropic"], "m", Report())) == said
 
 
 @pytest.mark.parametrize("form", ["chat", "responses", "generate", "cohere", "converse"])
