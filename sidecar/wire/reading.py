@@ -1,6 +1,6 @@
 """What a meter learns of one response: the values that the dialects fill and the meter gathers."""
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -10,7 +10,7 @@ from sidecar.core.types import Usage
 _T = TypeVar("_T")
 Count = Annotated[int, Meta(ge=0, lt=1 << 53)]  # of tokens; what is beyond counts as absent where `read_as` decodes
 MOST_CHOICES = 127  # of one answer that are told apart
-_MAX_REPAIRS = 8  # members of a wrong type dropped from one event before it counts as unreadable
+_MAX_REPAIRS = 8  # members of a wrong type mended in one event before it counts as unreadable
 
 
 class Piece(Struct, gc=False):
@@ -53,9 +53,15 @@ class Reading(Struct, frozen=True, gc=False, kw_only=True):
     token_events: int = 0
 
 
-def tokens(value: int | None) -> int | None:
-    """A count as it may be stored: not negative and within 53 bits, else unknown."""
-    return value if value is None or 0 <= value < 1 << 53 else None
+def tokens(value: object) -> int | None:
+    """A count as it may be stored: not negative and within 53 bits, else unknown. 3.0 is a count, too."""
+    number = whole(value)
+    return number if type(number) is int and 0 <= number < 1 << 53 else None
+
+
+def whole(value: object) -> object:
+    """The value itself; a whole number where it is one that was written as a fraction."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def text_bytes(text: str) -> int:
@@ -74,7 +80,8 @@ def label(*candidates: object) -> str:
 
 
 def read_as(decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T | None:
-    """Decodes `data`; members of a wrong type count as absent. None when it is not JSON or not of this shape at all."""
+    """Decodes `data`; members of a wrong type count as absent, but 3.0 is a whole number. None when it is not JSON or not of
+    this shape at all."""
     try:
         return decoder.decode(data)
     except msgspec.ValidationError:
@@ -90,24 +97,28 @@ def _repaired(decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T | None:
             try:
                 return msgspec.convert(tree, decoder.type)
             except msgspec.ValidationError as error:
-                if not _drop(tree, str(error)):
+                if not _mend(tree, str(error)):
                     return None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return None
 
 
-def _drop(tree: object, message: str) -> bool:
-    """Takes out the member that msgspec's message names (`... - at `$.choices[0].delta.content``)."""
+def _mend(tree: object, message: str) -> bool:
+    """Takes out the member that msgspec's message names (`... - at `$.choices[0].delta.content``). Where that is a whole
+    number but for its spelling, it is spelled as one, and so are those beside it: who writes one so writes all so."""
     _, named, path = message.rpartition("`$")
     steps = [step for step in path.rstrip("`").replace("[", ".[").split(".") if step]
     if not named:
         return False  # the whole is of another type
-    for step in steps[:-1]:
-        tree = tree[int(step[1:-1])] if step.startswith("[") else tree[step]  # type: ignore[index]  # the path exists
-    last = steps[-1]
-    if last.startswith("["):
-        del tree[int(last[1:-1])]  # type: ignore[attr-defined]
+    at: Any = tree
+    keys = [int(step[1:-1]) if step.startswith("[") else step for step in steps]
+    for key in keys[:-1]:
+        at = at[key]
+    last = keys[-1]
+    if whole(at[last]) is at[last]:
+        del at[last]
     else:
-        del tree[last]  # type: ignore[attr-defined]
+        for key, value in list(at.items() if isinstance(at, dict) else enumerate(at)):
+            at[key] = whole(value)
     return True

@@ -1,5 +1,6 @@
 """Counts of tokens in odd shapes: what is not told, contradicts itself or cannot be stored is unknown, never 0."""
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -9,9 +10,10 @@ from sidecar.core.types import Usage
 from sidecar.wire.anthropic import read_message
 from sidecar.wire.gemini import read_body, read_embedding
 from sidecar.wire.meter import make_meter
-from sidecar.wire.neutral import Start, Told
-from sidecar.wire.openai import read_chunk, read_completion
+from sidecar.wire.neutral import Format, Json, Start, Told
+from sidecar.wire.openai import read_chunk, read_completion, read_response
 from sidecar.wire.reading import Piece
+from sidecar.wire.spokes import SPOKES
 from sidecar.wire.told import Listener
 
 
@@ -213,3 +215,81 @@ def test_the_start_of_a_translated_stream_knows_its_input() -> None:
     assert [piece.usage for piece in Listener().pieces([first, last])] == [Usage(input_tokens=90), last.usage]
     (bare,) = Listener().pieces([Start(format="chat", id="m", model="x")])
     assert bare.usage is None
+
+
+_WRITTEN: dict[Format, Json] = {
+    "chat": {
+        "choices": [{"index": 0.0, "message": {"content": "hi"}, "finish_reason": "stop"}],
+        "usage": {
+            "prompt_tokens": 7.0,
+            "completion_tokens": 3.0,
+            "total_tokens": 10.0,
+            "prompt_tokens_details": {"cached_tokens": 2.0, "audio_tokens": 0.0, "image_tokens": 0.0},
+            "completion_tokens_details": {"reasoning_tokens": 1.0, "audio_tokens": 0.0},
+            "cost": 2.0,
+        },
+    },
+    "responses": {
+        "status": "completed",
+        "output": [],
+        "usage": {"input_tokens": 7.0, "output_tokens": 3e0, "input_tokens_details": {"cached_tokens": 2.0}},
+    },
+    "messages": {"content": [], "usage": {"input_tokens": 5.0, "output_tokens": 3.0, "cache_read_input_tokens": 2.0}},
+    "generate": {
+        "candidates": [{"finishReason": "STOP"}],
+        "usageMetadata": {"promptTokenCount": 7.0, "candidatesTokenCount": 3.0, "cachedContentTokenCount": 2.0},
+    },
+    "cohere": {
+        "message": {"content": []},
+        "usage": {"tokens": {"input_tokens": 7.0, "output_tokens": 3.0}, "cached_tokens": 2.0},
+    },
+    "converse": {
+        "output": {"message": {"content": []}},
+        "usage": {"inputTokens": 5.0, "outputTokens": 3.0, "cacheReadInputTokens": 2.0},
+    },
+}
+_READERS: dict[Format, Callable[[bytes], Piece | None]] = {
+    "chat": read_completion,
+    "responses": read_response,
+    "messages": read_message,
+    "generate": read_body,
+}
+
+
+@pytest.mark.parametrize("form", SPOKES)
+def test_whole_numbers_written_as_fractions_are_counts(form: Format) -> None:
+    """Where a call is translated, too; and no other member is lost for them."""
+    body = _WRITTEN[form]
+    found = [SPOKES[form].read_response(orjson.loads(orjson.dumps(body))).usage]
+    if form in _READERS:
+        piece = _READERS[form](orjson.dumps(body))
+        assert piece is not None
+        assert (piece.finish is None) is (form == "messages")
+        found.append(piece.usage)
+    for one in found:
+        assert one is not None
+        assert (one.input_tokens, one.output_tokens, one.cached_input_tokens) == (7, 3, 2)
+
+
+@pytest.mark.parametrize("value", [-7.0, 7.5, 1e30, 2.0**53, True, "7", [], None])
+def test_what_is_no_count_stays_unknown(value: Any) -> None:
+    """And costs nothing but itself."""
+    for found in (
+        openai(prompt_tokens=value, completion_tokens=3.0),
+        anthropic(input_tokens=value, output_tokens=3.0),
+        gemini(promptTokenCount=value, candidatesTokenCount=3.0),
+        SPOKES["converse"]
+        .read_response(_WRITTEN["converse"] | {"usage": {"inputTokens": value, "outputTokens": 3.0}})
+        .usage,
+        SPOKES["generate"]
+        .read_response({"usageMetadata": {"promptTokenCount": value, "candidatesTokenCount": 3.0}})
+        .usage,
+    ):
+        assert found == Usage(output_tokens=3)
+
+
+def test_counts_that_cannot_be_written_again_are_unknown() -> None:
+    deep: Json = {}
+    for _ in range(300):
+        deep = {"x": deep}
+    assert SPOKES["generate"].read_response({"usageMetadata": {"promptTokenCount": 7, "x": deep}}).usage is None

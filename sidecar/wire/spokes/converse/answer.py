@@ -28,7 +28,7 @@ from sidecar.wire.neutral import (
     Thinking,
     ToolCall,
 )
-from sidecar.wire.reading import label, read_as
+from sidecar.wire.reading import label, read_as, tokens
 from sidecar.wire.spoke import problem_of
 
 _STOPS: Final[Mapping[str, Stop]] = {
@@ -124,29 +124,24 @@ def read_tier(body: Members) -> str | None:
 
 def read_usage(said: Json, tier: str | None) -> Usage:
     """Inclusive totals. Without `inputTokens` the input is unknown, not 0; a count of a wrong type is none."""
-    fresh, read = _count(said, "inputTokens"), _count(said, "cacheReadInputTokens")
-    written = _count(said, "cacheWriteInputTokens")
+    fresh, read = tokens(said.get("inputTokens")), tokens(said.get("cacheReadInputTokens"))
+    written = tokens(said.get("cacheWriteInputTokens"))
     details = said.get("cacheDetails")
     by_ttl: dict[str, int] = {}
     for one in details if isinstance(details, list) else ():
-        count, ttl = (_count(one, "inputTokens"), one.get("ttl")) if isinstance(one, dict) else (None, None)
+        count, ttl = (tokens(one.get("inputTokens")), one.get("ttl")) if isinstance(one, dict) else (None, None)
         if isinstance(ttl, str) and count is not None:
             by_ttl[ttl] = by_ttl.get(ttl, 0) + count
     if written is None and by_ttl:
         written = sum(by_ttl.values())
     return Usage(
         input_tokens=None if fresh is None else fresh + (read or 0) + (written or 0),
-        output_tokens=_count(said, "outputTokens"),
+        output_tokens=tokens(said.get("outputTokens")),
         cached_input_tokens=read,
         cache_write_tokens=written,
         cache_write_1h_tokens=by_ttl.get("1h", 0) if by_ttl else None,
         service_tier=tier,
     )
-
-
-def _count(counts: Json, name: str) -> int | None:
-    value = counts.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53 else None
 
 
 # ---- blocks

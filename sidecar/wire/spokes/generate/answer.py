@@ -17,6 +17,7 @@ from sidecar.errors import TranslationError
 from sidecar.wire.gemini import GeminiUsage, to_usage
 from sidecar.wire.members import Json
 from sidecar.wire.neutral import Choice, Problem, Report, Request, Response, Stop, TokenLogprob, ToolCall
+from sidecar.wire.reading import read_as
 from sidecar.wire.spoke import MAX_MESSAGE_CHARS, lose_all, problem_of
 from sidecar.wire.spokes.generate.calls import CallIds
 from sidecar.wire.spokes.generate.members import GenerateMembers, camelled
@@ -41,6 +42,7 @@ _STATUSES = {
     "permission": "PERMISSION_DENIED", "not_found": "NOT_FOUND", "rate_limit": "RESOURCE_EXHAUSTED",
     "overloaded": "UNAVAILABLE", "timeout": "DEADLINE_EXCEEDED", "server": "INTERNAL",
 }  # fmt: skip
+_counts = msgspec.json.Decoder(GeminiUsage)
 _ALL_STATUSES = frozenset(_STATUSES.values()) | {"OUT_OF_RANGE", "ABORTED", "CANCELLED", "UNKNOWN", "UNIMPLEMENTED"}
 _OURS = ("candidates", "promptFeedback", "usageMetadata", "modelVersion")
 _GOOGLE = "type.googleapis.com/google.rpc."
@@ -133,11 +135,12 @@ def read_said(said: Json | None) -> Json | None:
 
 
 def read_usage(said: Json | None) -> Usage | None:
-    """Inclusive totals of a `usageMetadata`; None where it cannot be read."""
+    """Inclusive totals of a `usageMetadata`; None where it cannot be read. Members of a wrong type count as absent."""
     try:
-        return None if said is None else to_usage(msgspec.convert(said, GeminiUsage))
-    except (msgspec.ValidationError, UnicodeEncodeError):  # the latter: a lone surrogate in place of a number
-        return None
+        counts = None if said is None else read_as(_counts, orjson.dumps(said))
+    except TypeError:
+        return None  # nested too deeply, or text that is none
+    return None if counts is None else to_usage(counts)
 
 
 def read_time(members: GenerateMembers) -> int | None:

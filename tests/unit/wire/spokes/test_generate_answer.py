@@ -104,7 +104,8 @@ def test_usage_counts_thoughts_and_tools() -> None:
     assert response.usage == Usage(input_tokens=107, output_tokens=50, cached_input_tokens=40, reasoning_tokens=30)
     assert response.usage_said is not None
     assert response.usage_said["promptTokenCount"] == 100
-    assert read_response({"candidates": [], "usageMetadata": {"promptTokenCount": "many"}}).usage is None
+    odd = {"promptTokenCount": "many", "candidatesTokenCount": 2.0}
+    assert read_response({"candidates": [], "usageMetadata": odd}).usage == Usage(output_tokens=2)
 
 
 @pytest.mark.parametrize(
