@@ -5,6 +5,7 @@ and a handful of `stat` calls a second costs nothing.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from sidecar.config.policy import Loaded, load_policies, policy_files
@@ -89,8 +90,9 @@ class PolicySource:
 
         Who cannot apply it says so with `refuse`; until then it counts as the one in force.
 
-        What is wrong goes to `error`, and the policy in force stays. So it does when the service's file is gone: a
-        deleted file is more often an accident than a wish; a file without routes says the wish.
+        What is wrong goes to `error`, and the policy in force stays. So it does when the service's file is gone and none
+        is for `*`: a deleted file is more often an accident than a wish; a file without routes says the wish. Where one
+        is for `*`, that is what the folder says now, as it does for a process that starts; a warning tells of it.
         """
         self._refused = None
         self._watch.beside(read.named if isinstance(read, ConfigError) else ())
@@ -104,6 +106,11 @@ class PolicySource:
                 f"{self.current.file}: is gone, its policy stays in force; write a policy with `routes: []` instead"
             )
             return None
+        if read.policy.service == "*" and self.current.policy.service == self._service != "*":
+            told = (
+                f"{self.current.file}: has no policy for {self._service!r} any more; {read.file}, for `*`, is in force"
+            )
+            read = replace(read, warnings=(*read.warnings, told))
         is_new = read.policy != self.current.policy  # not the version alone: the catalogue is no part of it
         self._former, self.current, self.error = self.current, read, None
         return read if is_new else None

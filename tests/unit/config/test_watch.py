@@ -244,6 +244,29 @@ def test_a_bad_file_keeps_the_last_good_policy(tmp_path: Path) -> None:
     assert (loaded.policy.replicas, source.error) == (3, None)
 
 
+def test_without_its_own_file_a_service_goes_by_the_one_for_all(tmp_path: Path) -> None:
+    """As a process that starts now would; it is told. With neither, the last one stays."""
+    own, general = tmp_path / "bot.yaml", tmp_path / "all.yaml"
+    own.write_text(GOOD + "replicas: 2\n")
+    general.write_text(GOOD.replace("bot", '"*"'))
+    source = PolicySource(tmp_path, "bot", {})
+    assert (source.current.file, source.current.warnings) == (own, ())
+    own.unlink()
+    loaded = polled(source)
+    assert loaded is not None
+    assert (loaded.file, loaded.policy, source.error) == (
+        general,
+        PolicySource(tmp_path, "bot", {}).current.policy,
+        None,
+    )
+    assert loaded.warnings == (f"{own}: has no policy for 'bot' any more; {general}, for `*`, is in force",)
+    general.unlink()
+    assert (polled(source), source.current) == (None, loaded)
+    assert str(source.error).startswith(f"{general}: is gone, its policy stays in force; ")
+    own.write_text(GOOD)
+    assert (polled(source), source.error, source.current.warnings) == (source.current, None, ())
+
+
 def test_a_bad_start_means_no_policy(tmp_path: Path) -> None:
     """Traffic goes on unchanged; the error is told; the repaired file is taken."""
     (tmp_path / "p.yaml").write_text("nonsense")
