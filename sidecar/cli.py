@@ -272,13 +272,18 @@ def _arms(route: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def feedback(options: argparse.Namespace) -> int:
-    """`llm-sidecar feedback ID {--score S,--value V}`: goes to the traffic port of the running sidecar."""
+    """`llm-sidecar feedback ID {--score S,--value V}`: goes to the traffic port of the running sidecar.
+
+    To the admin port where that one wants TLS, whose names are not ours, or a token, which is a service's."""
     settings = settings_of(options)
-    host, port = settings.listen[0]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}/_sidecar/v1/feedback"
     name = "id" if len(options.id) == 26 and all(c in "0123456789abcdef" for c in options.id) else "completion_id"
     said = {"value": options.value} if options.score is None else {"score": options.score}
-    _call(url, "POST", {name: options.id, "source": options.source} | said, {})
+    body = {name: options.id, "source": options.source} | said
+    if settings.tls_cert is not None or settings.client_tokens_file is not None:
+        _admin(settings, "POST", "/api/v1/feedback", body)
+    else:
+        host, port = settings.listen[0]
+        _call(f"http://{f'[{host}]' if ':' in host else host}:{port}/_sidecar/v1/feedback", "POST", body, {})
     sys.stdout.write("taken\n")
     return OK
 

@@ -5,6 +5,7 @@ import json
 import socket
 import sqlite3
 import ssl
+import subprocess
 from contextlib import closing
 from http.client import HTTPConnection, HTTPSConnection, RemoteDisconnected
 from pathlib import Path
@@ -128,6 +129,32 @@ def test_the_listener_speaks_tls(tmp_path: Path) -> None:
         ):
             post(connection)
         assert sidecar.ready()[0] == 200
+
+
+@pytest.mark.parametrize("closed", ["tls", "tokens"])
+def test_the_feedback_verb_where_the_traffic_port_is_closed_to_it(tmp_path: Path, closed: str) -> None:
+    """It speaks for nobody's service and knows no authority: it takes the admin port, with the admin token."""
+    authority, settings = trustme.CA(), {"mode": "standalone", "host_names": "gateway.shop.svc"}
+    if closed == "tls":
+        certificate = authority.issue_cert("gateway.shop.svc")
+        certificate.cert_chain_pems[0].write_to_path(tmp_path / "tls.crt")
+        certificate.private_key_pem.write_to_path(tmp_path / "tls.key")
+        settings |= {"tls_cert": str(tmp_path / "tls.crt"), "tls_key": str(tmp_path / "tls.key")}
+    else:
+        (tmp_path / "tokens").write_text(f"{SHOP} shop\n")
+        settings |= {"client_tokens_file": str(tmp_path / "tokens")}
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    context.check_hostname = False
+    with Provider(tmp_path, *QUICK) as provider, Sidecar(tmp_path, provider.url, **settings) as sidecar:
+        over = HTTPSConnection(LOOPBACK, sidecar.port, context=context) if closed == "tls" else None
+        with closing(over or HTTPConnection(LOOPBACK, sidecar.port)) as connection:
+            assert post(connection, Host="gateway.shop.svc", Authorization=f"Bearer {SHOP}") == 200
+        assert wait_for(lambda: len(sidecar.decisions()) == 1, BUSY_S)
+        verb = ["feedback", sidecar.decisions()[0]["id"], "--score", "1"]
+        command = [*sidecar.arguments[:3], *verb, *sidecar.arguments[4:]]
+        done = subprocess.run(command, env=sidecar.environ, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "taken\n", "")
 
 
 # ---- files that change while traffic runs
