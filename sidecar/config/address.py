@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 Address = tuple[str, int]
 ANY = ("0.0.0.0", "::")  # noqa: S104  the two spellings of "all addresses", one per family
 LOOPBACK = ("127.0.0.1", "::1")
-_HOST = re.compile(r"[A-Za-z0-9._:%-]+", re.ASCII)
+_NAME = re.compile(r"(?=.{1,253}\.?$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
 _PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*", re.ASCII)
 
 
@@ -33,7 +33,7 @@ def parse_origin(text: str) -> Origin:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise ValueError(_how("is not a URL")) from None
+        raise ValueError(_how("is not a URL, or its port is none of 1..65535")) from None
     if parts.scheme not in ("http", "https"):
         raise ValueError(_how("does not begin with http:// or https://"))
     _refuse_extras(text, parts)
@@ -46,11 +46,24 @@ def _refuse_extras(text: str, parts: SplitResult) -> None:
         raise ValueError(_how("holds a user name or password"))
     if "?" in text or "#" in text:
         raise ValueError(_how("holds a query or fragment"))
-    if not parts.hostname or not _HOST.fullmatch(parts.hostname) or parts.port == 0:
+    if not _is_host(parts) or parts.port == 0:
         raise ValueError(_how("names no usable host and port"))
     segments = parts.path.lower().replace("%2e", ".").split("/")
     if not _PATH.fullmatch(parts.path) or "" in segments[1:-1] or {".", ".."} & set(segments):
         raise ValueError(_how("has a path with empty or dot segments, or with characters that a path cannot have"))
+
+
+def _is_host(parts: SplitResult) -> bool:
+    """Whether there is a name that could be looked up, or an address; what ends in a number is an address or nothing."""
+    host = parts.hostname or ""
+    try:
+        if "[" in parts.netloc:
+            return bool(ipaddress.IPv6Address(host))
+        return bool(_NAME.fullmatch(host)) and (
+            not host.rpartition(".")[2].isdigit() or bool(ipaddress.IPv4Address(host))
+        )
+    except ValueError:
+        return False
 
 
 def _how(what: str) -> str:

@@ -23,6 +23,8 @@ from sidecar.config.address import (
         ("http://localhost:8000", Origin("http", "localhost", 8000)),
         ("HTTP://[::1]:8000/a/b", Origin("http", "::1", 8000, "/a/b")),
         ("http://Host.Example/", Origin("http", "host.example", 80)),
+        ("http://model_1.vllm.svc.:8000", Origin("http", "model_1.vllm.svc.", 8000)),
+        ("https://10.0.0.1", Origin("https", "10.0.0.1", 443)),
     ],
 )
 def test_origins(text: str, origin: Origin) -> None:
@@ -35,10 +37,12 @@ def test_origins(text: str, origin: Origin) -> None:
     ["", "api.openai.com", "ftp://x", "https://", "https://u:p@x", "https://x?y",
      "https://x/#", "https://x:0", "https://x:99999",
      "https://x/a/../b", "https://x/%2e%2E/b", "https://x//b", "https://x/ü", "https://x y/",
-     "https://[::1", "https://x/a b"],
+     "https://[::1", "https://x/a b", "https://x:-1", "https://::1", "https://[zz]", "https://[10.0.0.1]",
+     "https://a..b", "https://.a", "https://.", f"https://{'a' * 64}.example", f"https://{'a.' * 127}com",
+     "https://a%41.example", "https://[v1.a]", "https://256.0.0.1", "https://10.0.1"],
 )  # fmt: skip
 def test_what_is_no_origin(text: str) -> None:
-    """User, query, fragment, dot segments and nonsense are refused with how to write it."""
+    """User, query, fragment, dot segments, hosts that no lookup could find and nonsense are refused with how to write it."""
     with pytest.raises(ValueError, match="; write an origin"):
         parse_origin(text)
 
