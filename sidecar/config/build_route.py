@@ -53,6 +53,7 @@ class RouteBuilder:
         once(written_arms, "id", "arm", self.problems)
         for arm in written_arms:
             self._check_upstream(arm, baseline)
+        self._check_match()
         self._check_virtual(written_arms)
         self._check_mode(arms)
         known = [arm.id for arm in written_arms]
@@ -109,6 +110,12 @@ class RouteBuilder:
         if here.key == "client" and _place(here) != _place(there):
             what = f"the client's key would go to {_shown(here)}, another origin than the baseline's ({_shown(there)})"
             self.problems.add(node, what, f"give `upstreams.{arm.upstream}` an api_key of its own: {{file: PATH}}")
+
+    def _check_match(self) -> None:
+        for node in self.one.match.node.entries.values() if self.one.match is not None else ():
+            if node.kind != "scalar" and not (node.items or node.entries):  # of a template that had nothing to write
+                what = "is empty, and what is not written matches all"
+                self.problems.add(node, what, "say what it matches, or remove it")
 
     def _check_virtual(self, arms: Iterable[written.Arm]) -> None:
         match = _match(self.one.match)

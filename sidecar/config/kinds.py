@@ -99,6 +99,20 @@ def list_of(kind: Kind[T]) -> Kind[tuple[T, ...]]:
     return Kind(f"list of {kind.label}", read, lambda items: f"[{', '.join(map(kind.show, items))}]")
 
 
+def filled(kind: Kind[tuple[T, ...]]) -> Kind[tuple[T, ...]]:
+    """The same list with one item at least, where none would mean nothing, or all."""
+
+    def read(node: Node, problems: Problems) -> tuple[T, ...]:
+        """The items; raises Wrong when there is none."""
+        items = kind.read(node, problems)
+        if not items:
+            problems.add(node, "is empty", "write one at least, or remove the key")
+            raise Wrong
+        return items
+
+    return Kind(kind.label, read, kind.show)
+
+
 def map_of(kind: Kind[T], label: str) -> Kind[Mapping[str, T]]:
     """A map whose keys are names of the writer's own."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from sidecar.config import kinds
 from sidecar.config.document import Node, Problems
-from sidecar.config.kinds import Kind, Wrong, choice, json_value, key, list_of, map_of, struct, within
+from sidecar.config.kinds import Kind, Wrong, choice, filled, json_value, key, list_of, map_of, struct, within
 from sidecar.core import policy as core
 from sidecar.wire.validators_language import LANGUAGES
 
@@ -92,5 +92,5 @@ def _read_schema(node: Node, problems: Problems) -> str | Mapping[str, object]:
 
 
 SCHEMA = Kind("JSON schema or path", _read_schema)
-LANGUAGE = list_of(choice(_PROMPTS, *LANGUAGES))
+LANGUAGE = filled(list_of(choice(_PROMPTS, *LANGUAGES)))
 PATTERNS = list_of(kinds.TEXT)

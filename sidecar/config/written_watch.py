@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from sidecar.config import kinds
 from sidecar.config.document import Node
-from sidecar.config.kinds import choice, key, list_of, struct, within
+from sidecar.config.kinds import choice, filled, key, list_of, struct, within
 from sidecar.core import policy as core
 
 METRICS = ("latency_p95", "ttft_p95", "error_rate", "cost_per_request", "quality")
@@ -104,7 +104,7 @@ class Drift:
 
     node: Node
     metrics: tuple[str, ...] = field(
-        default=_DRIFT.metrics, metadata=key(list_of(choice(*WATCHED)), "Whose distributions are compared.")
+        default=_DRIFT.metrics, metadata=key(filled(list_of(choice(*WATCHED))), "Whose distributions are compared.")
     )
     window: float = field(default=_DRIFT.window_s, metadata=key(_WINDOW, "Shortest time of a window."))
     samples: int = field(
@@ -124,7 +124,7 @@ class Anomalies:
 
     node: Node
     metrics: tuple[str, ...] = field(
-        default=_ANOMALIES.metrics, metadata=key(list_of(choice(*WATCHED)), "What is watched.")
+        default=_ANOMALIES.metrics, metadata=key(filled(list_of(choice(*WATCHED))), "What is watched.")
     )
     method: str = field(
         default=_ANOMALIES.method,
