@@ -90,6 +90,8 @@ class Sources:
             name = self._known(key, where)
             if name and seen.setdefault(name, where) != where:
                 self._tell(where, f"is set twice (also at {seen[name]})", "keep one of the two")
+            elif name and node.kind == "map":
+                self._tell(where, "is an empty map", "write a value, or remove the key")
             elif name and any(item.kind != "scalar" for item in node.items):
                 self._tell(where, "is a list of more than plain values", "write each as one value, like [a, b]")
             elif name and not node.is_empty:
@@ -122,7 +124,7 @@ class Sources:
 
 def _flat(root: Node | None, above: str = "") -> Iterable[tuple[str, Node]]:
     for key, node in root.entries.items() if root is not None else ():
-        if node.kind == "map":
+        if node.entries:
             yield from _flat(node, f"{above}{key}_")
         else:
             yield f"{above}{key}", node

@@ -153,6 +153,12 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     for odd in ("{a: b}", "[a]", "null"):
         file.write_text(f"db: x\nno_proxy: [{odd}, c]\n")
         assert f"{file}:2: no_proxy: is a list of more than plain values" in problems({}, file)[0]
+    file.write_text("servce: {}\nstore: {raww: {}}\ndb: {}\n")
+    assert [told.removeprefix(f"{file}:") for told in problems({}, file)] == [
+        "1: servce: is not a setting; did you mean 'service'?",
+        "2: store.raww: is not a setting; did you mean 'store_raw'?",
+        "3: db: is an empty map; write a value, or remove the key",
+    ]
 
 
 def test_variables_that_kubernetes_adds_are_not_ours() -> None:
