@@ -171,6 +171,7 @@ def _register_spans(metrics: Metrics, spans: Spans | None) -> None:
     if spans is not None:
         metrics.gauge("spans_exported", "", lambda: spans.exported)
         metrics.gauge("spans_dropped", "", lambda: spans.dropped)
+        metrics.gauge("points_untold", "", lambda: spans.untold)
 
 
 def _register_routes(metrics: Metrics, engine: Engine) -> None:

@@ -122,6 +122,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("worker_rows_lost", "counter", (), "Calls without row and lesson: their worker ended or could not tell of them."),
     Metric("spans_exported", "counter", (), "Spans given to the telemetry endpoint."),
     Metric("spans_dropped", "counter", (), "Spans given up because the telemetry endpoint did not take them."),
+    Metric("points_untold", "counter", (), "Requests of metrics that the telemetry endpoint did not take, or not whole."),
     Metric("label_overflow", "counter", ("label",), "Label values replaced by `other` because their cap was reached."),
     Metric("scrape_errors", "counter", (), "Gauges that could not be read at a scrape."),
     Metric(

@@ -6,18 +6,32 @@ HTTPS_PROXY and NO_PROXY. Headers and URLs may hold keys: no text of an error sa
 thread of its own.
 """
 
+import io
+import socket
 import ssl
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
 from enum import Enum
 from gzip import compress
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from importlib import import_module
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, unquote, urlsplit
-from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener
+from urllib.request import (
+    AbstractHTTPHandler,
+    HTTPHandler,
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    ProxyHandler,
+    Request,
+    build_opener,
+)
 
+from sidecar.clock import monotonic, wall
 from sidecar.errors import ConfigError
+from sidecar.telemetry.otlp import rejected
 
 TIMEOUT_S: Final = 5.0
 _GRPC_PORT: Final = 4317
@@ -40,10 +54,18 @@ class Sent(Enum):
     BUSY = "busy"  # the same again may be taken
 
 
+class Answer(NamedTuple):
+    """What a collector said of a request."""
+
+    sent: Sent
+    rejected: int = 0  # spans or points of one that was taken, which it threw away all the same
+    after_s: float | None = None  # how long one that is busy wants to be left alone, where it said so
+
+
 class Transport(Protocol):
     """What takes requests; tests pass their own."""
 
-    def send(self, signal: Signal, body: bytes) -> Sent:
+    def send(self, signal: Signal, body: bytes) -> Answer:
         """Waits TIMEOUT_S at most. Whatever it raises counts as refused."""
 
     def close(self) -> None:
@@ -81,6 +103,55 @@ class _Stay(HTTPRedirectHandler):
         return None
 
 
+class _Timely(io.RawIOBase):
+    """A socket's bytes, for TIMEOUT_S in all: the socket's own timeout begins anew with each piece that comes."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock, self._raw = sock, sock.makefile("rb", buffering=0)
+        self._until = monotonic() + TIMEOUT_S
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Foreign) -> int | None:
+        left_s = self._until - monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        self._sock.settimeout(left_s)
+        return self._raw.readinto(into)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(HTTPResponse):
+    def __init__(self, sock: socket.socket, *arguments: Foreign, **more: Foreign) -> None:
+        super().__init__(sock, *arguments, **more)
+        self.fp.close()
+        self.fp = io.BufferedReader(_Timely(sock))
+
+
+class _Bounded(AbstractHTTPHandler):
+    """With `_Response`s."""
+
+    def do_open(self, http_class: Callable[..., HTTPConnection], req: Request, **more: Foreign) -> HTTPResponse:
+        def made(*arguments: Foreign, **options: Foreign) -> HTTPConnection:
+            connection = http_class(*arguments, **options)
+            connection.response_class = _Response
+            return connection
+
+        return super().do_open(made, req, **more)
+
+
+class _Plain(_Bounded, HTTPHandler):
+    pass
+
+
+class _Secure(_Bounded, HTTPSHandler):
+    pass
+
+
 class Http:
     """Posts protobuf to `<base>/v1/traces` and `<base>/v1/metrics`, each on a connection of its own: one or two a second."""
 
@@ -94,25 +165,37 @@ class Http:
         if self._gzip:
             common["content-encoding"] = "gzip"
         self._headers = {signal: common | own for signal, own in Headers(environ).of.items()}
-        secure = [HTTPSHandler(context=_context(environ))] if base.scheme == "https" else []
-        self._opener = build_opener(ProxyHandler(), HTTPHandler(), _Stay(), *secure)
+        secure = [_Secure(context=_context(environ))] if base.scheme == "https" else []
+        self._opener = build_opener(ProxyHandler(), _Plain(), _Stay(), *secure)
 
-    def send(self, signal: Signal, body: bytes) -> Sent:
+    def send(self, signal: Signal, body: bytes) -> Answer:
         """One request and its answer; raises nothing. BUSY may be tried again, REFUSED may not."""
         sent = compress(body, 1) if self._gzip else body
         request = Request(f"{self._base}/v1/{signal}", sent, self._headers[signal])  # noqa: S310 - http(s), see `connect`
         try:
             with self._opener.open(request, timeout=TIMEOUT_S) as answer:
-                answer.read(_READ_BYTES)
+                return Answer(Sent.TAKEN, rejected(answer.read(_READ_BYTES)))
         except HTTPError as error:
             error.close()
-            return Sent.BUSY if error.code in _BUSY else Sent.REFUSED
-        except (URLError, OSError):
-            return Sent.BUSY
-        return Sent.TAKEN
+            if error.code not in _BUSY:
+                return Answer(Sent.REFUSED)
+            return Answer(Sent.BUSY, after_s=_seconds(error.headers.get("Retry-After", "")))
+        except (URLError, OSError, HTTPException):
+            return Answer(Sent.BUSY)
 
     def close(self) -> None:
         """Nothing is kept."""
+
+
+def _seconds(retry_after: str) -> float | None:
+    """`Retry-After` in seconds from now; None where there is none, or none that says a time."""
+    text = retry_after.strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - wall())
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _context(environ: Mapping[str, str]) -> ssl.SSLContext:
@@ -145,12 +228,12 @@ class Grpc:
             "metrics": self._channel.unary_unary(service.format("metrics", "Metrics")),
         }
 
-    def send(self, signal: Signal, body: bytes) -> Sent:
+    def send(self, signal: Signal, body: bytes) -> Answer:
         try:
-            self._calls[signal](body, timeout=TIMEOUT_S, metadata=self._metadata[signal])
+            answer = self._calls[signal](body, timeout=TIMEOUT_S, metadata=self._metadata[signal])
         except self._failed as error:
-            return Sent.BUSY if error.code().name in _BUSY_GRPC else Sent.REFUSED
-        return Sent.TAKEN
+            return Answer(Sent.BUSY if error.code().name in _BUSY_GRPC else Sent.REFUSED)
+        return Answer(Sent.TAKEN, rejected(answer))
 
     def close(self) -> None:
         """Cancels what is under way."""

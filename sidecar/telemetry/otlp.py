@@ -5,7 +5,7 @@ numbers below are field numbers of opentelemetry-proto 1.x, which never change; 
 opentelemetry's own classes. Values are not judged here: what must not leave the process is the caller's to leave out.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct
@@ -188,3 +188,40 @@ def metric(
     histogram = isinstance(points[0], Histogram)
     kind = delimited(9, body) if histogram else delimited(7, body + b"\x18\x01")  # a sum that only grows
     return delimited(2, delimited(1, name.encode()) + delimited(3, unit.encode()) + kind)
+
+
+def rejected(answer: bytes) -> int:
+    """How many spans or points an Export...ServiceResponse says were rejected, though the request was taken; 0 where it is
+    no such message."""
+    try:
+        partial = dict(_fields(answer)).get(1, b"")
+        count = dict(_fields(partial)).get(1, 0) if isinstance(partial, bytes) else 0
+    except (IndexError, ValueError):
+        return 0
+    return count if isinstance(count, int) else 0
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Numbers and values of a message's fields: whole numbers, texts and messages. Raises IndexError or ValueError on what
+    is no message, or has fields of other kinds."""
+    at = 0
+    while at < len(message):
+        key, at = _read_varint(message, at)
+        value, at = _read_varint(message, at)
+        if key & 7 == 0:
+            yield key >> 3, value
+        elif key & 7 == 2:
+            yield key >> 3, message[at : at + value]
+            at += value
+        else:
+            raise ValueError(key)
+
+
+def _read_varint(message: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while message[at] > 0x7F:
+        value |= (message[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if shift > 63:
+            raise ValueError(at)
+    return value | message[at] << shift, at + 1

@@ -1,8 +1,9 @@
 """The thread that gives spans and metric points to a collector, and what waits for it.
 
 `put` is a list append. Spans gather for a second, or until REQUEST_SPANS wait, and go in one request; points go every ten
-seconds and at the end. A request that finds the collector away or busy is made again for some seconds; what is refused, or
-finds no room, is given up and counted. Bounded: MAX_SPANS wait, some 16 MB.
+seconds and at the end. A request that finds the collector away or busy is made again for some seconds, and one that says
+when is left alone until then; what is refused, or finds no room, is given up and counted. Bounded: MAX_SPANS wait, some
+16 MB.
 """
 
 import threading
@@ -10,23 +11,25 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from sidecar.clock import monotonic
-from sidecar.telemetry.collector import TIMEOUT_S, Sent, Signal, Transport
+from sidecar.telemetry.collector import TIMEOUT_S, Answer, Sent, Signal, Transport
 
 GATHER_S: Final = 1.0
 REQUEST_SPANS: Final = 2048
 MAX_SPANS: Final = 16_384
 METRICS_EVERY_S: Final = 10.0
 _AGAIN_FIRST_S: Final = 0.5
+_REST_S: Final = 30.0  # 10..300; shorter: one that asks for more is asked too early, longer: one that errs gets nothing
 
 
 class Outbox:
-    """`exported` and `dropped` count spans, and may be read by any thread."""
+    """`exported` and `dropped` count spans, `untold` requests of points that were not taken, or not whole. Any thread may
+    read them."""
 
     def __init__(
         self, transport: Transport, request: Callable[[Sequence[bytes]], bytes], metrics: Callable[[], Sequence[bytes]]
     ) -> None:
         """`request` makes a message of spans or of metrics; `metrics` reads the points, in the outbox's thread."""
-        self.exported = 0
+        self.exported = self.untold = 0
         self._transport = transport
         self._request = request
         self._metrics = metrics
@@ -92,10 +95,10 @@ class Outbox:
         if not taken:
             return False
         spans = sum(count for _, count in taken)
-        if self._export("traces", [made for made, _ in taken]):
-            self.exported += spans
-        else:
-            self._failed += spans
+        answer = self._export("traces", [made for made, _ in taken])
+        lost = min(answer.rejected, spans) if answer.sent is Sent.TAKEN else spans
+        self.exported += spans - lost
+        self._failed += lost
         return True
 
     def _take(self, most: int) -> list[tuple[bytes, int]]:
@@ -118,17 +121,22 @@ class Outbox:
         except Exception:  # noqa: BLE001 - points that cannot be read cost themselves; the next ones get their chance
             return
         if made:
-            self._export("metrics", made)
+            answer = self._export("metrics", made)
+            self.untold += answer.sent is not Sent.TAKEN or answer.rejected > 0
 
-    def _export(self, signal: Signal, items: Sequence[bytes]) -> bool:
+    def _export(self, signal: Signal, items: Sequence[bytes]) -> Answer:
         until, pause = monotonic() + TIMEOUT_S, _AGAIN_FIRST_S
         body = self._request(items)
         while True:
             try:
-                sent = self._transport.send(signal, body)
+                answer = self._transport.send(signal, body)
             except Exception:  # noqa: BLE001 - whatever a transport raises, the next request gets its chance
-                sent = Sent.REFUSED
-            if sent is not Sent.BUSY or self._ending.is_set() or monotonic() + pause > until:
-                return sent is Sent.TAKEN
-            self._ending.wait(pause)
+                answer = Answer(Sent.REFUSED)
+            if answer.sent is not Sent.BUSY or self._ending.is_set():
+                return answer
+            over = monotonic() + pause > until
+            if answer.after_s or not over:  # who says when is obeyed, also where this request is given up
+                self._ending.wait(max(pause, min(answer.after_s or 0.0, _REST_S)))
+            if over:
+                return answer
             pause *= 2

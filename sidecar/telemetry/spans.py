@@ -113,6 +113,11 @@ class Spans:
         """Spans that were given up."""
         return self._outbox.dropped
 
+    @property
+    def untold(self) -> int:
+        """Requests of points that the endpoint did not take, or not whole."""
+        return self._outbox.untold
+
     def observe(self, batch: Sequence[Settled]) -> None:
         """Makes a batch's spans and points; drops and counts what finds no room. Never waits for the endpoint."""
         made: list[bytes] = []

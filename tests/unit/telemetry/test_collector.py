@@ -3,26 +3,36 @@
 import gzip
 import ssl
 import threading
+import time
 from collections.abc import Iterator
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import trustme
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 
+from sidecar.clock import monotonic, wall
 from sidecar.errors import ConfigError
-from sidecar.telemetry.collector import Sent, connect
+from sidecar.telemetry import collector as way
+from sidecar.telemetry.collector import Answer, Sent, connect
+from sidecar.telemetry.otlp import rejected
 from sidecar.telemetry.spans import Spans
 from tests.unit.telemetry.records import settled
 
 
 class Collector:
-    """An OTLP/HTTP collector that keeps (path, headers, body); answers with `status`."""
+    """An OTLP/HTTP collector that keeps (path, headers, body); it answers with `status`, `headers`, and `answer` a byte at
+    a time."""
 
     def __init__(self, certificate: trustme.LeafCert | None = None) -> None:
-        self.status = 200
+        self.status, self.answer, self.pause_s = 200, b"", 0.0
+        self.headers = {"location": "/elsewhere"}
         self.posts: list[tuple[str, dict[str, str], bytes]] = []
         collector = self
 
@@ -31,9 +41,12 @@ class Collector:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 collector.posts.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
                 self.send_response(collector.status)
-                self.send_header("location", "/elsewhere")
-                self.send_header("content-length", "0")
+                for name, value in {**collector.headers, "content-length": str(len(collector.answer))}.items():
+                    self.send_header(name, value)
                 self.end_headers()
+                for at in range(len(collector.answer)):
+                    self.wfile.write(collector.answer[at : at + 1])
+                    time.sleep(collector.pause_s)
 
             def log_message(self, *_arguments: object) -> None:
                 return
@@ -82,12 +95,63 @@ def test_a_collector_receives_protobuf(collector: Collector) -> None:
 def test_what_an_answer_means(collector: Collector, status: int, sent: Sent) -> None:
     """As OTLP's specification has it; a redirection is not followed, its GET would carry nothing."""
     collector.status = status
-    assert connect(f"http://{collector.place}", {}).send("traces", b"x") is sent
+    assert connect(f"http://{collector.place}", {}).send("traces", b"x") == Answer(sent)
     assert [path for path, _, _ in collector.posts] == ["/v1/traces"]
 
 
+def test_what_was_rejected_of_a_request_is_lost(collector: Collector) -> None:
+    """`partial_success`: the collector takes a request, and throws some of it away. Answers that are none reject nothing."""
+    collector.answer = ExportTraceServiceResponse(
+        partial_success={"rejected_spans": 2, "error_message": "x" * 300}
+    ).SerializeToString()
+    spans = Spans(connect(f"http://{collector.place}", {}), "bot", environ={})
+    spans.observe([settled()] * 3)
+    spans.close(5)
+    assert (spans.exported, spans.dropped, spans.untold) == (1, 2, 1)  # points have the same answer
+    collector.answer = ExportTraceServiceResponse(partial_success={"error_message": "a hint"}).SerializeToString()
+    assert connect(f"http://{collector.place}", {}).send("traces", b"x") == Answer(Sent.TAKEN)
+
+
+@pytest.mark.parametrize("answer", [b"{}", b"<html>", b"\x0a", b"\xff" * 99, b"\x08\x01", b"\x0a\x04\x0a\x02hi"])
+def test_answers_that_are_no_message_reject_nothing(answer: bytes) -> None:
+    assert rejected(answer) == 0
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_an_answer_that_drips_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, secure: bool
+) -> None:
+    """However small its pieces: a request has its time, and not each byte."""
+    monkeypatch.setattr(way, "TIMEOUT_S", 0.3)
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    one = Collector(authority.issue_cert("127.0.0.1") if secure else None)
+    one.answer, one.pause_s = bytes(100), 0.1
+    environ = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(tmp_path / "ca.pem")}
+    transport = connect(f"http{'s' * secure}://{one.place}", environ)
+    begun = monotonic()
+    try:
+        assert transport.send("traces", b"x") == Answer(Sent.BUSY)
+        assert monotonic() - begun < 3
+    finally:
+        one.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "after_s"),
+    [("7", 7.0), (" 0 ", 0.0), ("soon", None), ("-1", None), ("\u0667", None), ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0)],
+)
+def test_a_busy_collector_says_when(collector: Collector, text: str, after_s: float | None) -> None:
+    collector.status, collector.headers = 429, {"retry-after": text.encode().decode("latin-1")}
+    assert connect(f"http://{collector.place}", {}).send("traces", b"x") == Answer(Sent.BUSY, after_s=after_s)
+    collector.headers = {"retry-after": formatdate(wall() + 60, usegmt=True)}
+    later = connect(f"http://{collector.place}", {}).send("traces", b"x").after_s
+    assert later is not None
+    assert 50 < later < 61
+
+
 def test_a_collector_that_is_not_there_is_busy() -> None:
-    assert connect("http://127.0.0.1:9", {}).send("metrics", b"x") is Sent.BUSY
+    assert connect("http://127.0.0.1:9", {}).send("metrics", b"x") == Answer(Sent.BUSY)
 
 
 def test_the_environment_adds_headers_and_compression(collector: Collector) -> None:
@@ -99,8 +163,8 @@ def test_the_environment_adds_headers_and_compression(collector: Collector) -> N
         "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
     }
     transport = connect(f"http://bob:pa%40ss@{collector.place}/prefix", environ)
-    assert transport.send("traces", b"body") is Sent.TAKEN
-    assert transport.send("metrics", b"body") is Sent.TAKEN
+    assert transport.send("traces", b"body").sent is Sent.TAKEN
+    assert transport.send("metrics", b"body").sent is Sent.TAKEN
     transport.close()
     (path, first, body), (_, second, _) = collector.posts
     assert (path, gzip.decompress(body), first["content-encoding"]) == ("/prefix/v1/traces", b"body", "gzip")
@@ -113,12 +177,12 @@ def test_tls_is_checked(tmp_path: Path) -> None:
     authority = trustme.CA()
     one = Collector(authority.issue_cert("127.0.0.1"))
     try:
-        assert connect(f"https://{one.place}", {}).send("traces", b"x") is Sent.BUSY
+        assert connect(f"https://{one.place}", {}).send("traces", b"x").sent is Sent.BUSY
         assert one.posts == []
         file = tmp_path / "ca.pem"
         authority.cert_pem.write_to_path(file)
         environ = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(file)}
-        assert connect(f"https://{one.place}", environ).send("traces", b"x") is Sent.TAKEN
+        assert connect(f"https://{one.place}", environ).send("traces", b"x").sent is Sent.TAKEN
     finally:
         one.close()
 

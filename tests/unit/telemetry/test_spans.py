@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from msgspec.structs import replace
@@ -13,9 +14,10 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from sidecar.clock import monotonic
 from sidecar.core.types import Clocks, Settled, Usage
 from sidecar.telemetry import outbox, points
-from sidecar.telemetry.collector import Sent, Signal
+from sidecar.telemetry.collector import Answer, Sent, Signal
 from sidecar.telemetry.spans import Spans
 from tests.unit.telemetry.records import settled
 
@@ -26,18 +28,19 @@ SERVER = ("api.openai.com", 443, "openai")
 class Kept:
     """A transport that keeps what it is given, as messages; `answer` says what becomes of a request."""
 
-    def __init__(self, answer: Callable[[], Sent] = lambda: Sent.TAKEN) -> None:
+    def __init__(self, answer: Callable[[], Sent | Answer] = lambda: Sent.TAKEN) -> None:
         self.traces: list[ExportTraceServiceRequest] = []
         self.metrics: list[ExportMetricsServiceRequest] = []
         self.closed = False
         self._answer = answer
 
-    def send(self, signal: Signal, body: bytes) -> Sent:
+    def send(self, signal: Signal, body: bytes) -> Answer:
         if signal == "traces":
             self.traces.append(ExportTraceServiceRequest.FromString(body))
         else:
             self.metrics.append(ExportMetricsServiceRequest.FromString(body))
-        return self._answer()
+        answer = self._answer()
+        return answer if isinstance(answer, Answer) else Answer(answer)
 
     def close(self) -> None:
         self.closed = True
@@ -346,6 +349,28 @@ def test_a_busy_endpoint_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(kept.traces) == 3
 
 
+def test_a_busy_endpoint_that_says_when_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when that is later than a request is kept; the next one waits as long."""
+    monkeypatch.setattr(outbox, "GATHER_S", 0.01)
+    monkeypatch.setattr(outbox, "TIMEOUT_S", 0.0)
+    times, done = [], threading.Event()
+
+    def answer() -> Answer:
+        times.append(monotonic())
+        if len(times) < 3:
+            return Answer(Sent.BUSY, after_s=0.2)
+        done.set()
+        return Answer(Sent.TAKEN)
+
+    spans = Spans(Kept(answer), "bot", environ={})
+    for _ in range(3):
+        spans.observe([settled()] * outbox.REQUEST_SPANS)
+    assert done.wait(10)
+    spans.close()
+    assert all(after - before >= 0.2 for before, after in pairwise(times[:3]))
+    assert (spans.exported, spans.dropped) == (outbox.REQUEST_SPANS, 2 * outbox.REQUEST_SPANS)
+
+
 def test_points_are_told_while_spans_find_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A collector that takes no spans leaves some waiting always; its metrics come in time all the same."""
     monkeypatch.setattr(outbox, "GATHER_S", 0.01)
@@ -353,7 +378,7 @@ def test_points_are_told_while_spans_find_no_end(monkeypatch: pytest.MonkeyPatch
     told_, spans = threading.Event(), []
 
     class Choked(Kept):
-        def send(self, signal: Signal, body: bytes) -> Sent:
+        def send(self, signal: Signal, body: bytes) -> Answer:
             if signal == "metrics":
                 told_.set()
             elif not told_.is_set():
