@@ -221,6 +221,12 @@ class Metrics(Collector):
         yield _family(name, help_, reading if isinstance(reading, Mapping) else {(): reading})
 
 
+def figures_of(pid: int) -> dict[str, float]:
+    """What `llm_sidecar_process_*` say, of any process: by what their names end with; nothing where it is gone."""
+    told = ProcessCollector(pid=lambda: pid, registry=None).collect()
+    return {family.name.removeprefix("process_"): family.samples[0].value for family in told}
+
+
 def _key(settled: Settled) -> SeriesKey:
     """The labels of one exchange as they came."""
     decision, facts, outcome = settled.decision, settled.facts, settled.outcome

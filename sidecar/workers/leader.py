@@ -13,6 +13,7 @@ import contextlib
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -38,7 +39,7 @@ from sidecar.proxy.listen import hold
 from sidecar.proxy.memory import limit_of_container
 from sidecar.proxy.plane import Books
 from sidecar.telemetry.catalogue import BY_NAME
-from sidecar.telemetry.metrics import Reading
+from sidecar.telemetry.metrics import Reading, figures_of
 from sidecar.workers.crew import Crew, Member
 from sidecar.workers.messages import Exchange, Gauge, Left, Orders, Report, add, lessons_of
 
@@ -85,6 +86,8 @@ class LeadingSidecar(Sidecar):
         self.metrics.gauge("worker_restarts", "", lambda: self.crew.restarts)
         self.metrics.gauge("worker_hangs", "", lambda: self.crew.hangs)
         self.metrics.gauge("worker_rows_lost", "", lambda: self.crew.lost)
+        for name in ("cpu_seconds", "resident_memory_bytes", "open_fds"):
+            self.metrics.gauge(f"worker_{name}", "", partial(self._figures, name))
 
     # ---- up
 
@@ -365,6 +368,11 @@ class LeadingSidecar(Sidecar):
             return sum(told) if name in _SHARED else max(told)
 
         self.metrics.gauge(name, "", read)
+
+    def _figures(self, name: str) -> Reading:
+        """What the system says of each worker."""
+        told = {(str(one.index),): figures_of(one.pid).get(name) for one in self.crew.members.values()}
+        return {labels: value for labels, value in told.items() if value is not None}
 
     def _sum_of(self, name: str) -> Callable[[], Reading]:
         def read() -> Reading:

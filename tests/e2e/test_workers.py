@@ -7,6 +7,7 @@ machine is: what is eventual is awaited, what is exact is asserted at once.
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -121,6 +122,10 @@ async def test_all_workers_serve_and_one_database_has_every_call(tmp_path: Path)
         await until(lambda: (found := books(side))["completed"] == calls and not balance(found), f"{books(side)}")
         assert f"llm_sidecar_accepted_total {calls}.0" in side.metrics()
         assert "llm_sidecar_workers 2.0" in side.metrics()
+        for name in ("cpu_seconds_total", "resident_memory_bytes", "open_fds"):  # `process_*` are the leader's alone
+            told = re.findall(rf'^llm_sidecar_worker_{name}{{worker="(\d)"}} (\S+)$', side.metrics(), re.MULTILINE)
+            assert len({worker for worker, _ in told}) == 2
+            assert all(float(value) > 0 for _, value in told)
         ended(side)
         assert {row["id"] for row in side.decisions()} == {reply.decision for reply in said}
 
