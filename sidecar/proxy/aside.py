@@ -66,6 +66,7 @@ class Beside:
                 plans[route.name] = _Plan(judging, shadowing)
         if any(name not in plans or _terms(plans[name]) != _terms(old) for name, old in self._plans.items()):
             self.errands.clear()  # nobody is asked under terms that are not in force any more
+        self.errands.leave()
         self._plans = plans
         if plans:
             self._plane.aside = self

@@ -96,6 +96,19 @@ class Errands:
         """Drops those in line: what they were wanted for is no more. Those under way end by themselves."""
         self._drop_line()
 
+    def leave(self) -> None:
+        """The policy is another one: what waits, in line or for a connection, for an upstream that it has no more is
+        dropped."""
+        known = self._known()
+        for _ in range(len(self._line)):
+            if self._line[0][1].origin in known:
+                self._line.rotate(-1)
+            else:
+                self._drop_first()
+        for errand in [one for one in self._under_way if one.sent_s is None and one.origin not in known]:
+            self.dropped += 1
+            errand.finish("aborted", "dropped")
+
     def sweep(self, now: float) -> None:
         """Ends what takes too long, begins what can begin; forgets upstreams that the policy has no more."""
         if self._plane.draining:
@@ -111,13 +124,14 @@ class Errands:
         self._forget(now)
 
     def _forget(self, now: float) -> None:
-        plane = self._plane
-        known = {*plane.origins.values(), *plane.defaults.values()}
-        for origin in self._pools.keys() - known:
+        for origin in self._pools.keys() - self._known():
             self._pools.pop(origin).close()
             self._resting.pop(origin, None)
         for pool in self._pools.values():
             pool.sweep(now)
+
+    def _known(self) -> set[Origin]:
+        return {*self._plane.origins.values(), *self._plane.defaults.values()}
 
     def stop(self) -> None:
         """Nothing more is sent; what is under way is cut."""
@@ -221,6 +235,7 @@ class Errand:
         self.deadline = NEVER
         self._task = task
         self._owner = owner
+        self._pool = owner.pool(task.origin)  # it may be forgotten meanwhile
         self._zero = monotonic()
         self._connection: UpstreamConnection | None = None
         self._early = b""
@@ -231,7 +246,7 @@ class Errand:
     def begin(self) -> None:
         """Asks for a connection; the rest follows from what comes."""
         self.deadline = self._zero + _TOTAL_S
-        connection = self._owner.pool(self.origin).take(self)
+        connection = self._pool.take(self)
         if connection is not None:
             self.on_connection(connection)
 
@@ -339,7 +354,7 @@ class Errand:
         connection, self._connection = self._connection, None
         reply = self.reply
         if connection is None:
-            self._owner.pool(self.origin).give_up(self)
+            self._pool.give_up(self)
         elif (
             clean
             and reply is not None

@@ -14,6 +14,7 @@ from sidecar.wire.judge import MAX_TEXT_CHARS
 from tests.integration.canary import NEW, OLD, route, talking, written
 from tests.integration.conftest import Running, Serve, Sim, Upstream
 from tests.integration.raw import SSE_HEAD, Script, connected, delta, ok, whole_request
+from tests.integration.test_dialling import Held
 from tests.integration.test_errands import (
     CHAT,
     FINISH,
@@ -440,6 +441,31 @@ async def test_a_shadows_new_upstream_is_asked_again(upstream: Upstream, serve: 
             side.app.beside.errands.wake()
     assert ["stream_options" in orjson.loads(seen.body) for seen in old.requests] == [True, True, False]
     assert ["stream_options" in orjson.loads(seen.body) for seen in new.requests] == [True]
+
+
+async def test_what_an_upstream_has_not_yet_does_not_reach_it_any_more(
+    upstream: Upstream, serve: Serve, tmp_path: Path
+) -> None:
+    """A policy that sends copies elsewhere is for those, too, that wait for a connection, or in line, as it comes."""
+    base, old, new = await upstream([WHOLE]), await upstream([WHOLE]), await upstream([WHOLE])
+    side = await serving(base, serve, tmp_path, shadowing(base.port, old.port))
+    told, errands = events_of(side), side.app.beside.errands
+    held = Held(side.app.plane.origins["two"].pool._dialer)
+    async with talking(side) as app:
+        for _ in range(EACH + 1):
+            await app.ask()
+        assert await until(lambda: len(held.ends) == EACH)
+        written(tmp_path / "p", shadowing(base.port, new.port))
+        assert await until(lambda: len(told) == EACH + 1)
+        for end in held.ends:
+            end.set_result(True)
+        await app.ask()
+        assert await until(lambda: len(told) == EACH + 2)
+    assert [(one.message, one.detail["error"]) for one in told] == [("aborted", "dropped")] * (EACH + 1) + [
+        ("completed", None)
+    ]
+    assert (errands.open, errands.dropped, len(new.requests), old.requests) == (0, EACH + 1, 1, [])
+    assert await until(lambda: all(peer.lost.is_set() for peer in old.peers))
 
 
 async def test_a_shadow_of_streams_and_whole_calls(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
