@@ -266,7 +266,7 @@ class Exchange(Outward):
             return
         if head or out:
             self.client.write(head + out)
-        if payload:
+        if payload or reply.done:  # a translated answer may be told by the end alone
             reply.measure(payload, now - self.zero, self.plane.on_bug)
         if reply.done:
             self._completed(now)

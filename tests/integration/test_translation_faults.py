@@ -474,3 +474,14 @@ async def test_a_stream_that_failed_ends_with_an_error(upstream: Upstream, begin
     got, row = await asked(side, stream=True)
     assert (got.status, b"event: error" in got.body, b"message_stop" in got.body) == (200, True, False)
     assert (row.outcome.kind, row.outcome.error, row.outcome.cost_nusd) == ("failed", "error_event", 13_000)
+
+
+@pytest.mark.parametrize("reason", ["STOP", "MALFORMED_FUNCTION_CALL"])
+async def test_an_end_that_comes_alone_is_measured(upstream: Upstream, begin: Callable[..., Any], reason: str) -> None:
+    """A stream of Gemini's is told to its end when the last chunk is there: its row is the same if that comes by itself."""
+    said = {"content": {"parts": [{"text": "Hello"}]}, "finishReason": reason}
+    last = SSE_HEAD + event(orjson.dumps({"responseId": "g1", "modelVersion": "m", "candidates": [said]}))
+    side = await begin(await upstream([last + END], [last, 0.05, END]), far={"dialect": "gemini"})
+    one, other = [(await asked(side, stream=True))[1].outcome for _ in range(2)]
+    assert (one.kind, one.error, one.finish) == (other.kind, other.error, other.finish)
+    assert (one.empty, other.empty) == (False, False)
