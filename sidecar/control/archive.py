@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final, TypeVar
@@ -28,6 +28,7 @@ from sidecar.store.vault import Sealed, Spoilt, Vault
 from sidecar.store.writer import Writer
 
 Found = TypeVar("Found")
+_MOST_SEARCHES: Final = 16  # 4..64 by completion id; fewer refuse a burst, more end when nobody waits for them
 # Events that change what is done with traffic. Others tell what was seen; they stand in `events` only.
 CHANGES: Final = (
     "policy.",
@@ -65,6 +66,7 @@ class Archive:
         self._unread = ""  # why it could not be
         self._loading = False
         self._searching = asyncio.Lock()
+        self._searches = 0  # under way, and waiting
         self._barred = False  # a newer program's state lies where ours would be written
 
     async def open(self, engine: Engine) -> Sequence[Event]:
@@ -211,17 +213,29 @@ class Archive:
 
     async def look_up(self, key: str, tenant: str = "") -> list[Known]:
         """Old decisions by decision id or completion id, of one `tenant` only if named, read in a thread; empty when there
-        is none or no database. Raises StoreError when it cannot be read now. One search by completion id at a time: it reads
-        the whole table, and several would take the processors that traffic needs."""
+        is none or no database. Raises StoreError when it cannot be read now."""
         if self._path is None:
             return []
         by_id = await asyncio.to_thread(queries.is_decision, self._path, key)
-        async with contextlib.nullcontext() if by_id else self._searching:
+        async with contextlib.nullcontext() if by_id else self._search():
             records = await asyncio.to_thread(queries.found_by, self._path, key, self._reader, tenant)
         if len(records) != 1:
             return [_known(record, []) for record in records]
         given = await asyncio.to_thread(queries.feedback_of, self._path, records[0]["id"], self._reader)
         return [_known(records[0], given)]
+
+    @contextlib.asynccontextmanager
+    async def _search(self) -> AsyncIterator[None]:
+        """One search by completion id at a time: it reads the whole table, and several would take the processors that
+        traffic needs. Who would wait behind many gets StoreError: those that asked may have gone long before it ends."""
+        if self._searches >= _MOST_SEARCHES:
+            raise StoreError("too many searches by completion id wait already; try again later")
+        self._searches += 1
+        try:
+            async with self._searching:
+                yield
+        finally:
+            self._searches -= 1
 
     async def responses(self, last: int) -> list[tuple[str, str, str, int]]:
         """Where the responses of the newest `last` decisions are (`queries.responses`); none while that cannot be read."""

@@ -131,6 +131,24 @@ async def test_one_search_of_the_whole_table_at_a_time(tmp_path: Path, monkeypat
     archive.close(5)
 
 
+async def test_searches_that_nobody_can_wait_for_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come faster than they end, and would be there still when who asked has gone."""
+    archive, go = Archive(settings(f"db={tmp_path / 's.db'}")), threading.Event()
+    await archive.open(engine())
+    assert await archive.stored(20.0)
+    monkeypatch.setattr(queries, "found_by", lambda *_: [] if go.wait(20.0) else None)
+    async with asyncio.timeout(20.0):
+        searches = [asyncio.ensure_future(archive.look_up(f"unknown-{n}")) for n in range(100)]
+        while sum(one.done() for one in searches) < 84:  # noqa: ASYNC110 - threads of the thing under test end it
+            await asyncio.sleep(0.005)
+        go.set()
+        found = await asyncio.gather(*searches, return_exceptions=True)
+        assert found.count([]) == 16
+        assert sum(isinstance(one, StoreError) for one in found) == 84
+        assert await archive.look_up("unknown") == []
+    archive.close(5)
+
+
 async def test_a_database_that_refuses(tmp_path: Path) -> None:
     """It is a note for /ready while it lasts; look-ups answer with nothing."""
     db = tmp_path / "sidecar.db"
