@@ -118,8 +118,11 @@ class Errands:
             errand.finish("failed", "timeout_errand")
         if self._overloaded():
             self._drop_line()
-        while self._line and now - self._line[0][0] > _WAIT_S:
-            self._drop_first()
+        for _ in range(len(self._line)):  # `_begin` has put those of a busy upstream behind younger ones
+            if self._line and now - self._line[0][0] > _WAIT_S:
+                self._drop_first()
+            else:
+                self._line.rotate(-1)
         self._begin()
         self._forget(now)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from sidecar.clock import steady
+from sidecar.clock import monotonic, steady
 from sidecar.proxy.errand import _IN_LINE, EACH
 from sidecar.proxy.reach import _Race
 from sidecar.wire.judge import MAX_TEXT_CHARS
@@ -136,6 +136,27 @@ async def test_a_judge_that_hangs_leaves_room_for_a_shadow(upstream: Upstream, s
             assert (await app.ask()).status == 200
             assert await until(lambda number=number: len(told) == number)  # type: ignore[misc] # bound now
     assert {one.kind for one in told} == {"errand.shadow"}
+    assert len(hung.peers) == EACH
+
+
+async def test_nothing_waits_too_long_behind_younger_ones(
+    upstream: Upstream, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a judge that hangs, a shadow that is slow: what waits for the one is passed by what waits for the other."""
+    monkeypatch.setattr("sidecar.proxy.errand._WAIT_S", 0.5)
+    base, new, hung = await upstream([WHOLE]), await upstream([0.3, WHOLE]), await upstream([30.0])
+    policy = shadowing(base.port, new.port)
+    graded = judged(base.port, hung.port)
+    policy["upstreams"]["bench"] = graded["upstreams"]["bench"]
+    policy["routes"][0]["quality"] = graded["routes"][0]["quality"]
+    side = await serving(base, serve, tmp_path, policy)
+    errands = side.app.beside.errands
+    async with talking(side) as app:
+        for _ in range(40):
+            await app.ask()
+            await asyncio.sleep(0.05)
+            errands.sweep(now := monotonic())
+            assert all(now - at <= 0.5 for at, _ in errands._line)
     assert len(hung.peers) == EACH
 
 
