@@ -41,14 +41,16 @@ def test_skipping_what_does_no_harm_is_exact(bad: float) -> None:
 
 
 def test_the_limit_may_be_broken_by_a_request_without_harm() -> None:
-    """Evidence first, the estimate beyond its limit later, as harmless control requests bring the control's rate down."""
-    canary = np.array([False] * 40 + [True] * 120 + [False] * 200 + [True])
-    failed = np.array([True] * 12 + [False] * 128 + [True] * 20 + [False] * 201)
+    """Evidence first, the estimate beyond its limit later, as harmless control requests bring the control's rate down. All
+    of 420 control and 196 canary requests fail: the labels of 14 where 10 were due are evidence of harm, within the limit of
+    1.5, and the rates are equal. Behind 210 harmless ones of the control its rate is two thirds, and the next decides."""
+    canary = np.array([at * 14 % 44 < 14 for at in range(44 * 14)] + [False] * 300 + [True])
+    failed = np.array([True] * 44 * 14 + [False] * 301)
     stages = [(0.25, canary, failed)]
     guard = error_guard()
     found = until_rollback(guard, stages)
-    assert found == one_by_one(stages) == 120
-    assert guard.status().control_n < 240
+    assert found == one_by_one(stages) == 196
+    assert guard.status().control_n == 420 + 211
 
 
 def test_the_bound_is_what_the_known_rates_give() -> None:
