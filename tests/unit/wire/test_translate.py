@@ -1,5 +1,6 @@
 """The hub, with the real spokes: a call goes up in another format, and its answer comes down in the client's own."""
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -341,6 +342,47 @@ def test_a_stream_that_is_nested_too_deeply() -> None:
     answer = StreamedAnswer(call(stream=True), "messages", Report())
     with pytest.raises(WrongAnswer, match="nested too deeply"):
         answer.feed(start + b"event: content_block_start\ndata: " + block + b"\n\n")
+
+
+def chat_calls(numbers: range) -> bytes:
+    calls = [{"index": n, "id": f"c{n}", "function": {"name": "f", "arguments": "{"}} for n in numbers]
+    return b"data: %b\n\n" % orjson.dumps({"id": "c", "choices": [{"index": 0, "delta": {"tool_calls": calls}}]})
+
+
+def messages_calls(numbers: range) -> bytes:
+    blocks = [{"type": "tool_use", "id": f"c{n}", "name": "f", "input": {}} for n in numbers]
+    events: list[Json] = [
+        {"type": "message_start", "message": {"id": "m", "usage": {}}},
+        *({"type": "content_block_start", "index": n, "content_block": block} for n, block in enumerate(blocks)),
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": "{"}},
+    ]
+    return b"".join(b"data: %b\n\n" % orjson.dumps(event) for event in events)
+
+
+def converse_calls(numbers: range) -> bytes:
+    starts = [{"contentBlockIndex": n, "start": {"toolUse": {"toolUseId": f"c{n}", "name": "f"}}} for n in numbers]
+    events = [("messageStart", {"role": "assistant"}), *(("contentBlockStart", start) for start in starts)]
+    return b"".join(said_converse.event(name, body) for name, body in events)
+
+
+@pytest.mark.parametrize(
+    ("arm", "calls"), [("chat", chat_calls), ("messages", messages_calls), ("converse", converse_calls)]
+)
+def test_calls_without_end_are_no_answer(arm: Format, calls: Callable[[range], bytes]) -> None:
+    """SEC-BOMBS: each one that begins is compared with those that are open; one read may hold a hundred thousand."""
+    most = streamed(arm, calls(range(1024)))
+    assert (most.done, len(most.pieces) > 1000) == (False, True)
+    more = streamed(arm, calls(range(1100)))
+    assert more.done
+    assert more.pieces[-1].error == "server"
+    assert len(more.pieces) < 2200
+
+
+def streamed(arm: Format, data: bytes) -> StreamedAnswer:
+    asked: Json = {"model": "asked", "input": "hi"}
+    answer = StreamedAnswer(read(orjson.dumps(asked), "responses", "asked", stream=True), arm, Report())
+    answer.feed(data)
+    return answer
 
 
 def test_every_spoke_reads_an_upstreams_error() -> None:

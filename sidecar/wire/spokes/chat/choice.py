@@ -27,7 +27,7 @@ from sidecar.wire.neutral import (
     Thinking,
     ToolCall,
 )
-from sidecar.wire.spoke import says
+from sidecar.wire.spoke import MAX_CALLS, TOO_MANY_CALLS, says
 from sidecar.wire.spokes.chat.answer import read_logprobs, stop_of, unsaid
 from sidecar.wire.spokes.chat.calls import take_signature
 from sidecar.wire.spokes.chat.messages import read_block, read_drawn
@@ -35,6 +35,7 @@ from sidecar.wire.spokes.chat.parts import read_content
 
 _CALL_MEMBERS: Final = frozenset({"index", "id", "type", "function", "custom"})
 _INNER_MEMBERS: Final = frozenset({"name", "arguments", "input"})
+_GOES_ON: Final = "the provider's stream goes on with a call that was whole"
 
 
 def _besides(item: Json, kind: str, inner: Json) -> tuple[str | None, Json]:
@@ -61,14 +62,13 @@ class _Call:
 
     def whole(self) -> bool:
         """Whether nothing can follow: the arguments are a JSON object. A custom tool's text may always go on."""
-        text = "".join(self.arguments).strip()
-        if self.custom or not (text.startswith("{") and text.endswith("}")):
+        last = next((one for one in reversed(self.arguments) if not one.isspace()), "")
+        if self.custom or not last.rstrip().endswith("}"):  # most often: asked with each piece, and not joined for it
             return False
         try:
-            orjson.loads(text)
+            return isinstance(orjson.loads("".join(self.arguments).strip()), dict)
         except orjson.JSONDecodeError:
             return False
-        return True
 
 
 _Said = Text | Refusal | Thinking
@@ -76,13 +76,13 @@ _Whole = Media | Thinking
 
 
 class ChoiceReader:
-    """One choice. `broken`: it went on with a call that was over, and nothing more can be read."""
+    """One choice. `broken` says why nothing more can be read, such as that it went on with a call that was over."""
 
     __slots__ = ("_calls", "_count", "_held", "_kind", "_kinds", "_stopped", "broken", "index")
 
     def __init__(self, index: int) -> None:
         self.index = index
-        self.broken = False
+        self.broken: str | None = None
         self._stopped = False
         self._count = 0  # parts that began
         self._kind: type[AnyPart] | None = None  # of the last one, while it is open and no call
@@ -147,7 +147,7 @@ class ChoiceReader:
             self._images(images, delta, events)
         calls = delta.pop("tool_calls", None)
         for number, item in enumerate(calls if type(calls) is list else ()):
-            if type(item) is dict:
+            if type(item) is dict and not self.broken:
                 self._call(item, number if len(calls) > 1 else None, events)
         old = delta.pop("function_call", None)
         if type(old) is dict:
@@ -272,6 +272,9 @@ class ChoiceReader:
         name = inner.get("name")
         call = self._find(item, name, number, more=bool(text))
         signature, extra = _besides(item, "custom" if custom else "function", inner)
+        if call is None and len(self._calls) == MAX_CALLS:
+            self.broken = TOO_MANY_CALLS
+            return
         if call is None:
             call = self._begin(item, custom=custom)
             part = ToolCall(id=call.id, name=name if isinstance(name, str) else "", custom=custom, signature=signature)
@@ -287,8 +290,8 @@ class ChoiceReader:
             events.append(Delta(choice=self.index, index=call.part, text=text))
             if self._held and not self._amid():
                 self._tell_held(events)
-        else:
-            self.broken = not text.isspace()
+        elif not text.isspace():
+            self.broken = _GOES_ON
 
     def _find(self, item: Json, name: Any, number: int | None, *, more: bool) -> _Call | None:  # noqa: ANN401 - JSON
         """The call that an entry goes on with; None: it begins one. `more`: it has some of the arguments."""

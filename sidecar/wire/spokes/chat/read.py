@@ -129,9 +129,7 @@ class ChatReader(StreamReader):
             left = state.read(choice, events)
             if state.broken:
                 self._over = True
-                events.append(
-                    Failed(problem=problem_of(502, "the provider's stream goes on with a call that was whole"))
-                )
+                events.append(Failed(problem=problem_of(502, state.broken)))
                 return []
             if left:
                 rest.append({"index": index, **left})

@@ -37,7 +37,7 @@ from sidecar.wire.neutral import (
     ToolCall,
 )
 from sidecar.wire.reading import read_as
-from sidecar.wire.spoke import StreamReader
+from sidecar.wire.spoke import MAX_CALLS, TOO_MANY_CALLS, StreamReader, problem_of
 from sidecar.wire.spokes.converse.answer import (
     read_call,
     read_exception,
@@ -132,6 +132,9 @@ class Reader(StreamReader):
         block = self._blocks.get(number or 0)
         if number is None or not start or self._stopped or (block is not None and block.kind is ToolCall):
             return ()
+        if len(self._blocks) == MAX_CALLS:
+            self._ended = True
+            return (Failed(problem=problem_of(502, TOO_MANY_CALLS)),)
         use = Members(start, "start").object("toolUse")
         call = None if use is None else read_call(use)
         return self._open(number, Opaque(value=start) if call is None else call)

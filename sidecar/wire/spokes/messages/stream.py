@@ -37,7 +37,7 @@ from sidecar.wire.neutral import (
     ToolCall,
 )
 from sidecar.wire.reading import read_as
-from sidecar.wire.spoke import StreamReader
+from sidecar.wire.spoke import MAX_CALLS, TOO_MANY_CALLS, StreamReader, problem_of
 from sidecar.wire.spokes.messages.answer import read_counts, read_stop
 from sidecar.wire.spokes.messages.parts import made_by, read_part
 from sidecar.wire.spokes.messages.problem import read_problem
@@ -130,6 +130,10 @@ class Reader(StreamReader):
         number = body.integer("index")
         if number is None or number in self._blocks or self._stopped:
             return ()
+        if len(self._blocks) == MAX_CALLS:
+            self._ended = True
+            self._blocks.clear()
+            return (Failed(problem=problem_of(502, TOO_MANY_CALLS)),)
         part = read_part(body.mapping("content_block"), "content_block")
         kind, first = _emptied(part)
         calls = kind == _ARGUMENTS
