@@ -1,7 +1,8 @@
 """What Mistral's server refuses in the messages of a chat call, said as it takes it.
 
-Ids of calls have nine letters and digits there; a user does not speak right behind a tool; what an assistant thought or
-refused has no member of its own. Messages of OpenAI's kind that break these rules are answered with 400 or 422.
+Ids of calls have nine letters and digits there; a user does not speak right behind a tool, nor a system behind a tool or an
+assistant; what an assistant thought or refused has no member of its own. Messages of OpenAI's kind that break these rules
+are answered with 400 or 422.
 
 What it does not know: members of a call besides its messages (`providers`).
 """
@@ -21,6 +22,11 @@ def fit(messages: list[Json], report: Report) -> list[Json]:
     said: list[Json] = []
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
+        if message["role"] == "system" and said and said[-1]["role"] in ("assistant", "tool"):
+            front = next(place for place, one in enumerate(said) if one["role"] != "system")
+            said.insert(front, message)  # to the other instructions, as where a format has one place for them
+            report.map(where)
+            continue
         if said and said[-1]["role"] == "tool" and message["role"] == "user":
             said.append({"role": "assistant", "content": _BETWEEN})
             report.map(where)

@@ -62,6 +62,28 @@ def test_a_user_does_not_speak_right_behind_a_tool() -> None:
     assert [one["role"] for one in sent("messages", turns, "openai")[0]["messages"]][-2:] == ["tool", "user"]
 
 
+def test_a_system_does_not_speak_behind_a_tool_or_an_assistant() -> None:
+    """Codex puts instructions of its developer amid the talk: they join the others. Behind a user they stay."""
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    given = [
+        {"role": "developer", "content": "1"},
+        {"role": "user", "content": "2"},
+        {"role": "developer", "content": "3"},
+        {"role": "assistant", "content": "4"},
+        {"role": "developer", "content": "5"},
+        {"role": "user", "content": "6"},
+        call,
+        {"type": "function_call_output", "call_id": "c", "output": "7"},
+        {"role": "developer", "content": "8"},
+    ]
+    body, report = sent("responses", {"model": "m", "input": given})
+    told = "".join(one["content"] or "" for one in body["messages"])
+    assert told == "15823467"
+    roles = [one["role"] for one in body["messages"]]
+    assert roles == ["system", "system", "system", "user", "system", "assistant", "user", "assistant", "tool"]
+    assert (report.lost, report.mapped) == ([], ["messages[4]", "messages[8]"])
+
+
 def test_thoughts_and_refusals_have_no_members() -> None:
     thought = {"type": "thinking", "thinking": "hm", "signature": ""}
     turns = messages(("user", [TEXT]), ("assistant", [thought, TEXT]), ("user", [TEXT]), ("assistant", [thought]))
