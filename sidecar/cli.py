@@ -222,8 +222,9 @@ def simulate_provider(options: argparse.Namespace) -> int:
     config = SimConfig.load(options.config, options.set)
     try:
         run_provider(config, options.host, options.port, _announce)
-    except OSError as error:
-        raise ConfigError(f"{options.host}:{options.port}: {error.strerror}; choose another --port") from None
+    except (OSError, UnicodeError) as error:  # IDNA knows no such name
+        what = getattr(error, "strerror", None) or "is no name of a host"
+        raise ConfigError(f"{options.host}:{options.port}: {what}; choose another --port or --host") from None
     return OK
 
 
@@ -295,6 +296,7 @@ def state_verb(options: argparse.Namespace) -> int:
     if options.action == "export":
         state = queries.load_state(path, settings.service, options.version, vault_of(options))
         if state is None:
+            queries.status(path)  # says what is wrong with a file that is none of ours
             kind = "" if options.version is None else f" of version {options.version} that was set aside"
             raise StoreError(f"{path}: holds no learnt state{kind} of service {settings.service!r}")
         _write_private(options.file, state)  # it holds what may lie encrypted in the database
@@ -346,7 +348,7 @@ def store_verb(options: argparse.Namespace) -> int:
             )
             sys.stdout.write(f"{gone['decisions']} rows deleted\n")
         case "backup":
-            if options.file is None:
+            if options.file is None or not options.file.name:
                 raise ConfigError("store backup: name the new FILE")
             queries.backup(path, options.file)
         case "forget":

@@ -136,7 +136,7 @@ def replay_verb(options: argparse.Namespace) -> int:
     loaded = load_file(options.policy, os.environ, settings)
     service = None if loaded.policy.service == "*" else loaded.policy.service
     learner = service or settings.service
-    since = "" if options.since is None else rfc3339(wall() - options.since)
+    since = "" if options.since is None else rfc3339(max(0.0, wall() - options.since))
     state = queries.load_state(path, learner, vault=vault) if options.learner == "frozen" else None
     if options.learner == "frozen" and state is None:
         raise StoreError(f"{path}: holds no learnt state of service {learner!r}; use --learner log")

@@ -116,11 +116,14 @@ def compile_catalogue(folder: Path) -> bytes:
     """The JSON text of all `*.yaml` files of a folder: a model a line, so that a change can be read in a diff.
 
     Raises:
-        ConfigError: a file is wrong, a provider stands in two of them, or `like` names one that is in none.
+        ConfigError: there is no file, one is wrong, a provider stands in two of them, or `like` names one that is in none.
     """
     providers: dict[str, Provider] = {}
     date = ""
-    for file in sorted(folder.glob("*.yaml")):
+    files = sorted(folder.glob("*.yaml"))
+    if not files:
+        raise ConfigError(f"{folder}: has no *.yaml file; name the folder of the catalogue's files")
+    for file in files:
         one, _ = read_file(file)
         date = max(date, one.date)
         for name, provider in one.providers.items():

@@ -27,6 +27,7 @@ from sidecar.store.batch import STATE_KEY, UPSERT_STATE
 from sidecar.store.database import is_blank, is_damaged, is_of_source, open_blank, open_reader, open_writer, size_bytes
 from sidecar.store.keys import NO_GUARDS, Guards, KeySet
 from sidecar.store.lock import WriteLock, is_held
+from sidecar.store.migrations import require_ours
 from sidecar.store.retention import Forgetting, Limits
 from sidecar.store.vault import (
     CLOSED,
@@ -359,7 +360,7 @@ def _copy(path: Path, part: Path, target: Path) -> None:
     """Raises sqlite3.Error for what is read, StoreError for what is written."""
     with closing(open_reader(path)) as connection:
         connection.execute("BEGIN")  # a snapshot: without one, each commit of the writer would begin the copy anew
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        require_ours(connection)
         try:
             with closing(sqlite3.connect(part)) as copy:
                 connection.backup(copy, pages=_COPY_PAGES)

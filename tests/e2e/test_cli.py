@@ -241,6 +241,24 @@ def test_a_database_that_is_none_is_said(tmp_path: Path) -> None:
         assert "SIDECAR_DB" in refused(llm_sidecar(*verb), 2)
         assert "no database here" in refused(llm_sidecar(*verb, "--db", str(tmp_path / "none.db")), 1)
         assert str(foreign) in refused(llm_sidecar(*verb, "--db", str(foreign)), 1)
+    with closing(sqlite3.connect(tmp_path / "others.db")) as others:
+        others.execute("CREATE TABLE theirs (a)")
+    for verb in (["state", "export", str(tmp_path / "new")], ["store", "backup", str(tmp_path / "new")]):
+        assert "no database here" in refused(llm_sidecar(*verb, "--db", str(tmp_path / "none.db")), 1)
+        assert "is it the sidecar's database" in refused(llm_sidecar(*verb, "--db", str(foreign)), 1)
+        assert "is it the sidecar's database" in refused(llm_sidecar(*verb, "--db", str(tmp_path / "others.db")), 1)
+    assert not (tmp_path / "new").exists()
+
+
+def test_odd_arguments_are_answered_in_words(stage: Stage, tmp_path: Path) -> None:
+    """No traceback, and nothing that looks as if it had been done."""
+    db = ["--db", str(stage.db)]
+    done = llm_sidecar("replay", "--policy", str(stage.policy), "--since", "9999999d", *db)
+    assert "on 5 logged calls" in done.stdout, done.stderr
+    assert "name the new FILE" in refused(llm_sidecar("store", "backup", "", *db), 2)
+    assert "is no name of a host" in refused(llm_sidecar("simulate-provider", "--host", "a..b"), 2)
+    assert "has no *.yaml file" in refused(llm_sidecar("catalogue", "compile", str(tmp_path)), 2)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_prices(tmp_path: Path) -> None:
