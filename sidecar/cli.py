@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import os
 import sys
 import urllib.error
@@ -120,9 +121,10 @@ def _value(text: str) -> float | bool | str:
     if text in ("true", "false"):
         return text == "true"
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         return text
+    return value if math.isfinite(value) else text  # JSON has no other numbers
 
 
 def _serving(verbs: Any) -> None:
@@ -248,13 +250,17 @@ def rollout(options: argparse.Namespace) -> int:
     if options.action == "status":
         routes = _admin(settings, "GET", "/api/v1/status")["routes"]
         shown = [row for row in routes if options.route in (None, row["route"])]
+        if options.route is not None and not shown:
+            raise SidecarError(
+                f"no route {options.route!r}; routes are: {', '.join(r['route'] for r in routes) or 'none'}"
+            )
         if options.json:
             print_json(shown)
         else:
             print_table([row for route in shown for row in _arms(route)], _STATUS_COLUMNS)
             sys.stdout.writelines(f"{text}\n" for route in shown for text in (*route["explanations"], *route["notes"]))
         return OK
-    if options.route is None or (options.action == "start" and options.arm is None):
+    if not options.route or (options.action == "start" and not options.arm):
         raise ConfigError(
             f"rollout {options.action}: name the ROUTE{' and the ARM' if options.action == 'start' else ''}"
         )
@@ -467,7 +473,11 @@ def _admin(settings: Settings, method: str, path: str, body: object = None, time
 
 def _call(url: str, method: str, body: object, headers: dict[str, str], timeout_s: float = _ADMIN_TIMEOUT_S) -> Any:
     data = None if body is None else orjson.dumps(body)
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json", **headers}, method=method)  # noqa: S310 - http, ours
+    own = {
+        "Content-Type": "application/json",
+        "Host": "localhost",
+    }  # the address may be one that is no name: all of them
+    request = urllib.request.Request(url, data, own | headers, method=method)  # noqa: S310 - http, ours
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=timeout_s) as answer:

@@ -148,7 +148,9 @@ def test_rollout(stage: Stage) -> None:
     assert "no arm" in refused(llm_sidecar("rollout", "start", "chat", "nobody", **environ), 1)
     assert "no route" in refused(llm_sidecar("rollout", "pause", "nowhere", **environ), 1)
     assert "no route 'bots/größe 1'" in refused(llm_sidecar("rollout", "pause", "bots/größe 1", **environ), 1)
+    assert "no route 'nowhere'; routes are: chat" in refused(llm_sidecar("rollout", "status", "nowhere", **environ), 1)
     assert "name the ROUTE and the ARM" in refused(llm_sidecar("rollout", "start", "chat", **environ), 2)
+    assert "name the ROUTE" in refused(llm_sidecar("rollout", "pause", "", **environ), 2)
 
 
 def test_feedback(stage: Stage) -> None:
@@ -158,6 +160,7 @@ def test_feedback(stage: Stage) -> None:
     assert llm_sidecar("feedback", row["completion_id"], "--score", "0.5", **environ).returncode == 0
     for value, source in (("4", "stars"), ("true", "task_completion"), ("up", "thumbs")):
         assert llm_sidecar("feedback", row["id"], "--value", value, "--source", source, **environ).returncode == 0
+    assert "must be a number" in refused(llm_sidecar("feedback", row["id"], "--value", "nan", **environ), 1)
     assert "1..5" in refused(llm_sidecar("feedback", row["id"], "--value", "6", "--source", "stars", **environ), 1)
     assert "404" in refused(llm_sidecar("feedback", "unknown", "--score", "1", **environ), 1)
     assert "between 0 and 1" in refused(llm_sidecar("feedback", row["id"], "--score", "2", **environ), 2)

@@ -157,6 +157,20 @@ def test_the_feedback_verb_where_the_traffic_port_is_closed_to_it(tmp_path: Path
         assert (done.returncode, done.stdout, done.stderr) == (0, "taken\n", "")
 
 
+def test_verbs_reach_a_sidecar_that_listens_on_all_addresses(tmp_path: Path) -> None:
+    """With its own settings: such an address is no name that anybody may be called by."""
+    ports = {f"{name}listen": f":{free_port()}" for name in ("", "admin_")}
+    with Sidecar(tmp_path, mode="standalone", **ports) as sidecar:
+        settings = sidecar.arguments[4:]
+        for verb, told in (
+            (["rollout", "status"], "route"),
+            (["feedback", "none", "--score", "1"], "no decision has this"),
+        ):
+            command = [*sidecar.arguments[:3], *verb, *settings]
+            done = subprocess.run(command, env=sidecar.environ, capture_output=True, text=True, timeout=60, check=False)
+            assert told in done.stdout + done.stderr
+
+
 # ---- files that change while traffic runs
 
 
