@@ -1,4 +1,4 @@
-"""The way back of promoted arms: is one of them out of order now?
+"""The way back of arms that serve without a control: is one of them out of order now?
 
 Model. Of each arm the last UNITS units that called it are known, each as its newest call ended: badly (failed, or its
 client gave up) or not. The brake of an arm trips when, for HOLD_S on end, more than half of at least MIN_ALONE_UNITS
@@ -76,7 +76,7 @@ class Brake:
         _, newest_bad = next(reversed(ends.units.values()))
         if now - ends.bad_since < HOLD_S or not newest_bad:  # a good one: it may be over
             return None
-        return f"{bad} of its last {units} units failed after the promotion, limit {BRAKE:.0%}"
+        return f"{bad} of its last {units} units failed, limit {BRAKE:.0%}"
 
     def _others_fail(self, arm: str) -> bool:
         """Whether most of what the other arms answered meanwhile ended badly too."""

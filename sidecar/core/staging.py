@@ -7,10 +7,12 @@ rollback does not stop the queue, a pause does.
     pool    baseline and all promoted arms but those that rest: what the selector of an optimize route chooses from
     stable  canary routes: the arm that was promoted last, the baseline before the first
 
-**The way back.** A promoted arm is watched by a brake for as long as it serves (`core.brake`); until one `interval` after
-the promotion, rejections count as bad too. In an optimize route the pool gives the comparison with other arms. In a
-canary route nobody else serves, so an outage of the provider trips it as well, arm by arm down to the baseline. A trip is
-a rollback: the arm promoted before, or the baseline, takes over, and the arm stays out until a person starts it again.
+**The way back.** A promoted arm is watched by a brake for as long as it serves (`core.brake`), and so is a canary that takes
+all traffic: with no control, all units since the beginning would have to outweigh a long good time. While it does, and
+until one `interval` after the promotion, rejections count as bad too. In an optimize route the pool gives the comparison
+with other arms. In a canary route nobody else serves, so an outage of the provider trips it as well, arm by arm down to
+the baseline. A trip is a rollback: the arm promoted before, or the baseline, takes over, and the arm stays out until a
+person starts it again.
 So is a promoted arm that is ejected for long (`core.ejection`): it gets so few calls that its brake would take many minutes.
 The brake's memory outlives a restart, and a change of the policy for arms that stay as they are.
 
@@ -52,6 +54,7 @@ class Staging:
         self.permit: Permit | None = None  # asked before a step up, never before a rollback
         self._digests = {arm.id: arm_digest(arm) for arm in route.all_arms}
         self._promoted: list[str] = []
+        self._braked: list[str] = []  # those, and a canary that takes all traffic
         self._brake = Brake(arm.id for arm in route.all_arms)
         self._seen: tuple[Outcome, Sample] | None = None  # the exchange counted last, and what it taught
         spec = route.rollout or RolloutSpec()
@@ -151,13 +154,13 @@ class Staging:
         return self._after(self.active.label(group, score, now=now, unit_key=key, step=step))
 
     def watch(self, arm: str, outcome: Outcome, key: int, now: float) -> list[Event]:
-        """Counts how any exchange of `arm` ended, for the brake of promoted arms; `key` is its unit (0: itself)."""
-        if not self._promoted:
+        """Counts how any exchange of `arm` ended, for the brake of arms that serve alone; `key` is its unit (0: itself)."""
+        if not self._braked:
             return []
         seen = self._seen
         sample = seen[1] if seen is not None and seen[0] is outcome else sample_of(outcome, None, arm)
         left = sample.left_s is not None
-        if left and not self.rollouts.get(arm, self.rollouts[self._promoted[-1]]).gave_up(sample):
+        if left and not self.rollouts.get(arm, self.rollouts[self._braked[-1]]).gave_up(sample):
             return []
         if sample.failed is None and not left and not (sample.rejected and self._is_fresh(now)):
             return []
@@ -166,11 +169,11 @@ class Staging:
         return self._out_of_order(arm, now) if bad or self._brake.is_pressed(arm) else []
 
     def _is_fresh(self, now: float) -> bool:
-        return any(self.rollouts[one].is_fresh(now) for one in self._promoted)
+        return self.share == 1.0 or any(self.rollouts[one].is_fresh(now) for one in self._promoted)
 
     def _out_of_order(self, arm: str, now: float) -> list[Event]:
-        """Takes out `arm`, if it was promoted and its brake trips."""
-        why = self._brake.trips(arm, now) if arm in self._promoted else None
+        """Takes out `arm`, if it has a brake and that trips."""
+        why = self._brake.trips(arm, now) if arm in self._braked else None
         return [] if why is None else self._after(self.rollouts[arm].rollback(now, why, "critical"))
 
     def give_up(self, ejected: Callable[[str], str | None], now: float) -> list[Event]:
@@ -185,7 +188,7 @@ class Staging:
     def tick(self, now: float) -> list[Event]:
         """What time alone causes: brakes that trip, steps, pauses, rests that end. Call it about once a second."""
         events: list[Event] = []
-        for arm in [one for one in self._promoted if self._brake.is_pressed(one)]:
+        for arm in [one for one in self._braked if self._brake.is_pressed(one)]:
             events += self._out_of_order(arm, now)
         if self.active is not None:
             moved = self._after(self.active.tick(now, self._may))
@@ -387,6 +390,7 @@ class Staging:
                 self._unbind(arm)
             elif event.kind == "rollout.promoted":
                 self._promoted = [*(one for one in self._promoted if one != arm), arm]
+            if event.kind in ("rollout.started", "rollout.promoted"):
                 self._brake.forget(arm)
         if events:
             self._refresh()
@@ -398,6 +402,7 @@ class Staging:
         self.arm = "" if active is None else active.arm
         self.tag = "" if active is None else active.tag
         self.share = 0.0 if active is None else active.step / 100
+        self._braked = [*self._promoted, self.arm] if self.share == 1.0 else self._promoted
         base = self._route.baseline.id
         promoted = (arm for arm in self.rollouts if self._is(arm, Phase.PROMOTED))
         self.pool = (base, *(arm for arm in promoted if arm not in self.resting))

@@ -19,7 +19,7 @@ def test_it_trips_after_the_hold_and_says_why() -> None:
     assert brake.trips("mini", 10.0) is None
     assert brake.is_pressed("mini")
     assert brake.trips("mini", 10.0 + HOLD_S / 2) is None
-    assert brake.trips("mini", 10.0 + HOLD_S) == "20 of its last 20 units failed after the promotion, limit 50%"
+    assert brake.trips("mini", 10.0 + HOLD_S) == "20 of its last 20 units failed, limit 50%"
     assert brake.trips("big", 20.0) is None
 
 

@@ -69,10 +69,29 @@ def test_a_promoted_arm_whose_every_call_fails_gives_way() -> None:
     assert calls(made, GOOD, 100, NOW) == []
     (event,) = calls(made, BAD, 500, NOW + 86_400, 0.1)
     assert (event.kind, event.severity, event.arm) == ("rollout.rolled_back", "critical", "mini")
-    assert "of its last 20 units failed after the promotion, limit 50%" in event.message
+    assert "of its last 20 units failed, limit 50%" in event.message
     assert stable(made) == "big"
     assert made.decide(facts(1), LATER).arm == "big"
     assert "was rolled back: " in made.status()[0].explanations[0]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "out"), [(BAD, True), (HANGING, True), (REJECTED, True), (CLOSED, False), (GOOD, False)]
+)
+def test_a_canary_that_takes_all_traffic_and_breaks_late_gives_way(outcome: Outcome, out: bool) -> None:
+    """Of all its units it would have to fail 1,000 more. The hold and one call later the baseline serves; who starts it
+    again begins with a clean slate."""
+    spec = RolloutSpec(strategy="blue_green", steps=(100,), min_requests=10**6, interval_s=900.0)
+    policy = Policy("bot", "v1", {"up": Upstream("up", "openai", "https", "up", 443)}, (replace(ROUTE, rollout=spec),))
+    made = Engine(policy, np.random.default_rng(1), NOW)
+    made.tick(NOW)
+    assert calls(made, GOOD, 1_000, NOW) == []
+    events = calls(made, outcome, 60, NOW + 60, 0.1)
+    assert [event.kind for event in events] == ["rollout.rolled_back"] * out
+    assert made.decide(facts(1), NOW + 70).arm == ("big" if out else "mini")
+    if out:
+        made.start_rollout("chat", "mini", NOW + 70)
+        assert calls(made, GOOD, 4, NOW + 70) == calls(made, outcome, 1, NOW + 73) == []
 
 
 def test_what_is_asked_for_often_is_what_the_status_says() -> None:
