@@ -422,7 +422,7 @@ class Sidecar:
         self.plane.signals.apply(policy)
         self.beside.apply(policy)
         self.cascades.apply(policy)
-        self.desk.sources = {route.name: route.quality.sources for route in policy.routes}
+        self.desk.sources = {route.name: route.quality.teaching for route in policy.routes}
 
     def _look_around(self) -> None:
         """Which arms a cascade may ask, and which of them a judge should look at more often."""

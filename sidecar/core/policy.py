@@ -5,7 +5,7 @@ path). Percentages are whole numbers 0..100 where named `steps`, fractions every
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sidecar.core.abilities import UNKNOWN, Capabilities
@@ -262,6 +262,16 @@ class Quality:
     must_not: tuple[str, ...] = ()
     sources: Mapping[str, Source] = field(default_factory=lambda: SOURCES)
     implicit: Implicit | None = None
+
+    @property
+    def teaching(self) -> Mapping[str, Source]:
+        """The sources as labels are made of them: without `feedback` none but our own weighs anything."""
+        if self.feedback:
+            return self.sources
+        return {
+            name: source if name in OWN_SOURCES else replace(source, weight=0.0)
+            for name, source in self.sources.items()
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from sidecar.clock import wall
 from sidecar.control import feedback as desk_module
 from sidecar.control.feedback import MAX_AGE_S, FeedbackDesk, Kind, Known, known_of
-from sidecar.core.policy import Source
+from sidecar.core.policy import SOURCES, Quality, Source
 from sidecar.core.types import Event, Feedback
 from sidecar.errors import StoreError
 from tests.fixtures.settled import settled
@@ -216,6 +216,21 @@ def test_signals_of_our_own(desk: Desk) -> None:
     assert desk.desk.signal(one.id, "repeat", 0.0)
     assert not desk.desk.signal("unknown", "repeat", 0.0)
     assert [(taught.score, taught.weight, taught.source) for taught in desk.taught] == [(0.0, 0.1, "repeat")]
+
+
+def test_without_feedback_a_judge_teaches_what_it_said(desk: Desk) -> None:
+    """What people said is kept and teaches nothing: it has no part in the label of the judge, which is the first of its
+    answer and takes no other one out."""
+    one = settled(1, at=wall())
+    desk.desk.remember([one])
+    desk.desk.sources = {one.decision.route: Quality(feedback=False).teaching}
+    for source, score in (("user", 1), ("invented", 1)):
+        assert desk.send({"id": one.id, "score": score, "source": source})[0] == 202
+    assert (desk.taught, len(desk.kept)) == ([], 2)
+    assert desk.desk.signal(one.id, "judge", 0.25)
+    (taught,) = desk.taught
+    assert (taught.score, taught.previous, taught.is_label) == (0.25, None, True)
+    assert Quality().teaching == SOURCES
 
 
 def test_a_late_grade_of_a_judge_is_looked_up(desk: Desk) -> None:
