@@ -19,7 +19,7 @@ from aiohttp import web
 
 from sidecar import __version__
 from sidecar.clock import monotonic, steady, wall
-from sidecar.config.address import Address
+from sidecar.config.address import Address, show_listen
 from sidecar.config.guards import guards
 from sidecar.config.policy import Loaded, default_upstreams
 from sidecar.config.prices import PriceSource
@@ -103,7 +103,6 @@ class Sidecar:
         self.cycling = Cycling(self.engine, settings.optimization_interval_s)
         steps = [
             ("tick", self._tick),
-            ("signals", self._tell_signals),
             ("policy", self.reloading.poll_policies),
             ("prices", self.reloading.poll_prices),
         ]
@@ -153,7 +152,7 @@ class Sidecar:
         plane.on_bug = self.on_bug
         plane.on_errand = self._on_errand
         plane.on_label = self._on_label
-        plane.on_sweep = self.memory.look
+        plane.on_sweep = self._on_sweep
         if settings.client_tokens_file is not None:
             plane.tokens = ClientTokens(settings.client_tokens_file)
             plane.tokens.check(steady())
@@ -223,7 +222,9 @@ class Sidecar:
             for sock in bound[what]:
                 undo.callback(sock.close)
         self._ports = {what: [int(sock.getsockname()[1]) for sock in socks] for what, socks in bound.items()}
-        self._listeners = {what: [_address(sock) for sock in socks] for what, socks in bound.items()}
+        self._listeners = {
+            what: [show_listen([sock.getsockname()[:2]]) for sock in socks] for what, socks in bound.items()
+        }
         return bound
 
     def _listen(self, what: str, addresses: Sequence[Address]) -> list[socket.socket]:
@@ -440,7 +441,9 @@ class Sidecar:
         self.loop.flush()  # the decision may be so new that the desk does not know it yet
         self.desk.signal(decision_id, "judge", score)
 
-    def _tell_signals(self) -> None:
+    def _on_sweep(self) -> None:
+        """Signals are told ten times a second: all of a busy second would hold the loop, and overflow the store's queue."""
+        self.memory.look()
         for seen in self.plane.signals.due(monotonic()):
             self.desk.signal(seen.decision_id, seen.source, seen.score)
 
@@ -481,11 +484,6 @@ class Sidecar:
             self.on_bug(where, error)
 
 
-def _address(sock: socket.socket) -> str:
-    host, port = sock.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def serve(
     settings: Settings,
     environ: Mapping[str, str],
@@ -495,7 +493,6 @@ def serve(
     """Runs one sidecar on uvloop where there is one, on asyncio's own loop elsewhere; the exit code."""
     gc.set_threshold(50_000, 20, 100)  # a request leaves no cycles: collect rarely
     sys.setswitchinterval(0.0005)  # the store's thread gives the interpreter back in half a millisecond, not in five
-
     raise_limit()
 
     async def main() -> int:

@@ -25,7 +25,7 @@ from sidecar.core.types import Decision, Facts, Outcome
 # 512..4,096 calls: with fewer a busy service sees fewer repeats; of more the feedback desk, which remembers 4,096 decisions
 # for sure, has forgotten those that were fine, and only bad ends would count
 WATCHED: Final = 2_048
-MAX_TOLD: Final = 16_384  # scores that wait for the next tick
+MAX_TOLD: Final = 16_384  # scores that wait for the next look
 MAX_BODY_BYTES: Final = 262_144  # hashed in a quarter of a millisecond; larger prompts are not told apart
 _HUMAN_S: Final = 1.0  # nobody reads an answer and asks again in less
 SETTLED_S: Final = 1.0  # a score is told so long after its exchange: by then its decision is known
@@ -66,7 +66,7 @@ class _Answer(Struct, frozen=True, gc=False):
 
 
 class Signals:
-    """Give it every exchange that ended, and take what is due about once a second. Times are the monotonic clock's.
+    """Give it every exchange that ended, and take what is due some times a second. Times are the monotonic clock's.
 
     An answer waits for a repeat until `repeat_within` is over, or `watched` calls have come after it.
     """

@@ -64,7 +64,7 @@ class Telling:
         self._soon()
 
     def score(self, decision_id: str, source: str, score: float) -> None:
-        """A score of our own. Those of what the proxy saw come once a second, and a busy worker has thousands then."""
+        """A score of our own. Those of what the proxy saw come together, and a busy worker may have thousands then."""
         if len(self._scores) == _MOST_OTHERS:
             self.flush()
         self._scores += [(decision_id, source, score)][: _MOST_OTHERS - len(self._scores)]

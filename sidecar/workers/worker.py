@@ -104,7 +104,7 @@ class Worker:
         plane.on_bug = self.on_bug
         plane.on_errand = self.telling.errand
         plane.on_label = lambda decision_id, score: self.telling.score(decision_id, "judge", score)
-        plane.on_sweep = self.memory.look
+        plane.on_sweep = self._on_sweep
         plane.signals.watched = WATCHED // self._hello.workers
         if settings.client_tokens_file is not None:
             plane.tokens = ClientTokens(settings.client_tokens_file)
@@ -312,6 +312,10 @@ class Worker:
 
     def _tick(self) -> None:
         self.telling.events(self.engine.tick(steady()))
+
+    def _on_sweep(self) -> None:
+        """As `app.Sidecar._on_sweep`."""
+        self.memory.look()
         for seen in self.plane.signals.due(monotonic()):
             self.telling.score(seen.decision_id, seen.source, seen.score)
 

@@ -1,11 +1,14 @@
 """The validators that read answers, through the real proxy: one arm keeps to what was asked, the other breaks it."""
 
+import asyncio
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from sidecar.clock import monotonic
 from sidecar.core.types import Settled
@@ -204,6 +207,27 @@ async def test_a_stream_that_is_left(sim: Sim, serve: Serve, tmp_path: Path) -> 
     assert due == {left.id: 0.0, read.id: 1.0}
     side.app.loop.flush()
     assert side.app.desk.signal(left.id, "abandoned", 0.0)
+
+
+async def test_signals_of_a_busy_second_are_all_stored(sim: Sim, serve: Serve, tmp_path: Path) -> None:
+    """2,000 calls a second, and as many good ends: the store's queue takes 1,000 scores at once."""
+    provider, db = await sim(), tmp_path / "s.db"
+    made = policy(provider, implicit=True)
+    side = await serve(provider, policies=written(tmp_path / "p", made), db=db)
+    rows = rows_of(side)
+    await ask(side, "/v1/chat/completions", {}, OLD)
+    side.app.plane.settle()
+    for begin in range(0, 2000, 50):
+        for number in range(begin, begin + 50):
+            side.app.loop.emit(one := replace(rows[0], id=f"{rows[0].id[:-8]}{number:08x}"))
+            side.app.plane.signals._tell(one.id, "repeat", 1.0, monotonic() - signals.SETTLED_S)
+        side.app.loop.flush()
+        await asyncio.sleep(0.025)
+    await asyncio.sleep(0.2)
+    assert await side.app.archive.stored(20.0)
+    with closing(sqlite3.connect(db)) as stored:
+        assert stored.execute("SELECT count(*) FROM feedback").fetchone() == (2000,)
+        assert stored.execute("SELECT message FROM events WHERE kind = 'gap'").fetchall() == []
 
 
 def _number(rows: list[Settled], decision_id: str) -> int:
