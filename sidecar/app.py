@@ -101,12 +101,8 @@ class Sidecar:
         self.spans = self._spans()
         self.desk = FeedbackDesk(self._teach, self.archive.feedback, self.archive.look_up, self._spawn, self.on_events)
         self.cycling = Cycling(self.engine, settings.optimization_interval_s)
-        steps = [
-            ("tick", self._tick),
-            ("policy", self.reloading.poll_policies),
-            ("prices", self.reloading.poll_prices),
-        ]
-        self.loop = ControlLoop(self._consumers(), steps, self.on_bug)
+        polls = [("policy", self.reloading.poll_policies), ("prices", self.reloading.poll_prices)]
+        self.loop = ControlLoop(self._consumers(), [("tick", self._tick), *polls], self.on_bug)
         self.plane = Plane(settings, self.engine, self.tasks, self.loop.emit)
         self.beside, self.cascades = Beside(self.plane), Cascades(self.plane)
         self.memory = Memory(self.plane, self.loop.shed_records)
@@ -200,11 +196,7 @@ class Sidecar:
     async def _begin(self, sockets: Mapping[str, Sequence[socket.socket]]) -> None:
         """From open ports to serving."""
         self.on_events(await self.archive.open(self.engine))
-        try:
-            for left in await self.archive.responses(MAX_KEPT):
-                self.plane.keep(*left)
-        except Exception as error:  # noqa: BLE001 - whatever lies in the database: traffic can do without
-            self.on_bug("responses", error)
+        await self._recall()
         await self._serve(sockets)
         gc.collect()
         gc.freeze()  # what lives as long as the process need not be looked at again by every collection
@@ -274,20 +266,15 @@ class Sidecar:
         if not url:
             return None
         try:
-            spans = Spans(connect(url), self.settings.service, __version__, server_of=self._server_of)
+            spans = Spans(
+                connect(url), self.settings.service, __version__, server_of=lambda name: self.plane.server_of(name)
+            )
         except ConfigError as error:
             log.warning("telemetry", note=str(error))
             return None
         if spans.problem is not None:
             log.warning("telemetry", note=spans.problem)
         return spans
-
-    def _server_of(self, upstream: str) -> tuple[str, int, str] | None:
-        origin = self.plane.origins.get(upstream)
-        specs = (
-            [origin.spec] if origin is not None else [spec for spec in self.defaults.values() if spec.name == upstream]
-        )
-        return (specs[0].host, specs[0].port, specs[0].provider or specs[0].dialect) if specs else None
 
     # ---- while serving
 
@@ -380,6 +367,15 @@ class Sidecar:
     async def _take_over(self) -> None:
         """The process that wrote the database has ended: what it stored last is the state to go on with."""
         self.on_events(await self.archive.take_over(self.engine))
+        await self._recall()
+
+    async def _recall(self) -> None:
+        """Which arms hold the responses of before."""
+        try:
+            for left in await self.archive.responses(MAX_KEPT):
+                self.plane.keep(*left)
+        except Exception as error:  # noqa: BLE001 - whatever lies in the database: traffic can do without
+            self.on_bug("responses", error)
 
     def _keep_state(self, _rows: Sequence[Row]) -> None:
         """What was learnt goes to the store behind the rows that taught it, a few times a second."""

@@ -218,6 +218,13 @@ class Plane:
         except Exception as error:  # noqa: BLE001 - what was drawn last still holds
             self.on_bug("refresh", error)
 
+    def server_of(self, upstream: str) -> tuple[str, int, str] | None:
+        """Host and port of an upstream, and whose it is: its provider, else its dialect."""
+        found = self.origins.get(upstream) or next(
+            (one for one in self.defaults.values() if one.name == upstream), None
+        )
+        return None if found is None else (found.spec.host, found.spec.port, found.spec.provider or found.spec.dialect)
+
     def keep(self, tenant: str, completion_id: str, arm: str, key: int) -> None:
         """Remembers which arm holds the state of a tenant's response; the oldest of 20,000 is forgotten."""
         if len(self.kept) >= MAX_KEPT:

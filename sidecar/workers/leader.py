@@ -245,8 +245,17 @@ class LeadingSidecar(Sidecar):
     def _greet(self, member: Member) -> None:
         """The first orders: all that there is to know."""
         bound = self.engine.welcome(member.who)
-        kept = [(*key, arm, sticky) for key, (arm, sticky) in list(self.plane.kept.items())[-_KEPT:]]
-        member.greeted = self._tell(member, self.engine.stand(), bound, kept)
+        member.greeted = self._tell(member, self.engine.stand(), bound, self._kept())
+
+    def _kept(self) -> list[Left]:
+        return [(*key, arm, sticky) for key, (arm, sticky) in list(self.plane.kept.items())[-_KEPT:]]
+
+    async def _recall(self) -> None:
+        """As `Sidecar._recall`; workers that serve already are told."""
+        await super()._recall()
+        for member in self.crew.members.values():
+            if member.greeted:
+                member.send(Orders(kept=self._kept()))
 
     def _tell(self, member: Member, stand: bytes, bound: Sequence[Bound] = (), kept: Sequence[Left] = ()) -> bool:
         """Tells one worker what it has to know now, unless it is still busy with what it was told before; whether it was

@@ -6,6 +6,7 @@ so those tests give the same answer each time; where the process draws by itself
 
 import asyncio
 from collections import Counter
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from tests.integration.canary import (
     written,
 )
 from tests.integration.conftest import Running, Serve, Sim, Upstream, serving
-from tests.integration.raw import Client, Response, connected, post, until
+from tests.integration.raw import Client, Response, call, connected, post, until
 
 EXAMPLE = """
 version: 1
@@ -232,6 +233,22 @@ async def test_state_at_an_arm_outlives_the_process(sim: Sim, tmp_path: Path) ->
         async with connected(side.port) as client:
             for name, served, _ in first:
                 assert (await turn(client, input="and now?", previous_response_id=name))[1:] == (served, b"pinned")
+
+
+async def test_state_at_an_arm_is_known_to_who_takes_over(sim: Sim, tmp_path: Path) -> None:
+    """One that began while another process wrote the database finds what that did until its end."""
+    provider = await sim()
+    url = f"http://127.0.0.1:{provider.port}"
+    folder = written(tmp_path / "policies", route(provider.port))
+    body = orjson.dumps({"model": OLD, "input": "question"})
+    async with AsyncExitStack() as later:
+        async with serving(url, {"NEW_KEY": "k"}, policies=folder, db=tmp_path / "s.db") as first:
+            opened = serving(url, {"NEW_KEY": "k"}, policies=folder, db=tmp_path / "s.db")
+            side = await later.enter_async_context(opened)
+            await call(first.port, post("/v1/responses", body, b"Authorization: Bearer k"))
+            known = dict(first.app.plane.kept)
+        assert len(known) == 1
+        assert await until(lambda: side.app.plane.kept == known)
 
 
 async def test_a_body_that_was_not_read_goes_to_the_baseline(sim: Sim, serve: Serve, tmp_path: Path) -> None:

@@ -167,6 +167,20 @@ async def test_a_greeting_that_could_not_be_written_is_said_again(
     await made.tasks.close(1.0)
 
 
+async def test_responses_of_a_database_that_came_late_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that serve already are asked to go on with them."""
+    made, _, told = await leader(tmp_path)
+    left = ("", "resp_1", "mini", 7)
+
+    async def responses(_last: int) -> list[tuple[str, str, str, int]]:
+        return [left]
+
+    monkeypatch.setattr(made.archive, "responses", responses)
+    await made._take_over()
+    assert told[-1].kept == [left]
+    await made.tasks.close(1.0)
+
+
 async def test_a_silent_worker_is_noted_before_it_is_killed(tmp_path: Path) -> None:
     made, member, _ = await leader(tmp_path)
     member.silent_s = 4.0
