@@ -43,8 +43,8 @@ CHANGES: Final = (
 )
 
 _NOT_REWRITTEN: Final = (
-    "the file is larger than a third of store_max and was not rewritten: its pages may hold copies of rows that were moved; "
-    "to be rid of them, stop the sidecar and do it again"
+    "the file was not rewritten, as it is larger than a third of store_max, or half of what its disk has free: its pages "
+    "may hold copies of rows that were moved; to be rid of them, make room or stop the sidecar, and do it again"
 )
 
 
@@ -293,7 +293,7 @@ class Archive:
             if gone.is_last:
                 break
         left = [KEPT.format(gone.unreadable)] if gone.unreadable else []
-        if gone.small:
+        if gone.room:
             await self._erase(rewrite)
         else:
             left.append(_NOT_REWRITTEN)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from heapq import merge
 from itertools import islice
 from operator import itemgetter
+from pathlib import Path
+from shutil import disk_usage
 from typing import Final, NamedTuple
 
 import orjson
@@ -65,11 +67,11 @@ class Pruned(NamedTuple):
 
 class Forgotten(NamedTuple):
     """What one step erased: decisions. Then how many stored snapshots it could not read, which may hold the key, and whether
-    the file is small enough to be rewritten."""
+    there is room to rewrite the file."""
 
     decisions: int
     unreadable: int
-    small: bool
+    room: bool
 
     @property
     def is_last(self) -> bool:
@@ -140,8 +142,8 @@ def forget(
 
     Each step takes the key out of what was learnt first, and leaves an audit row, without the key, in its transaction; the
     one that finds fewer than STEP_ROWS is the last. That row says how many snapshots could not be read, and the last one
-    whether `limits` leave no room to rewrite the file. Raises sqlite3.Error, and Sealed or Spoilt, with nothing erased, when
-    what was learnt cannot be opened.
+    whether `limits` or the disk leave no room to rewrite the file. Raises sqlite3.Error, OSError, and Sealed or Spoilt, with
+    nothing erased, when what was learnt cannot be opened.
     """
     with lasting(connection):
         unreadable = _free(connection, key_hash, vault)
@@ -152,17 +154,23 @@ def forget(
         erased = (orjson.dumps([key for (key,) in ids]).decode(),)
         connection.execute(_DELETE_ERRANDS, erased)
         connection.execute("UPDATE arms SET last_id = NULL WHERE last_id IN (SELECT value FROM json_each(?))", erased)
-        used, _ = size_bytes(connection)
-        gone = Forgotten(len(ids), unreadable, limits is None or 3 * used <= limits.max_bytes)
+        gone = Forgotten(len(ids), unreadable, limits is None or _has_room(connection, limits))
         told: dict[str, object] = {"decisions": gone.decisions}
         if gone.unreadable:
             told["unreadable"] = gone.unreadable
-        if gone.is_last and not gone.small:
+        if gone.is_last and not gone.room:
             told["rewritten"] = False
         detail = orjson.dumps(told).decode()
         chain.append(connection, audit.service, [Audit(audit.at, audit.actor, "forget", detail=detail, why=audit.why)])
     chain.seal(connection)
     return gone
+
+
+def _has_room(connection: sqlite3.Connection, limits: Limits) -> bool:
+    """Whether the file can be rewritten. Where the disk is full half-way, the WAL has all of it, and no row is written."""
+    used, _ = size_bytes(connection)
+    _, _, file = connection.execute("PRAGMA database_list").fetchone()
+    return 3 * used <= limits.max_bytes and 2 * used < disk_usage(Path(file).parent).free
 
 
 def _free(connection: sqlite3.Connection, key_hash: str, vault: Vault) -> int:

@@ -2,12 +2,14 @@
 
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from sidecar.config.settings import Settings
 from sidecar.control.archive import Archive
-from sidecar.store import queries
+from sidecar.store import queries, retention
 from sidecar.store.database import open_writer
 
 PEOPLE = 40
@@ -59,11 +61,17 @@ async def test_a_running_sidecar_leaves_none_either(tmp_path: Path) -> None:
     archive.close(5.0)
 
 
-async def test_a_file_is_not_rewritten_beyond_its_ceiling(tmp_path: Path) -> None:
-    """Twice its room would be needed meanwhile, which the volume of a running sidecar may not have: it says so."""
-    path, (anna, ben, *_) = filled(tmp_path)
+async def test_a_file_is_not_rewritten_beyond_its_ceiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice its room would be needed meanwhile, which the volume of a running sidecar may not have, or its disk: it says so.
+    A disk that was full half-way would take no row any more."""
+    path, (anna, carla, ben, *_) = filled(tmp_path)
     size = path.stat().st_size
-    for key, ceiling, rewritten in ((anna, size, False), (ben, 3 * size, True)):
+    for key, ceiling, disk, rewritten in (
+        (anna, size, 10 * size, False),
+        (carla, 3 * size, size, False),
+        (ben, 3 * size, 3 * size, True),
+    ):
+        monkeypatch.setattr(retention, "disk_usage", lambda _, free=disk: SimpleNamespace(free=free))
         archive = Archive(Settings(db=path, store_max_bytes=ceiling))
         assert archive.writer is not None
         archive.writer.start()
