@@ -332,6 +332,7 @@ def test_the_version_is_read_without_the_rest(text: bytes, version: int | None) 
         (("routes", "support", "promise", "tasks", "", 2), 1e9, "promise"),
         (("routes", "support", "beliefs", "mini", "latency", 0, 2), -5.0, "beliefs.mini"),
         (("routes", "support", "beliefs", "mini", "context", "residual"), -5.0, "beliefs.mini"),
+        (("routes", "support", "staging", "rollouts"), 5, "staging"),
         (("routes", "support", "staging", "rollouts", "mini"), 5, None),
         (("routes", "support", "staging", "brake"), 5, None),
         (("routes", "support", "staging", "resting"), 5, None),
