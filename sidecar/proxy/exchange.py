@@ -343,7 +343,7 @@ class Exchange(Outward):
     def on_upstream_lost(self, error: Exception | None) -> None:
         """The upstream's connection is gone while this exchange was on it."""
         self.connection = None
-        held = self._held_head
+        held = None if error is not None else self._held_head
         if held is not None and held.length is None and not held.chunked:  # it ended with its connection: it is whole
             if self._refused_question(held, self._early, whole=True):
                 return
@@ -362,9 +362,7 @@ class Exchange(Outward):
             )
             return
         try:
-            if error is not None:
-                raise ProtocolError("the upstream's connection broke", 502)
-            rest = reply.end()
+            rest = reply.end(error, self.plane.on_bug)
         except ProtocolError:
             self._cut("truncated")
             return
@@ -376,9 +374,7 @@ class Exchange(Outward):
 
     def _lost_before_telling(self, reply: TranslatedReply, error: Exception | None) -> None:
         try:
-            if error is not None:
-                raise ProtocolError("the upstream's connection broke", 502)
-            out = reply.end()
+            out = reply.end(error, self.plane.on_bug)
         except ProtocolError as wrong:
             self._wrong_answer(str(wrong))
             return

@@ -171,14 +171,19 @@ class Reply:
             return b"", b""
         return (payload if self._strip is None else self._stripped(self._strip, payload)), payload
 
-    def end(self) -> bytes:
-        """The upstream closed the connection: what is left for the client, when that is how this body ends.
+    def end(self, error: Exception | None, on_bug: Callable[[str, BaseException], None]) -> bytes:
+        """The upstream's connection is gone, broken where there is an `error`: what is left for the client, when that is
+        how this body ends. One that broke behind the dialect's own last event was over.
 
         Raises:
             ProtocolError: the body is not whole.
         """
         if self.framing != "close":
             raise ProtocolError("the upstream closed the connection before the response was whole", 502)
+        if error is not None:
+            self.catch_up(on_bug)
+            if self.meter is None or not self.meter.ended:
+                raise ProtocolError("the upstream's connection broke", 502)
         self.done = True
         return self._strip.finish() if self._strip is not None else b""
 

@@ -6,7 +6,7 @@ own, with nothing of the client's but what every server understands. The answer 
 whose first byte goes down when there is something to say, so that an answer of a wrong format can still become an error.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import orjson
@@ -302,9 +302,9 @@ class TranslatedReply(Reply):
         _, payload = super().feed(data)
         return self._say(payload), payload
 
-    def end(self) -> bytes:
+    def end(self, error: Exception | None, on_bug: Callable[[str, BaseException], None]) -> bytes:
         """The upstream closed the connection where that is how its body ends."""
-        super().end()
+        super().end(error, on_bug)
         return self._say(b"")
 
     def _say(self, payload: bytes) -> bytes:

@@ -7,6 +7,7 @@ dialled. The newest idle connection is taken first, so that the surplus ages and
 
 import asyncio
 import re
+import ssl
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -54,6 +55,17 @@ def take_turns(side: Reads) -> None:
 def _read_on(side: Reads) -> None:
     if not (side.paused or side.source.is_closing()):
         side.source.resume_reading()
+
+
+def _said_its_end(secured: asyncio.Transport) -> bool:
+    """Whether the peer ended its TLS. A connection that only ends may have been cut by anybody (RFC 9112 section 9.8), and
+    neither loop tells the two apart."""
+    try:
+        return not secured.get_extra_info("ssl_object").read(1)
+    except ssl.SSLZeroReturnError:
+        return True
+    except ssl.SSLError:
+        return False
 
 
 class UpstreamConnection(Dialled):
@@ -119,6 +131,8 @@ class UpstreamConnection(Dialled):
         self._pool.forget(self)
         rider, self.rider = self.rider, None
         if rider is not None:
+            if exc is None and self.source is not self.transport and not _said_its_end(self.transport):
+                exc = ConnectionAbortedError("TLS ended without close_notify")
             rider.on_upstream_lost(exc)
         if self._on_left is not None:
             self._on_left()

@@ -28,6 +28,7 @@ _BOTH_LOOPS = frozenset(
         "test_deaf",
         "test_faults",
         "test_tls_egress",
+        "test_tls_faults",
     }
 )  # what touches transports
 _QUIET = {

@@ -1,0 +1,64 @@
+"""Faults beneath TLS: a relay spoils the handshake and the records between the sidecar and an upstream."""
+
+import asyncio
+import ssl
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.fixtures.relay import Kind, Relay, Toxic
+from tests.integration.conftest import Serve, Upstream
+from tests.integration.raw import connected, post
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+def server(authority: trustme.CA, request: pytest.FixtureRequest) -> ssl.SSLContext:
+    """What the upstream speaks."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.maximum_version = request.param
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def ca_file(authority: trustme.CA, tmp_path: Path) -> Path:
+    file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(file)
+    return file
+
+
+UNMARKED = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"  # its connection's end is its own
+FIRST = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+
+
+def then(*toxics: Toxic) -> Callable[[int, int], Sequence[Toxic]]:
+    """What a relay does once it is turned."""
+    return lambda number, _: toxics if number else ()
+
+
+@pytest.mark.parametrize("toxic", [None, "half_close", "truncate"])
+@pytest.mark.parametrize("said", [b"", b"data: [DONE]\n\n"], ids=["amid", "behind its last event"])
+async def test_an_answer_without_a_length_ends_with_its_tls(
+    server: ssl.SSLContext, ca_file: Path, upstream: Upstream, serve: Serve, said: bytes, toxic: Kind | None
+) -> None:
+    """RFC 9112 section 9.8: it is whole only if a valid closure alert came, as anybody on the way can end a connection. One
+    that says that it is over needs none."""
+    go = asyncio.Event()
+    up = await upstream([UNMARKED + FIRST + said, go, "close"], tls=server)
+    async with Relay(up.port, then(*([Toxic(toxic, "down")] if toxic else [])), sealed=True) as relay:
+        side = await serve(f"https://localhost:{relay.port}", ca_file=ca_file)
+        async with connected(side.port) as client:
+            client.send(post())
+            await client.until(FIRST + said)
+            relay.turn()
+            go.set()
+            whole = toxic is None or bool(said)
+            assert (await client.response()).end == ("eof" if whole else "reset")
+        assert (side.books.completed, side.books.failed) == ((1, 0) if whole else (0, 1))
