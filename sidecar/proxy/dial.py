@@ -4,6 +4,7 @@ import asyncio
 import base64
 import errno
 import ipaddress
+import os
 import re
 import socket
 import ssl
@@ -176,7 +177,10 @@ class Dialer:
                 if self._tls is None:
                     transport, protocol = await loop.create_connection(factory, sock=sock)
                 else:
-                    transport, _ = await loop.create_connection(asyncio.Protocol, sock=sock)
+                    transport, early = await loop.create_connection(_Early, sock=sock)
+                    if early.spoke:
+                        transport.abort()
+                        raise DialError("tls", "TLS to the upstream failed: it speaks first, so not TLS")
                     protocol = await self._secured(transport, self._tls, factory)
             except ssl.SSLError:
                 raise
@@ -207,6 +211,8 @@ class Dialer:
 
     async def _secured(self, below: asyncio.Transport, tls: ssl.SSLContext, factory: Callable[[], P]) -> P:
         """TLS over an open connection, which is closed when that fails."""
+        if below.is_closing():  # uvloop would begin the handshake all the same, and stumble
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         protocol = factory()
         try:
             secured = await asyncio.get_running_loop().start_tls(below, protocol, tls, server_hostname=self._host)
@@ -225,6 +231,15 @@ def _leads_back(sock: socket.socket, listeners: tuple[Address, ...]) -> bool:
         return comes_back(sock.getpeername()[:2], sock.getsockname()[0], listeners)
     except OSError:
         return False  # it was closed meanwhile, as who uses it will see
+
+
+class _Early(asyncio.Protocol):
+    """What a peer says before TLS has begun is lost: no server of TLS speaks first."""
+
+    spoke = False
+
+    def data_received(self, data: bytes) -> None:  # noqa: ARG002 - asyncio's signature
+        self.spoke = True
 
 
 class _Connect(asyncio.Protocol):

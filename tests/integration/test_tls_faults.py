@@ -1,6 +1,7 @@
 """Faults beneath TLS: a relay spoils the handshake and the records between the sidecar and an upstream."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import trustme
 
 from tests.fixtures.relay import Kind, Relay, Toxic
 from tests.integration.conftest import Serve, Upstream
-from tests.integration.raw import connected, post
+from tests.integration.raw import WAIT_S, call, connected, post
 
 
 @pytest.fixture
@@ -62,3 +63,31 @@ async def test_an_answer_without_a_length_ends_with_its_tls(
             whole = toxic is None or bool(said)
             assert (await client.response()).end == ("eof" if whole else "reset")
         assert (side.books.completed, side.books.failed) == ((1, 0) if whole else (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("said", "error"), [(b"", b"connect"), (b"HTTP/1.1 400 Bad Request\r\n\r\n", b"tls")], ids=["end", "plain"]
+)
+async def test_a_server_that_speaks_or_ends_before_the_handshake(
+    ca_file: Path, serve: Serve, said: bytes, error: bytes
+) -> None:
+    """It does so while TLS is being laid over the connection: told at once as what it is, and no bug of ours."""
+    peers: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(WAIT_S)
+
+        def greet() -> None:
+            for _ in range(20):
+                peers.append(listener.accept()[0])
+                peers[-1].sendall(said)
+                if not said:
+                    peers[-1].shutdown(socket.SHUT_WR)
+
+        side = await serve(f"https://127.0.0.1:{listener.getsockname()[1]}", ca_file=ca_file)
+        greeting = asyncio.ensure_future(asyncio.to_thread(greet))
+        for _ in range(20):
+            got = await call(side.port, post())
+            assert (got.status, got.value(b"x-sidecar-error")) == (502, error)
+        await greeting
+    for peer in peers:
+        peer.close()
