@@ -5,6 +5,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from sidecar.core.types import Event
 from sidecar.store.database import open_reader
@@ -46,3 +47,26 @@ def test_they_answer(rows: dict[str, list[sqlite3.Row]]) -> None:
     assert rows["8"][0]["calls"] == 40
     assert rows["9"][0]["cached_share"] == 0.2
     assert [row["kind"] for row in rows["10"]] == ["rollout.started"]
+
+
+def test_a_canary_with_its_later_calls_stands_against_its_control(tmp_path: Path) -> None:
+    """Of conversations with two calls each, in a second attempt: the second call's reason is `sticky` on both sides."""
+    writer = Writer(tmp_path / "s.db")
+    writer.put_events([(4e9, Event(kind="rollout.started", arm="mini", detail={"rollout_id": "0" * 16}))])
+    calls = []
+    for number in range(12):
+        one, later = settled(number, key=1 + number // 2), number % 2
+        arm = "mini" if number < 4 else "gpt-4o"
+        reason = "sticky" if later else "canary" if arm == "mini" else "baseline"
+        assert one.decision is not None
+        decision = replace(one.decision, arm=arm, reason=reason, rollout_id="0" * 16 + ".2", rollout_step=25)
+        kind = "failed" if arm == "mini" and later else "completed"
+        calls.append(replace(one, decision=decision, outcome=replace(one.outcome, kind=kind)))
+    writer.put(as_rows(calls))
+    writer.start()
+    assert writer.close(5.0)
+    connection = open_reader(tmp_path / "s.db")
+    found = [dict(one) for one in connection.execute(QUERIES["7"])]
+    connection.close()
+    seen = [(one["canary"], one["units"], one["requests"], one["error_rate"]) for one in found]
+    assert seen == [(0, 4, 8, 0.0), (1, 2, 4, 0.5)]
