@@ -164,7 +164,7 @@ def _register_store(metrics: Metrics, archive: Archive) -> None:
         metrics.gauge("store_rows_dropped", "", lambda: writer.rows_dropped)
         metrics.gauge("store_errors", "", lambda: writer.errors)
         metrics.gauge("store_lag_rows", "", lambda: writer.queued)
-        metrics.gauge("audit_links", "", lambda: 0 if writer.chain.head is None else writer.chain.head.seq)
+        metrics.gauge("audit_links", "", lambda: {} if writer.chain.head is None else writer.chain.head.seq)
 
 
 def _register_spans(metrics: Metrics, spans: Spans | None) -> None:

@@ -114,7 +114,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("store_rows_dropped", "counter", (), "Rows given up because the store could not take them in time."),
     Metric("store_errors", "counter", (), "Errors of the store; traffic never sees them."),
     Metric("store_lag_rows", "gauge", (), "Rows waiting for the store."),
-    Metric("audit_links", "gauge", (), "Number of the newest link of the audit's chain; it never falls."),
+    Metric("audit_links", "gauge", (), "Number of the newest link of the audit's chain, once it is known; it never falls."),
     Metric("log_lines_dropped", "counter", (), "Request lines given up because their reader was too slow."),
     Metric("workers", "gauge", (), "Worker processes that serve; only with `workers` above 1."),
     Metric("worker_restarts", "counter", (), "Worker processes that ended unasked and were started again."),

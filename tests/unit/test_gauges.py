@@ -10,6 +10,7 @@ from sidecar.config.policy import load_policies
 from sidecar.config.settings import Settings
 from sidecar.core.status import RouteStatus
 from sidecar.gauges import load
+from sidecar.store.audit import Head
 from sidecar.telemetry.catalogue import BY_NAME, PREFIX
 from tests.fixtures.policies import SUPPORT
 
@@ -48,6 +49,15 @@ async def test_registered_gauges(tmp_path: Path) -> None:
     assert [value for key, value in told.items() if key[0] == "threshold_breached"] == [0]
     assert app.spans is not None
     app.spans.close()
+
+
+async def test_links_of_an_audit_that_is_not_read_yet_are_not_told_as_none(tmp_path: Path) -> None:
+    """A database that is locked when the process begins, or held by another one: 0 would look like a chain that was cut."""
+    app = Sidecar(Settings.load({}, None, [f"db={tmp_path / 'sidecar.db'}", "service=bot", "request_log=off"]), {})
+    assert app.archive.writer is not None
+    assert b"audit_links 0" not in app.metrics.render()[1]
+    app.archive.writer.chain.head = Head(7, "ab" * 32)
+    assert b"llm_sidecar_audit_links 7.0" in app.metrics.render()[1]
 
 
 async def test_what_a_route_without_a_budget_spends_is_not_told_as_nothing(tmp_path: Path) -> None:
