@@ -39,6 +39,7 @@ from sidecar.core.policy import Anomalies, Method, Route
 from sidecar.core.ranks import Detector
 from sidecar.core.samples import Key, Sample, is_of, keys, read, told_of
 from sidecar.core.types import Event, Outcome
+from sidecar.core.units import in_words
 
 LEARNING: Final = 200  # 50..2,000 calls, before distances exist; fewer guess middle and scale badly
 LEARNING_WINDOWS: Final = 16  # 5..100 windows, the same for windows
@@ -266,12 +267,13 @@ class AnomalySet:
     def _event(self, key: Key, told: dict[str, object]) -> Event:
         name, arm = told_of(key)
         what = "one call" if told["what"] == "call" else "a window's mean"
+        value = in_words(key[0], cast("float", told["value"]))
         return Event(
             kind="anomaly.detected",
             severity=self._spec.severity,
             route=self._route,
             arm=arm,
-            message=f"{name}: {what} is {told['value']:.4g}, {told['distance']} scales from the usual",
+            message=f"{name}: {what} is {value}, {told['distance']} scales from the usual",
             detail={**told, "false_alarms_per_10k": self._spec.false_alarms_per_10k},
         )
 

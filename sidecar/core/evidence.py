@@ -24,13 +24,13 @@ from msgspec.structs import replace
 from sidecar.core.guardrails import BoundedGuard, GuardStatus, Sample, Verdict, guards_of, restore_guards
 from sidecar.core.policy import RolloutSpec
 from sidecar.core.recent import Recent
+from sidecar.core.units import in_words
 
 Group = Literal["canary", "control"]
 # units per table; fewer: long conversations count twice, more: memory (about 100 bytes each)
 REMEMBERED: Final = 16_384
 MIN_ALONE_UNITS: Final = 5  # 3..20 at 100 % before the brake; fewer take chance for an outage, more prolong one
 _ALONE: Final = ("error_rate", "rejections", "gave_up")
-_UNITS: Final = {"cost": (1e-9, " $"), "ttft_p95": (1.0, " s"), "latency_p95": (1.0, " s")}
 _NOTHING: Final = Sample()
 
 
@@ -189,10 +189,9 @@ class Evidence:
 
 def compared(status: GuardStatus) -> str:
     """Both values and the evidence, for a sentence."""
-    scale, unit = _UNITS.get(status.metric, (1.0, ""))
 
     def shown(value: float | None) -> str:
-        return "unknown" if value is None else f"{value * scale:.4g}{unit}"
+        return "unknown" if value is None else in_words(status.metric, value)
 
     late = f", beyond {status.limit} of late" if status.lately else ""
     found = f"(E = {status.e_value:.3g} of {status.needed:.0f}{late})"

@@ -47,6 +47,7 @@ from sidecar.core.rollout import position
 from sidecar.core.scale import Scale
 from sidecar.core.sequential import HarmTest, MeanSequence
 from sidecar.core.types import Decision, Event, Outcome, Severity
+from sidecar.core.units import in_words
 from sidecar.core.variants import Edit, Keep
 
 Verdict = Literal["winner", "no_difference", "inconclusive"]
@@ -372,7 +373,10 @@ class Experiment:
         }.get(self.phase, f"is over: {(self.verdict or '').replace('_', ' ')}, {self.cause}")
         parts = [f"On this pod, the experiment on route {self.route} ({self.spec.metric}) {state}."]
         for one in self.status().variants:
-            mean = "no value yet" if one.mean is None else f"mean {one.mean:.4g} ({one.low:.4g} to {one.high:.4g})"
+            mean, low, high = (
+                "" if value is None else in_words(self.spec.metric, value) for value in (one.mean, one.low, one.high)
+            )
+            mean = f"mean {mean} ({low} to {high})" if mean else "no value yet"
             effect = "" if one.effect is None else f", against the control {one.effect:.4g}"
             effect += "" if one.effect is None else f" ({one.effect_low:.4g} to {one.effect_high:.4g})"
             won = ", the winner" if self.winner is not None and one.id == self.spec.variants[self.winner].id else ""

@@ -48,6 +48,7 @@ from sidecar.core.baseline import Baseline
 from sidecar.core.guardrails import is_failure
 from sidecar.core.policy import Route, Threshold
 from sidecar.core.types import Event, Outcome, Severity
+from sidecar.core.units import in_words
 from sidecar.core.window import Window
 
 MAX_HOLD_WINDOWS: Final = 16  # of window_s: with five minutes, a probe at least every 80 minutes
@@ -75,6 +76,7 @@ class ThresholdStatus:
     """
 
     name: str
+    metric: str
     level: str
     value: float | None
     limit: float | None
@@ -141,6 +143,11 @@ class _Watch:
     def add(self, value: float | None, now: float) -> None:
         if value is not None:
             self._windows[0].add(now, value)
+
+    def status(self, now: float) -> ThresholdStatus:
+        one = self.threshold
+        of_now = (self.value(now), self.limit, self.samples(now))
+        return ThresholdStatus(one.name, one.metric, str(self.level), *of_now, self.since, self.repeats)
 
     def samples(self, now: float) -> int:
         return sum(window.count(now) for window in self._windows)
@@ -264,14 +271,14 @@ class _Watch:
             detail["repeats"] = self.repeats
         if threshold.adjust is not None:
             detail["adjust"] = list(threshold.adjust)
-        shown = why if value is None else f"{threshold.metric} is {value:.4g}"
+        shown = why if value is None else f"{threshold.metric} is {in_words(threshold.metric, value)}"
         return [
             Event(
                 kind=f"threshold.{what}",
                 severity=severity,
                 route=self._route,
                 arm=threshold.arm,
-                message=f"{threshold.name}: {what.replace('_', ' ')}, {shown}, limit {limit:.4g}",
+                message=f"{threshold.name}: {what.replace('_', ' ')}, {shown}, limit {in_words(threshold.metric, limit)}",
                 detail=detail,
             )
         ]
@@ -394,10 +401,11 @@ class ThresholdSet:
 
     def status(self, now: float) -> tuple[ThresholdStatus, ...]:
         """One frozen record per threshold, in the policy's order."""
-        return tuple(
-            ThresholdStatus(w.threshold.name, str(w.level), w.value(now), w.limit, w.samples(now), w.since, w.repeats)
-            for w in self._watches
-        )
+        return tuple(watch.status(now) for watch in self._watches)
+
+    def breached(self, now: float) -> tuple[ThresholdStatus, ...]:
+        """Those of them whose action is in force."""
+        return tuple(watch.status(now) for watch in self._watches if watch.level is Level.BREACHED)
 
     def to_state(self) -> orjson.Fragment:
         """What orjson writes for `restore` to read: at most CHECKPOINT_S old, and never older than the last event."""

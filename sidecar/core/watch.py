@@ -20,6 +20,7 @@ from sidecar.core.policy import Route
 from sidecar.core.thresholds import ThresholdStatus
 from sidecar.core.tuning import Tuner, TuningStatus, Way
 from sidecar.core.types import Decision, Event, Facts, Outcome
+from sidecar.core.units import in_words
 
 SHOWN: Final = 0.01  # of the limit, 0.001..1; evidence above it is shown; smaller shows chance, larger shows late
 
@@ -35,7 +36,7 @@ class WatchStatus:
 
 def notes(thresholds: Sequence[ThresholdStatus], watch: WatchStatus) -> tuple[str, ...]:
     """Limits, drift, anomalies and tuning in one line each, for people."""
-    told = [_limit(one) for one in thresholds]
+    told = [in_a_line(one) for one in thresholds]
     if watch.drift:
         learning = sum(one.phase == "learning" for one in watch.drift)
         told.append(f"drift: {len(watch.drift)} distributions, {learning} of them still learnt")
@@ -55,9 +56,10 @@ def _of(whose: str) -> str:
     return f" of {whose}" if whose else ""
 
 
-def _limit(one: ThresholdStatus) -> str:
-    value = "too few values" if one.value is None else f"{one.value:.4g}"
-    limit = "a limit that is still learnt" if one.limit is None else f"limit {one.limit:.4g}"
+def in_a_line(one: ThresholdStatus) -> str:
+    """A limit for people."""
+    value = "too few values" if one.value is None else f"{one.metric} {in_words(one.metric, one.value)}"
+    limit = "a limit that is still learnt" if one.limit is None else f"limit {in_words(one.metric, one.limit)}"
     again = f", found {one.repeats} times again" if one.repeats else ""
     return f"threshold {one.name}: {one.level}, {value}, {limit}, {one.samples} calls{again}"
 

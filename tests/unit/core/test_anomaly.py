@@ -96,6 +96,7 @@ def test_a_far_call_is_told_once_an_episode() -> None:
     events = feed.call(1e5)
     assert [event.kind for event in events] == ["anomaly.detected"]
     assert (events[0].arm, events[0].severity, events[0].detail["what"]) == ("big", "low", "call")
+    assert "latency of big: one call is 1e+05 s, " in events[0].message
     assert (feed.call(1e6), feed.call(1e7)) == ([], [])
     status = feed.one.status()[0]
     assert (status.alarms, status.repeats, status.needed) == (1, 2, LEARNING + 500)

@@ -203,6 +203,7 @@ def test_a_smaller_cost_is_better() -> None:
     assert cheap.effect_high is not None
     assert cheap.low < cheap.mean < cheap.high
     assert cheap.effect_low < 0.67 < cheap.effect_high < 1.0
+    assert f"mean {cheap.mean / 1e9:.4g} $ ({cheap.low / 1e9:.4g} $ to " in one.explain()[2]
 
 
 @pytest.mark.parametrize("odd", [0.0, 60.0])

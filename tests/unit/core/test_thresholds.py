@@ -114,6 +114,13 @@ def test_each_metric_breaches(
     assert (status.level, status.limit, status.since) == ("breached", bounds[0] or bounds[1], 100.0)
 
 
+def test_what_costs_is_told_in_dollars() -> None:
+    """And not in the nano-dollars that are counted."""
+    one = watch(limit(metric="cost_per_request", above=5e7))
+    (event,) = many(one, 10, done(cost=60_000_000), 100.0)
+    assert event.message == f"{one.status(100.0)[0].name}: breached, cost_per_request is 0.06 $, limit 0.05 $"
+
+
 def test_streaming_and_other_latencies_never_share_a_window() -> None:
     """GW-12: 100 fast calls do not hide ten slow streams, and nine slow streams are too few for a value."""
     one = watch(limit(metric="latency_p95", above=2.0))

@@ -158,8 +158,9 @@ def test_a_route_that_asks_for_nothing_gets_nothing() -> None:
 def test_notes_say_it_all_in_words() -> None:
     """A limit with its value, what drift has found, what is tuned: a line each."""
     limits = (
-        ThresholdStatus("slow", "breached", 3.0, 2.0, 40, 5.0, 7),
-        ThresholdStatus("auto", "ok", None, None, 3, 0.0),
+        ThresholdStatus("slow", "ttft_p95", "breached", 3.0, 2.0, 40, 5.0, 7),
+        ThresholdStatus("auto", "error_rate", "ok", None, None, 3, 0.0),
+        ThresholdStatus("dear", "cost_per_request", "ok", 294_800.0, 5e7, 120, 0.0),
     )
     quiet = DriftStatus("cost", "big", "watching", 30, 0.05, 0.02, 2.0, 40_000.0, 0, 0.0)
     drift = (
@@ -171,8 +172,9 @@ def test_notes_say_it_all_in_words() -> None:
     knob = TuningStatus("sum", "top_p", 0.9, 0.855, 0.945, True, 12, 1.5, 40.0)
     status = WatchStatus(drift, (anomaly, replace(anomaly, alarms=3)), (knob, replace(knob, task="", trial=False)))
     assert notes(limits, status) == (
-        "threshold slow: breached, 3, limit 2, 40 calls, found 7 times again",
+        "threshold slow: breached, ttft_p95 3 s, limit 2 s, 40 calls, found 7 times again",
         "threshold auto: ok, too few values, a limit that is still learnt, 3 calls",
+        "threshold dear: ok, cost_per_request 0.0002948 $, limit 0.05 $, 120 calls",
         "drift: 3 distributions, 1 of them still learnt",
         "drift of cost of big: alarms 0, watching for 30 windows, KS 0.050, PSI 0.020, evidence 2e+04 of 4e+04",
         "drift of input_tokens: alarms 2, learning for 3 windows, evidence 2 of 4e+04",
