@@ -32,7 +32,7 @@ from sidecar.core.policy import OWN_SOURCES, Arm, Policy, Route, Upstream
 from sidecar.core.route import PriceOf, RouteState
 from sidecar.core.rules import Value
 from sidecar.core.settle import NOTHING, Verdict, billed_nusd, learn, score
-from sidecar.core.status import RouteStatus, Standing, describe, explain, standing
+from sidecar.core.status import RouteStatus, Standing, breaches, describe, explain, standing
 from sidecar.core.sticky import Sticky, salt_of
 from sidecar.core.types import Clocks, Decision, Endpoint, Event, Facts, Feedback, Outcome
 from sidecar.errors import RolloutError
@@ -380,8 +380,9 @@ class Engine:
         return [standing(state) for state in self._order]
 
     def explanations(self) -> list[str]:
-        """Those of `status`, which costs ten times as much."""
-        return [text for state in self._order for text in explain(state, self._now)]
+        """Those of `status`, which costs ten times as much, and which limits are breached."""
+        now = self._now
+        return [text for state in self._order for text in (*explain(state, now), *breaches(state, now))]
 
 
 def _change(kind: str, route: str, arm: str | None, facts: Mapping[str, Value]) -> dict[str, Value]:

@@ -10,7 +10,7 @@ from sidecar.core.rollout import RolloutStatus
 from sidecar.core.route import RouteState
 from sidecar.core.thresholds import ThresholdStatus
 from sidecar.core.types import Mode
-from sidecar.core.watch import WatchStatus, notes
+from sidecar.core.watch import WatchStatus, in_a_line, notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +84,19 @@ def explain(state: RouteState, now: float) -> tuple[str, ...]:
     )
 
 
+def breaches(state: RouteState, now: float) -> tuple[str, ...]:
+    """The thresholds whose action is in force, and where they send the traffic, a sentence each."""
+    route, to = state.route.name, state.diverted_to()
+    told = [f"On this pod, on route {route}, {in_a_line(one)}." for one in state.thresholds.breached(now)]
+    return (*told, *([] if to is None else [f"On this pod, thresholds send the calls of route {route} to {to}."]))
+
+
 def describe(state: RouteState, now: float) -> RouteStatus:
     """The status of one route; computes probabilities anew, changes nothing."""
     limits, watch = state.thresholds.status(now), state.watch.status()
     compared = None if state.trial is None else state.trial.experiment
-    shares = state.shares()
+    diverted = state.diverted_to()
+    shares = state.shares() if diverted is None else {arm: float(arm == diverted) for arm in state.arms}
     gates = dict(zip(state.arms, state.selector.feasible().tolist(), strict=True))
     means = state.selector.quality()[0]
     quality = dict(zip(state.arms, means.tolist(), strict=True))
@@ -103,7 +111,7 @@ def describe(state: RouteState, now: float) -> RouteStatus:
         rollouts=tuple(rollout.status(now) for rollout in state.staging.rollouts.values()),
         experiment=None if compared is None else compared.status(),
         explanations=explain(state, now),
-        diverted_to=state.diverted_to(),
+        diverted_to=diverted,
         thresholds=limits,
         watch=watch,
         notes=notes(limits, watch),

@@ -32,6 +32,19 @@ def test_the_first_of_two_gets_the_traffic() -> None:
     assert made.decide(PLAIN, NOW + 6).arm == "mini"
 
 
+def test_readiness_tells_of_the_breach_and_shares_of_where_calls_go() -> None:
+    """`/ready` has metric, value and limit, and nothing of it while no limit is breached."""
+    made = engine(policy(BOTH))
+    assert not [text for text in made.explanations() if "threshold" in text]
+    breached(made).tick(NOW + 5)
+    assert [text for text in made.explanations() if "threshold" in text] == [
+        "On this pod, on route support, threshold slow: breached, latency_p95 5.003 s, limit 2 s, 5 calls.",
+        "On this pod, on route support, threshold slower: breached, latency_p95 5.003 s, limit 2 s, 5 calls.",
+        "On this pod, thresholds send the calls of route support to mini.",
+    ]
+    assert {arm.id: arm.share for arm in made.status()[0].arms} == {"gpt-4o": 0.0, "mini": 1.0, "nano": 0.0}
+
+
 def test_where_a_rule_denies_the_first_the_second_is_tried() -> None:
     when = "change.kind == 'threshold.route_to' && change.arm == 'mini'"
     made = breached(engine(Policy("bot", "v1", UPSTREAMS, (BOTH,), (rule(when),))))
