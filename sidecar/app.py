@@ -100,6 +100,7 @@ class Sidecar:
         self.archive = Archive(settings, self.guarding.guards)
         self.spans = self._spans()
         self.desk = FeedbackDesk(self._teach, self.archive.feedback, self.archive.look_up, self._spawn, self.on_events)
+        self.desk.labelled = self.engine.labelled
         self.cycling = Cycling(self.engine, settings.optimization_interval_s)
         polls = [("policy", self.reloading.poll_policies), ("prices", self.reloading.poll_prices)]
         self.loop = ControlLoop(self._consumers(), [("tick", self._tick), *polls], self.on_bug)

@@ -19,7 +19,7 @@ from msgspec import Struct
 from sidecar.clock import earlier, steady, wall
 from sidecar.core.policy import JUDGE, OTHER, OWN_SOURCES, SOURCES, Source
 from sidecar.core.reward import label, scaled
-from sidecar.core.types import Event, Features, Feedback, Settled
+from sidecar.core.types import LABEL, Event, Features, Feedback, Settled
 from sidecar.errors import StoreError
 
 MAX_AGE_S: Final = 7 * 86400.0
@@ -70,14 +70,20 @@ class _Written(Struct, forbid_unknown_fields=True):
 
 
 class _Label:
-    """What one decision was taught: the last score of each source, and what they made together."""
+    """The last score of each source of one decision, what they made together, and whether that was taught."""
 
-    __slots__ = ("score", "scores", "weight")
+    __slots__ = ("score", "scores", "taught", "weight")
 
     def __init__(self) -> None:
         self.scores: dict[str, float] = {}
-        self.score: float | None = None
+        self.score = 0.0
         self.weight = 1.0
+        self.taught = False
+
+    def join(self, sources: Mapping[str, Source], labelled: bool) -> None:
+        """Makes one label of the scores. A weak one is not learnt before the route is `labelled`."""
+        self.score, self.weight = label(self.scores, sources)
+        self.taught = self.weight >= LABEL or (labelled and self.weight > 0.0)
 
 
 class _Half:
@@ -112,6 +118,7 @@ class FeedbackDesk:
         self._labels: OrderedDict[str, _Label] = OrderedDict()  # by decision
         self._buckets: dict[str, tuple[float, float]] = {}
         self.sources: Mapping[str, Mapping[str, Source]] = {}  # by route; others have SOURCES
+        self.labelled: Callable[[str], bool] = lambda _: True  # whether a route learns weak signals by now
         self.accepted = 0
         self.refused = 0
         self.lost = 0  # scores of our own whose decision is not found
@@ -232,8 +239,8 @@ class FeedbackDesk:
         if source not in held.scores and len(held.scores) >= _MAX_SOURCES_EACH:
             return False
         held.scores[source] = score
-        previous, before = held.score if held.weight else None, held.weight
-        held.score, held.weight = label(held.scores, sources)
+        previous, before = held.score if held.taught else None, held.weight
+        held.join(sources, self.labelled(kind.route))
         feedback = Feedback(
             decision_id=known.id,
             route=kind.route,
@@ -263,7 +270,7 @@ class FeedbackDesk:
             held = _Label()
             if known.given:
                 held.scores = dict(known.given[:_MAX_SOURCES_EACH])
-                held.score, held.weight = label(held.scores, sources)
+                held.join(sources, self.labelled(known.kind.route))
         self._labels[known.id] = held
         if len(self._labels) > _REMEMBERED:
             gone, _ = self._labels.popitem(last=False)

@@ -199,6 +199,11 @@ class Engine:
             return []
         return score(state, feedback, now)
 
+    def labelled(self, route: str) -> bool:
+        """Whether this route has had a label: before its first one a weak signal teaches nothing."""
+        state = self._routes.get(route)
+        return state is not None and state.selector.labelled
+
     def tick(self, now: float) -> list[Event]:
         """What time alone causes: steps, pauses, recoveries, new prices, a new day. Call it about once a second."""
         self._now = now

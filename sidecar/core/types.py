@@ -25,6 +25,7 @@ Endpoint = Literal[
 ]  # "other": passes byte for byte, metered where usage is recognisable
 # of costs in nano-dollars, or of tokens: sums end here, a thousand million dollars, so that a snapshot can hold them
 MOST_SUM: Final = 10**18
+LABEL: Final = 0.5  # what a score counts at least to be a label, and no weak signal
 SELECTABLE: frozenset[Endpoint] = frozenset({"chat", "completions", "responses", "messages", "generate"})
 
 Mode = Literal["observe", "shadow", "ab", "canary", "optimize"]
@@ -223,7 +224,7 @@ class Feedback(Struct, frozen=True, gc=False, kw_only=True):
     @property
     def is_label(self) -> bool:
         """Whether it is the first score of its answer that counts as much as half a label."""
-        return self.weight >= 0.5 and (self.previous is None or self.previous_weight < 0.5)
+        return self.weight >= LABEL and (self.previous is None or self.previous_weight < LABEL)
 
 
 class Event(Struct, frozen=True, gc=False, kw_only=True):

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 import numpy as np
 import pytest
@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from sidecar.clock import wall
 from sidecar.control import feedback as desk_module
 from sidecar.control.feedback import MAX_AGE_S, FeedbackDesk, Kind, Known, known_of
-from sidecar.core.policy import SOURCES, Quality, Source
+from sidecar.core.policy import SOURCES, Objective, Quality, Source
+from sidecar.core.selector import Selector
 from sidecar.core.types import Event, Feedback
 from sidecar.errors import StoreError
 from tests.fixtures.settled import settled
@@ -26,6 +27,7 @@ class Desk:
         self.taught: list[Feedback] = []
         self.kept: list[tuple[Feedback, float]] = []
         self.events: list[Event] = []
+        self.teach: Callable[[Feedback], object] = lambda _: None
         self.stored: dict[str, list[Known]] = {}
         self.broken = False
         self.desk = FeedbackDesk(self._teach, self._keep, self._look_up, self._spawn, self.events.extend)
@@ -33,6 +35,7 @@ class Desk:
 
     def _teach(self, feedback: Feedback, _now: float) -> Sequence[Event]:
         self.taught.append(feedback)
+        self.teach(feedback)
         return [TOLD]
 
     def _keep(self, feedback: Feedback, at: float) -> None:
@@ -216,6 +219,24 @@ def test_signals_of_our_own(desk: Desk) -> None:
     assert desk.desk.signal(one.id, "repeat", 0.0)
     assert not desk.desk.signal("unknown", "repeat", 0.0)
     assert [(taught.score, taught.weight, taught.source) for taught in desk.taught] == [(0.0, 0.1, "repeat")]
+
+
+@pytest.mark.parametrize("in_turn", [True, False])
+def test_a_weak_signal_that_was_not_learnt_is_not_taken_out(desk: Desk, in_turn: bool) -> None:
+    """Before a route's first label it teaches nothing. 300 streams are read to their end, and a person calls them bad, each
+    at once or all of them later: what is learnt is the same."""
+    selector = Selector(["gpt-4o", "mini"], Objective())
+    desk.teach = selector.label
+    desk.desk.labelled = lambda _: selector.labelled
+    batch = [settled(number, at=wall()) for number in range(300)]
+    desk.desk.remember(batch)
+    for one in batch:
+        desk.desk.signal(one.id, "abandoned", 1.0)
+        if in_turn:
+            desk.send({"id": one.id, "score": 0})
+    for one in () if in_turn else batch:
+        desk.send({"id": one.id, "score": 0})
+    assert (selector.promise.scores, selector.promise.total) == (pytest.approx(300.0), pytest.approx(300.0 / 11))
 
 
 def test_without_feedback_a_judge_teaches_what_it_said(desk: Desk) -> None:

@@ -254,6 +254,7 @@ def test_labels_reach_the_rollout_and_the_posterior() -> None:
         made.settle(facts(key), made.decide(facts(key), NOW), outcome(), NOW)
         if key == 1_000:
             assert events == []
+            assert not made.labelled("support")
             for _ in range(3):
                 made.feedback(score, NOW)
         events += made.tick(NOW + 1)
@@ -261,6 +262,7 @@ def test_labels_reach_the_rollout_and_the_posterior() -> None:
     assert made.feedback(control, NOW) == []
     assert made.feedback(Feedback(decision_id="d", route="support", arm="mini", score=7.0), NOW) == []
     assert made.feedback(Feedback(decision_id="d", route="other", arm="mini", score=1.0), NOW) == []
+    assert (made.labelled("support"), made.labelled("other")) == (True, False)
     assert kinds(events) == ["rollout.promoted"]
     arm = made.status()[0].arms[1]
     assert (arm.labels, arm.label_mean) == (3, 1.0)
