@@ -280,9 +280,9 @@ class BoundedGuard:
 class _Stratum:
     """Streaming or non-streaming calls: their numbers are never compared with each other (GW-12)."""
 
-    def __init__(self) -> None:
-        self.canary = Histogram()
-        self.control = Histogram()
+    def __init__(self, canary: Histogram, control: Histogram) -> None:
+        self.canary = canary
+        self.control = control
         self.odds: Odds | None = None
         self._next = MIN_VALUES
 
@@ -296,10 +296,11 @@ class _Stratum:
     def to_state(self) -> object:
         return [self.canary.to_state(), self.control.to_state()]
 
-    def restore(self, state: object) -> None:
-        if not (isinstance(state, list) and len(state) == 2):
-            raise ValueError("numbers of a stratum: expected those of canary and control")
-        self.canary, self.control = Histogram.from_state(state[0]), Histogram.from_state(state[1])
+    @classmethod
+    def from_state(cls, state: object) -> "_Stratum":
+        """The inverse of `to_state`. Raises ValueError when it cannot be read."""
+        canary, control = msgspec.convert(state, tuple[list[object], list[object]])
+        return cls(Histogram.from_state(canary), Histogram.from_state(control))
 
 
 class _Waits:
@@ -363,7 +364,7 @@ class PatienceGuard(BoundedGuard):
         return [*super().to_state(), *(waits.counted().to_state() for waits in self._waits)]
 
     def restore(self, state: list[object]) -> None:
-        kept = [Histogram.from_state(one) for one in msgspec.convert(state[4:], list[list[object]])]
+        kept = [Histogram.from_state(one) for one in msgspec.convert(state[4:], tuple[list[object], list[object]])]
         super().restore(state[:4])
         for waits, values in zip(self._waits, kept, strict=True):
             waits.begin_with(values)
@@ -379,7 +380,7 @@ class NumberGuard:
         self._alpha = alpha
         self._floor = float(paired)
         self._test = OrderTest()
-        self._strata = (_Stratum(), _Stratum())  # not streaming, streaming
+        self._strata = tuple(_Stratum(Histogram(), Histogram()) for _ in range(2))  # not streaming, streaming
 
     def observe(self, sample: Sample, *, canary: bool, share: float) -> None:
         """Counts one unit, which was put in the canary with probability `share`: its number, or that it is at least so."""
@@ -438,10 +439,9 @@ class NumberGuard:
         return [self._test.to_state(), *(stratum.to_state() for stratum in self._strata)]
 
     def restore(self, state: list[object]) -> None:
-        test, *strata = state
-        self._test = OrderTest.from_state(msgspec.convert(test, list[float]))
-        for stratum, kept in zip(self._strata, strata, strict=True):
-            stratum.restore(kept)
+        test, whole, streamed = state
+        made = OrderTest.from_state(msgspec.convert(test, list[float]))
+        self._test, self._strata = made, (_Stratum.from_state(whole), _Stratum.from_state(streamed))
 
 
 def _verdict(e_value: float, alpha: float, beyond: bool, units: int) -> Verdict:

@@ -382,6 +382,21 @@ def test_states_survive_json_and_broken_parts_begin_anew(require: str) -> None:
     assert restore_guards(all_of(spec), broken) == ("error_rate", "rejections", "cost", "gave_up")
 
 
+def test_a_guardrail_that_begins_anew_keeps_nothing_of_a_broken_state() -> None:
+    """Neither evidence without its numbers nor numbers without their evidence."""
+    spec = RolloutSpec(guardrails=(Guardrail("cost", ratio=1.2),))
+    one, fresh = all_of(spec), {guard.metric: guard.to_state() for guard in all_of(spec)}
+    answered = Sample(failed=False, rejected=False, gave_up=False, cost_nusd=9, latency_s=2.0)
+    for guard in one:
+        run(guard, 60, answered, replace(answered, failed=True, cost_nusd=8, gave_up=True))
+    state = json.loads(json.dumps({guard.metric: guard.to_state() for guard in one}))
+    for metric in ("cost", "gave_up"):
+        for broken in (state[metric][:-1], [*state[metric][:-1], []], [*state[metric], [0.0]]):
+            again = all_of(spec)
+            assert restore_guards(again, state | {metric: broken}) == (metric,)
+            assert {guard.metric: guard.to_state() for guard in again}[metric] == fresh[metric]
+
+
 def waited(guard: Guard) -> None:
     """Twenty answers of the control after 1 to 20 s: cuts at about 10 and 19 s."""
     for seconds in range(1, 21):
