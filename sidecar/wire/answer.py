@@ -207,7 +207,13 @@ def _add_message(to: Collector, choice: int, message: _ChatMessage) -> None:
 
 
 def _is_object(text: str) -> bool:
-    return text.startswith("{") and read_as(_object, text.encode("utf-8", "replace")) is not None
+    if not text.startswith("{"):
+        return False
+    try:
+        _object.decode(text.encode("utf-8", "replace"))
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
 
 
 def _arguments(value: Raw) -> str | None:

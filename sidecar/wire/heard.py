@@ -12,7 +12,7 @@ from sidecar.errors import TranslationError
 from sidecar.wire.eventstream import BadFrame, EventStreamParser
 from sidecar.wire.meter import reading_of
 from sidecar.wire.neutral import Event, Format
-from sidecar.wire.reading import Reading
+from sidecar.wire.reading import Reading, loads
 from sidecar.wire.spokes import SPOKES
 from sidecar.wire.sse import SseParser
 from sidecar.wire.told import Listener, ToldMeter, piece_of_whole
@@ -58,7 +58,7 @@ class HeardMeter(ToldMeter):
             return super().finish()
         body = b"" if self._room < 0 else b"".join(self._parts)
         try:
-            return self._whole_of(orjson.loads(body))
+            return self._whole_of(loads(body))
         except _UNREADABLE:
             return Reading()
 

@@ -1,8 +1,10 @@
 """What a meter learns of one response: the values that the dialects fill and the meter gathers."""
 
+import re
 from typing import Annotated, Any, TypeVar
 
 import msgspec
+import orjson
 from msgspec import Meta, Struct
 
 from sidecar.core.types import Usage
@@ -10,6 +12,7 @@ from sidecar.core.types import Usage
 _T = TypeVar("_T")
 Count = Annotated[int, Meta(ge=0, lt=1 << 53)]  # of tokens; what is beyond counts as absent where `read_as` decodes
 MOST_CHOICES = 127  # of one answer that are told apart
+_NUMBERS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|(NaN|-?Infinity)', re.DOTALL)  # strings, so that none is looked into
 _MAX_REPAIRS = 8  # members of a wrong type mended in one event before it counts as unreadable
 
 
@@ -80,14 +83,31 @@ def label(*candidates: object) -> str:
 
 
 def read_as(decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T | None:
-    """Decodes `data`; members of a wrong type count as absent, but 3.0 is a whole number. None when it is not JSON or not of
-    this shape at all."""
+    """Decodes `data`; members of a wrong type count as absent, but 3.0 is a whole number. None when it is not JSON (but for
+    its numbers: `finite`) or not of this shape at all."""
     try:
         return decoder.decode(data)
     except msgspec.ValidationError:
-        return _repaired(decoder, data)
+        return _repaired(decoder, finite(data))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+        plain = finite(data)
+        return None if plain == data else read_as(decoder, plain)
+
+
+def loads(data: bytes) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """The JSON value of what a server said, `finite` where that is needed. Raises orjson.JSONDecodeError."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return orjson.loads(finite(data))
+
+
+def finite(data: bytes) -> bytes:
+    """The text with `null` in the place of NaN, Infinity and -Infinity: JSON has no such numbers, servers in Python write
+    them (log probabilities)."""
+    if b"NaN" not in data and b"Infinity" not in data:
+        return data
+    return _NUMBERS.sub(lambda found: b"null" if found[1] else found[0], data)
 
 
 def _repaired(decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T | None:

@@ -25,7 +25,7 @@ from sidecar.wire.mistral import fit
 from sidecar.wire.neutral import Done, Event, Failed, Format, Json, Problem, Report, Request, Response, Start, Stopped
 from sidecar.wire.one_call import OneCall
 from sidecar.wire.providers import Provider
-from sidecar.wire.reading import Piece
+from sidecar.wire.reading import Piece, loads
 from sidecar.wire.spoke import asks, problem_of
 from sidecar.wire.spokes import SPOKES
 from sidecar.wire.sse import SseParser
@@ -280,7 +280,7 @@ class WholeAnswer:
             return problem_body(self.problem, self._request.format)
         assert self._to.write_response is not None, "clients speak formats that can be written"
         try:
-            answer = self._from.read_response(orjson.loads(body))
+            answer = self._from.read_response(loads(body))
             self._named.name(answer)
             self.problem = _failure(answer)
             self.pieces.append(piece_of_whole(answer, self.problem))

@@ -94,6 +94,8 @@ def test_chat_calls_that_share_an_index() -> None:
     assert streamed("chat", *repeated) == Said((), (WEATHER,))
     late = [piece('{"city":', "weather", None), piece('"Bern"}', "weather", "c")]
     assert streamed("chat", *late) == Said((), (WEATHER,))
+    nameless = [piece('{"city":', "weather", ""), piece('"Bern"}', "weather", "")]
+    assert streamed("chat", *nameless) == Said((), (WEATHER,)), "what is no object yet goes on"
 
 
 def test_chat_calls_without_an_index() -> None:

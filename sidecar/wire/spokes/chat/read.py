@@ -8,7 +8,7 @@ have stopped.
 
 Members that have no place: those of the first chunk are in `Start.extra`, those of the last one of a choice in
 `Stopped.extra`, others come as `Ping(extra=...)` in the chunk's own form. Not read: `obfuscation` (padding), what is empty,
-members of a wrong type, and what comes after an end. What is no JSON is skipped.
+members of a wrong type, and what comes after an end. What is no JSON is skipped; a number that JSON does not have is null.
 
 Waits: a chunk without id, model and choices (Azure's first) is told with the next one; text that comes amid the arguments of
 a call is told when they are whole. Where the stream fails before, it is not told: a call that was cut
@@ -22,13 +22,13 @@ import orjson
 
 from sidecar.wire.neutral import Done, Event, Failed, Json, Ping, Start, Told
 from sidecar.wire.openai_problem import problem_in
+from sidecar.wire.reading import loads
 from sidecar.wire.saying import usage_of
 from sidecar.wire.spoke import StreamReader, problem_of, says
 from sidecar.wire.spokes.chat.choice import ChoiceReader
 from sidecar.wire.sse import SseEvent
 
 _MAX_CHOICES: Final = 1024  # more of them is no answer
-_loads = orjson.loads
 
 
 class ChatReader(StreamReader):
@@ -47,7 +47,7 @@ class ChatReader(StreamReader):
         if event.data == b"[DONE]":
             return self._end()
         try:
-            chunk = _loads(event.data)
+            chunk = loads(event.data)
         except orjson.JSONDecodeError:
             return self._failed(None) if event.name == b"error" else ()
         if type(chunk) is not dict:

@@ -35,6 +35,7 @@ from sidecar.wire.neutral import (
     Told,
     ToolCall,
 )
+from sidecar.wire.reading import loads
 from sidecar.wire.spoke import StreamReader, problem_of
 from sidecar.wire.sse import SseEvent
 
@@ -164,7 +165,7 @@ class CohereReader(StreamReader):
         out: list[Event] = []
         self._out = out
         try:
-            self._read(Members(orjson.loads(event.data)))
+            self._read(Members(loads(event.data)))
         except (orjson.JSONDecodeError, TranslationError):
             return out  # what was told before the wrong member holds
         return out

@@ -36,7 +36,7 @@ from sidecar.wire.neutral import (
     Told,
     ToolCall,
 )
-from sidecar.wire.reading import read_as
+from sidecar.wire.reading import loads, read_as
 from sidecar.wire.spoke import MAX_CALLS, TOO_MANY_CALLS, StreamReader, problem_of
 from sidecar.wire.spokes.converse.answer import (
     read_call,
@@ -115,7 +115,7 @@ class Reader(StreamReader):
         if read is None:
             return ()
         try:
-            return read(self, Members(orjson.loads(event.data)))
+            return read(self, Members(loads(event.data)))
         except (orjson.JSONDecodeError, TranslationError):
             return ()
 
@@ -191,7 +191,7 @@ class Reader(StreamReader):
         """A citation of a text, or a delta that only this format understands."""
         other = read_as(_other, data)
         try:
-            said = {} if other is None else {name: orjson.loads(bytes(raw)) for name, raw in other.delta.items()}
+            said = {} if other is None else {name: loads(bytes(raw)) for name, raw in other.delta.items()}
         except orjson.JSONDecodeError:
             return ()
         citation = said.get("citation")

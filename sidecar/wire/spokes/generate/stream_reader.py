@@ -32,6 +32,7 @@ from sidecar.wire.neutral import (
     Told,
     ToolCall,
 )
+from sidecar.wire.reading import loads
 from sidecar.wire.spoke import StreamReader
 from sidecar.wire.spokes.generate.answer import (
     ids_base,
@@ -86,7 +87,7 @@ class GenerateReader(StreamReader):
         if self._over:
             return ()
         try:
-            body = orjson.loads(event.data)
+            body = loads(event.data)
         except orjson.JSONDecodeError:
             return ()
         out: list[Event] = []

@@ -36,7 +36,7 @@ from sidecar.wire.neutral import (
     Told,
     ToolCall,
 )
-from sidecar.wire.reading import read_as
+from sidecar.wire.reading import loads, read_as
 from sidecar.wire.spoke import MAX_CALLS, TOO_MANY_CALLS, StreamReader, problem_of
 from sidecar.wire.spokes.messages.answer import read_counts, read_stop
 from sidecar.wire.spokes.messages.parts import made_by, read_part
@@ -91,7 +91,7 @@ class Reader(StreamReader):
                 return self._delta(event.data)
             if self._ended:
                 return ()
-            body = Members(orjson.loads(event.data))
+            body = Members(loads(event.data))
             kind = body.text("type") or event.name.decode(errors="replace")
             if kind == "error" or (body.has("error") and kind not in self._kinds):
                 self._ended = True
@@ -173,11 +173,11 @@ class Reader(StreamReader):
             signature, origin = made_by(delta.signature)
             return (Mark(choice=0, index=block.index, signature=signature, origin=origin),) if signature else ()
         if delta.type == "citations_delta" and block.kind == _TEXT:
-            citation = orjson.loads(bytes(delta.citation) or b"null")
+            citation = loads(bytes(delta.citation) or b"null")
             return (Mark(choice=0, index=block.index, extra={"citations": [citation]}),) if citation else ()
         if block.kind and delta.type in _KNOWN:
             return ()
-        return (Mark(choice=0, index=block.index, extra={"delta": orjson.loads(data)["delta"]}),)
+        return (Mark(choice=0, index=block.index, extra={"delta": loads(data)["delta"]}),)
 
     def _close(self, body: Members) -> Sequence[Event]:
         block = self._blocks.pop(body.integer("index") or 0, None)

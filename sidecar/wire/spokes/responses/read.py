@@ -20,6 +20,7 @@ from sidecar.errors import TranslationError
 from sidecar.wire.members import Members
 from sidecar.wire.neutral import Done, Event, Failed, Json, Ping, Start, Stopped, Told
 from sidecar.wire.openai_problem import problem_in
+from sidecar.wire.reading import loads
 from sidecar.wire.saying import usage_of
 from sidecar.wire.spoke import StreamReader, problem_of, says
 from sidecar.wire.spokes.responses.answer import FAILED, take_echo, take_stop
@@ -39,7 +40,6 @@ _OUTPUT: Final[Mapping[str, Callable[[OutputReader, Json, list[Event]], None]]] 
     "response.reasoning_summary_part.done": OutputReader.part_done,
     "response.output_text.annotation.added": OutputReader.annotation,
 }
-_loads = orjson.loads
 
 
 class ResponsesReader(StreamReader):
@@ -58,7 +58,7 @@ class ResponsesReader(StreamReader):
         if self._over:
             return ()
         try:
-            body = _loads(event.data)
+            body = loads(event.data)
         except orjson.JSONDecodeError:
             return ()
         if type(body) is not dict:
