@@ -107,11 +107,19 @@ def is_loopback(host: str) -> bool:
     if host.rstrip(".").lower() == "localhost":
         return True
     try:
-        address = ipaddress.ip_address(host)
+        address = ipaddress.ip_address(_unmapped(host))
     except ValueError:
         return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
+    return address.is_loopback
+
+
+def _unmapped(host: str) -> str:
+    """The IPv4 address that an IPv6 one stands for (`::ffff:127.0.0.1`): connections to it end there. Others as they are."""
+    try:
+        mapped = ipaddress.IPv6Address(host).ipv4_mapped
+    except ValueError:
+        return host
+    return host if mapped is None else str(mapped)
 
 
 def is_ourselves(origin: Origin, listeners: Iterable[Address]) -> bool:
@@ -125,12 +133,14 @@ def is_ourselves(origin: Origin, listeners: Iterable[Address]) -> bool:
 def comes_back(peer: Address, local: str, listeners: Iterable[Address]) -> bool:
     """Whether a connection from the address `local` to `peer` ends at one of these listeners. Who listens on all addresses
     has those of this machine: loopback, and those from which it is called itself."""
-    host, number = peer
-    here = is_loopback(host) or host == local
-    return any(number == port and (host == listening or (here and listening in ANY)) for listening, port in listeners)
+    host, number = _unmapped(peer[0]), peer[1]
+    here = is_loopback(host) or host == _unmapped(local)
+    listening = {_unmapped(address) for address, port in listeners if port == number}
+    return host in listening or (here and not listening.isdisjoint(ANY))
 
 
 def _same_host(host: str, listening: str) -> bool:
+    host, listening = _unmapped(host), _unmapped(listening)
     here = is_loopback(host) or host in ANY
     if listening in ANY:
         return here

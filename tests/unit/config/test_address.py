@@ -102,6 +102,7 @@ def test_loopback() -> None:
         ("http://localhost:9090", "10.0.0.7:9090", False),
         ("http://localhost:8000", "localhost:9090", False),
         ("https://api.openai.com", ":443", False),
+        ("http://[::ffff:10.0.0.7]:9090", "10.0.0.7:9090", True),
     ],
 )
 def test_loop_guard(url: str, listening: str, ours: bool) -> None:
@@ -120,6 +121,11 @@ def test_loop_guard(url: str, listening: str, ours: bool) -> None:
         (("10.0.0.7", 9090), "10.0.0.7", "*:9090", True),
         (("10.0.0.8", 9090), "10.0.0.7", "*:9090", False),
         (("10.0.0.7", 9090), "10.0.0.7", "localhost:9090", False),
+        (("::ffff:127.0.0.1", 9090), "::ffff:127.0.0.1", "localhost:9090", True),
+        (("127.0.0.1", 9090), "127.0.0.1", "[::ffff:127.0.0.1]:9090", True),
+        (("::ffff:10.0.0.7", 9090), "::ffff:10.0.0.7", "*:9090", True),
+        (("::ffff:127.0.0.1", 9091), "::ffff:127.0.0.1", "localhost:9090", False),
+        (("fe80::1%eth0", 9090), "fe80::2%eth0", "localhost:9090", False),
     ],
 )
 def test_a_connection_that_comes_back_is_seen(peer: tuple[str, int], local: str, listening: str, ours: bool) -> None:
