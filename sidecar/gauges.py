@@ -1,25 +1,30 @@
 """Registers what metrics read at each scrape: the books of the data plane, the store, the policy, routes and rollouts."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from sidecar.config.watch import PolicySource
 from sidecar.control.archive import Archive
 from sidecar.control.feedback import FeedbackDesk
 from sidecar.control.loop import ControlLoop
+from sidecar.core.breaker import Breaker
 from sidecar.core.engine import Engine
 from sidecar.core.guard import Guards
 from sidecar.core.policy import Policy
+from sidecar.core.retry_budget import RetryBudget
 from sidecar.core.status import RouteStatus
 from sidecar.proxy.aside import Beside
 from sidecar.proxy.memory import Memory
 from sidecar.proxy.plane import Plane
+from sidecar.proxy.upstream import Pool
 from sidecar.telemetry.log import RequestLog
 from sidecar.telemetry.metrics import Metrics, Reading
 from sidecar.telemetry.spans import Spans
 
 _Labels = TypeVar("_Labels", bound=Hashable)
+_Owner = TypeVar("_Owner", bound=Hashable)
+_Row = tuple[tuple[str, ...], float]
 
 
 class Parts(Protocol):
@@ -80,29 +85,35 @@ def of_traffic(gauge: Callable[[str, Callable[[], Reading]], None], plane: Plane
     gauge("open_streams", lambda: plane.open)
     gauge("errands_dropped", lambda: beside.errands.dropped)
     gauge("pool_connections", lambda: _pools(plane))
-    gauge("pool_dials", _Rising(lambda: _dials(plane)))
+    gauge("pool_dials", _Rising(lambda: _pools_of(plane), _dials))
     gauge("breaker_state", lambda: _breakers(guards))
-    gauge("breaker_opened", _Rising(lambda: _opened(guards)))
+    gauge(
+        "breaker_opened",
+        _Rising(lambda: ((one.name, breaker) for one in guards.all for breaker in one.breakers), _opened),
+    )
     gauge("upstream_active", lambda: _added(((one.name,), one.budget.active) for one in guards.all))
-    gauge("upstream_retries", _Rising(lambda: _retries(guards)))
+    gauge("upstream_retries", _Rising(lambda: ((one.name, one.budget) for one in guards.all), _retries))
     gauge("concurrency_limit", lambda: _limits_at_once(guards))
 
 
-class _Rising:
+class _Rising(Generic[_Owner]):
     """Counters whose owners come and go with policies, as counters that never fall: Prometheus takes one that falls for a
     new process, and counts all that is left of it once more."""
 
-    def __init__(self, read: Callable[[], dict[tuple[str, ...], float]]) -> None:
+    def __init__(
+        self, owners: Callable[[], Iterable[tuple[str, _Owner]]], read: Callable[[str, _Owner], Iterable[_Row]]
+    ) -> None:
+        """`owners` are those of now, by the name of their upstream; `read` says what one of them has counted."""
+        self._owners = owners
         self._read = read
-        self._last: dict[tuple[str, ...], float] = {}
+        self._last: dict[tuple[str, _Owner], None] = {}  # kept until the next scrape, which counts what they did last
         self._gone: dict[tuple[str, ...], float] = {}  # what owners that are gone had counted
 
     def __call__(self) -> Reading:
-        now = self._read()
-        for labels, last in self._last.items():
-            self._gone[labels] = self._gone.get(labels, 0) + max(0, last - now.get(labels, 0))
-        self._last = now
-        return _added([*now.items(), *self._gone.items()])
+        now = dict.fromkeys(self._owners())
+        gone = [row for owner in self._last if owner not in now for row in self._read(*owner)]
+        self._last, self._gone = now, _added([*self._gone.items(), *gone])
+        return _added([*(row for owner in now for row in self._read(*owner)), *self._gone.items()])
 
 
 def _added(rows: Iterable[tuple[_Labels, float]]) -> dict[_Labels, float]:
@@ -121,11 +132,13 @@ def _pools(plane: Plane) -> dict[tuple[str, ...], float]:
     return _added(rows)
 
 
-def _dials(plane: Plane) -> dict[tuple[str, ...], float]:
-    rows: list[tuple[tuple[str, ...], float]] = []
-    for origin in {*plane.origins.values(), *plane.defaults.values()}:
-        rows += [((origin.name, "ok"), origin.pool.dials), ((origin.name, "failed"), origin.pool.dials_failed)]
-    return _added(rows)
+def _pools_of(plane: Plane) -> Iterator[tuple[str, Pool]]:
+    for origin in (*plane.origins.values(), *plane.defaults.values()):
+        yield origin.name, origin.pool
+
+
+def _dials(name: str, pool: Pool) -> Sequence[_Row]:
+    return ((name, "ok"), pool.dials), ((name, "failed"), pool.dials_failed)
 
 
 def load(plane: Plane) -> dict[str, object]:
@@ -193,15 +206,12 @@ def _breakers(guards: Guards) -> dict[tuple[str, ...], float]:
     return {(guard.name, one.model, one.state): 1.0 for guard in guards.all for one in guard.breakers}
 
 
-def _opened(guards: Guards) -> dict[tuple[str, ...], float]:
-    return _added(((guard.name, one.model), one.opened) for guard in guards.all for one in guard.breakers)
+def _opened(name: str, breaker: Breaker) -> Sequence[_Row]:
+    return (((name, breaker.model), breaker.opened),)
 
 
-def _retries(guards: Guards) -> dict[tuple[str, ...], float]:
-    rows: list[tuple[tuple[str, ...], float]] = []
-    for one in guards.all:
-        rows += [((one.name, "made"), one.budget.made), ((one.name, "denied"), one.budget.denied)]
-    return _added(rows)
+def _retries(name: str, budget: RetryBudget) -> Sequence[_Row]:
+    return ((name, "made"), budget.made), ((name, "denied"), budget.denied)
 
 
 def _limits_at_once(guards: Guards) -> dict[tuple[str, ...], float]:

@@ -125,7 +125,7 @@ async def test_upstreams_of_one_name_are_added_up(tmp_path: Path) -> None:
 
 async def test_counters_of_an_upstream_do_not_fall_when_it_is_edited(tmp_path: Path) -> None:
     """Its pool and its breakers begin anew; a counter that falls would be counted once more by Prometheus. One of the
-    same name that stays goes on."""
+    same name that stays goes on. Nothing is lost that they count between two scrapes."""
     text = POLICY.replace("up:", "openai:").replace("upstream: up", "upstream: openai")
     (tmp_path / "bot.yaml").write_text(text)
     app = Sidecar(Settings.load({}, None, [f"policies={tmp_path}", "service=bot", "request_log=off"]), {})
@@ -150,6 +150,11 @@ async def test_counters_of_an_upstream_do_not_fall_when_it_is_edited(tmp_path: P
     assert told() == ["10.0", "10.0", "5.0"]
     count(2)
     assert told() == ["14.0", "14.0", "7.0"]
+    count(1)
+    (tmp_path / "bot.yaml").write_text(text)
+    app.apply(load_policies(tmp_path, "bot", {}, app.settings))
+    count(4)
+    assert told() == ["24.0", "24.0", "12.0"], "what both counted since the last scrape"
 
 
 async def test_a_scrape_looks_at_the_routes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
