@@ -18,6 +18,7 @@ import orjson
 
 from sidecar import __version__, auditing, checking, injecting, reading
 from sidecar.clock import rfc3339, steady, wall
+from sidecar.config.files import LARGEST_STATE, content_of
 from sidecar.config.secrets import parse_key
 from sidecar.config.settings import Settings
 from sidecar.control.access import token_file
@@ -308,7 +309,7 @@ def state_verb(options: argparse.Namespace) -> int:
         _write_private(options.file, state)  # it holds what may lie encrypted in the database
         return OK
     try:
-        state = options.file.read_bytes()
+        state = content_of(options.file, LARGEST_STATE)
     except OSError as error:
         raise ConfigError(f"{options.file}: {error}; give a file of `state export`") from None
     if version_of(state) is None:
@@ -461,7 +462,7 @@ def _admin(settings: Settings, method: str, path: str, body: object = None, time
         what = "no admin token" if file is None else f"no admin token at {file}"
         raise ConfigError(f"{what}: set SIDECAR_ADMIN_TOKEN_FILE or SIDECAR_DB as the running sidecar has it")
     try:
-        token = parse_key(file.read_bytes()).reveal().decode()
+        token = parse_key(content_of(file)).reveal().decode()
     except ValueError as error:
         raise ConfigError(f"{file}: {error}; give the file of the admin token that the running sidecar has") from None
     if not settings.admin_listen:

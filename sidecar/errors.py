@@ -6,7 +6,13 @@ A message says what was wrong, where, and how to fix it. Any exception that is n
 from pathlib import Path
 from typing import ClassVar, Final
 
-_LASTING: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)  # until somebody mends it
+
+class TooLarge(OSError):
+    """A file that holds more than may be read of it. What has no end, like `/dev/zero`, is one."""
+
+
+# until somebody mends it
+_LASTING: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, TooLarge)
 
 
 class SidecarError(Exception):

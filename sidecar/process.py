@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sidecar.config.files import content_of
 from sidecar.config.settings import Settings
 from sidecar.errors import ConfigError
 
@@ -44,7 +45,7 @@ def salt_of(settings: Settings) -> bytes:
     secret = settings.service.encode()
     if settings.salt_file is not None:
         try:
-            secret = settings.salt_file.read_bytes()
+            secret = content_of(settings.salt_file)
         except OSError as error:
             raise ConfigError(f"salt_file {settings.salt_file}: {error.strerror}; give a readable file") from None
     return hashlib.blake2b(secret, digest_size=32).digest()

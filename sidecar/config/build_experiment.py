@@ -7,6 +7,7 @@ from typing import Literal, cast
 
 from sidecar.config import written
 from sidecar.config.document import Node, Problems, nearest
+from sidecar.config.files import fault
 from sidecar.config.written_experiment import MAX_PROMPT, Experiment, System, Variant
 from sidecar.core import policy as core
 from sidecar.core.variants import Compress, Constraints, Edit, FewShotTrim, Replace, Structure
@@ -97,7 +98,7 @@ def _prompt(file: str, node: Node, problems: Problems) -> str:
     try:
         text = problems.content(file).decode("utf-8").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
-        problems.add(node, f"{path} cannot be read ({type(error).__name__})", "name a readable UTF-8 text file")
+        problems.add(node, f"{path} {fault(error)}", "name a readable UTF-8 text file")
         return ""
     if not text.strip() or len(text) > MAX_PROMPT:
         problems.add(node, f"{path} has {len(text)} characters", f"a prompt has 1 to {MAX_PROMPT}")

@@ -8,6 +8,7 @@ import orjson
 
 from sidecar.config import written
 from sidecar.config.document import Node, Problems, quoted
+from sidecar.config.files import fault
 from sidecar.config.written_quality import Implicit, Source
 from sidecar.core import policy as core
 from sidecar.wire import validators_pattern, validators_schema
@@ -95,7 +96,7 @@ def _schema(one: "written.Quality", problems: Problems) -> bytes | None:
         try:
             text = problems.content(given)
         except OSError as error:
-            problems.add(node, f"cannot be read ({type(error).__name__})", "give the path of a readable JSON file")
+            problems.add(node, fault(error), "give the path of a readable JSON file")
             return None
     if validators_schema.compiled(text) is None:
         what = "is no JSON schema that can be checked here"

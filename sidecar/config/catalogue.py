@@ -13,7 +13,7 @@ import orjson
 
 from sidecar.config.build_catalogue import stated
 from sidecar.config.document import Problems, read_document
-from sidecar.config.files import is_endless
+from sidecar.config.files import content_of, fault, is_endless
 from sidecar.config.kinds import Wrong
 from sidecar.config.written_catalogue import CATALOGUE_FILE, CatalogueFile
 from sidecar.core.catalogue import FORMAT, Catalogue, Provider, extended, read_catalogue
@@ -78,9 +78,9 @@ def text_of(file: Path) -> str:
     if is_endless(file):
         raise ConfigError(f"{file}: is a pipe or a device; give a readable catalogue")
     try:
-        return file.read_text("utf-8")
+        return content_of(file).decode()
     except (OSError, UnicodeDecodeError) as error:
-        what = f"{file}: cannot be read ({type(error).__name__}); give a readable catalogue"
+        what = f"{file}: {fault(error)}; give a readable catalogue"
         raise UnreadableError.of(error, what) from None
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import yaml
 
-from sidecar.config.files import is_endless
+from sidecar.config.files import content_of, is_endless
 from sidecar.errors import ConfigError, UnreadableError
 from sidecar.secrecy import guarded
 
@@ -84,7 +84,7 @@ class Problems:
             if is_endless(path):
                 raise OSError(errno.EINVAL, "is a pipe or a device")
             try:
-                found = self.named[name] = path.read_bytes()
+                found = self.named[name] = content_of(path)
             except OSError as error:
                 self.kind = type(UnreadableError.of(error, ""))
                 raise

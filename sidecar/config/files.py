@@ -1,7 +1,14 @@
-"""Which files a running process may read: policies, price lists and catalogues are read again whenever they change."""
+"""Which files may be read, and how much of them: policies, price lists and catalogues are read again when they change."""
 
+import errno
 import stat
 from pathlib import Path
+from typing import Final
+
+from sidecar.errors import TooLarge
+
+MIB: Final = 1 << 20
+LARGEST_STATE: Final = 256 * MIB  # what was learnt is some MiB
 
 
 def is_endless(file: Path) -> bool:
@@ -11,3 +18,18 @@ def is_endless(file: Path) -> bool:
     except OSError:
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def content_of(file: Path, most: int = MIB) -> bytes:
+    """What the file holds, at most so many bytes (whole MiB). Raises OSError: it cannot be read; TooLarge: it holds more."""
+    with file.open("rb") as opened:
+        content = opened.read(most + 1)
+    if len(content) > most:
+        raise TooLarge(errno.EFBIG, f"is larger than {most // MIB} MiB", str(file))
+    return content
+
+
+def fault(error: Exception) -> str:
+    """What is wrong with a file that could not be read, for a message that names it."""
+    what = error.strerror if isinstance(error, TooLarge) else None
+    return what or f"cannot be read ({type(error).__name__})"

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Final
 
 from sidecar.clock import wall
-from sidecar.config.files import is_endless
+from sidecar.config.files import MIB, content_of, is_endless
 from sidecar.config.watch import Watch
 from sidecar.core.cost import RateCard
 from sidecar.core.policy import Upstream
 from sidecar.core.pricebook import PriceBook
 from sidecar.errors import ConfigError, UnreadableError
 
+_MOST: Final = 16 * MIB  # the bundled one has a fortieth of that
 _FILE: Final = "genai-prices.json"
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
 _PLACES: Final = (_PACKAGE / "prices" / _FILE, _PACKAGE.parent / "policies" / "prices" / _FILE)
@@ -47,7 +48,7 @@ def _text_of(file: Path) -> bytes:
     if is_endless(file):
         raise ConfigError(f"{file}: is a pipe or a device; give a readable price list")
     try:
-        return file.read_bytes()
+        return content_of(file, _MOST)
     except OSError as error:
         raise UnreadableError.of(error, f"{file}: {error.strerror}; give a readable price list") from None
 

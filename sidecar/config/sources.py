@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sidecar.config.document import Node, Problems, nearest, quoted, read_document
+from sidecar.config.files import content_of, fault
 from sidecar.config.scalars import Parse
 
 # Kubernetes and Docker put these into every container when a Service is called "sidecar..."; they are not ours.
@@ -73,11 +74,9 @@ class Sources:
         if file is None:
             return
         try:
-            text = file.read_text(encoding="utf-8")
+            text = content_of(file).decode()
         except (OSError, ValueError) as error:
-            self._tell(
-                str(file), f"cannot be read ({type(error).__name__})", "name a readable UTF-8 file with --config"
-            )
+            self._tell(str(file), fault(error), "name a readable UTF-8 file with --config")
             return
         problems = Problems(str(file))
         root = read_document(text, problems)

@@ -21,6 +21,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
+from sidecar.config.files import content_of
 from sidecar.config.settings import Settings
 from sidecar.control.guards import Watched
 from sidecar.core.types import Event
@@ -169,7 +170,7 @@ def ensure_token(settings: Settings) -> str | None:
             descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w") as target:
                 target.write(secrets.token_urlsafe(32) + "\n")
-        token = file.read_text("ascii").strip()
+        token = content_of(file).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         if settings.admin_token_file is None:
             return None  # no place to put one: the admin port refuses everything, traffic goes on

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 import orjson
 
 from sidecar.clock import earlier, steady, wall
+from sidecar.config.files import LARGEST_STATE, content_of
 from sidecar.config.settings import Settings
 from sidecar.control.feedback import Kind, Known
 from sidecar.core.engine import Engine
@@ -360,7 +361,7 @@ def _change(at: float, event: Event) -> Audit:
 
 def _read_priors(file: Path) -> tuple[bytes | None, list[Event]]:
     try:
-        return file.read_bytes(), []
+        return content_of(file, LARGEST_STATE), []
     except OSError as error:
         message = f"priors {file}: {error.strerror}; starting without"
         return None, [Event(kind="state.no_priors", severity="medium", message=message)]

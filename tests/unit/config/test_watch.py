@@ -9,9 +9,11 @@ from typing import IO
 
 import pytest
 
-from sidecar.config import watch
+from sidecar.config import document, watch
+from sidecar.config import prices as price_files
 from sidecar.config.catalogue import load_catalogue
 from sidecar.config.document import Problems
+from sidecar.config.files import content_of
 from sidecar.config.policy import Loaded
 from sidecar.config.prices import PriceSource, bundled_prices, load_prices
 from sidecar.config.watch import PolicySource, Watch
@@ -111,7 +113,7 @@ def test_files_that_a_policy_names_are_read_again_too(tmp_path: Path, monkeypatc
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as short:
-        short.setattr(Path, "read_bytes", fails)
+        short.setattr(document, "content_of", fails)
         source = PolicySource(tmp_path, "bot", {})
         assert "output_schema: cannot be read (OSError); " in str(source.error)
     loaded = polled(source)
@@ -169,12 +171,12 @@ def test_prices_that_could_not_be_read_are_read_again(tmp_path: Path, monkeypatc
 
     advice = "give a readable price list; the last good price list stays in force"
 
-    def fails(_path: Path) -> bytes:
+    def fails(_path: Path, _most: int) -> bytes:
         raise OSError(errno.EIO, "Input/output error")
 
     file.touch()
     with monkeypatch.context() as broken:
-        broken.setattr(Path, "read_bytes", fails)
+        broken.setattr(price_files, "content_of", fails)
         for _ in range(3):
             assert source.changed()
             assert not source.reload()
@@ -190,16 +192,16 @@ def test_a_slow_reading_does_not_bring_an_older_list_back(tmp_path: Path, monkey
     old = bundled_prices().read_bytes()
     new = old.replace(load_prices().version.encode(), b"newer")
     file.write_bytes(old)
-    source, read = PriceSource(file), Path.read_bytes
+    source = PriceSource(file)
 
-    def slow(path: Path) -> bytes:
-        found = read(path)
+    def slow(path: Path, most: int) -> bytes:
+        found = content_of(path, most)
         if found == old:
             begun.set()
             assert go.wait(60.0)
         return found
 
-    monkeypatch.setattr(Path, "read_bytes", slow)
+    monkeypatch.setattr(price_files, "content_of", slow)
     with ThreadPoolExecutor() as threads:
         first = threads.submit(source.reload)
         assert begun.wait(60.0)
