@@ -34,8 +34,9 @@ KEPT: Final = (
     "{} of the stored states cannot be read, and may hold the key: replace them (`state import`) or delete them"
 )
 
-_OLDEST_RAW: Final = "SELECT id, at FROM decisions ORDER BY id LIMIT ?"
-_OLDEST_EVENTS: Final = "SELECT id, at FROM events ORDER BY at LIMIT ?"
+# What is no text, of another hand, is older than all.
+_OLDEST_RAW: Final = "SELECT id, CASE typeof(at) WHEN 'text' THEN at ELSE '' END FROM decisions ORDER BY id LIMIT ?"
+_OLDEST_EVENTS: Final = "SELECT id, CASE typeof(at) WHEN 'text' THEN at ELSE '' END FROM events ORDER BY at LIMIT ?"
 _DELETE_EVENTS: Final = "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE at < ? ORDER BY at LIMIT ?)"
 
 # Ids rise with time: what is below the oldest decision has lost its own. Earlier versions stored such scores.
@@ -205,8 +206,8 @@ def _raw_before(connection: sqlite3.Connection, at: str) -> list[Key]:
 
 def _oldest(connection: sqlite3.Connection) -> tuple[list[Key], list[Key]]:
     """Ids of the STEP_ROWS oldest of raw rows and events together, apart."""
-    raw = [(at or "", True, key) for key, at in connection.execute(_OLDEST_RAW, (STEP_ROWS,))]
-    events = [(at or "", False, key) for key, at in connection.execute(_OLDEST_EVENTS, (STEP_ROWS,))]
+    raw = [(at, True, key) for key, at in connection.execute(_OLDEST_RAW, (STEP_ROWS,))]
+    events = [(at, False, key) for key, at in connection.execute(_OLDEST_EVENTS, (STEP_ROWS,))]
     found = list(islice(merge(raw, events, key=itemgetter(0)), STEP_ROWS))
     return [(key,) for _, is_raw, key in found if is_raw], [(key,) for _, is_raw, key in found if not is_raw]
 

@@ -96,6 +96,17 @@ def test_scores_of_decisions_that_are_gone_go_first(connection: sqlite3.Connecti
     assert count(connection, "feedback") == 0
 
 
+@pytest.mark.parametrize("at", [None, b"\xff"])
+def test_a_row_without_a_time_is_older_than_all(connection: sqlite3.Connection, at: object) -> None:
+    """Another hand wrote it: it stops neither what goes by age nor what goes by size."""
+    with connection:
+        connection.execute("UPDATE decisions SET at = ? WHERE id = ?", (at, settled(3, at=START + 0.003).id))
+    assert prune(connection, Limits(raw_s=1e6), START) == (1, False)
+    with connection:
+        connection.execute("UPDATE decisions SET at = ?", (at,))
+    assert prune(connection, Limits(max_bytes=1, raw_s=1e9, aggregates_s=1e9), START).rows == ROWS - 1
+
+
 def test_the_last_scores_go_after_the_last_decision(connection: sqlite3.Connection) -> None:
     """Then all of them are of decisions that are gone."""
     with connection:
