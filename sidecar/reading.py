@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +31,9 @@ _DECISION_COLUMNS: Final = (
     "id", "at", "route", "requested_model", "model", "reason", "propensity", "outcome", "status", "ttft_s", "duration_s",
     "output_tokens", "cost_usd",
 )  # fmt: skip
-_MOMENT: Final = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d\.\d+Z", re.ASCII)
+_MOMENT: Final = re.compile(
+    r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d+Z", re.ASCII
+)
 _ANY_MOMENT: Final = "0000-01-01T00:00:00.000000Z"
 _ESTIMATE_COLUMNS: Final = ("outcome", "calls", "logged", "ips", "snips", "dr", "change", "ess")
 
@@ -75,9 +78,17 @@ def _percent(text: str) -> int:
 def _moment(text: str) -> str:
     """A time, or a beginning of one, that compares as text with those of the rows."""
     begun = text.removesuffix("Z")
-    if not _MOMENT.fullmatch(begun + _ANY_MOMENT[len(begun) :]):
+    if not (_MOMENT.fullmatch(begun + _ANY_MOMENT[len(begun) :]) and _is_day(begun[:10])):
         raise argparse.ArgumentTypeError(f"{text!r} is no time; write one in UTC, like 2026-01-31 or 2026-01-31T23:59Z")
     return begun
+
+
+def _is_day(text: str) -> bool:
+    """Whether the calendar has it, if it is a whole date."""
+    try:
+        return len(text) < len("2026-01-31") or bool(date.fromisoformat(text))
+    except ValueError:
+        return False
 
 
 def _ago(text: str) -> float:

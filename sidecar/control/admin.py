@@ -185,7 +185,9 @@ class _Api:
     async def decisions(self, request: web.Request) -> web.Response:
         """The newest decisions (`?last=N`, at most 1,000)."""
         asked = request.query.get("last", "20")
-        last = min(int(asked), _MAX_ROWS) if _NUMBER.fullmatch(asked) else 20
+        if not _NUMBER.fullmatch(asked):
+            return _error(422, "last", f"`last` must be a whole number; {_MAX_ROWS} decisions are told at most.")
+        last = min(int(asked), _MAX_ROWS)
         return _json(await self._read(lambda db, vault: queries.decisions(db, None, last, vault)))
 
     async def decision(self, request: web.Request) -> web.Response:

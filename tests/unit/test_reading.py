@@ -150,6 +150,9 @@ def test_a_policy_of_another_service_is_told_so(asked: Any, capsys: pytest.Captu
     [
         (["export", "--since", "7d"], "--since: '7d' is no time; write one in UTC, like 2026-01-31"),
         (["export", "--until", "2026-11-23T06:00+02:00"], "--until: '2026-11-23T06:00+02:00' is no time"),
+        (["export", "--since", "2026-13"], "--since: '2026-13' is no time"),
+        (["export", "--since", "2026-02-30"], "--since: '2026-02-30' is no time"),
+        (["export", "--until", "2026-11-23T24"], "--until: '2026-11-23T24' is no time"),
         (["replay", "--policy", "p.yaml", "--since", "yesterday"], "--since: 'yesterday' is not a duration; write"),
         (["feedback", "x", "--score", "good"], "--score: 'good' is not a number"),
         (["demo", "--seconds", "-1"], "--seconds: -1 does not lie between 0"),
@@ -167,7 +170,10 @@ def test_an_option_that_cannot_be_read_is_no_empty_answer(
     assert told in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("since", ["", "2", "2026", "2026-0", "2026-11-20", "2026-11-20T1", "2026-11-20T10:00:00.5Z"])
+@pytest.mark.parametrize(
+    "since",
+    ["", "2", "2026", "2026-0", "2026-1", "2026-11-3", "2026-11-20", "2026-11-20T1", "2026-11-20T10:00:00.5Z"],
+)
 def test_a_time_may_be_cut_off_anywhere(since: str, db: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "--db", str(db), "--since", since]) == 0
     shown = capsys.readouterr().out
