@@ -243,6 +243,7 @@ class Engine:
             events += begun
             order.append(state)
         for name in old.keys() - {state.route.name for state in order}:
+            events += old[name].thresholds.end(now)
             absent[name] = part_of(old[name])
             old[name].forget()
         self._absent = dict(list(absent.items())[-MAX_ABSENT:])

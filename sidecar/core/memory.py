@@ -37,6 +37,7 @@ from sidecar.core.selector import Selector
 from sidecar.core.spend import ArmSpend, Spend
 from sidecar.core.staging import arm_digest
 from sidecar.core.sticky import Binding, Sticky, salt_of
+from sidecar.core.thresholds import end_stored
 from sidecar.core.trial import left_behind, trial_of
 from sidecar.core.types import MOST_SUM, Event
 
@@ -190,6 +191,8 @@ def load(
                 known[name] = part
             events += told
             resumed |= going_on
+    for name, part in absent.items() if known is None else ():
+        events += end_stored(name, part.get("thresholds") if isinstance(part, dict) else None)
     restored = {"routes": len(found) - len(absent), "bindings": len(sticky)}
     return Loaded([*events, Event(kind="state.restored", detail=restored)], absent, resumed)
 

@@ -12,7 +12,7 @@ say nothing.
     PROBING -> OK          back inside, or a whole window went by with too few values             threshold.recovered
 
 Where the `arm` of a rollback is started again by a person, or becomes another model, its breach ends with its windows; so
-does the breach of a threshold that the policy does not have any more, or has otherwise.
+does the breach of a threshold that the policy does not have any more, or has otherwise, or whose route it does not have.
 
 An event tells of a change of level, never twice of the same level: what is found beyond the limit again while BREACHED
 only counts (`repeats`, told with the recovery). A metric that goes to and fro is damped like a route that flaps (RFC
@@ -326,6 +326,25 @@ def _is_of(threshold: Threshold | None, window_s: object, was: list[object]) -> 
     return threshold is not None and window_s == threshold.window_s and was in ([], [_digest(threshold)])
 
 
+def _left(route: str, name: str) -> Event:
+    """What `_Watch.leave` would have told of a threshold of which the state alone is left."""
+    text, detail = f"{name}: recovered, {_CHANGED}", {"threshold": name, "level": "ok"}
+    return Event(kind="threshold.recovered", route=route, message=text, detail=detail)
+
+
+def end_stored(route: str, state: object) -> list[Event]:
+    """As `ThresholdSet.end`, of a route of which the state alone is left: breaches end in it."""
+    told: list[Event] = []
+    for name, kept in state.items() if isinstance(state, dict) else ():
+        match kept:
+            case [_, [Level.BREACHED | Level.PROBING, *_] as levels, *_]:
+                levels[0] = str(Level.OK)
+                told.append(_left(route, name))
+            case _:
+                pass
+    return told
+
+
 class ThresholdSet:
     """All thresholds of one route. `observe` and `tick` answer events; `diversions` is read for every request."""
 
@@ -345,6 +364,10 @@ class ThresholdSet:
         self._packed = None
         self._refresh()
         return [event for watch in before._watches if watch not in self._watches for event in watch.leave(now)]
+
+    def end(self, now: float) -> list[Event]:
+        """The policy has the route no more: so do breaches end. Where it returns while they last, they are told anew."""
+        return self._after([event for watch in self._watches for event in watch.leave(now)])
 
     @property
     def diversions(self) -> tuple[str, ...]:
@@ -426,8 +449,7 @@ class ThresholdSet:
                 case [window_s, [Level.BREACHED | Level.PROBING, *_], *was] if not _is_of(
                     mine.get(name), window_s, was
                 ):
-                    text, detail = f"{name}: recovered, {_CHANGED}", {"threshold": name, "level": "ok"}
-                    told.append(Event(kind="threshold.recovered", route=self._route, message=text, detail=detail))
+                    told.append(_left(self._route, name))
                 case _:
                     pass
         return told

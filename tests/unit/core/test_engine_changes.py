@@ -1,5 +1,6 @@
 """Rules are asked before the engine changes anything: steps, starts, diversions and tuning, and never before a rollback."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -189,6 +190,39 @@ def test_the_end_of_a_breach_whose_threshold_is_edited_is_told(edited: tuple[Thr
     kept, after = made.snapshot(), policy(thresholds=edited)
     assert kinds(made.apply(after, NOW + 10)) == ["policy.applied", "threshold.recovered"]
     assert kinds(engine(after).restore(kept, NOW + 10)) == ["threshold.recovered", "state.restored"]
+
+
+def test_the_end_of_a_breach_whose_route_goes_is_told() -> None:
+    """Once, under way or over a restart, and the route may never return; where it does, the breach is told anew."""
+    before, after = policy(thresholds=(SLOW,)), Policy("bot", "p2")
+    made = engine(before)
+
+    def breach(now: float) -> list[str]:
+        told: list[Event] = []
+        for number in range(10):
+            given = facts(0, draw=2**63 - 1, stream=False)
+            slow = outcome(stream=False, clocks=Clocks(sent_s=0.0, duration_s=5.0))
+            told += made.settle(given, made.decide(given, now + number), slow, now + number).events
+        return kinds(told)
+
+    assert "threshold.breached" in breach(NOW)
+    kept = made.snapshot()
+    (told,) = (one for one in made.apply(after, NOW + 10) if one.kind == "threshold.recovered")
+    assert (told.route, told.detail["threshold"]) == ("support", SLOW.name)
+    again = engine(after)
+    assert kinds(again.restore(kept, NOW + 10)) == ["threshold.recovered", "state.restored"]
+    assert kinds(engine(after).restore(again.snapshot(), NOW + 11)) == ["state.restored"]
+    assert "threshold.recovered" not in kinds(made.apply(before, NOW + 12))
+    assert made.status()[0].thresholds[0].level == "ok"
+    assert "threshold.breached" in breach(NOW + 13)
+
+
+@pytest.mark.parametrize("part", [None, [], {"thresholds": []}, {"thresholds": {"slow": ["?"]}}])
+def test_what_a_route_that_is_gone_left_may_be_anything(part: object) -> None:
+    made = engine(policy())
+    state = json.loads(made.snapshot())
+    state["routes"]["gone"] = part
+    assert kinds(made.restore(json.dumps(state).encode(), NOW)) == ["state.restored"]
 
 
 def test_conversations_of_an_experiment_end_with_it_also_over_a_restart() -> None:
