@@ -154,6 +154,9 @@ class StreamMeter:
         self._gaps = Gaps()
         self._merged = Piece()
         self._counts: anthropic.AnthropicUsage | None = None
+        self._went_on = (
+            0  # a bit for each choice whose text went on behind its end: there are servers that say it always
+        )
         self._provisional = False  # output tokens so far are a first guess of the server
         self._events = 0
         self._token_events = 0
@@ -167,7 +170,7 @@ class StreamMeter:
 
     @property
     def ended(self) -> bool:
-        return self._merged.terminal and not self._merged.choices & ~self._merged.ends
+        return self._merged.terminal and not self._merged.choices & (self._went_on | ~self._merged.ends)
 
     @property
     def alike(self) -> Alike | None:
@@ -227,14 +230,15 @@ class StreamMeter:
         return piece
 
     def _take(self, piece: Piece, t_s: float) -> None:
+        merged = self._merged
         if piece.text_bytes:
             self._token_events += 1
             self._output_bytes += piece.text_bytes
             if self._ttft_s is None:
                 self._ttft_s = t_s
+            self._went_on |= piece.choices & merged.ends
         if piece.answer and self._ttfa_s is None:
             self._ttfa_s = t_s
-        merged = self._merged
         if merged.completion_id is None:
             merged.completion_id = piece.completion_id
             merged.model = piece.model or merged.model
@@ -244,6 +248,8 @@ class StreamMeter:
         if piece.terminal:
             merged.terminal = True
             merged.ends |= piece.ends or _ALL
+            if not piece.ends:
+                self._went_on = 0  # an end of all that no server says before
         if piece.usage is not None and (merged.usage is None or _counts(piece.usage)):
             merged.usage = piece.usage
         if type(piece) is not Piece or piece.called or piece.refused or piece.error is not None:

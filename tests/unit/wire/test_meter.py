@@ -646,6 +646,25 @@ def test_an_answer_ends_with_the_last_of_its_choices() -> None:
         assert other.ended == (at == 1 and finish == "STOP")
 
 
+def test_an_end_in_each_chunk_is_none() -> None:
+    """Servers of Gemini's kind write `finishReason` so: whoever leaves midway has not got all. The end of all is one."""
+    meter = make_meter("generate", "gemini", event_stream=True, max_bytes=CAP)
+    seen = []
+    for text in ("a", "b", "c", ""):
+        content = {"index": 0, "content": {"parts": [{"text": text}]}, "finishReason": "STOP"}
+        meter.feed(event({"candidates": [content], "responseId": "r"}), 1.0)
+        seen.append(meter.ended)
+    assert seen == [True, False, False, False], "the first may be all of it"
+    assert meter.finish().terminal
+    chat = make_meter("chat", "openai", event_stream=True, max_bytes=CAP)
+    seen = []
+    for one in ("a", "b", "c"):
+        chat.feed(event({"choices": [{"index": 0, "delta": {"content": one}, "finish_reason": "stop"}]}), 1.0)
+        seen.append(chat.ended)
+    chat.feed(event("[DONE]"), 1.0)
+    assert [*seen, chat.ended] == [True, False, False, True]
+
+
 def test_a_report_without_counts_replaces_none() -> None:
     """GW-04: an empty usage behind the real one says nothing; nor does Anthropic's make its first guess final."""
     told = event({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 4}})
