@@ -124,6 +124,9 @@ def migrate(connection: sqlite3.Connection) -> None:
 def _create(connection: sqlite3.Connection) -> None:
     """All steps at once, on an empty file."""
     connection.execute("BEGIN IMMEDIATE")
+    if is_current(connection):  # another process was first
+        connection.execute("COMMIT")
+        return
     for statement in _RECORD_TABLE:
         connection.execute(statement)
     for name, statements in STEPS:

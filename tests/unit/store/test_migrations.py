@@ -55,6 +55,13 @@ def test_a_failing_step_leaves_nothing_behind(tmp_path: object, monkeypatch: pyt
         assert len(shape(connection)) > VERSION
 
 
+def test_a_new_file_that_two_open_at_once_is_made_once(new: sqlite3.Connection) -> None:
+    """Both saw it empty; the second waits for the first, and finds it made."""
+    before = shape(new)
+    migrations._create(new)
+    assert (shape(new), new.in_transaction) == (before, False)
+
+
 def test_migrating_again_does_nothing(new: sqlite3.Connection) -> None:
     before = shape(new), new.total_changes
     migrate(new)
