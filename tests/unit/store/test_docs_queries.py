@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from sidecar.core.types import Event
+from sidecar.core.types import Event, Feedback
 from sidecar.store.database import open_reader
 from sidecar.store.writer import Writer
 from tests.fixtures.settled import as_rows, settled
@@ -50,7 +50,8 @@ def test_they_answer(rows: dict[str, list[sqlite3.Row]]) -> None:
 
 
 def test_a_canary_with_its_later_calls_stands_against_its_control(tmp_path: Path) -> None:
-    """Of conversations with two calls each, in a second attempt: the second call's reason is `sticky` on both sides."""
+    """Of conversations with two calls each, in a second attempt: the second call's reason is `sticky` on both sides. One of
+    the canary's was scored later."""
     writer = Writer(tmp_path / "s.db")
     writer.put_events([(4e9, Event(kind="rollout.started", arm="mini", detail={"rollout_id": "0" * 16}))])
     calls = []
@@ -63,10 +64,11 @@ def test_a_canary_with_its_later_calls_stands_against_its_control(tmp_path: Path
         kind = "failed" if arm == "mini" and later else "completed"
         calls.append(replace(one, decision=decision, outcome=replace(one.outcome, kind=kind)))
     writer.put(as_rows(calls))
+    writer.put_feedback([(4e9, Feedback(decision_id=calls[0].id, route="support", arm="mini", score=0.2))])
     writer.start()
     assert writer.close(5.0)
     connection = open_reader(tmp_path / "s.db")
     found = [dict(one) for one in connection.execute(QUERIES["7"])]
     connection.close()
-    seen = [(one["canary"], one["units"], one["requests"], one["error_rate"]) for one in found]
-    assert seen == [(0, 4, 8, 0.0), (1, 2, 4, 0.5)]
+    seen = [(one["canary"], one["units"], one["requests"], one["error_rate"], one["quality"]) for one in found]
+    assert seen == [(0, 4, 8, 0.0, 1.0), (1, 2, 4, 0.5, 0.8)]
