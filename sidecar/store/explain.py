@@ -259,7 +259,9 @@ def _quality(record: Mapping[str, Any], context: Mapping[str, Any], feedback: Se
     lines += [f"Feedback: {score['score']:.3g} by {score['source']} at {score['at']}." for score in feedback]
     if not lines:
         lines.append("Quality: no evidence.")
-    if record["reward"] is None:
+    if record["reward"] is None and record["arm"] is not None and record["outcome"] == "completed":
+        lines.append("Reward: none; nothing was known of its quality when it ended.")
+    elif record["reward"] is None:
         lines.append("Reward: none; this exchange taught the selector nothing.")
     else:
         lines.append(f"Reward: {record['reward']:.3g}.")

@@ -108,6 +108,14 @@ def test_the_unknown_is_called_unknown() -> None:
     assert "eligible" not in text
 
 
+def test_an_answer_without_a_judgement_is_not_said_to_teach_nothing() -> None:
+    """That it came, when and at what cost has taught; so has the score that came later."""
+    one = record(settled(1), reward=None, quality=None, quality_source=None)
+    text = "\n".join(explain(one, [{"score": 1.0, "source": "user", "at": "2026-01-01T00:00:00Z"}]))
+    assert "Feedback: 1 by user at 2026-01-01T00:00:00Z.\nReward: none; nothing was known of its quality" in text
+    assert "taught" not in text
+
+
 def test_an_experiment_names_the_variant() -> None:
     """A decision of mode ab says which experiment drew it, and not that a rollout did."""
     text = "\n".join(explain(record(settled(1), rollout_id="e1:short", rollout_step=3, mode="ab", reason="sampled")))
