@@ -42,7 +42,7 @@ from sidecar.core.record import Row
 from sidecar.core.types import Event, Feedback
 from sidecar.errors import ConfigError
 from sidecar.gauges import allow, load, register
-from sidecar.process import loop_factory, place, salt_of, server_tls, watch_loop
+from sidecar.process import loop_factory, place, salt_of, serve_traffic, watch_loop
 from sidecar.proxy.aside import Beside, ErrandStatus
 from sidecar.proxy.cascade import Cascades
 from sidecar.proxy.descriptors import raise_limit
@@ -224,13 +224,8 @@ class Sidecar:
         return bind(what, addresses, lambda note: log.warning("listener", note=note))
 
     async def _serve_traffic(self, sockets: Sequence[socket.socket]) -> None:
-        loop = asyncio.get_running_loop()
-        tls = server_tls(self.settings)
         self.plane.start()
-        for sock in sockets:
-            self._servers.append(
-                await loop.create_server(lambda: Downstream(self.plane), sock=sock, ssl=tls, backlog=1024)
-            )
+        self._servers += await serve_traffic(self.settings, sockets, lambda: Downstream(self.plane))
 
     async def _serve(self, sockets: Mapping[str, Sequence[socket.socket]]) -> None:
         await self._serve_traffic(sockets["traffic"])

@@ -7,10 +7,11 @@ It knows nothing of requests, policies or other processes.
 import asyncio
 import hashlib
 import logging
+import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,19 @@ def server_tls(settings: Settings) -> ssl.SSLContext | None:
             f"tls_cert {settings.tls_cert}: {error}; give a readable PEM certificate and its key"
         ) from None
     return context
+
+
+async def serve_traffic(
+    settings: Settings, sockets: Iterable[socket.socket], protocol: Callable[[], asyncio.Protocol]
+) -> list[asyncio.Server]:
+    """Opens the traffic port. A TLS handshake stands before the head, and has no more time than that."""
+    loop = asyncio.get_running_loop()
+    tls = server_tls(settings)
+    shake_s = settings.head_timeout_s if tls is not None else None
+    return [
+        await loop.create_server(protocol, sock=sock, ssl=tls, ssl_handshake_timeout=shake_s, backlog=1024)
+        for sock in sockets
+    ]
 
 
 def salt_of(settings: Settings) -> bytes:

@@ -34,7 +34,7 @@ from sidecar.core.following import Follower
 from sidecar.core.policy import NO_POLICY, Policy, Route
 from sidecar.errors import ConfigError
 from sidecar.gauges import load, of_process, of_traffic
-from sidecar.process import hush, loop_factory, place, salt_of, server_tls, watch_loop
+from sidecar.process import hush, loop_factory, place, salt_of, serve_traffic, watch_loop
 from sidecar.proxy.aside import Beside
 from sidecar.proxy.cascade import Cascades
 from sidecar.proxy.downstream import Downstream
@@ -129,14 +129,9 @@ class Worker:
     # ---- up
 
     async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
-        tls = server_tls(self.settings)
         self.plane.start()
         sockets = bind("traffic", self.settings.listen, lambda note: log.warning("listener", note=note), shared=True)
-        for sock in sockets:
-            self._servers.append(
-                await loop.create_server(lambda: Downstream(self.plane), sock=sock, ssl=tls, backlog=1024)
-            )
+        self._servers += await serve_traffic(self.settings, sockets, lambda: Downstream(self.plane))
         gc.collect()
         gc.freeze()
         self.telling.serving = True

@@ -91,3 +91,13 @@ async def test_a_server_that_speaks_or_ends_before_the_handshake(
         await greeting
     for peer in peers:
         peer.close()
+
+
+async def test_a_client_that_does_not_shake_hands(
+    serve: Serve, listener_tls: tuple[dict[str, Path], ssl.SSLContext]
+) -> None:
+    """The TLS handshake stands before the head, and has no more time than that."""
+    side = await serve("http://127.0.0.1:1", **listener_tls[0], head_timeout="300ms")
+    async with connected(side.port) as client:
+        client.send(b"\x16\x03\x01")
+        assert (await client.response()).end in ("eof", "reset")
