@@ -195,7 +195,8 @@ class Settings:
         default=(), metadata=about(scalars.names, "hosts and suffixes that are reached directly", "no_proxy NO_PROXY")
     )
     ca_file: Path | None = field(
-        default=None, metadata=about(scalars.path, "unset: the system's certificate authorities")
+        default=None,
+        metadata=about(scalars.path, "unset: the system's certificate authorities; a file that changes is read again"),
     )
 
     allow_non_loopback: bool = field(

@@ -9,6 +9,8 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -112,6 +114,33 @@ def client_tls(ca_file: str | None) -> ssl.SSLContext:
     return context
 
 
+class Trust:
+    """What a server's certificate is verified with. A CA file that changes is read again before the next handshake; while
+    it cannot be read, what it said before counts."""
+
+    def __init__(self, ca_file: str | None) -> None:
+        """Raises ConfigError where `ca_file` cannot be read."""
+        self._ca_file = ca_file
+        self._seen = self._look()
+        self._context = client_tls(ca_file)
+
+    def context(self) -> ssl.SSLContext:
+        """As the file is now."""
+        seen = self._look()
+        if seen != self._seen:
+            self._seen = seen
+            with suppress(ConfigError):
+                self._context = client_tls(self._ca_file)
+        return self._context
+
+    def _look(self) -> tuple[int, ...]:
+        try:
+            found = None if self._ca_file is None else Path(self._ca_file).stat()
+        except OSError:
+            return ()
+        return () if found is None else (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+
+
 def set_keepalive(transport: asyncio.BaseTransport) -> None:
     """TCP keep-alive probes, so that a flow that a NAT forgot is found (INC-25)."""
     sock = transport.get_extra_info("socket")
@@ -129,7 +158,7 @@ class Dialer:
         self,
         host: str,
         port: int,
-        tls: ssl.SSLContext | None,
+        tls: Trust | None,
         egress: Egress | None,
         listeners: tuple[Address, ...] = (),
     ) -> None:
@@ -181,7 +210,7 @@ class Dialer:
                     if early.spoke:
                         transport.abort()
                         raise DialError("tls", "TLS to the upstream failed: it speaks first, so not TLS")
-                    protocol = await self._secured(transport, self._tls, factory)
+                    protocol = await self._secured(transport, self._tls.context(), factory)
             except ssl.SSLError:
                 raise
             except OSError:
@@ -204,7 +233,7 @@ class Dialer:
                 status = head[9:12].decode("latin-1") or "nothing"
                 raise DialError("egress", f"the egress proxy refused the connection (status {status})")
             assert self._tls is not None, "only https upstreams go through the egress proxy"
-            return await self._secured(transport, self._tls, factory)
+            return await self._secured(transport, self._tls.context(), factory)
         except BaseException:
             transport.abort()
             raise

@@ -1,6 +1,5 @@
 """All upstreams of the process: made from the policy and the settings, kept across reloads while they stay equal."""
 
-import ssl
 from collections.abc import Mapping
 from functools import partial
 
@@ -11,7 +10,7 @@ from sidecar.core.guard import Guard
 from sidecar.core.policy import Policy, Upstream
 from sidecar.core.pricebook import PriceBook
 from sidecar.core.types import Dialect
-from sidecar.proxy.dial import Dialer, Egress, client_tls
+from sidecar.proxy.dial import Dialer, Egress, Trust
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.plane import Plane
 from sidecar.proxy.translated import foreign
@@ -33,7 +32,7 @@ class Origins:
         self._tasks = tasks
         self._keys = keys
         self._egress = Egress.parse(settings.https_proxy, settings.no_proxy) if settings.https_proxy else None
-        self._contexts: dict[str | None, ssl.SSLContext] = {}
+        self._trusts: dict[str | None, Trust] = {}
         self._kept: dict[Upstream, Origin] = {}
 
     def reprice(self, book: PriceBook) -> None:
@@ -87,12 +86,12 @@ class Origins:
         secret = self._keys.get(spec, steady())
         return None if secret is None else secret.reveal()
 
-    def _tls(self, spec: Upstream) -> ssl.SSLContext | None:
+    def _tls(self, spec: Upstream) -> Trust | None:
         if spec.scheme != "https":
             return None
         default = self._settings.ca_file
         ca_file = spec.ca_file or (str(default) if default else None)
-        found = self._contexts.get(ca_file)
+        found = self._trusts.get(ca_file)
         if found is None:
-            found = self._contexts[ca_file] = client_tls(ca_file)
+            found = self._trusts[ca_file] = Trust(ca_file)
         return found

@@ -11,7 +11,7 @@ import trustme
 
 from tests.fixtures.relay import Kind, Relay, Toxic
 from tests.integration.conftest import Serve, Upstream
-from tests.integration.raw import WAIT_S, call, connected, post
+from tests.integration.raw import WAIT_S, call, connected, ok, post
 
 
 @pytest.fixture
@@ -101,3 +101,16 @@ async def test_a_client_that_does_not_shake_hands(
     async with connected(side.port) as client:
         client.send(b"\x16\x03\x01")
         assert (await client.response()).end in ("eof", "reset")
+
+
+async def test_a_ca_file_that_changes(server: ssl.SSLContext, ca_file: Path, upstream: Upstream, serve: Serve) -> None:
+    """It is read again before the next handshake; while it is being written, what it said before counts."""
+    up = await upstream([ok(b"[1]", b"connection: close")], tls=server)
+    side = await serve(f"https://localhost:{up.port}", ca_file=ca_file)
+    trustme.Blob(b"half a file").write_to_path(ca_file)
+    assert (await call(side.port, post())).status == 200
+    new = trustme.CA()
+    new.issue_cert("localhost").configure_cert(server)
+    assert (await call(side.port, post())).value(b"x-sidecar-error") == b"tls"
+    new.cert_pem.write_to_path(ca_file)
+    assert (await call(side.port, post())).status == 200
