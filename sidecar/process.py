@@ -19,6 +19,7 @@ from sidecar.config.files import content_of
 from sidecar.config.settings import Settings
 from sidecar.errors import ConfigError
 
+_TLS_END_S = 86400.0  # 3,600..; shorter: the loop cuts who reads slowly, which `proxy.downstream` watches
 OnBug = Callable[[str, BaseException], None]
 
 
@@ -40,12 +41,15 @@ def server_tls(settings: Settings) -> ssl.SSLContext | None:
 async def serve_traffic(
     settings: Settings, sockets: Iterable[socket.socket], protocol: Callable[[], asyncio.Protocol]
 ) -> list[asyncio.Server]:
-    """Opens the traffic port. A TLS handshake stands before the head, and has no more time than that."""
+    """Opens the traffic port. A TLS handshake stands before the head, and has no more time than that; how long a client may
+    take to read the end of an answer is not the loop's to say."""
     loop = asyncio.get_running_loop()
     tls = server_tls(settings)
-    shake_s = settings.head_timeout_s if tls is not None else None
+    shake_s, end_s = (None, None) if tls is None else (settings.head_timeout_s, _TLS_END_S)
     return [
-        await loop.create_server(protocol, sock=sock, ssl=tls, ssl_handshake_timeout=shake_s, backlog=1024)
+        await loop.create_server(
+            protocol, sock=sock, ssl=tls, backlog=1024, ssl_handshake_timeout=shake_s, ssl_shutdown_timeout=end_s
+        )
         for sock in sockets
     ]
 

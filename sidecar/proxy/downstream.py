@@ -30,6 +30,7 @@ from sidecar.wire.http1 import RequestHead, parse_request, parse_request_fully
 
 _MAX_PENDING_BYTES: Final = 64 * 1024  # pipelined bytes held before the client is made to wait
 _LINGER_S: Final = 2.0  # how long a refused client may go on sending, so that it can read our answer first
+_TLS_END_S: Final = 30.0  # 1..300; how long a client that has taken all may take to end its TLS, too
 _FEEDBACK_MAX_BYTES: Final = 4096
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
 _MAX_PLANS: Final = 16
@@ -243,6 +244,9 @@ class Downstream(asyncio.Protocol):
             self.deadline = now + self._stall.every_s
 
     def _look(self, stall: Stall, now: float) -> None:
+        if self.transport.is_closing() and not waiting_bytes(self.transport):
+            self.transport.abort()  # it has taken all: that it ends its TLS, too, is not waited for
+            return
         if not stall.over(now):
             self.deadline = now + stall.every_s
             return
@@ -257,6 +261,8 @@ class Downstream(asyncio.Protocol):
         self.transport.close()
         if left:
             self._watch()
+        elif not self.transport.can_write_eof():
+            self.loop.call_later(_TLS_END_S, self.transport.abort)  # the loop waits for a day
 
     # ---- heads
 

@@ -3,15 +3,17 @@
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import trustme
 
+from sidecar.clock import monotonic
 from tests.fixtures.relay import Kind, Relay, Toxic
 from tests.integration.conftest import Serve, Upstream
-from tests.integration.raw import WAIT_S, call, connected, ok, post
+from tests.integration.raw import WAIT_S, call, connected, get, ok, post
 
 
 @pytest.fixture
@@ -114,3 +116,65 @@ async def test_a_ca_file_that_changes(server: ssl.SSLContext, ca_file: Path, ups
     assert (await call(side.port, post())).value(b"x-sidecar-error") == b"tls"
     new.cert_pem.write_to_path(ca_file)
     assert (await call(side.port, post())).status == 200
+
+
+async def test_who_reads_slowly_over_tls_reads_all(
+    upstream: Upstream,
+    serve: Serve,
+    listener_tls: tuple[dict[str, Path], ssl.SSLContext],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The loop gives a TLS connection 30 s to send what is left when it is closed: the end of an answer, without a word."""
+    monkeypatch.setattr("asyncio.sslproto.constants.SSL_SHUTDOWN_TIMEOUT", 0.3)  # uvloop's cannot be set
+    files, context = listener_tls
+    size = 2_000_000
+    up = await upstream([b"HTTP/1.1 200 OK\r\n\r\n" + b"r" * size, "close"])
+    side = await serve(up, **files)
+
+    def ask() -> int:
+        got = 0
+        with socket.socket() as raw:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            raw.settimeout(WAIT_S)
+            raw.connect(("127.0.0.1", side.port))
+            with context.wrap_socket(raw, server_hostname="localhost") as client:
+                while not side.app.plane.connections:  # its own part of the handshake may be over first
+                    time.sleep(0.001)
+                (down,) = side.app.plane.connections
+                down.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+                client.sendall(get())
+                while not side.books.completed:
+                    got += len(client.recv(4096))
+                time.sleep(1)
+                while data := client.recv(65536):
+                    got += len(data)
+        return got
+
+    assert await asyncio.to_thread(ask) > size
+
+
+async def test_who_does_not_end_its_tls_is_left(
+    upstream: Upstream,
+    serve: Serve,
+    listener_tls: tuple[dict[str, Path], ssl.SSLContext],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its answer is with it, and the connection closed: that it says so, too, is waited for, but not for a day."""
+    monkeypatch.setattr("sidecar.proxy.downstream._TLS_END_S", 0.2)
+    files, context = listener_tls
+    up = await upstream()
+    side = await serve(up, **files, downstream_stall_timeout="1s")
+
+    def ask() -> None:
+        raw = socket.create_connection(("127.0.0.1", side.port), WAIT_S)
+        with context.wrap_socket(raw, server_hostname="localhost") as client:
+            client.sendall(get("/v1/models", b"Connection: close"))
+            while client.recv(65536):
+                pass
+            assert side.books.completed
+            end = monotonic() + WAIT_S
+            while side.app.plane.connections and monotonic() < end:
+                time.sleep(0.01)
+            assert not side.app.plane.connections
+
+    await asyncio.to_thread(ask)
