@@ -312,8 +312,12 @@ class BodyMeter:
         self._room = max_bytes
         self._parts: list[bytes] = []
 
-    ended = False  # a whole body has its end where its framing has it
     alike = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether what has come is a whole document of the dialect. Reads all of it: ask where its framing does not tell."""
+        return bool(self._parts) and self._read(b"".join(self._parts)) is not None
 
     def count(self, times: Sequence[float], events: int, text_bytes: int) -> None:
         """Part of what a `Meter` is; nothing in a whole body is alike."""

@@ -37,7 +37,9 @@ def ca_file(authority: trustme.CA, tmp_path: Path) -> Path:
     return file
 
 
-UNMARKED = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"  # its connection's end is its own
+EVENTS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"  # its connection's end is its own
+JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n"  # so is its
+WHOLE = b'{"id":"c","model":"m","choices":[{"index":0,"message":{"content":"abc"},"finish_reason":"stop"}]}'
 FIRST = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
 
 
@@ -47,24 +49,33 @@ def then(*toxics: Toxic) -> Callable[[int, int], Sequence[Toxic]]:
 
 
 @pytest.mark.parametrize("toxic", [None, "half_close", "truncate"])
-@pytest.mark.parametrize("said", [b"", b"data: [DONE]\n\n"], ids=["amid", "behind its last event"])
+@pytest.mark.parametrize("first", [EVENTS + FIRST, JSON + WHOLE[:-20]], ids=["stream", "whole"])
+@pytest.mark.parametrize("is_over", [False, True], ids=["amid", "behind its last byte"])
 async def test_an_answer_without_a_length_ends_with_its_tls(
-    server: ssl.SSLContext, ca_file: Path, upstream: Upstream, serve: Serve, said: bytes, toxic: Kind | None
+    server: ssl.SSLContext,
+    ca_file: Path,
+    upstream: Upstream,
+    serve: Serve,
+    first: bytes,
+    is_over: bool,
+    toxic: Kind | None,
 ) -> None:
     """RFC 9112 section 9.8: it is whole only if a valid closure alert came, as anybody on the way can end a connection. One
-    that says that it is over needs none."""
+    that says itself that it is over needs none: a stream by its last event, JSON by its last bracket."""
+    said = (b"data: [DONE]\n\n" if first.startswith(EVENTS) else WHOLE[-20:]) if is_over else b""
     go = asyncio.Event()
-    up = await upstream([UNMARKED + FIRST + said, go, "close"], tls=server)
+    up = await upstream([first + said, go, "close"], tls=server)
     async with Relay(up.port, then(*([Toxic(toxic, "down")] if toxic else [])), sealed=True) as relay:
         side = await serve(f"https://localhost:{relay.port}", ca_file=ca_file)
         async with connected(side.port) as client:
             client.send(post())
-            await client.until(FIRST + said)
+            await client.until((first + said).partition(b"\r\n\r\n")[2])
             relay.turn()
             go.set()
-            whole = toxic is None or bool(said)
+            whole = toxic is None or is_over
             assert (await client.response()).end == ("eof" if whole else "reset")
-        assert (side.books.completed, side.books.failed) == ((1, 0) if whole else (0, 1))
+        good = whole and (is_over or first.startswith(EVENTS))  # half of a JSON is none, however it ends
+        assert (side.books.completed, side.books.failed) == ((1, 0) if good else (0, 1))
 
 
 @pytest.mark.parametrize(
