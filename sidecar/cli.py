@@ -474,10 +474,7 @@ def _admin(settings: Settings, method: str, path: str, body: object = None, time
 
 def _call(url: str, method: str, body: object, headers: dict[str, str], timeout_s: float = _ADMIN_TIMEOUT_S) -> Any:
     data = None if body is None else orjson.dumps(body)
-    own = {
-        "Content-Type": "application/json",
-        "Host": "localhost",
-    }  # the address may be one that is no name: all of them
+    own = {"Content-Type": "application/json", "Host": "localhost"}  # the address may be no name: all of them
     request = urllib.request.Request(url, data, own | headers, method=method)  # noqa: S310 - http, ours
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

@@ -19,7 +19,7 @@ from sidecar.config.files import content_of
 from sidecar.config.settings import Settings
 from sidecar.errors import ConfigError
 
-_TLS_END_S = 86400.0  # 3,600..; shorter: the loop cuts who reads slowly, which `proxy.downstream` watches
+_LAST_READ_S = 86400.0  # 3,600..; shorter: the loop cuts who reads slowly, which `proxy.downstream` watches
 OnBug = Callable[[str, BaseException], None]
 
 
@@ -45,7 +45,7 @@ async def serve_traffic(
     take to read the end of an answer is not the loop's to say."""
     loop = asyncio.get_running_loop()
     tls = server_tls(settings)
-    shake_s, end_s = (None, None) if tls is None else (settings.head_timeout_s, _TLS_END_S)
+    shake_s, end_s = (None, None) if tls is None else (settings.head_timeout_s, _LAST_READ_S)
     return [
         await loop.create_server(
             protocol, sock=sock, ssl=tls, backlog=1024, ssl_handshake_timeout=shake_s, ssl_shutdown_timeout=end_s

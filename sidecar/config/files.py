@@ -7,7 +7,7 @@ from typing import Final
 
 from sidecar.errors import TooLarge
 
-MIB: Final = 1 << 20
+MIB: Final = 1 << 20  # the most that a ConfigMap can hold
 LARGEST_STATE: Final = 256 * MIB  # what was learnt is some MiB
 
 

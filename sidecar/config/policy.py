@@ -10,15 +10,13 @@ from sidecar.config.address import parse_origin
 from sidecar.config.build import Surroundings, build_policy, canonical
 from sidecar.config.catalogue import load_catalogue, text_of
 from sidecar.config.document import Node, Problems, read_document
-from sidecar.config.files import is_endless
+from sidecar.config.files import content_of, is_endless
 from sidecar.config.kinds import Wrong
 from sidecar.config.settings import Settings
 from sidecar.config.written import POLICY_FILE
 from sidecar.core.policy import NO_POLICY, Policy, Upstream
 from sidecar.core.types import Dialect
-from sidecar.errors import ConfigError, UnreadableError
-
-MAX_FILE_BYTES = 1024 * 1024  # the most that a ConfigMap can hold
+from sidecar.errors import ConfigError, TooLarge, UnreadableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +107,11 @@ def policy_files(directory: Path) -> list[Path]:
 def load_file(file: Path, environ: Mapping[str, str], settings: Settings | None = None) -> Loaded:
     """One policy file. Raises ConfigError with every problem in it."""
     try:
-        with file.open("rb") as opened:
-            content = opened.read(MAX_FILE_BYTES + 1)
-        if len(content) > MAX_FILE_BYTES:
-            raise ConfigError(f"{file}:1: (file): is larger than 1 MiB; split it by service")
-        text = content.decode("utf-8")
+        text = content_of(file).decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{file}:1: (file): is not UTF-8 text; save it as UTF-8") from None
+    except TooLarge as error:
+        raise ConfigError(f"{file}:1: (file): {error.strerror}; split it by service") from None
     except OSError as error:
         what = f"cannot be read ({type(error).__name__})"
         text = f"{file}:1: (file): {what}; check its name and permissions"

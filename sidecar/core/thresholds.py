@@ -36,7 +36,7 @@ detail (`adjust` with the parameter and the way it goes). Thresholds are alarms 
 promise; `core.guardrails` and `core.drift` do.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
@@ -335,14 +335,20 @@ def _left(route: str, name: str) -> Event:
 def end_stored(route: str, state: object) -> list[Event]:
     """As `ThresholdSet.end`, of a route of which the state alone is left: breaches end in it."""
     told: list[Event] = []
-    for name, kept in state.items() if isinstance(state, dict) else ():
+    for name, (_, kept, *_) in _breached(state):
+        kept[0] = str(Level.OK)
+        told.append(_left(route, name))
+    return told
+
+
+def _breached(state: object) -> Iterator[tuple[str, list[Any]]]:
+    """Name and state of those whose breach lasts in a stored state, or is looked at."""
+    for name, kept in state.items() if isinstance(state, Mapping) else ():
         match kept:
-            case [_, [Level.BREACHED | Level.PROBING, *_] as levels, *_]:
-                levels[0] = str(Level.OK)
-                told.append(_left(route, name))
+            case [_, [Level.BREACHED | Level.PROBING, *_], *_]:
+                yield name, kept
             case _:
                 pass
-    return told
 
 
 class ThresholdSet:
@@ -443,16 +449,11 @@ class ThresholdSet:
     def left_behind(self, state: Mapping[str, object]) -> list[Event]:
         """What `_Watch.leave` would have told of thresholds of which the state alone is left."""
         mine = {watch.threshold.name: watch.threshold for watch in self._watches}
-        told = []
-        for name, kept in state.items():
-            match kept:
-                case [window_s, [Level.BREACHED | Level.PROBING, *_], *was] if not _is_of(
-                    mine.get(name), window_s, was
-                ):
-                    told.append(_left(self._route, name))
-                case _:
-                    pass
-        return told
+        return [
+            _left(self._route, name)
+            for name, (window_s, _, *was) in _breached(state)
+            if not _is_of(mine.get(name), window_s, was)
+        ]
 
     def restore(self, state: Mapping[str, object], now: float) -> dict[str, str]:
         """Takes over thresholds that are what they were, at steady time `now`; the others begin anew. (Older states say of

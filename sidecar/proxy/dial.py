@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from msgspec import Struct
 
 from sidecar.config.address import Address, comes_back
+from sidecar.config.watch import Watch
 from sidecar.errors import ConfigError, SidecarError
 from sidecar.proxy.reach import Name, reach
 
@@ -121,24 +122,15 @@ class Trust:
     def __init__(self, ca_file: str | None) -> None:
         """Raises ConfigError where `ca_file` cannot be read."""
         self._ca_file = ca_file
-        self._seen = self._look()
+        self._watch = Watch([] if ca_file is None else [Path(ca_file)])
         self._context = client_tls(ca_file)
 
     def context(self) -> ssl.SSLContext:
         """As the file is now."""
-        seen = self._look()
-        if seen != self._seen:
-            self._seen = seen
+        if self._watch.changed():
             with suppress(ConfigError):
                 self._context = client_tls(self._ca_file)
         return self._context
-
-    def _look(self) -> tuple[int, ...]:
-        try:
-            found = None if self._ca_file is None else Path(self._ca_file).stat()
-        except OSError:
-            return ()
-        return () if found is None else (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
 
 
 def set_keepalive(transport: asyncio.BaseTransport) -> None:

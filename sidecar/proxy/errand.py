@@ -100,11 +100,7 @@ class Errands:
         """The policy is another one: what waits, in line or for a connection, for an upstream that it has no more is
         dropped."""
         known = self._known()
-        for _ in range(len(self._line)):
-            if self._line[0][1].origin in known:
-                self._line.rotate(-1)
-            else:
-                self._drop_first()
+        self._drop_where(lambda _, task: task.origin not in known)
         for errand in [one for one in self._under_way if one.sent_s is None and one.origin not in known]:
             self.dropped += 1
             errand.finish("aborted", "dropped")
@@ -118,11 +114,7 @@ class Errands:
             errand.finish("failed", "timeout_errand")
         if self._overloaded():
             self._drop_line()
-        for _ in range(len(self._line)):  # `_begin` has put those of a busy upstream behind younger ones
-            if self._line and now - self._line[0][0] > _WAIT_S:
-                self._drop_first()
-            else:
-                self._line.rotate(-1)
+        self._drop_where(lambda at, _: now - at > _WAIT_S)
         self._begin()
         self._forget(now)
 
@@ -182,6 +174,15 @@ class Errands:
     def _drop_line(self) -> None:
         while self._line:
             self._drop_first()
+
+    def _drop_where(self, stale: Callable[[float, Task], bool]) -> None:
+        """Drops those in line that are `stale`, by when they came and what they are. The line is not in the order of time:
+        `_begin` puts those of a busy upstream behind younger ones."""
+        for _ in range(len(self._line)):
+            if self._line and stale(*self._line[0]):  # who was dropped may have emptied it
+                self._drop_first()
+            else:
+                self._line.rotate(-1)
 
     def _drop_first(self) -> None:
         _, task = self._line.popleft()

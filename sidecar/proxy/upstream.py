@@ -127,6 +127,7 @@ class UpstreamConnection(Dialled):
             asyncio.get_running_loop().call_later(LEAVE_S, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Tells the exchange that rides it, also of TLS that only ended."""
         self.closed = True
         self._pool.forget(self)
         rider, self.rider = self.rider, None

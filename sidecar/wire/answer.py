@@ -41,9 +41,7 @@ class Collector:
         self._texts: dict[int, list[str]] = {}
         self._calls: dict[tuple[int, int], list[str]] = {}  # name, then pieces of the arguments
         self._counts: dict[int, int] = {}  # calls of each choice
-        self._places: dict[
-            tuple[int, int], tuple[int, str | None]
-        ] = {}  # by an index: which call it is now, and its id
+        self._places: dict[tuple[int, int], tuple[int, str | None]] = {}  # by an index: the call it is now, and its id
         self._room = MAX_BYTES
         self._read = False
 

@@ -154,9 +154,7 @@ class StreamMeter:
         self._gaps = Gaps()
         self._merged = Piece()
         self._counts: anthropic.AnthropicUsage | None = None
-        self._went_on = (
-            0  # a bit for each choice whose text went on behind its end: there are servers that say it always
-        )
+        self._went_on = 0  # a bit for each choice with text behind its end, which some servers say in each chunk
         self._provisional = False  # output tokens so far are a first guess of the server
         self._events = 0
         self._token_events = 0

@@ -22,9 +22,7 @@ _NEUTRAL: Final = {
     "n": 1, "frequency_penalty": 0, "presence_penalty": 0, "verbosity": "medium", "cache_retention": "in_memory",
 }  # fmt: skip  # values that ask for what there is anyway
 MAX_MESSAGE_CHARS: Final = 2000  # of an error that is told to a client
-MAX_CALLS: Final = (
-    1024  # of one streamed answer that are told apart; more of them is no answer: providers allow 128 tools
-)
+MAX_CALLS: Final = 1024  # of one streamed answer that are told apart; more is no answer: providers allow 128 tools
 TOO_MANY_CALLS: Final = "the provider's stream has too many calls"
 
 
