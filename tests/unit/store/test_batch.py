@@ -48,7 +48,7 @@ def rows(number: int, seed: int, *, nulls: float) -> list[Row]:
 
 
 @pytest.mark.parametrize("nulls", [0.0, 0.02, 0.5, 1.0])
-@pytest.mark.parametrize("number", [1, 15, 16, 17, 63, 64, 65, 300])
+@pytest.mark.parametrize("number", [1, 3, 4, 5, 15, 16, 17, 21, 63, 64, 65, 300])
 def test_what_is_written_is_read(tmp_path: Path, number: int, nulls: float) -> None:
     """Whatever the rows of a group have in common, each column of each row has its own value in the file."""
     given = rows(number, number, nulls=nulls)
