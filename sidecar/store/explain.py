@@ -283,8 +283,9 @@ def _drawn(context: Mapping[str, Any]) -> list[str]:
 
 
 def _prices(prices: Mapping[str, Any]) -> str:
-    names = {"quality": "the promise of quality lets cost and time weigh", "money": "the ceiling adds on cost"}
-    return ", ".join(f"{names.get(name, name)} {float(value):.4g}" for name, value in prices.items())
+    names = {"quality": "for what the objective minimises", "money": "for cost beside it, because of the ceiling"}
+    told = ", ".join(f"{float(value):.4g} {names.get(name, name)}" for name, value in prices.items())
+    return f"{told} (in points of quality, for as much as a call of the baseline costs)"
 
 
 def _known(record: Mapping[str, Any], context: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:

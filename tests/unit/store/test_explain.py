@@ -173,7 +173,8 @@ def test_what_the_selector_drew_is_told_best_first() -> None:
     }
     text = "\n".join(explain(drawn))
     assert "Drawn for this call: mini 0.5, gpt-4o 0.25 (quality less" in text
-    assert "Prices then: the promise of quality lets cost and time weigh 1.5, the ceiling adds on cost 0." in text
+    told = "1.5 for what the objective minimises, 0 for cost beside it, because of the ceiling"
+    assert f"Prices then: {told} (in points of quality, for as much as a call of the baseline costs)." in text
     assert "Drawn" not in "\n".join(explain(record(settled(1))))
 
 
@@ -201,7 +202,7 @@ def test_what_is_known_now_is_told_with_its_time() -> None:
     assert "  mini: quality 0.8" in text
     assert ", on task easy 0." in text
     assert ", 40 labels, answers 9" in text
-    assert "Prices now: the promise of quality lets cost and time weigh 2." in text
+    assert "Prices now: 2 for what the objective minimises (in points of quality, for as much" in text
     assert "Not eligible for this call: nano" in text
     del one["context"]["task"]
     plain = "\n".join(
