@@ -97,7 +97,7 @@ class Sidecar:
         self.metrics = Metrics(settings.service, __version__, self.started)
         self.request_log = RequestLog(settings.request_log)
         self.guarding = Guarding(settings, steady())
-        self.archive = Archive(settings, self.guarding.guards)
+        self.archive = Archive(settings, self.guarding.keys)
         self.spans = self._spans()
         self.desk = FeedbackDesk(self._teach, self.archive.feedback, self.archive.look_up, self._spawn, self.on_events)
         self.desk.labelled = self.engine.labelled

@@ -70,7 +70,7 @@ def audit_verb(options: argparse.Namespace) -> int:
             print_table(lines, _COLUMNS)
         return OK
     settings = replace(settings_of(options), encryption_key_file=None)  # not needed here
-    keys = KeyFiles(settings, steady()).guards.audit()
+    keys = KeyFiles(settings, steady()).keys.audit()
     beside = read_anchor(path)  # before the rows: the chain may grow meanwhile, and only that
     anchors = [*options.head, *([] if beside is None else [beside])]
     verdict = queries.verify_audit(path, keys, anchors, options.accept)

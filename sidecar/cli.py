@@ -376,7 +376,7 @@ def store_verb(options: argparse.Namespace) -> int:
 
 def _by(settings: Settings, options: argparse.Namespace) -> queries.By:
     """Who writes into the database by a verb: the user of this process, with the keys of the settings."""
-    return queries.By(f"cli:{os.getuid()}", options.why, KeyFiles(settings, steady()).guards)
+    return queries.By(f"cli:{os.getuid()}", options.why, KeyFiles(settings, steady()).keys)
 
 
 def _encrypt(path: Path, settings: Settings, by: queries.By) -> int:
@@ -384,7 +384,7 @@ def _encrypt(path: Path, settings: Settings, by: queries.By) -> int:
         done = queries.encrypt(path, by)
         return {"values": done.sealed, "unreadable": done.unreadable}
 
-    keys = by.guards.fields()
+    keys = by.keys.fields()
     first = {} if keys is None else {"key_id": keys.first}
     told = _change(path, settings, "encrypt", here, {"why": by.why} | first)
     sys.stdout.write(f"{told['values']} values encrypted with the newest key\n")

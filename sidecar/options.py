@@ -84,7 +84,7 @@ def db_of(options: argparse.Namespace) -> Path:
 def vault_of(options: argparse.Namespace) -> Vault:
     """What opens encrypted fields, as far as the settings name keys. Raises ConfigError when their file cannot be used."""
     settings = dataclasses.replace(settings_of(options), audit_key_file=None)  # reading needs no other key
-    return Vault(KeyFiles(settings, steady()).guards.fields)
+    return Vault(KeyFiles(settings, steady()).keys.fields)
 
 
 def usd(nusd: int | None) -> float | None:

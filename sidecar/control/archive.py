@@ -21,7 +21,7 @@ from sidecar.core.types import Event, Feedback
 from sidecar.errors import StoreError
 from sidecar.store import queries
 from sidecar.store.audit import ITSELF, Audit, Head, lasting
-from sidecar.store.keys import NO_GUARDS, Guards
+from sidecar.store.keys import NO_STORE_KEYS, StoreKeys
 from sidecar.store.lock import is_held
 from sidecar.store.retention import KEPT, Forgetting, Limits, empty_log, forget, prune, rewrite, vacuum
 from sidecar.store.sealing import Progress, step
@@ -52,15 +52,15 @@ _NOT_REWRITTEN: Final = (
 class Archive:
     """Puts rows, events, feedback and engine state into the database, and finds old decisions in it."""
 
-    def __init__(self, settings: Settings, guards: Guards = NO_GUARDS) -> None:
+    def __init__(self, settings: Settings, keys: StoreKeys = NO_STORE_KEYS) -> None:
         self._path = settings.db
         self._service = settings.service
-        self._guards = guards
+        self._keys = keys
         self._priors = settings.priors
         self._limits = limits = Limits(settings.store_max_bytes, settings.store_raw_s, settings.store_aggregates_s)
         self.writer: Writer | None = None
         if settings.db is not None:
-            self.writer = Writer(settings.db, service=settings.service, limits=limits, guards=guards)
+            self.writer = Writer(settings.db, service=settings.service, limits=limits, keys=keys)
         self._state = b""
         self._started = False
         self._held = False  # what is stored is not ours: another process writes, or it could not be read yet
@@ -336,7 +336,7 @@ class Archive:
     @property
     def _reader(self) -> Vault:
         """A vault for one reading, in whichever thread."""
-        return Vault(self._guards.fields)
+        return Vault(self._keys.fields)
 
     @property
     def _writing(self) -> Writer:

@@ -15,7 +15,7 @@ from sidecar.store.audit import Head
 
 
 class Guarding:
-    """The guards of one process."""
+    """The key files, the roles file and the audit head of one process, polled together."""
 
     def __init__(self, settings: Settings, now: float) -> None:
         """Reads the files of keys and roles.
@@ -24,7 +24,7 @@ class Guarding:
             ConfigError: one that is set cannot be used.
         """
         self._files = KeyFiles(settings, now)
-        self.guards = self._files.guards
+        self.keys = self._files.keys
         self.access = Access(settings, now)
         self._head: Head | None = None
 

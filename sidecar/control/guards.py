@@ -12,7 +12,7 @@ from sidecar.config.secrets import SecretFile
 from sidecar.config.settings import Settings
 from sidecar.core.types import Event
 from sidecar.errors import ConfigError, StoreError
-from sidecar.store.keys import Guards, KeySet, no_keys, parse_keys
+from sidecar.store.keys import KeySet, StoreKeys, no_keys, parse_keys
 from sidecar.store.vault import require
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ class KeyFiles:
         self._files: list[Watched[KeySet]] = []
         if settings.encryption_key_file is not None:
             require()
-        self.guards = Guards(
+        self.keys = StoreKeys(
             self._keys("audit_key_file", settings.audit_key_file, now),
             self._keys("encryption_key_file", settings.encryption_key_file, now),
         )

@@ -48,14 +48,14 @@ def no_keys() -> KeySet | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Guards:
+class StoreKeys:
     """The keys that one database is written and read with, by purpose."""
 
     audit: Keys = no_keys
     fields: Keys = no_keys
 
 
-NO_GUARDS: Final = Guards()
+NO_STORE_KEYS: Final = StoreKeys()
 
 
 def parse_keys(content: bytes) -> KeySet:

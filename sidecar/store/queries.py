@@ -25,7 +25,7 @@ from sidecar.store.audit import Audit, Chain, Head, lasting
 from sidecar.store.audit_check import Verdict, verify
 from sidecar.store.batch import STATE_KEY, UPSERT_STATE
 from sidecar.store.database import is_blank, is_damaged, is_of_source, open_blank, open_reader, open_writer, size_bytes
-from sidecar.store.keys import NO_GUARDS, Guards, KeySet
+from sidecar.store.keys import NO_STORE_KEYS, KeySet, StoreKeys
 from sidecar.store.lock import WriteLock, is_held
 from sidecar.store.migrations import require_ours
 from sidecar.store.retention import Forgetting, Limits
@@ -57,7 +57,7 @@ class By:
 
     actor: str = "cli"
     why: str = ""
-    guards: Guards = NO_GUARDS
+    keys: StoreKeys = NO_STORE_KEYS
 
 
 BY: Final = By()
@@ -320,7 +320,7 @@ def _aside_key(version: int) -> str:
 def save_state(path: Path, state: bytes, service: str = "default", by: By = BY) -> None:
     """Put a snapshot in the place of the stored one, for the next start. Raises Held beside a running sidecar, which would
     overwrite it."""
-    key, vault = (service, STATE_KEY, STATE_KEY), Vault(by.guards.fields)
+    key, vault = (service, STATE_KEY, STATE_KEY), Vault(by.keys.fields)
     with _writing(path) as connection:
         stored = vault.seal_blob(state, state_place(*key)) if vault.key_id else state
         with _noted(connection, path, service, "state.import", {"bytes": len(state)}, by):
@@ -379,7 +379,7 @@ def _noted(
     connection: sqlite3.Connection, path: Path, service: str, action: str, detail: Mapping[str, object], by: By
 ) -> Iterator[None]:
     """What is done meanwhile and its line of the audit, committed together or not at all."""
-    chain = Chain(path, by.guards.audit)
+    chain = Chain(path, by.keys.audit)
     text = orjson.dumps(detail).decode()
     with lasting(connection):
         yield
@@ -410,7 +410,7 @@ def prune(path: Path, limits: Limits, by: By = BY) -> int:
 
 def encrypt(path: Path, by: By = BY) -> sealing.Progress:
     """Encrypt with the first key whatever is not yet; how much, and what could not be read. Raises Held and StoreError."""
-    progress, vault = sealing.Progress(), Vault(by.guards.fields)
+    progress, vault = sealing.Progress(), Vault(by.keys.fields)
     sealing.require_key(vault.key_id)
     with _writing(path) as connection:
         _note(connection, path, "encrypt.begun", {"key": vault.key_id}, by)
@@ -430,7 +430,7 @@ def forget(path: Path, key_hash: str, by: By = BY) -> int:
     Hourly sums stay: they hold no key. Raises StoreError, also when all is done but what is no state stays; when what was
     learnt is encrypted and cannot be opened, nothing is erased.
     """
-    erased, chain, vault = 0, Chain(path, by.guards.audit), Vault(by.guards.fields)
+    erased, chain, vault = 0, Chain(path, by.keys.audit), Vault(by.keys.fields)
     with _writing(path) as connection:
         while True:
             audit = Forgetting(wall(), by.actor, why=by.why)

@@ -29,7 +29,7 @@ from sidecar.errors import StoreError
 from sidecar.store.audit import Audit, Chain, lasting
 from sidecar.store.batch import Batch, has_state_before, write
 from sidecar.store.database import Files, clear_log, files, identity, is_damaged, move_aside, open_writer, transaction
-from sidecar.store.keys import NO_GUARDS, Guards
+from sidecar.store.keys import NO_STORE_KEYS, StoreKeys
 from sidecar.store.lock import Held, WriteLock
 from sidecar.store.losses import Losses, cut
 from sidecar.store.retention import Limits, empty_log, prune
@@ -70,7 +70,7 @@ class Writer:
         limits: Limits | None = None,
         queue_rows: int = QUEUE_ROWS,
         commit_s: float = COMMIT_S,
-        guards: Guards = NO_GUARDS,
+        keys: StoreKeys = NO_STORE_KEYS,
     ) -> None:
         self.rows_written = 0
         self.rows_dropped = 0
@@ -86,8 +86,8 @@ class Writer:
         self._log_left = True  # by a process that was killed, which may have owed the same
         self._path = path
         self._right = WriteLock(path)
-        self.chain = Chain(path, guards.audit)  # used by the thread only, but for its head
-        self.vault = Vault(guards.fields)  # used by the thread only
+        self.chain = Chain(path, keys.audit)  # used by the thread only, but for its head
+        self.vault = Vault(keys.fields)  # used by the thread only
         self._service = service
         self._limits = limits or Limits()
         self._queue_rows = queue_rows

@@ -227,7 +227,7 @@ def test_no_repr_shows_a_secret(tmp_path: Path) -> None:
     keys.write_text(f"k1 {os.urandom(32).hex()}\n")
     settings = Settings.load({}, None, [f"admin_roles_file={roles_file(tmp_path)}", f"audit_key_file={keys}"])
     guarding = Guarding(settings, 0.0)
-    shown = repr((guarding, guarding.access, guarding.guards, guarding.guards.audit, guarding.guards.audit()))
+    shown = repr((guarding, guarding.access, guarding.keys, guarding.keys.audit, guarding.keys.audit()))
     assert keys.read_text().split()[1] not in shown
     with pytest.raises(ConfigError, match="audit_key_file"):
         Watched("audit_key_file", tmp_path / "none", parse_roles, 0.0)

@@ -47,7 +47,7 @@ class Plane:
         loaded = load_policies(folder / "policies", "bot", {}, self.settings)
         self.engine = Engine(loaded.policy, np.random.default_rng(1), steady())
         self.guarding = Guarding(self.settings, steady())
-        self.archive = Archive(self.settings, self.guarding.guards)
+        self.archive = Archive(self.settings, self.guarding.keys)
         self.events: list[Event] = []
         self.desk = FeedbackDesk(
             self.engine.feedback, self.archive.feedback, self.archive.look_up, self._spawn, self.events.extend

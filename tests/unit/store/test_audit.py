@@ -21,7 +21,7 @@ from sidecar.store import audit, audit_check, queries
 from sidecar.store.audit import GENESIS, Audit, Chain, Head, anchor_file, canonical, link_hash, parse_head, read_anchor
 from sidecar.store.audit_check import Verdict
 from sidecar.store.database import open_writer, transaction
-from sidecar.store.keys import Guards, KeySet, parse_keys
+from sidecar.store.keys import KeySet, StoreKeys, parse_keys
 from sidecar.store.migrations import FIRST
 from sidecar.store.retention import Forgetting, forget
 from sidecar.store.writer import QUEUE_OTHERS, Writer
@@ -33,7 +33,7 @@ OLD, NEW = KeySet({"old": b"o" * 32}), KeySet({"new": b"n" * 32, "old": b"o" * 3
 
 def put(path: Path, *actions: str, keys: KeySet | None = None) -> None:
     """Lines of the audit through the writer of a process that starts and ends."""
-    writer = Writer(path, service="bot", guards=Guards(lambda: keys))
+    writer = Writer(path, service="bot", keys=StoreKeys(lambda: keys))
     writer.put_audit([Audit(wall(), "alice", action, "support", '{"arm":"mini"}', "because") for action in actions])
     writer.start()
     assert writer.close(10)

@@ -12,7 +12,7 @@ from sidecar.store import queries
 from sidecar.store.audit import LAST, STRAY, Audit, Chain, Head, anchor_file, read_anchor
 from sidecar.store.audit_check import Verdict
 from sidecar.store.database import open_writer, transaction
-from sidecar.store.keys import Guards
+from sidecar.store.keys import StoreKeys
 from sidecar.store.writer import Writer
 
 
@@ -20,7 +20,7 @@ from sidecar.store.writer import Writer
 def path(tmp_path: Path) -> Path:
     """Three links by a process that has ended."""
     file = tmp_path / "s.db"
-    writer = Writer(file, service="bot", guards=Guards())
+    writer = Writer(file, service="bot", keys=StoreKeys())
     writer.put_audit([line(action) for action in ("one", "two", "three")])
     writer.start()
     assert writer.close(10)

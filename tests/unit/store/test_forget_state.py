@@ -13,7 +13,7 @@ from sidecar.core.sticky import salt_of
 from sidecar.errors import StoreError
 from sidecar.store import queries
 from sidecar.store.database import open_writer
-from sidecar.store.keys import Guards, KeySet
+from sidecar.store.keys import KeySet, StoreKeys
 from sidecar.store.retention import STEP_ROWS, Forgetting, forget
 from sidecar.store.vault import Sealed, Spoilt, Vault
 from sidecar.store.writer import Writer
@@ -22,7 +22,7 @@ from tests.fixtures.waiting import wait_for
 
 KEY, OTHER = 0xABCDEF0123456789, 7
 HASH = f"{KEY:016x}"
-SEALING = Guards(fields=lambda: KeySet({"k": b"k" * 32}))
+SEALING = StoreKeys(fields=lambda: KeySet({"k": b"k" * 32}))
 
 
 def state(version: int = 1) -> bytes:
@@ -30,8 +30,8 @@ def state(version: int = 1) -> bytes:
     return orjson.dumps({"version": version, "routes": {"support": {"spend": 1.5}}, "bindings": bound})
 
 
-def database(path: Path, stored: bytes, guards: Guards = Guards(), rows: int = 1) -> Path:  # noqa: B008 - it is frozen
-    writer = Writer(path, service="bot", guards=guards)
+def database(path: Path, stored: bytes, keys: StoreKeys = StoreKeys(), rows: int = 1) -> Path:  # noqa: B008 - it is frozen
+    writer = Writer(path, service="bot", keys=keys)
     writer.put(as_rows([settled(number, key=KEY) for number in range(1, rows + 1)]))
     writer.put_state(stored)
     writer.start()
@@ -44,14 +44,14 @@ def keys(stored: bytes | None) -> list[int]:
     return [key ^ salt_of("support") for *_, keys in orjson.loads(stored)["bindings"] for key in keys]
 
 
-@pytest.mark.parametrize("guards", [Guards(), SEALING])
-def test_the_key_leaves_what_was_learnt(tmp_path: Path, guards: Guards) -> None:
+@pytest.mark.parametrize("store_keys", [StoreKeys(), SEALING])
+def test_the_key_leaves_what_was_learnt(tmp_path: Path, store_keys: StoreKeys) -> None:
     """The row too; other conversations stay, and what is encrypted is so afterwards."""
-    path, vault = database(tmp_path / "s.db", state(), guards), Vault(guards.fields)
+    path, vault = database(tmp_path / "s.db", state(), store_keys), Vault(store_keys.fields)
     assert keys(queries.load_state(path, "bot", vault=vault)) == [KEY, OTHER]
-    assert queries.forget(path, HASH, queries.By("alice", guards=guards)) == 1
+    assert queries.forget(path, HASH, queries.By("alice", keys=store_keys)) == 1
     assert keys(queries.load_state(path, "bot", vault=vault)) == [OTHER]
-    if guards is SEALING:
+    if store_keys is SEALING:
         with pytest.raises(Sealed):
             queries.load_state(path, "bot")
     assert str(KEY ^ salt_of("support")).encode() not in path.read_bytes()
@@ -70,7 +70,7 @@ def test_what_cannot_be_opened_is_told(tmp_path: Path, keys: KeySet | None, erro
     """It may hold the person: nobody is told that they are forgotten, and of many rows not one is gone."""
     path = database(tmp_path / "s.db", state(), SEALING, rows=STEP_ROWS + 1)
     with pytest.raises(error):
-        queries.forget(path, HASH, queries.By("alice", guards=Guards(fields=lambda: keys)))
+        queries.forget(path, HASH, queries.By("alice", keys=StoreKeys(fields=lambda: keys)))
     assert queries.status(path)["decisions"] == STEP_ROWS + 1
     assert queries.audit(path) == []
 

@@ -23,7 +23,7 @@ from sidecar.core.types import Feedback
 from sidecar.errors import ConfigError, StoreError
 from sidecar.store import queries
 from sidecar.store.explain import explain
-from sidecar.store.keys import Guards, KeySet, no_keys
+from sidecar.store.keys import KeySet, StoreKeys, no_keys
 from sidecar.store.vault import (
     CLOSED,
     ENCRYPTED,
@@ -55,7 +55,7 @@ def tagged(number: int, tags: dict[str, str] | None = None) -> Row:
 
 def put(path: Path, keys: KeySet | None, numbers: Sequence[int] = range(20)) -> None:
     """Rows, scores with labels, and a state, through the writer of a process that starts and ends."""
-    writer = Writer(path, service="bot", guards=Guards(fields=lambda: keys))
+    writer = Writer(path, service="bot", keys=StoreKeys(fields=lambda: keys))
     writer.put([tagged(number) for number in numbers])
     writer.put_feedback(
         [
@@ -234,9 +234,9 @@ def test_a_new_key_and_the_verb(path: Path) -> None:
     assert {row["context"]["task"] for row in queries.export(path, vault=vault(NEW))} == {f"task-{CANARY}"}
     only_new = KeySet({"new": b"n" * 32})
     assert sum("sealed" in row["context"] for row in queries.export(path, vault=vault(only_new))) == 20
-    done = queries.encrypt(path, queries.By(guards=Guards(fields=lambda: NEW)))
+    done = queries.encrypt(path, queries.By(keys=StoreKeys(fields=lambda: NEW)))
     assert (done.sealed, done.unreadable) == (40, 0)
-    assert queries.encrypt(path, queries.By(guards=Guards(fields=lambda: NEW))).sealed == 0
+    assert queries.encrypt(path, queries.By(keys=StoreKeys(fields=lambda: NEW))).sealed == 0
     assert {row["context"]["task"] for row in queries.export(path, vault=vault(only_new))} == {f"task-{CANARY}"}
     assert {score["label"] for score in queries.scores(path, vault(only_new))} == {f"{CANARY}!"}
     assert queries.load_state(path, "bot", vault=vault(only_new)) == STATE
@@ -252,7 +252,7 @@ def test_what_was_plain_is_gone_after_the_verb(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("DELETE FROM decisions WHERE id > ?", (settled(1199).id,))
     assert CANARY.encode() in on_disk(path)
-    done = queries.encrypt(path, queries.By(guards=Guards(fields=lambda: OLD)))
+    done = queries.encrypt(path, queries.By(keys=StoreKeys(fields=lambda: OLD)))
     assert (done.sealed, done.unreadable) == (2501, 0)
     assert CANARY.encode() not in on_disk(path)
     assert sum(row["context"]["task"] == f"task-{CANARY}" for row in queries.export(path, vault=vault(OLD))) == 1200
@@ -260,7 +260,7 @@ def test_what_was_plain_is_gone_after_the_verb(tmp_path: Path) -> None:
 
 def test_what_cannot_be_opened_is_left_and_counted(path: Path) -> None:
     """The verb neither loses nor hides it; without a key it does nothing at all."""
-    done = queries.encrypt(path, queries.By(guards=Guards(fields=lambda: KeySet({"new": b"n" * 32}))))
+    done = queries.encrypt(path, queries.By(keys=StoreKeys(fields=lambda: KeySet({"new": b"n" * 32}))))
     assert (done.sealed, done.unreadable) == (0, 41)
     assert queries.decisions(path, None, 1, vault(OLD))[0]["context"]["task"] == f"task-{CANARY}"
     with pytest.raises(StoreError, match="encryption_key_file"):
@@ -269,7 +269,7 @@ def test_what_cannot_be_opened_is_left_and_counted(path: Path) -> None:
 
 def test_a_label_that_looks_sealed_is_encrypted(tmp_path: Path) -> None:
     """SEC-PRIVACY: what an app wrote before there was a key, with or without the id of the key that came; once is enough."""
-    path, by = tmp_path / "s.db", queries.By(guards=Guards(fields=lambda: OLD))
+    path, by = tmp_path / "s.db", queries.By(keys=StoreKeys(fields=lambda: OLD))
     put(path, None, range(2))
     words = [f"{PREFIX}old.{CANARY}", f"{PREFIX}zz.x"]
     with closing(sqlite3.connect(path)) as connection, connection:
@@ -299,9 +299,9 @@ def test_a_value_that_is_none_of_ours_ends_nothing(tmp_path: Path, spoilt: str, 
     put(path, None, range(3))
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(spoilt)
-    done = queries.encrypt(path, queries.By(guards=Guards(fields=lambda: NEW)))
+    done = queries.encrypt(path, queries.By(keys=StoreKeys(fields=lambda: NEW)))
     assert (done.sealed, done.unreadable) == (7 - unreadable, unreadable)
-    assert queries.encrypt(path, queries.By(guards=Guards(fields=lambda: NEW))).unreadable == unreadable
+    assert queries.encrypt(path, queries.By(keys=StoreKeys(fields=lambda: NEW))).unreadable == unreadable
 
 
 def test_broken_json_ends_no_reading(path: Path) -> None:
@@ -319,7 +319,7 @@ def test_a_newer_state_is_set_aside_under_its_own_place(path: Path) -> None:
         queries.set_aside(connection, "bot", 9, vault(OLD))
         queries.set_aside(connection, "nobody", 9, vault(OLD))
     assert queries.load_state(path, "bot", 9, vault(OLD)) == STATE
-    queries.save_state(path, STATE + b" ", "bot", queries.By(guards=Guards(fields=lambda: OLD)))
+    queries.save_state(path, STATE + b" ", "bot", queries.By(keys=StoreKeys(fields=lambda: OLD)))
     assert queries.load_state(path, "bot", vault=vault(OLD)) == STATE + b" "
     assert CANARY.encode() not in on_disk(path)
 
@@ -333,10 +333,10 @@ def test_the_settings_belong_together(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="salt_file"):
         Settings.load({}, None, [f"encryption_key_file={keys}"])
     settings = Settings.load({}, None, [f"encryption_key_file={keys}", f"salt_file={keys}"])
-    made = KeyFiles(settings, 0.0).guards.fields()
+    made = KeyFiles(settings, 0.0).keys.fields()
     assert made is not None
     assert made.first == "k1"
-    assert KeyFiles(Settings.load({}, None, []), 0.0).guards.fields is no_keys
+    assert KeyFiles(Settings.load({}, None, []), 0.0).keys.fields is no_keys
     keys.write_text("k1 short\n")
     with pytest.raises(ConfigError, match=r"encryption_key_file.*line 1") as caught:
         KeyFiles(settings, 0.0)
