@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 State = Literal["closed", "open", "half_open"]
-Verdict = Literal[-1, 0, 1]
+Health = Literal[-1, 0, 1]  # what the end of one call shows of its upstream: one of the next three
 FAILED: Final = -1
 IGNORED: Final = 0  # the call says nothing of its upstream: its client left, or it was the caller's own mistake
 GOOD: Final = 1
@@ -93,19 +93,19 @@ class Breaker:
             self.begun += 1
         return self.generation
 
-    def end(self, generation: int, verdict: Verdict, now: float) -> bool:
+    def end(self, generation: int, health: Health, now: float) -> bool:
         """How a call ended that `begin` gave this generation; whether the state changed."""
         state = self.state
-        if verdict == IGNORED or generation != self.generation or state == "open":
+        if health == IGNORED or generation != self.generation or state == "open":
             return False
         if state == "half_open":
-            return self._probed(verdict, now)
+            return self._probed(health, now)
         slot = int(now / self._slot_s)
         if slot != self._slot:
             self._roll(slot)
         self.calls += 1
         self._made[slot % SLOTS] += 1
-        if verdict == GOOD:
+        if health == GOOD:
             self.consecutive = 0
             return False
         self.consecutive += 1
@@ -156,8 +156,8 @@ class Breaker:
         often = self.calls >= spec.min_calls and self.fails >= spec.rate * self.calls
         return spec.on and (often or self.consecutive >= spec.consecutive)
 
-    def _probed(self, verdict: Verdict, now: float) -> bool:
-        if verdict == FAILED:
+    def _probed(self, health: Health, now: float) -> bool:
+        if health == FAILED:
             self._open(now)
             return True
         self.passed += 1

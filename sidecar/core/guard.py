@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.core.breaker import FAILED, GOOD, IGNORED, Breaker, BreakerSpec, Verdict
+from sidecar.core.breaker import FAILED, GOOD, IGNORED, Breaker, BreakerSpec, Health
 from sidecar.core.concurrency import OVERLOADED, Limit, Mode
 from sidecar.core.policy import Upstream
 from sidecar.core.retry_budget import RetryBudget, RetrySpec
@@ -33,8 +33,8 @@ _OVERLOADED_TEXT: Final = frozenset(str(status) for status in OVERLOADED)
 _ABOUT_LOAD: Final = frozenset({"408", "429"})  # 4xx that an upstream answers for its own sake
 
 
-def verdict(outcome: Outcome) -> Verdict:
-    """What the end of a call says of its upstream: a caller's own mistake, and a client that left, say nothing."""
+def health_of(outcome: Outcome) -> Health:
+    """What the end of a call shows of its upstream; IGNORED for a caller's own mistake and for a client that left."""
     if outcome.kind == "completed":
         return GOOD
     if outcome.kind == "aborted" or outcome.caller_fault or outcome.error in _OURS:
@@ -42,8 +42,8 @@ def verdict(outcome: Outcome) -> Verdict:
     return FAILED
 
 
-def verdict_of(trigger: str) -> Verdict:
-    """The same of what made a fallback: "connect", "timeout" or a status."""
+def health_of_trigger(trigger: str) -> Health:
+    """As `health_of`, of what made a fallback: "connect", "timeout" or a status code."""
     return IGNORED if trigger[:1] == "4" and trigger not in _ABOUT_LOAD else FAILED
 
 
@@ -118,12 +118,12 @@ class Guard:
         self.budget.active += 1
         return breaker.generation if breaker.state == "closed" else breaker.begin()
 
-    def end(self, breaker: Breaker, ticket: int, said: Verdict, now: float, *, retry: bool) -> None:
+    def end(self, breaker: Breaker, ticket: int, health: Health, now: float, *, retry: bool) -> None:
         """The call has ended. Call it once for each `begin`, with the same breaker and `retry`."""
         if retry:
             self.budget.retries -= 1
         self.budget.active -= 1
-        if breaker.end(ticket, said, now):
+        if breaker.end(ticket, health, now):
             self._owner.changed(self, breaker, now)
 
     def failed_over(self, trigger: str, busy: int, now: float) -> None:

@@ -8,11 +8,10 @@ from typing import Final, Protocol
 from msgspec.structs import replace
 
 from sidecar.clock import monotonic, steady
-from sidecar.core.breaker import IGNORED
-from sidecar.core.breaker import Verdict as Said
+from sidecar.core.breaker import IGNORED, Health
 from sidecar.core.cost import cost as cost_of
 from sidecar.core.engine import PASS
-from sidecar.core.guard import Guard, verdict
+from sidecar.core.guard import Guard, health_of
 from sidecar.core.settle import NOTHING, Verdict
 from sidecar.core.types import (
     SELECTABLE,
@@ -79,7 +78,7 @@ class Over(Called, Protocol):
 
     @property
     def owes(self) -> bool: ...
-    def end_try(self, said: Said) -> None: ...
+    def end_try(self, health: Health) -> None: ...
 
 
 def settle(exchange: Over, kind: OutcomeKind, error: str | None, duration_s: float, status: int) -> None:
@@ -88,12 +87,12 @@ def settle(exchange: Over, kind: OutcomeKind, error: str | None, duration_s: flo
         _count(exchange, kind, error)
         _record_undecided(exchange, kind, error, duration_s, status)
         return
-    said: Said = IGNORED
+    health: Health = IGNORED
     try:
         outcome = exchange.weighed if kind == "completed" else None
         if outcome is None:
             outcome = checked(exchange, outcome_of(exchange, kind, error, duration_s, status))
-        said = verdict(outcome)
+        health = health_of(outcome)
         if exchange.ticket and exchange.guard.limit is not None:
             exchange.guard.learn(outcome, exchange.busy, steady())
     except Exception as bug:  # noqa: BLE001 - texts of others may hit a fault of ours; the books and the money may not
@@ -101,7 +100,7 @@ def settle(exchange: Over, kind: OutcomeKind, error: str | None, duration_s: flo
         clocks = Clocks(sent_s=exchange.sent_s, duration_s=duration_s)
         outcome = Outcome(kind="aborted", status=status, error="bug", clocks=clocks, stream=exchange.facts.stream)
     finally:
-        exchange.end_try(said)
+        exchange.end_try(health)
     _count(exchange, outcome.kind, error)
     _record(exchange, outcome)
 

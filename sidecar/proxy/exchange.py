@@ -13,8 +13,8 @@ from typing import Final
 from msgspec.structs import replace
 
 from sidecar.clock import monotonic
-from sidecar.core.breaker import GOOD, IGNORED, Verdict
-from sidecar.core.guard import verdict_of
+from sidecar.core.breaker import GOOD, IGNORED, Health
+from sidecar.core.guard import health_of_trigger
 from sidecar.core.types import Decision, Facts, Outcome, OutcomeKind
 from sidecar.errors import ProtocolError
 from sidecar.proxy.answer import NO_RETRY
@@ -310,7 +310,7 @@ class Exchange(Outward):
         """Takes the policy's next fallback arm, if it lists this trigger."""
         decision, self.doubted = self.decision, None  # another model says nothing of the question
         if self.cascade is not None and self.cascade.falls_back(self, trigger, monotonic() - self.zero):
-            self._retry(verdict_of(trigger))
+            self._retry(health_of_trigger(trigger))
             return True
         if decision is None or self.streaming_up or not decision.fallbacks:
             return False
@@ -324,12 +324,13 @@ class Exchange(Outward):
         self.plane.books.upstream_retries += 1
         self.decision = nxt
         self.origin = self.plane.origin(nxt.upstream, self.way)
-        self._retry(verdict_of(trigger))
+        self._retry(health_of_trigger(trigger))
         return True
 
-    def _retry(self, said: Verdict) -> None:
+    def _retry(self, health: Health) -> None:
+        """Sends the call again, to the present `decision` and `origin`; `health`: what the try that ends shows."""
         self._drop_upstream()
-        self.end_try(said)
+        self.end_try(health)
         if self.cascade is not None:
             self.cascade.reply = None
         self.tries += 1

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 
 from sidecar.clock import monotonic, steady
-from sidecar.core.breaker import GOOD, Breaker, Verdict
+from sidecar.core.breaker import GOOD, Breaker, Health
 from sidecar.core.guard import Guard
 from sidecar.core.types import Decision, Stage
 from sidecar.errors import ProtocolError, TranslationError
@@ -95,12 +95,12 @@ class Outward(OwnAnswers):
         breaker = self.breaker = guard.of(decision.model or self.facts.model)
         self.ticket = guard.begin(breaker, retry=self.again)
 
-    def end_try(self, said: Verdict) -> None:
-        """The call to the upstream is over, if there was one: what it says of the upstream. Later ones say nothing."""
+    def end_try(self, health: Health) -> None:
+        """Tells the breaker how the call to the upstream ended, if one is under way; a second call of this does nothing."""
         ticket, self.ticket = self.ticket, 0
         if ticket:
-            self.guard.end(self.breaker, ticket, said, steady(), retry=self.again)
-            self.again = said != GOOD
+            self.guard.end(self.breaker, ticket, health, steady(), retry=self.again)
+            self.again = health != GOOD
 
     @property
     def sent_body(self) -> bytes:

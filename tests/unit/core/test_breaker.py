@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.core.breaker import FAILED, GOOD, IGNORED, PROBE_EVERY_S, SLOTS, Breaker, BreakerSpec, Verdict
+from sidecar.core.breaker import FAILED, GOOD, IGNORED, PROBE_EVERY_S, SLOTS, Breaker, BreakerSpec, Health
 
 SPEC = BreakerSpec(consecutive=3, rate=0.5, min_calls=6, window_s=10.0, probes=2, ejection_s=4.0, max_ejection_s=20.0)
 
@@ -55,8 +55,8 @@ def test_a_share_of_failures_opens_it() -> None:
 def test_the_whole_window_is_forgotten() -> None:
     """After a pause of more than the window nothing of it counts."""
     one = Breaker(SPEC)
-    for verdict in (FAILED, GOOD, FAILED):
-        one.end(one.begin(), verdict, 0.0)
+    for health in (FAILED, GOOD, FAILED):
+        one.end(one.begin(), health, 0.0)
     one.end(one.begin(), GOOD, 500.0)
     assert (one.calls, one.fails) == (1, 0)
 
@@ -131,12 +131,12 @@ def test_late_answers_change_nothing() -> None:
     early = [one.begin() for _ in range(40)]
     fail(one, 3, 0.0)
     begun_while_open = one.begin()
-    verdict: Verdict
-    for verdict in (GOOD, FAILED):
-        assert not one.end(early.pop(), verdict, 1.0)
+    health: Health
+    for health in (GOOD, FAILED):
+        assert not one.end(early.pop(), health, 1.0)
     one.tick(4.0)
-    for verdict in (GOOD, GOOD, FAILED):
-        assert not one.end(early.pop(), verdict, 4.5)
+    for health in (GOOD, GOOD, FAILED):
+        assert not one.end(early.pop(), health, 4.5)
     assert not one.end(begun_while_open, FAILED, 4.5)
     assert (one.state, one.passed) == ("half_open", 0)
     for _ in range(2):
@@ -163,7 +163,7 @@ class Naive:
         self.round_at = 0.0
         self.calls: list[dict[str, object]] = []
         self.epoch = 0
-        self.ended: list[tuple[float, int, int]] = []  # when, verdict, epoch
+        self.ended: list[tuple[float, int, int]] = []  # when, health, epoch
 
     def turn(self, state: str, now: float) -> None:
         self.state, self.since, self.epoch = state, now, self.epoch + 1
@@ -186,13 +186,13 @@ class Naive:
     def offers(self) -> bool:
         return self.state == "closed" or (self.state == "half_open" and self.probes_out() < SPEC.probes)
 
-    def end(self, index: int, verdict: int, now: float) -> None:
-        if verdict == IGNORED or self.calls[index]["epoch"] != self.epoch or self.state == "open":
+    def end(self, index: int, health: int, now: float) -> None:
+        if health == IGNORED or self.calls[index]["epoch"] != self.epoch or self.state == "open":
             return
-        self.ended.append((now, verdict, self.epoch))
+        self.ended.append((now, health, self.epoch))
         here = [(when, said) for when, said, epoch in self.ended if epoch == self.epoch]
         if self.state == "half_open":
-            if verdict == FAILED:
+            if health == FAILED:
                 self.open(now)
             elif len(here) >= SPEC.probes:
                 self.turn("closed", now)
@@ -205,7 +205,7 @@ class Naive:
                 break
             row += 1
         often = len(window) >= SPEC.min_calls and window.count(FAILED) >= SPEC.rate * len(window)
-        if verdict == FAILED and (row >= SPEC.consecutive or often):
+        if health == FAILED and (row >= SPEC.consecutive or often):
             self.open(now)
 
     def tick(self, now: float) -> None:
@@ -228,22 +228,22 @@ STEPS = st.lists(
 
 @settings(max_examples=300)
 @given(STEPS)
-def test_every_order_of_events(steps: Sequence[tuple[str, int, Verdict]]) -> None:
+def test_every_order_of_events(steps: Sequence[tuple[str, int, Health]]) -> None:
     """GW-25: calls begin and end in any order, late, never, while it is open, around each change: the breaker is what a
     naive one is that keeps a full record. It only goes closed, open, half open, and from there to either; while it is open
     it offers nothing before its time; each call can be ended only once by its owner, and each end counts once."""
     one, naive, now = Breaker(SPEC), Naive(), 0.0
     running: list[tuple[int, int]] = []
     allowed = {("closed", "open"), ("open", "half_open"), ("half_open", "open"), ("half_open", "closed")}
-    for verb, number, verdict in steps:
+    for verb, number, health in steps:
         before = one.state
         generation = one.generation
         if verb == "begin":
             running.append((one.begin(), naive.begin(now)))
         elif verb == "end" and running:
             ticket, index = running.pop(number % len(running))
-            changed = one.end(ticket, verdict, now)
-            naive.end(index, verdict, now)
+            changed = one.end(ticket, health, now)
+            naive.end(index, health, now)
             assert changed == (one.state != before)
         elif verb == "wait":
             now += number / 2

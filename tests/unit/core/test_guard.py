@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from sidecar.core.breaker import FAILED, GOOD, IGNORED, BreakerSpec
-from sidecar.core.guard import MAX_MODELS, MAX_UNTOLD, REST, Guard, Guards, GuardSpec, verdict, verdict_of
+from sidecar.core.guard import MAX_MODELS, MAX_UNTOLD, REST, Guard, Guards, GuardSpec, health_of, health_of_trigger
 from sidecar.core.types import Clocks
 from tests.unit.core.engines import UPSTREAMS, kinds, outcome
 
@@ -37,7 +37,7 @@ def call(guard: Guard, model: str, said: int, now: float = 0.0) -> None:
 def test_what_an_end_says_of_the_upstream(fields: dict[str, object], said: int) -> None:
     """GW-24: no connection, TLS, timeouts, 5xx and 429 are failures of the upstream; a caller's mistake, a client that left
     and what the sidecar refuses are not."""
-    assert verdict(outcome(**fields)) == said  # type: ignore[arg-type]  # fields of one case
+    assert health_of(outcome(**fields)) == said  # type: ignore[arg-type]  # fields of one case
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_what_an_end_says_of_the_upstream(fields: dict[str, object], said: int) 
     [("connect", FAILED), ("timeout", FAILED), ("503", FAILED), ("429", FAILED), ("408", FAILED), ("404", IGNORED)],
 )
 def test_what_a_fallback_says_of_the_upstream(trigger: str, said: int) -> None:
-    assert verdict_of(trigger) == said
+    assert health_of_trigger(trigger) == said
 
 
 def test_models_have_breakers_of_their_own() -> None:
