@@ -7,7 +7,7 @@ a long good time, whose rate of all units stays small for as long again; an arm 
 with the same alpha at most. Evidence of harm inside the limit is shown and does not fail. `quality: -5%` fails below 95 %
 of the control's mean score. `false_rollback`, the chance that any of them ever rolls back an arm that is no worse, is
 divided among them (Bonferroni): `rejections` and `gave_up`, which nobody asked for and which look for arms that break
-outright, get a quarter of what each of the others gets (QUIET), as a few units show that at any alpha.
+outright, get a quarter of what each of the others gets (SMALL_PART), as a few units show that at any alpha.
 
 Some guardrails are there without being asked for, because few policies want the contrary: `error_rate` (limit 1.5x when
 not stated), and `rejections`: the share of calls answered as the CALLER'S mistake. Those never count as errors, but
@@ -50,9 +50,9 @@ DEFAULT_REJECTION_RATIO: Final = 2.0  # callers' mistakes come in clusters: only
 DEFAULT_GAVE_UP_RATIO: Final = 2.0  # leaving is rare and comes in clusters, as a person's mood does
 PATIENCE_S: Final = 10.0  # 3..60: an app that leaves earlier may be in a hurry; later, a hanging arm costs more
 PROOF_ALPHA: Final = 0.05  # 0.001..0.1 of a wrong "not inferior", per guardrail; smaller asks for more units
-QUIET: Final = 0.25  # 0.05..1 of a full part of alpha, for what nobody asked for; smaller: slower there
+SMALL_PART: Final = 0.25  # 0.05..1 of a full part of alpha, for _COARSE metrics that nobody asked for; smaller: slower
 OURS: Final = frozenset({"shed", "shutdown"})  # errors of the sidecar: no room, no connection free, going down
-_QUIET: Final = frozenset({"rejections", "gave_up"})
+_COARSE: Final = frozenset({"rejections", "gave_up"})  # they look for arms that break outright: few units show that
 _BOUNDED: Final = frozenset({"error_rate", "rejections", "quality", "validated_quality"})
 _TOGETHER: Final = 256  # 1..1e4 waits that are counted at once; more cost memory
 _PATIENCE: Final = (0.95,)  # quantile of the control's answers that a client must have waited for
@@ -174,9 +174,11 @@ class BoundedGuard:
     """Guards a mean in [0, 1]: `error_rate`, `rejections`, `gave_up` (harm = the value), qualities (1 - value)."""
 
     def __init__(self, metric: str, worst: float, alpha: float, *, margin: float | None = None) -> None:
-        """`margin`: that of non-inferiority, where it must be shown."""
+        """`worst`: the limit as a ratio to the control, above which a harm fails (>= 1) and below which a quality does
+        (0..1). `alpha`, in (0, 1), is the chance of a false alarm; `margin`, in [0, 1), that of non-inferiority, where
+        it must be shown."""
         self.metric = metric
-        self._worst = worst  # ratio to the control: at most for harms, at least for qualities
+        self._worst = worst
         self._alpha = alpha
         self._quality = metric in ("quality", "validated_quality")
         self._shown = _SHOWN[metric]
@@ -374,7 +376,8 @@ class NumberGuard:
     """Guards the distribution of a heavy-tailed number: `ttft_p95`, `latency_p95`, `cost`."""
 
     def __init__(self, metric: str, ratio: float, alpha: float, *, paired: bool = False) -> None:
-        """`paired`: units come in pairs, one of each group, instead of being drawn one by one."""
+        """`ratio` to the control above which the canary fails (>= 1), `alpha` as in `BoundedGuard`. `paired`: units come in
+        pairs, one of each group, instead of being drawn one by one."""
         self.metric = metric
         self._ratio = ratio
         self._alpha = alpha
@@ -461,10 +464,10 @@ def guards_of(spec: RolloutSpec, *, paired: bool = False) -> tuple[PatienceGuard
     if "quality" in limits:
         limits["validated_quality"] = limits["quality"]
     watched = [metric for metric in limits if metric not in wanted or not wanted[metric].off]
-    parts = {metric: QUIET if metric in _QUIET - wanted.keys() else 1.0 for metric in watched}
+    parts = {metric: SMALL_PART if metric in _COARSE - wanted.keys() else 1.0 for metric in watched}
     alpha = spec.false_rollback / spec.replicas / sum(parts.values())
     margin = spec.margin if spec.require == "non_inferior" else None
-    patience = PatienceGuard(limits.pop("gave_up"), alpha * parts.pop("gave_up", QUIET), margin=margin)
+    patience = PatienceGuard(limits.pop("gave_up"), alpha * parts.pop("gave_up", SMALL_PART), margin=margin)
     others: list[Guard] = [
         BoundedGuard(metric, limits[metric], alpha * part, margin=margin)
         if metric in _BOUNDED

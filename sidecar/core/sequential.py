@@ -117,8 +117,9 @@ class Wealth:
 class HarmTest(Wealth):
     """E-process for "the canary does at most `tolerated` times the control's harm" (see the head of this file).
 
-    `share` is the probability, in (0, 1), with which the observed unit was put in the canary; with 0 or 1 there is no
-    comparison and the observation only counts. About 1 us per harm, O(1) memory.
+    `tolerated` is a ratio of mean harms, at least 1. `share` is the probability, in (0, 1), with which the observed unit
+    was put in the canary; with 0 or 1 there is no comparison and the observation only counts. About 1 us per harm, O(1)
+    memory.
     """
 
     __slots__ = ("_factors", "_for_share", "_tolerated")
@@ -162,8 +163,8 @@ class HarmTest(Wealth):
 class MarginTest:
     """E-process for "the canary's quality is at most `1 - margin` times the control's" (see the head of this file).
 
-    Rejecting it shows that the canary is not inferior. Values are harms in 0..1. Bounded memory: a canary value waits
-    for the next control value when none came since the last pair.
+    Rejecting it shows that the canary is not inferior. `margin` lies in [0, 1). Values are harms in 0..1. Bounded memory:
+    a canary value waits for the next control value when none came since the last pair.
     """
 
     __slots__ = ("_controls", "_margin", "_mean", "_pairs", "_squares", "_total", "_waiting", "e_value")
@@ -221,7 +222,8 @@ class MarginTest:
 
 
 class MeanSequence:
-    """Confidence sequence for the mean of values in [0, 1]: `lower` and `upper` hold at all times at once."""
+    """Confidence sequence for the mean of values in [0, 1]: with probability 1 - `alpha`, `lower` and `upper` hold at all
+    times at once."""
 
     __slots__ = ("_alpha", "_spread", "lower", "n", "total", "upper")
 
