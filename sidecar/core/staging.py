@@ -65,8 +65,8 @@ class Staging:
         }
         self.asleep: dict[str, dict[str, Any]] = {}  # states of rollouts that the mode has no use for now
         self._slept: list[str] = []  # the promoted ones of them, in order
-        self._told: tuple[str, str, str] | None = None  # the change that a rule denies now: its kind, arm, and why
-        self._news = False  # ... of which there was no event yet
+        self._denial: tuple[str, str, str] | None = None  # the change that a rule denies now: its kind, arm, and why
+        self._denial_untold = False  # there was no event of it yet
         self.resting = Resting(route.name, self._digests, _rests(route))
         self.active: Rollout | None = None
         self.arm = ""  # of the active rollout
@@ -79,14 +79,21 @@ class Staging:
     # ---- carried over from the last policy
 
     def begin(self, before: "Staging | None", labels: Mapping[str, int], now: float) -> list[Event]:
-        """Takes over what goes on unchanged, and starts the first rollout that waits. `labels` count evidence so
-        far."""
-        for arm in list(self.rollouts) if before is not None else ():
-            assert before is not None
+        """Takes over what goes on unchanged, and starts the first rollout that waits. `labels` is how many labels beyond
+        validators each arm has had."""
+        if before is not None:
+            self._adopt(before)
+        self.credit(labels, self.rollouts)
+        self._refresh()
+        return self._next(now)
+
+    def _adopt(self, before: "Staging") -> None:
+        """Goes on with the rollouts, the order of promotions, the brakes and the rests of arms that stay as they are."""
+        for arm, new in list(self.rollouts.items()):
             old = before.rollouts.get(arm)
             if old is None:
                 continue
-            new, same = self.rollouts[arm], before._digests[arm] == self._digests[arm]
+            same = before._digests[arm] == self._digests[arm]
             if old.id == new.id:
                 self.rollouts[arm] = old
                 old.min_labels = self._route.quality.min_samples
@@ -94,21 +101,17 @@ class Staging:
                 new.restore({**old.to_state(), "id": new.id})  # who starts it again starts what the policy says now
             elif old.phase in UNDER_WAY:
                 self._unbind(arm)
-        if before is not None:
-            order = [*before._slept, *before._promoted]
-            known = {**before.asleep, **{arm: one.to_state() for arm, one in before.rollouts.items()}}
-            stay = [arm for arm, digest in self._digests.items() if before._digests.get(arm) == digest]
-            self._wake({arm: known[arm] for arm in stay if arm in known}, before.rollouts)
-            self._line_up(order)
-            for arm in stay:
-                self._brake.take_over(before._brake, arm)
-            self.resting.take_over(before.resting)
-        self.credit(labels, self.rollouts)
-        self._refresh()
-        return self._next(now)
+        order = [*before._slept, *before._promoted]
+        known = {**before.asleep, **{arm: one.to_state() for arm, one in before.rollouts.items()}}
+        stay = [arm for arm, digest in self._digests.items() if before._digests.get(arm) == digest]
+        self._wake({arm: known[arm] for arm in stay if arm in known}, before.rollouts)
+        self._line_up(order)
+        for arm in stay:
+            self._brake.take_over(before._brake, arm)
+        self.resting.take_over(before.resting)
 
     def credit(self, labels: Mapping[str, int], arms: Iterable[str]) -> None:
-        """Labels of before count for the rollouts of these arms."""
+        """The `labels` that these arms have had, also before their rollouts began, count as evidence of quality in them."""
         for arm in arms:
             self.rollouts[arm].quality_labels = max(self.rollouts[arm].quality_labels, labels[arm])
 
@@ -353,34 +356,31 @@ class Staging:
         """What `permit` says to a change that is due by itself; a denial is noted for `_denials`."""
         why = None if self.permit is None else self.permit(kind, arm, percent)
         found = None if why is None else (kind, arm, why)
-        if found != self._told:  # asked every second, told once
-            self._told = found
-            self._news = found is not None
+        if found != self._denial:  # asked every second, told once
+            self._denial = found
+            self._denial_untold = found is not None
         return why
 
     def _denials(self) -> list[Event]:
-        """The denial that nobody was told of yet."""
-        if self._told is None or not self._news:
+        """The event of a denial that nobody was told of yet."""
+        if self._denial is None or not self._denial_untold:
             return []
-        self._news = False
-        kind, arm, why = self._told
+        self._denial_untold = False
+        kind, arm, why = self._denial
         detail = {"what": kind, "rationale": "it was due", "trigger": "time"}
         text = f"{arm}: {kind} was due; denied: {why}"
         return [
             Event(kind="change.denied", severity="medium", route=self._route.name, arm=arm, message=text, detail=detail)
         ]
 
-    def _denied(self, kind: str, rollout: Rollout) -> str | None:
-        return None if self.permit is None else self.permit(kind, rollout.arm, rollout.next_step)
-
     def _ask(self, kind: str, rollout: Rollout) -> None:
-        """A person overrides evidence, and no rule."""
-        why = self._denied(kind, rollout)
+        """Raises RolloutError where a rule denies what a person wants: they may override evidence, and no rule."""
+        why = None if self.permit is None else self.permit(kind, rollout.arm, rollout.next_step)
         if why is not None:
             raise RolloutError(f"route {self._route.name}: a rule of the policy denies {kind} of {rollout.arm}: {why}")
 
     def _after(self, events: list[Event]) -> list[Event]:
-        """Makes the attributes true again after a verb that said something."""
+        """Brings all that follows from the rollouts' phases up to date with these events of one; gives them back."""
         for event in events:
             arm = event.arm or ""
             if event.kind in ("rollout.rolled_back", "rollout.promoted"):
@@ -397,6 +397,7 @@ class Staging:
         return events
 
     def _refresh(self) -> None:
+        """Derives the attributes that requests read from the rollouts' phases."""
         self.active = next((one for one in self.rollouts.values() if one.phase in UNDER_WAY), None)
         active = self.active
         self.arm = "" if active is None else active.arm
