@@ -74,10 +74,10 @@ class Over(Called, Protocol):
     ticket: int  # of its call to an upstream; 0: there was none
     guard: Guard
     busy: int  # connections of its upstream that carried calls when it ended
-    broke_off: bool  # an answer of an arm before this one: what that cost is not known
+    broke_off: bool  # the answer of an arm before this one had begun when it failed: what that cost is not known
 
     @property
-    def owes(self) -> bool: ...
+    def may_be_billed(self) -> bool: ...
     def end_try(self, health: Health) -> None: ...
 
 
@@ -158,7 +158,7 @@ def _record(exchange: Over, outcome: Outcome) -> None:
         verdict = teach(plane, facts, decision, replace(outcome, cost_nusd=0))
     else:
         verdict = teach(plane, facts, decision, outcome)
-        if outcome.kind == "failed" and exchange.owes:  # the error was ours, and the lesson takes it to be free
+        if outcome.kind == "failed" and exchange.may_be_billed:  # the lesson took our error answer to be free
             plane.charge_unknown(decision)
     arm = outcome.served_arm or decision.arm
     if facts.endpoint == "responses" and outcome.completion_id and arm is not None:
@@ -225,7 +225,7 @@ def _record_undecided(exchange: Over, kind: OutcomeKind, error: str | None, dura
 def _in_all(exchange: Over, outcome: Outcome) -> Outcome:
     """The outcome with what the arms before the last one cost."""
     if exchange.stages:
-        begun = exchange.owes or 0 < outcome.status < 400
+        begun = exchange.may_be_billed or 0 < outcome.status < 400
         outcome = _with_stages(outcome, exchange.stages, free=outcome.kind == "failed" and not begun)
     if exchange.broke_off and outcome.cost_nusd is not None:
         return replace(outcome, cost_kind="lower_bound")

@@ -111,12 +111,12 @@ class Exchange(Outward):
         if reply is None:
             self._read_head(data, now)
         elif reply.alike is not None and (out := reply.alike.take(data, now - self.zero)):
-            self.client.write(out)  # and no timer is told: `_silent_at` asks for what was counted
+            self.client.write(out)  # the deadline is not moved here: `_silent_at` reads when the last one was counted
         else:
             self._forward(reply, data, now)
 
     def _read_head(self, data: bytes, now: float) -> None:
-        if self._is_held(data, now):
+        if self._feed_unseen(data, now):
             return
         if self.ttfb_s is None:
             self.ttfb_s = now - self.zero
@@ -154,7 +154,7 @@ class Exchange(Outward):
 
     def _on_head(self, head: ResponseHead, data: bytes, now: float) -> None:
         """The head is complete: another try, or down it goes."""
-        if self.doubted is self.origin and head.status < 300:  # the call goes through without our question: it was that
+        if self.doubted is self.origin and head.status < 300:  # without our question it goes through: that was refused
             self.origin.hush(self.sent_model)
         if head.status >= 400 and (self._fall_back(str(head.status)) or self._refused_question(head, data)):
             return
@@ -171,24 +171,25 @@ class Exchange(Outward):
         else:
             reply = Reply(head, self.head_in, self.way, asked=self.asked, meter_max_bytes=limit, collector=collector)
         if self.cascade is not None and self.cascade.holds(head, reply):
-            self._hold_back(self.cascade, data, now)
+            self._feed_held(self.cascade, data, now)
         elif isinstance(reply, TranslatedReply):
             self.phase = "streaming"
-            self._begin_to_tell(reply, data, now)
+            self._feed_pending(reply, data, now)
         else:
             self._forward(reply, data, now, self._open(reply))
 
-    def _begin_to_tell(self, reply: TranslatedReply, data: bytes, now: float) -> None:
-        """More of a translated answer: it goes down from where there is something to tell. Before, it can still fail."""
+    def _feed_pending(self, reply: TranslatedReply, data: bytes, now: float) -> None:
+        """More of a translated answer of which nothing is with the client: until then another arm may still be asked."""
         self.pending = reply
         try:
             out, payload = reply.feed(data)
         except ProtocolError as error:
             self._wrong_answer(str(error))
             return
-        self._tell(reply, out, payload, now)
+        self._open_pending(reply, out, payload, now)
 
-    def _tell(self, reply: TranslatedReply, out: bytes, payload: bytes, now: float) -> None:
+    def _open_pending(self, reply: TranslatedReply, out: bytes, payload: bytes, now: float) -> None:
+        """Begins the answer to the client if there is something of it to send (`out`), or if it is whole."""
         if out or reply.done:
             self.pending = None
             self.client.write(self._open(reply) + out)
@@ -215,7 +216,7 @@ class Exchange(Outward):
         return collector
 
     def _open(self, reply: Reply) -> bytes:
-        """The answer goes to the client from here on: its head, as it is sent."""
+        """From here on the answer is the client's; gives the bytes of its head, for the caller to write."""
         self.reply = reply
         if reply.framing == "close" or not self.head_in.minor or self.body_left or self.plane.draining:
             self.keep_client = False
@@ -227,17 +228,17 @@ class Exchange(Outward):
         self.phase = "streaming"
         return reply.head_bytes(add, close=not self.keep_client)
 
-    def _is_held(self, data: bytes, now: float) -> bool:
-        """Takes more of an answer whose head is complete while nothing of it is with the client; whether there is one."""
+    def _feed_unseen(self, data: bytes, now: float) -> bool:
+        """More of the answer that has begun and of which the client has seen nothing; False where there is none."""
         if self.pending is not None:
-            self._begin_to_tell(self.pending, data, now)
+            self._feed_pending(self.pending, data, now)
         elif self.cascade is not None and self.cascade.reply is not None:
-            self._hold_back(self.cascade, data, now)
+            self._feed_held(self.cascade, data, now)
         else:
             return False
         return True
 
-    def _hold_back(self, cascade: Cascade, data: bytes, now: float) -> None:
+    def _feed_held(self, cascade: Cascade, data: bytes, now: float) -> None:
         """More of an answer that a cascade looks at before the client sees any of it."""
         try:
             held = cascade.feed(data, now - self.zero, self.plane)
@@ -318,7 +319,7 @@ class Exchange(Outward):
         if nxt is None:
             return False
         self.decided = self.decided or decision
-        if self.owes:
+        if self.may_be_billed:
             self.broke_off = True
             self.plane.charge_unknown(decision)
         self.plane.books.upstream_retries += 1
@@ -353,7 +354,7 @@ class Exchange(Outward):
         if self.phase == "over":
             return
         if self.pending is not None:
-            self._lost_before_telling(self.pending, error)
+            self._lost_pending(self.pending, error)
             return
         if reply is None:
             if self._held_head is None and self._fall_back("connect"):
@@ -373,13 +374,13 @@ class Exchange(Outward):
             reply.measure(b"", now - self.zero, self.plane.on_bug)
         self._completed(now)
 
-    def _lost_before_telling(self, reply: TranslatedReply, error: Exception | None) -> None:
+    def _lost_pending(self, reply: TranslatedReply, error: Exception | None) -> None:
         try:
             out = reply.end(error, self.plane.on_bug)
         except ProtocolError as wrong:
             self._wrong_answer(str(wrong))
             return
-        self._tell(reply, out, b"", monotonic())
+        self._open_pending(reply, out, b"", monotonic())
 
     def on_deadline(self) -> None:
         """A timer ran out; which one follows from the phase."""
@@ -486,7 +487,7 @@ class Exchange(Outward):
             self.last_sent = self.sent_body
         if self.ticket and self.guard.limit is not None:
             self.busy = self.origin.pool.busy + 1
-        if kind == "aborted" or (kind == "failed" and self.reply is not None):  # the only ones of which nobody tells it
+        if kind == "aborted" or (kind == "failed" and self.reply is not None):  # to estimate a usage by
             self.prompt_bytes = text_bytes(self.body)
         if self.said is not None:
             self.facts = replace(self.facts, lost={})  # it holds the prompt, and rows may wait

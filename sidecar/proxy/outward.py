@@ -29,22 +29,22 @@ class Outward(OwnAnswers):
     exchange sets few of its own."""
 
     asked = False  # we asked for usage that the client had not asked for
-    doubted: Origin | None = None  # refused a call that asked; this one is sent there again without
+    doubted: Origin | None = None  # refused this call, maybe for asking usage: it is sent there without that
     sent_s: float | None = None
     ttfb_s: float | None = None
     said: Said | None = None  # the call as other formats say it, where the policy has upstreams of another one
     translated: Translated | None = None  # this call, where its arm speaks another format
     pending: TranslatedReply | None = None  # its answer, while there is nothing of it to tell yet
-    broke_off = False  # an answer of an arm before this one: what that cost is not known
+    broke_off = False  # the answer of an arm before this one had begun when it failed: what that cost is not known
     cascade: Cascade | None = None
     stages: tuple[Stage, ...] | None = None  # arms that its cascade asked before this one
     guard: Guard  # of the upstream that is asked, from `_begin_try` on
     breaker: Breaker
     ticket = 0  # of the call that is under way; 0: none
-    again = False  # it is a second try of one that failed; an answer that a cascade did not pass on had not
+    retrying = False  # the try before this one failed; an answer that a cascade does not pass on is no failure
     _view: RequestView | None = None
     _outgoing: bytes | Parts = b""  # the body as this arm gets it; in parts where it is large and was changed
-    lacked = False  # there was no descriptor for its connection
+    redialled = False  # because there was no descriptor for its connection at first
     unsent = False  # some of a large body is not written yet, or had not left us when its connection was dropped
     prompt_bytes: int | None = None
     _target: bytes | None = None  # where the upstream has the endpoint at a place of its own
@@ -84,23 +84,23 @@ class Outward(OwnAnswers):
 
     def _dial_again(self) -> bool:
         """Where descriptors are lacking: idle connections give theirs up, and another dial begins, once for each call."""
-        if self.lacked:
+        if self.redialled:
             return False
-        self.lacked = True
+        self.redialled = True
         self.plane.close_idle()
         return self.origin.pool.take(self) is None  # none is idle
 
     def _begin_try(self, decision: Decision) -> None:
         guard = self.guard = self.origin.guard
         breaker = self.breaker = guard.of(decision.model or self.facts.model)
-        self.ticket = guard.begin(breaker, retry=self.again)
+        self.ticket = guard.begin(breaker, retry=self.retrying)
 
     def end_try(self, health: Health) -> None:
         """Tells the breaker how the call to the upstream ended, if one is under way; a second call of this does nothing."""
         ticket, self.ticket = self.ticket, 0
         if ticket:
-            self.guard.end(self.breaker, ticket, health, steady(), retry=self.again)
-            self.again = health != GOOD
+            self.guard.end(self.breaker, ticket, health, steady(), retry=self.retrying)
+            self.retrying = health != GOOD
 
     @property
     def sent_body(self) -> bytes:
@@ -115,12 +115,12 @@ class Outward(OwnAnswers):
 
     @property
     def unseen(self) -> Reply | None:
-        """An answer that has begun, and of which nothing is with the client."""
+        """An answer whose head is complete, and of which nothing is with the client."""
         return self.pending or (None if self.cascade is None else self.cascade.reply)
 
     @property
-    def owes(self) -> bool:
-        """Whether such an answer may be billed."""
+    def may_be_billed(self) -> bool:
+        """Whether an `unseen` answer has begun with a status below 400, so that its provider may bill for it."""
         unseen = self.unseen
         return unseen is not None and unseen.head.status < 400
 
