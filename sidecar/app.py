@@ -43,7 +43,7 @@ from sidecar.core.types import Event, Feedback
 from sidecar.errors import ConfigError
 from sidecar.gauges import allow, load, register
 from sidecar.process import loop_factory, place, salt_of, serve_traffic, watch_loop
-from sidecar.proxy.aside import Beside, ErrandStatus
+from sidecar.proxy.aside import ErrandStatus, JudgesAndShadows
 from sidecar.proxy.cascade import Cascades
 from sidecar.proxy.descriptors import raise_limit
 from sidecar.proxy.downstream import Downstream
@@ -105,7 +105,7 @@ class Sidecar:
         polls = [("policy", self.reloading.poll_policies), ("prices", self.reloading.poll_prices)]
         self.loop = ControlLoop(self._consumers(), [("tick", self._tick), *polls], self.on_bug)
         self.plane = Plane(settings, self.engine, self.tasks, self.loop.emit)
-        self.beside, self.cascades = Beside(self.plane), Cascades(self.plane)
+        self.aside, self.cascades = JudgesAndShadows(self.plane), Cascades(self.plane)
         self.memory = Memory(self.plane, self.loop.shed_records)
         self._wire_plane()
         self.defaults = default_upstreams(settings)
@@ -302,7 +302,7 @@ class Sidecar:
         return Readiness(self.state == "serving", self.state, notes, detail)
 
     def errands(self) -> list[ErrandStatus]:
-        return self.beside.status(steady())
+        return self.aside.status(steady())
 
     def load(self) -> dict[str, object]:
         """What the data plane holds and has counted now."""
@@ -413,7 +413,7 @@ class Sidecar:
         allow(self.metrics, policy)
         self.plane.checks.apply(policy)
         self.plane.signals.apply(policy)
-        self.beside.apply(policy)
+        self.aside.apply(policy)
         self.cascades.apply(policy)
         self.desk.sources = {route.name: route.quality.teaching for route in policy.routes}
 
@@ -422,7 +422,7 @@ class Sidecar:
         if self.plane.cascades is not None or self.plane.aside is not None:
             routes = self.engine.standings()
             self.cascades.refresh(routes)
-            self.beside.refresh(routes)
+            self.aside.refresh(routes)
 
     def _on_errand(self, event: Event) -> None:
         """A call of our own is over: it is counted and stored, and no line of the log is spent on it."""
@@ -445,7 +445,7 @@ class Sidecar:
         """/ready says 503; new requests are still served until none came for `drain_idle_s`, or `drain_s` is over."""
         self.state = "draining"
         self.plane.draining = True
-        self.beside.stop()
+        self.aside.stop()
         log.info("draining", exchanges=len(self.plane.exchanges))
         await drain(self.plane, self._cut)
 

@@ -14,7 +14,7 @@ from sidecar.core.guard import Guards
 from sidecar.core.policy import Policy
 from sidecar.core.retry_budget import RetryBudget
 from sidecar.core.status import RouteStatus
-from sidecar.proxy.aside import Beside
+from sidecar.proxy.aside import JudgesAndShadows
 from sidecar.proxy.memory import Memory
 from sidecar.proxy.plane import Plane
 from sidecar.proxy.upstream import Pool
@@ -38,7 +38,7 @@ class Parts(Protocol):
     desk: FeedbackDesk
     request_log: RequestLog
     spans: Spans | None
-    beside: Beside
+    aside: JudgesAndShadows
     memory: Memory
 
 
@@ -66,7 +66,7 @@ def register(metrics: Metrics, parts: Parts) -> None:
     _register_routes(metrics, parts.engine)
     metrics.gauge("budget_limit_usd", "", lambda: _limits(parts.policies.current.policy))
     of_process(lambda name, read: metrics.gauge(name, "", read), loop, parts.memory)
-    of_traffic(lambda name, read: metrics.gauge(name, "", read), plane, parts.beside)
+    of_traffic(lambda name, read: metrics.gauge(name, "", read), plane, parts.aside)
 
 
 def of_process(gauge: Callable[[str, Callable[[], float]], None], loop: ControlLoop, memory: Memory) -> None:
@@ -78,12 +78,12 @@ def of_process(gauge: Callable[[str, Callable[[], float]], None], loop: ControlL
     gauge("memory_level", lambda: pressure.level)
 
 
-def of_traffic(gauge: Callable[[str, Callable[[], Reading]], None], plane: Plane, beside: Beside) -> None:
+def of_traffic(gauge: Callable[[str, Callable[[], Reading]], None], plane: Plane, aside: JudgesAndShadows) -> None:
     """Gives `gauge` what only the process knows that carries the traffic; of several processes it can be added up."""
     guards = plane.engine.guards
     gauge("buffered_bytes", lambda: plane.buffered)
     gauge("open_streams", lambda: plane.open)
-    gauge("errands_dropped", lambda: beside.errands.dropped)
+    gauge("errands_dropped", lambda: aside.errands.dropped)
     gauge("pool_connections", lambda: _pools(plane))
     gauge("pool_dials", _Rising(lambda: _pools_of(plane), _dials))
     gauge("breaker_state", lambda: _breakers(guards))

@@ -42,7 +42,7 @@ class _Plan(Struct):
     shadowing: Shadowing | None
 
 
-class Beside:
+class JudgesAndShadows:
     """The `Aside` of a plane whose policy has judges or shadows."""
 
     def __init__(self, plane: Plane) -> None:
@@ -143,17 +143,19 @@ class Beside:
 class _Witness:
     """Remembers one exchange until it is over."""
 
-    def __init__(self, beside: Beside, graded: bool, copied: bool, seen: Seen, way: Way, propensity: float) -> None:
+    def __init__(
+        self, owner: JudgesAndShadows, graded: bool, copied: bool, seen: Seen, way: Way, propensity: float
+    ) -> None:
         self.collector = Collector(way.endpoint) if graded else None
         self.copied = copied
         self.seen = seen
         self.way = way
         self.propensity = propensity
-        self._beside = beside
+        self._owner = owner
 
     def over(self, settled: Settled) -> None:
         """The client has its answer, and the row is written."""
-        self._beside.over(self, settled)
+        self._owner.over(self, settled)
 
 
 def _terms(plan: _Plan) -> tuple[Judge | None, Shadow | None, Arm | None]:

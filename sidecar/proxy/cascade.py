@@ -78,7 +78,7 @@ class Cascades:
         return cascade, first
 
 
-class Climber(Protocol):
+class CascadedExchange(Protocol):
     """What a cascade uses of its exchange."""
 
     plane: Plane
@@ -161,7 +161,7 @@ class Cascade:
         self.reply, self._parts, self._payload = None, [], []
         return held
 
-    def fails(self, exchange: Climber, reply: Reply, now_s: float) -> bool:
+    def fails(self, exchange: CascadedExchange, reply: Reply, now_s: float) -> bool:
         """Whether the held answer fails its checks and another arm is now to be asked: then `exchange` has its decision.
 
         Else what was found is the exchange's to be settled with: nothing is measured, checked or priced a second time.
@@ -176,7 +176,7 @@ class Cascade:
             return False
         return why is not None and self._go_on(exchange, outcome, why, "policy")
 
-    def falls_back(self, exchange: Climber, trigger: str, now_s: float) -> bool:
+    def falls_back(self, exchange: CascadedExchange, trigger: str, now_s: float) -> bool:
         """Whether the next arm is asked because this one's upstream failed: then `exchange` has its decision."""
         if not self.left or not (trigger in ("connect", "timeout", "429") or trigger[:1] == "5"):
             return False
@@ -205,7 +205,7 @@ class Cascade:
         plane.engine.release(made)
         return None
 
-    def _outcome(self, exchange: Climber, reply: Reply, now_s: float) -> Outcome:
+    def _outcome(self, exchange: CascadedExchange, reply: Reply, now_s: float) -> Outcome:
         ask = _Ask(
             plane=exchange.plane,
             at=exchange.at,
@@ -234,7 +234,9 @@ class Cascade:
                 return "confidence"
         return None
 
-    def _go_on(self, exchange: Climber, outcome: Outcome, why: str, reason: Literal["policy", "fallback"]) -> bool:
+    def _go_on(
+        self, exchange: CascadedExchange, outcome: Outcome, why: str, reason: Literal["policy", "fallback"]
+    ) -> bool:
         """To the next arm that may be asked: this one is settled; False when there is none."""
         plane, old = exchange.plane, exchange.decision
         assert old is not None

@@ -200,7 +200,7 @@ class Errands:
     def _overloaded(self) -> bool:
         plane = self._plane
         settings = plane.settings
-        busy = len(plane.exchanges) > _BUSY * plane.fit
+        busy = len(plane.exchanges) > _BUSY * plane.capacity
         full = plane.pressed or plane.buffered > _BUSY * settings.max_buffered_bytes
         return plane.draining or busy or bool(plane.room) or full
 

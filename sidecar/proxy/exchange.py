@@ -80,7 +80,7 @@ class Exchange(Outward):
             refusal = decision.refusal if self.said is None else self.said.told(decision.refusal)
             self._answer(refusal.status, refusal.code, refusal.message, "failed", "refused", NO_RETRY)
             return
-        if len(plane.exchanges) > plane.most:
+        if len(plane.exchanges) > plane.capacity_now:
             self._shed("the sidecar carries as many exchanges as it may")
             return
         self._send(view)

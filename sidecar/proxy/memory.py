@@ -65,7 +65,7 @@ class Memory:
         plane.high_bytes = _FEW_BYTES if plane.pressed else WRITE_HIGH_BYTES
         for connection in list(plane.connections):
             connection.set_high(plane.high_bytes)
-        plane.most = min(plane.fit, FEW) if level == 2 else plane.fit
+        plane.capacity_now = min(plane.capacity, FEW) if level == 2 else plane.capacity
         self._shed_records(level > 0)
         detail = {"level": level, "used_bytes": pressure.used_bytes, "limit_bytes": pressure.limit_bytes}
         severity, text = _TOLD[level]

@@ -32,7 +32,7 @@ class OwnAnswers(Intake):
         self._answer(408, "body_stalled", "the request body did not arrive in time", "failed", "timeout_body")
 
     def _shed(self, message: str) -> None:
-        if self.plane.fit < self.plane.settings.max_streams:
+        if self.plane.capacity < self.plane.settings.max_streams:
             self.keep_client = False  # descriptors are few, and others want this one
         self._answer(503, "overloaded", message, "failed", "shed", b"retry-after: 1\r\n")
 

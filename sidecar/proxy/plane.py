@@ -28,9 +28,8 @@ from sidecar.wire.providers import FORMATS
 
 MAX_KEPT: Final = 20_000  # some 3 MB
 SWEEP_S: Final = 0.1  # deadlines are checked this often: a timer per request would cost more than the request's parsing
-
-SETTLE_S: Final = 0.005  # exchanges that are over are settled this much later at most,
-TOGETHER: Final = 32  # or when so many wait: a millisecond of work, two after streams
+SETTLE_S: Final = 0.005  # an exchange that is over is settled this much later at most, or
+SETTLE_TOGETHER: Final = 32  # when so many wait: a millisecond of work, two after streams
 
 Answer = Callable[[int, bytes], None]  # status, JSON body
 # Reads the body of a tenant ("": anybody's), and answers once, now or later.
@@ -60,7 +59,7 @@ class Connected(Protocol):
 
 
 class Witness(Protocol):
-    """Somebody who wants to know more of an exchange than its row tells. `collector` takes its answer, if it has one."""
+    """Hears of the end of an exchange that a judge or a shadow looks at. `collector`, if any, keeps what it answered."""
 
     collector: Collector | None
 
@@ -79,18 +78,19 @@ class Watched(Protocol):
 
 
 class Aside(Protocol):
-    """Who makes calls of the sidecar's own beside those of clients. All verbs are short and raise nothing expected."""
+    """Makes calls of the sidecar's own beside those of clients (`proxy.aside`). All verbs are short and raise nothing
+    expected."""
 
     def witness(self, watched: Watched, view: RequestView | None) -> Witness | None: ...
     def sweep(self, now: float) -> None: ...
     def stop(self) -> None: ...
 
 
-class Climbing(Protocol):
-    """Who may put a cascade in the place of a decision."""
+class CascadeMaker(Protocol):
+    """Puts a cascade in the place of a decision, where the policy wants one (`proxy.cascade`)."""
 
     def begin(self, plane: "Plane", facts: Facts, decision: Decision, now: float) -> "tuple[Any, Decision] | None":
-        """A cascade, and the decision for its first arm."""
+        """A cascade and the decision for its first arm; None: `decision` stands."""
 
 
 @dataclass(slots=True)
@@ -123,7 +123,8 @@ class Plane:
         """`emit` takes each finished exchange; it must be quick and must not raise."""
         self.wall = wall
         self.settings = settings
-        self.engine, self.watchdog = engine, Watchdog()  # which is asked what the engine decides
+        self.engine = engine
+        self.watchdog = Watchdog()  # calls the engine's deciding verbs, and ends those that stall
         self.tasks = tasks
         self.emit = emit
         self.books = Books()
@@ -140,7 +141,7 @@ class Plane:
         self.on_label: Callable[[str, float], None] = lambda _id, _score: None  # a judge graded a decision's answer
         self.on_sweep: Callable[[], None] = lambda: None
         self.aside: Aside | None = None  # only where a policy has a judge or a shadow
-        self.cascades: Climbing | None = None  # only where a policy has a cascade
+        self.cascades: CascadeMaker | None = None  # only where a policy has a cascade
         self.checks = Checks()
         self.signals = Signals()
         self.connections: set[Connected] = set()
@@ -148,15 +149,15 @@ class Plane:
         self.tunnels: set[Tunnel] = set()  # what exchanges became, until both sides have what was said
         self.draining = False
         self.last_active = monotonic()
-        # Exchanges that are let in; `most` is less while memory is short.
-        self.fit = self.most = min(settings.max_streams, calls_held() or settings.max_streams)
+        self.capacity = min(settings.max_streams, calls_held() or settings.max_streams)  # exchanges at once
+        self.capacity_now = self.capacity  # less while memory is short
         self.buffered = 0  # bytes of request bodies held in all connections
-        self.room: deque[Open] = deque()  # exchanges whose bodies wait for those bytes
+        self.room: deque[Open] = deque()  # exchanges that wait until there is room for their bodies in `buffered`
         self.chance, self.keys = Chance(), Keys(settings.service)
         self.kept: dict[tuple[str, str], tuple[str, int]] = {}  # (tenant, response id): arm and sticky key of its state
-        self.together = TOGETHER
-        self._ended: deque[Callable[[], None]] = deque()
-        self._settling = False  # a timer is set
+        self.settle_together = SETTLE_TOGETHER  # another number only in tests
+        self._ended: deque[Callable[[], None]] = deque()  # what settles each exchange that is over
+        self._settling = False  # the timer that settles them is set
         self._lines: dict[tuple[str, str, str], bytes] = {}
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -184,9 +185,9 @@ class Plane:
     def notes(self) -> list[str]:
         """What `/ready` says of it."""
         asked = self.settings.max_streams
-        narrow = f"max_streams is {asked}, and the open files that the process may have hold {self.fit} calls: "
+        narrow = f"max_streams is {asked}, and the open files that the process may have hold {self.capacity} calls: "
         narrow += f"allow it {2 * asked + RESERVE} (ulimit -n)"
-        return [*([narrow] if self.fit < asked else []), *self.watchdog.notes()]
+        return [*([narrow] if self.capacity < asked else []), *self.watchdog.notes()]
 
     @property
     def open(self) -> int:
@@ -197,7 +198,7 @@ class Plane:
         """An exchange is over. It is settled soon, together with others: between two system calls the same code takes
         nearly twice as long as in a row."""
         self._ended.append(settle)
-        if len(self._ended) >= self.together:
+        if len(self._ended) >= self.settle_together:
             self.settle()
         elif not self._settling:
             self._settling = True
@@ -242,7 +243,7 @@ class Plane:
         return found if found is not None else self.defaults[way.dialect]
 
     def let_in(self) -> None:
-        """Bytes of held bodies are free again: who waits for them goes on."""
+        """Bytes of held bodies are free again: exchanges that wait in `room` go on, in their order, while they fit."""
         while self.room and self.room[0].on_room():
             self.room.popleft()
 

@@ -35,7 +35,7 @@ from sidecar.core.policy import NO_POLICY, Policy, Route
 from sidecar.errors import ConfigError
 from sidecar.gauges import load, of_process, of_traffic
 from sidecar.process import hush, loop_factory, place, salt_of, serve_traffic, watch_loop
-from sidecar.proxy.aside import Beside
+from sidecar.proxy.aside import JudgesAndShadows
 from sidecar.proxy.cascade import Cascades
 from sidecar.proxy.downstream import Downstream
 from sidecar.proxy.keys import Keys
@@ -85,13 +85,13 @@ class Worker:
         self.link = link
         self.telling = Telling(self.engine, link)
         self.plane = self.telling.plane = Plane(settings, self.engine, self.tasks, self.telling.ended)
-        self.beside, self.cascades = Beside(self.plane), Cascades(self.plane)
+        self.aside, self.cascades = JudgesAndShadows(self.plane), Cascades(self.plane)
         self.memory = Memory(self.plane, lambda _shed: None)  # rows are the leader's to shed
         self._wire_plane()
         self.origins = Origins(settings, self.prices.current, self.tasks, self.keys)
         self.defaults = default_upstreams(settings)
         self._gauges: dict[str, Callable[[], Reading]] = {}
-        of_traffic(self._gauges.__setitem__, self.plane, self.beside)
+        of_traffic(self._gauges.__setitem__, self.plane, self.aside)
         steps = [("tick", self._tick), ("policy", self._poll_policy), ("prices", self._poll_prices)]
         self.loop = ControlLoop(Consumers(settings.service), [*steps, ("tell", self._count)], self.on_bug)
         of_process(self._gauges.__setitem__, self.loop, self.memory)
@@ -288,14 +288,14 @@ class Worker:
         self.origins.apply(self.plane, policy, self.defaults)
         self.plane.checks.apply(policy)
         self.plane.signals.apply(policy)
-        self.beside.apply(divided(policy, self._hello.workers))
+        self.aside.apply(divided(policy, self._hello.workers))
         self.cascades.apply(policy)
 
     def _look_around(self) -> None:
         if self.plane.cascades is not None or self.plane.aside is not None:
             routes = self.engine.standings()
             self.cascades.refresh(routes)
-            self.beside.refresh(routes)
+            self.aside.refresh(routes)
 
     def _poll_prices(self) -> None:
         if self.prices.changed():
@@ -318,14 +318,14 @@ class Worker:
         """Once a second everything that can be counted."""
         gauges: dict[str, Gauge] = {name: _written(read()) for name, read in self._gauges.items()}
         now = steady()
-        breakers, errands = self.engine.guards.status(now), self.beside.status(now)
+        breakers, errands = self.engine.guards.status(now), self.aside.status(now)
         told = {"breakers": msgspec.to_builtins(breakers), "errands": msgspec.to_builtins(errands)}
         self.telling.flush(Counted(gauges, load(self.plane), self._notes(), told))
 
     def _notes(self) -> list[str]:
         now = steady()
         notes = [one.text() for one in self.engine.guards.status(now) if one.state != "closed"]
-        notes += [text for errands in self.beside.status(now) for text in errands.notes]
+        notes += [text for errands in self.aside.status(now) for text in errands.notes]
         notes += self.plane.notes()
         if self._refused or self._wanted not in ("", self.engine.policy.version):
             notes.append(f"policy {self._wanted} is in force at the leader and not here yet: {self._refused}")
@@ -341,7 +341,7 @@ class Worker:
     async def _drain(self) -> None:
         """As `app.Sidecar._drain`."""
         self.plane.draining = True
-        self.beside.stop()
+        self.aside.stop()
         await drain(self.plane, self._cut)
 
     async def _close(self) -> None:

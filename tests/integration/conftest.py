@@ -99,7 +99,7 @@ async def serving(
     values = _QUIET | urls | {key: str(value) for key, value in settings.items()}
     loaded = Settings.load(environ or {}, None, [f"{key}={value}" for key, value in values.items()])
     app = Sidecar(loaded, environ or {})
-    app.plane.together = 1  # what a test asks for next shall be there; tests/unit/proxy/test_plane.py is about later
+    app.plane.settle_together = 1  # what a test asks for next shall be there; test_settling.py is about later
     up: asyncio.Future[Sidecar] = asyncio.get_running_loop().create_future()
     task = asyncio.get_running_loop().create_task(app.run(up.set_result))
     await asyncio.wait({task, up}, timeout=WAIT_S, return_when="FIRST_COMPLETED")

@@ -236,7 +236,7 @@ async def test_a_limit_follows_a_burst_that_ends_together(upstream: Upstream, se
     gate, refusals = asyncio.Event(), iter([ok(b"{}", status=b"429 Too Many Requests")])
     up = await upstream(by=lambda _head: [gate, next(refusals, ok())])
     side = await serve(up, concurrency_limit="overload")
-    side.app.plane.together = 1000  # they are settled when all are over
+    side.app.plane.settle_together = 1000  # they are settled when all are over
     calls = [asyncio.ensure_future(call(side.port, post())) for _ in range(20)]
     assert await up.until(lambda: len(up.requests) == 20)
     gate.set()

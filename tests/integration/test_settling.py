@@ -20,7 +20,7 @@ from tests.integration.raw import call, connected, ok, post
 from tests.integration.test_budgets_rules import priced
 from tests.integration.test_cascade import cascading, models, said
 
-COMPANY = plane_module.TOGETHER
+COMPANY = plane_module.SETTLE_TOGETHER
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ async def test_one_call_is_settled_by_the_timer(upstream: Upstream, serve: Serve
     """A lonely call does not wait for company."""
     up = await upstream([ok(b"{}")])
     side = await serve(up)
-    side.app.plane.together = COMPANY
+    side.app.plane.settle_together = COMPANY
     assert (await call(side.port, post())).status == 200
     assert await up.until(lambda: books(side) == (1, 1, 0))
 
@@ -45,7 +45,7 @@ async def test_one_call_is_settled_by_the_timer(upstream: Upstream, serve: Serve
 async def test_many_are_settled_together_and_the_books_always_balance(later: None, sim: Sim, serve: Serve) -> None:
     """INC-44: what is over and not settled counts as open; the last of a company settles all of it."""
     side = await serve(await sim(default=SimulatedModel()))
-    side.app.plane.together = COMPANY
+    side.app.plane.settle_together = COMPANY
     async with talking(side) as app:
         for _ in range(COMPANY - 1):
             await app.ask()
@@ -60,7 +60,7 @@ async def test_a_ceiling_knows_the_last_call(later: None, sim: Sim, serve: Serve
     provider = await sim()
     folder = written(tmp_path / "p", priced(provider.port, budget={"daily_usd": 0.0014, "on_exceeded": "deny"}))
     side = await serve(provider, policies=folder, environ={"NEW_KEY": "k"})
-    side.app.plane.together = COMPANY
+    side.app.plane.settle_together = COMPANY
     async with talking(side) as app:
         assert [(await app.ask("x", max_tokens=100)).status for _ in range(3)] == [200, 200, 429]
 
@@ -70,7 +70,7 @@ async def test_a_conversation_finds_the_arm_that_keeps_it(later: None, sim: Sim,
     provider = await sim()
     folder = written(tmp_path / "p", priced(provider.port))
     side = await serve(provider, policies=folder, environ={"NEW_KEY": "k"})
-    side.app.plane.together = COMPANY
+    side.app.plane.settle_together = COMPANY
     async with connected(side.port) as client:
         client.send(post("/v1/responses", orjson.dumps({"model": OLD, "input": "x"})))
         kept = orjson.loads((await client.response()).body)["id"]
@@ -81,7 +81,7 @@ async def test_a_conversation_finds_the_arm_that_keeps_it(later: None, sim: Sim,
 async def test_feedback_finds_the_call_that_ended_just_now(later: None, sim: Sim, serve: Serve, tmp_path: Path) -> None:
     """The app scores the answer that it has in its hands."""
     side = await serve(await sim(default=SimulatedModel()), db=tmp_path / "side.db")
-    side.app.plane.together = COMPANY
+    side.app.plane.settle_together = COMPANY
     async with talking(side) as app:
         decision = (await app.ask()).decision
         app.client.send(post("/_sidecar/v1/feedback", orjson.dumps({"id": decision, "score": 1.0})))
@@ -92,7 +92,7 @@ async def test_the_end_of_the_process_settles_what_is_left(later: None, sim: Sim
     """Nothing that ended is lost by a shutdown."""
     provider = await sim(default=SimulatedModel())
     async with serving(f"http://127.0.0.1:{provider.port}", db=tmp_path / "side.db") as side:
-        side.app.plane.together = COMPANY
+        side.app.plane.settle_together = COMPANY
         async with talking(side) as app:
             await app.ask()
         assert books(side) == (1, 0, 1)
@@ -106,7 +106,7 @@ async def test_one_that_fails_keeps_no_other_from_its_books(sim: Sim, serve: Ser
     side = await serve(await sim(default=SimulatedModel()))
     plane, told = side.app.plane, list[str]()
     plane.on_bug = lambda where, _error: told.append(where)
-    plane.together, done = COMPANY, list[int]()
+    plane.settle_together, done = COMPANY, list[int]()
 
     def raises() -> None:
         raise OSError("of a test")
@@ -149,7 +149,7 @@ async def test_an_exchange_that_is_over_cannot_be_settled_again(
     folder = written(tmp_path / "p", priced(provider.port, budget={"daily_usd": 1.0}))
     side = await serve(provider, policies=folder, environ={"NEW_KEY": "k"})
     plane = side.app.plane
-    plane.together = COMPANY
+    plane.settle_together = COMPANY
     async with talking(side) as app:
         await app.ask()
     (waiting,) = plane._ended

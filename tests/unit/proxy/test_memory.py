@@ -57,7 +57,7 @@ async def test_the_plane_obeys() -> None:
     for percent in (10, 90, 91, 99, 99, 10):
         memory.read = lambda percent=percent: percent * 2**30 // 100  # type: ignore[misc]  # bound now
         memory.look()
-        seen.append((plane.pressed, plane.most))
+        seen.append((plane.pressed, plane.capacity_now))
     assert seen == [(False, 100), (True, 100), (True, 100), (True, FEW), (True, FEW), (False, 100)]
     assert shed == [True, True, False]
     assert [(one.kind, one.severity, one.detail["level"]) for one in events] == [
