@@ -9,7 +9,6 @@ import contextlib
 import gc
 import signal
 import socket
-import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Final
 
@@ -42,7 +41,7 @@ from sidecar.core.record import Row
 from sidecar.core.types import Event, Feedback
 from sidecar.errors import ConfigError
 from sidecar.gauges import allow, load, register
-from sidecar.process import loop_factory, place, salt_of, serve_traffic, watch_loop
+from sidecar.process import loop_factory, place, salt_of, serve_traffic, tune_interpreter, watch_loop
 from sidecar.proxy.aside import ErrandStatus, JudgesAndShadows
 from sidecar.proxy.cascade import Cascades
 from sidecar.proxy.descriptors import raise_limit
@@ -61,7 +60,6 @@ from sidecar.telemetry.spans import Spans, connect
 log = structlog.get_logger()
 
 _BINDINGS_EVERY_S: Final = 2.0  # thousands of conversations take milliseconds, and a lost one costs little
-_SWITCH_S: Final = 0.0005  # how long the store's thread may keep the interpreter while traffic wants it; 5 ms otherwise
 _SNAPSHOT_EVERY_S: Final = 0.2  # with the store's group commit: learning survives a kill but for a quarter of a second
 _CLOSE_S: Final = 5.0
 
@@ -163,7 +161,6 @@ class Sidecar:
         with contextlib.ExitStack() as undo:
             self._handle_signals()
             undo.callback(watch_loop(asyncio.get_running_loop(), self.on_bug))
-            sys.setswitchinterval(_SWITCH_S)
             sockets = self._bind(undo)
             try:
                 await self._begin(sockets)
@@ -483,8 +480,7 @@ def serve(
     of: type[Sidecar] = Sidecar,
 ) -> int:
     """Runs one sidecar on uvloop where there is one, on asyncio's own loop elsewhere; the exit code."""
-    gc.set_threshold(50_000, 20, 100)  # a request leaves no cycles: collect rarely
-    sys.setswitchinterval(0.0005)  # the store's thread gives the interpreter back in half a millisecond, not in five
+    tune_interpreter()
     raise_limit()
 
     async def main() -> int:

@@ -34,7 +34,7 @@ from sidecar.core.following import Follower
 from sidecar.core.policy import NO_POLICY, Policy, Route
 from sidecar.errors import ConfigError
 from sidecar.gauges import load, of_process, of_traffic
-from sidecar.process import hush, loop_factory, place, salt_of, serve_traffic, watch_loop
+from sidecar.process import hush, loop_factory, place, salt_of, serve_traffic, tune_interpreter, watch_loop
 from sidecar.proxy.aside import JudgesAndShadows
 from sidecar.proxy.cascade import Cascades
 from sidecar.proxy.downstream import Downstream
@@ -390,8 +390,7 @@ def main(descriptor: int) -> int:
     except OSError:
         return 0  # the leader ended before it said anything
     take_over(hello.offset_s)
-    gc.set_threshold(50_000, 20, 100)  # as `app.serve`
-    sys.setswitchinterval(0.0005)
+    tune_interpreter()
     hush()
     sink = configure(hello.settings.log_level)
     structlog.contextvars.bind_contextvars(worker=hello.index)
