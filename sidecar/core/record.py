@@ -1,6 +1,6 @@
 """One finished exchange as one flat row: the columns that the store, the line per request and `decisions --json` share.
 
-Theory: a decision and its outcome are one record (DESIGN 2.6), so the order of its columns stands in one place. A row
+Theory: a decision and its outcome are one record, so the order of its columns stands in one place. A row
 holds scalars only: text, numbers, booleans and None for "unknown" or "does not apply". `eligible` and `context` are
 JSON text. `context` keeps what replay needs and has no column: the endpoint, the unit of the propensity, sizes, tags,
 the task that one of the tags names, what was found that the request needs of a model, arms that lacked it, the arm

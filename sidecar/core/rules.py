@@ -10,8 +10,7 @@ Names: `daily_cost`, `monthly_cost` (US dollars that this service spent in the p
 
 Logic is Kleene's strong three-valued one (S. C. Kleene, Introduction to Metamathematics, 1952, section 64): a fact
 that is not known makes a comparison unknown, `false && unknown` is false, `true || unknown` is true, everything else
-with unknown is unknown. So an unknown fact matters only where it could change the answer; a deny rule then denies
-(DESIGN 2.5).
+with unknown is unknown. So an unknown fact matters only where it could change the answer; a deny rule then denies.
 
 Tags are text: against a number, text that reads as a number is compared as that number, against true/false the words
 `true` and `false` are; any other comparison of different kinds is unknown, never quietly false. An expression has at

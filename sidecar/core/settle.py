@@ -1,9 +1,8 @@
 """What one finished exchange teaches: budgets, spending, beliefs, thresholds and the rollout, each exactly once.
 
-Aborted exchanges are paid for and teach no belief; a rollout learns how long their clients waited in vain. A
-caller's own mistake does not blame the arm. A cost that is
-unknown is taken to be what was reserved, so that a meter that fails cannot open a budget; a call that the upstream
-answered with an error, or never answered, costs nothing unless it says so.
+Aborted exchanges are paid for and teach no belief; a rollout learns how long their clients waited in vain. A caller's
+own mistake does not blame the arm. A cost that is unknown is taken to be what was reserved, so that a meter that fails
+cannot open a budget; a call that the upstream answered with an error, or never answered, costs nothing unless it says so.
 """
 
 from msgspec import Struct

@@ -1,6 +1,6 @@
 """What a call on an arm will cost: the expectation that the selector minimises and the estimate that a budget reserves.
 
-Prices are known, not learnt (DESIGN 6): with a price the expected cost of an arm is
+Prices are known, not learnt: with a price the expected cost of an arm is
 
     E[cost] = input price x mean input tokens of the route + output price x mean output tokens of the arm
 
@@ -13,7 +13,7 @@ p99 of the arm's observed costs without one. Fewer than ENOUGH answers have no 9
 is reserved, or where nobody says how many the larger of DEFAULT_OUTPUT_TOKENS and the longest answer. Percentiles
 come from a histogram with RESOLUTION buckets per doubling, upper bucket edges (so at most 2 ** (1 / RESOLUTION) - 1 =
 9 % too high, never too low), halved every HALVE_AFTER calls. An arm that has neither price nor history reserves
-nothing: its first calls are the overshoot that DESIGN 6 allows.
+nothing, so its first calls may exceed a ceiling by what they cost.
 """
 
 from math import log2

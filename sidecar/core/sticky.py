@@ -34,7 +34,7 @@ from msgspec import Struct
 from sidecar.core.recent import Recent
 
 MAX_BINDINGS = 32_768  # 1e3..1e6; fewer: long-lived conversations switch model, more: memory (about 200 bytes each)
-SHARE = 0.02  # DESIGN 4; higher: templates split traffic in lumps, lower: real conversations of tiny services flicker
+SHARE = 0.02  # of the traffic; higher: templates split it in lumps, lower: real conversations of tiny services flicker
 COUNTERS = 199  # error 0.5 % of traffic; fewer: keys near SHARE are missed
 HALVE_AFTER = 8_192  # 1e3..1e6; smaller forgets a template within its quiet hour, larger reacts late
 TEMPLATE_REPEATS = 16  # 4..64; fewer: apps that repeat failed calls lose their conversation, more: larger lumps

@@ -4,7 +4,8 @@ what is settled behind it stands in `ending`.
 It is a set of callbacks, not a coroutine: the ordinary request runs from its last body byte to the upstream's socket inside
 the one call that read it. It ends exactly once, in `_finish`, as completed, failed or aborted; every path leads there.
 Forward first, measure after: no chunk waits for the meter. Once a byte of the response is with the client nothing is
-answered by us any more: what goes wrong then is made visible by cutting the connection (DESIGN section 5).
+answered by us any more: what goes wrong then is made visible by cutting the connection, as SDKs take whatever ends in order
+for a whole answer.
 """
 
 from functools import partial
@@ -62,7 +63,7 @@ class Exchange(Outward):
             plane.settle()
         try:
             decision = plane.watchdog.ask(plane.engine.decide, facts, self.client.now())
-        except Exception as error:  # noqa: BLE001 - the engine may fail, traffic may not (DESIGN section 5)
+        except Exception as error:  # noqa: BLE001 - the engine may fail, traffic may not
             plane.on_bug("decide", error)
             decision = None
         if decision is None:

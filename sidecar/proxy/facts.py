@@ -112,7 +112,7 @@ def _told_apart(
 
 
 def _named_key(plane: Plane, head: RequestHead, view: RequestView | None) -> tuple[int, Unit]:
-    """DESIGN section 4, "Conversation key": the session header, or an id of the body; 0 where neither names one."""
+    """The key of a conversation that the call names, by the session header or an id of the body; 0 where it names none."""
     session, whose = head.fields.get(b"x-sidecar-session"), _whose(head)
     if session:
         return plane.keys.hash(b"session", session, *whose), "session"

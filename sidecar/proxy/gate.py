@@ -1,7 +1,7 @@
 """What comes in at the traffic port, judged by its head alone: may it pass, and which endpoint of which dialect is it?
 
 Browsers are the threat here: any page may send requests to a port on localhost, and DNS rebinding lets it read the answers.
-So the Host must be ours, and a request that a browser marks as coming from a page is refused (DESIGN 2.3).
+So the Host must be ours, and a request that a browser marks as coming from a page is refused.
 """
 
 import re

@@ -20,7 +20,7 @@ from msgspec import Raw, Struct
 from sidecar.wire.alike import Alike
 from sidecar.wire.json_scan import MemberScanner
 
-MAX_HELD_BYTES = 65_536  # DESIGN section 4: the look-ahead holds at most one event of this size
+MAX_HELD_BYTES = 65_536  # of the one event that is held while it is not known whether it is to be taken out
 
 _KEY = b'"usage"'
 _BLANK = b" \t"
