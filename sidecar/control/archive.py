@@ -63,12 +63,12 @@ class Archive:
             self.writer = Writer(settings.db, service=settings.service, limits=limits, keys=keys)
         self._state = b""
         self._started = False
-        self._held = False  # what is stored is not ours: another process writes, or it could not be read yet
-        self._unread = ""  # why it could not be
+        self._foreign = False  # the stored state is not ours: another process writes it, or we could not read it yet
+        self._unread = ""  # why we could not
         self._loading = False
         self._searching = asyncio.Lock()
         self._searches = 0  # under way, and waiting
-        self._barred = False  # a newer program's state lies where ours would be written
+        self._barred = False  # what is stored is sealed, or of a newer program, and must not be written over
 
     async def open(self, engine: Engine) -> Sequence[Event]:
         """Restores what the engine had learnt, then starts the writer. A database that cannot be read costs only that."""
@@ -78,12 +78,12 @@ class Archive:
             other = await asyncio.to_thread(self.writer.claim)
             state, events = await self._load(self._path)
             if other is not None:
-                self._held = True
+                self._foreign = True
                 message = f"{other}: rows wait in memory until it ends; give each sidecar its own SIDECAR_DB"
                 events.append(Event(kind="store.held", severity="high", message=message))
             self.writer.start()
             self._started = True
-            if not self._held:
+            if not self._foreign:
                 events += await self._keep_newer(state)
         if state is None and self._priors is not None:
             state, missing = await asyncio.to_thread(_read_priors, self._priors)
@@ -94,7 +94,7 @@ class Archive:
     def may_take_over(self) -> bool:
         """Whether the database is ours by now and what is stored in it still to be read."""
         writer = self.writer
-        return writer is not None and writer.holds and (self._held or writer.unseen) and not self._loading
+        return writer is not None and writer.holds and (self._foreign or writer.unseen) and not self._loading
 
     async def take_over(self, engine: Engine) -> Sequence[Event]:
         """Restores what could not be read or was not there at the start, or what the other process stored last: steps,
@@ -106,7 +106,7 @@ class Archive:
             state, events = await self._load(self._path)
             if not self._unread:
                 events += await self._keep_newer(state)
-                self._held, self._state = False, b""
+                self._foreign, self._state = False, b""
                 self._writing.seen()
         finally:
             self._loading = False
@@ -123,7 +123,7 @@ class Archive:
             text = f"the stored state cannot be opened ({error}); it stays, and nothing that is learnt now is stored"
             return None, [Event(kind="state.sealed", severity="high", message=text)]
         except StoreError as error:
-            self._held, why = True, f"what was learnt before is not read yet, and nothing is stored over it: {error}"
+            self._foreign, why = True, f"what was learnt before is not read yet, and nothing is stored over it: {error}"
             return None, [] if told else [Event(kind="state.unread", severity="high", message=why)]
         finally:
             self._unread = why
@@ -185,7 +185,11 @@ class Archive:
     def state(self, state: bytes) -> None:
         """The engine's snapshot, when it has changed; never over that of another process that is still at work, or of a
         newer program that is not kept elsewhere."""
-        if self.writer is not None and state != self._state and not (self._held or self._barred or self.writer.unseen):
+        if (
+            self.writer is not None
+            and state != self._state
+            and not (self._foreign or self._barred or self.writer.unseen)
+        ):
             self._state = state
             self.writer.put_state(state)
 
@@ -206,7 +210,7 @@ class Archive:
             notes.append(
                 f"store: rows are not being written: {writer.last_error}; {writer.queued} wait, traffic goes on"
             )
-        if writer is not None and writer.log_owed:
+        if writer is not None and writer.wal_has_erased:
             notes.append(
                 "store: what was erased is in the WAL until the programs that read the database now have ended"
             )
@@ -319,14 +323,14 @@ class Archive:
         """As `_ask`, and whatever comes then, the writer owes the emptying of the WAL."""
 
         def owing(db: sqlite3.Connection) -> Found:
-            self._writing.log_owed = True  # here: its chores may empty the WAL between two steps
+            self._writing.wal_has_erased = True  # here: its chores may empty the WAL between two steps
             return work(db)
 
         return await self._ask(owing)
 
     async def _empty_log(self) -> None:
         """Takes what was erased out of the WAL too; while somebody reads it, the writer tries again with its chores."""
-        self._writing.log_owed = not await self._ask(empty_log)
+        self._writing.wal_has_erased = not await self._ask(empty_log)
 
     @property
     def key_id(self) -> str:

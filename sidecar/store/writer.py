@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
+from time import sleep
 from typing import Any, Final, TypeVar
 
 from sidecar.clock import earlier, monotonic, wall
@@ -79,20 +80,19 @@ class Writer:
         self.errors = 0
         self.last_error: str | None = None
         self.moved_aside: Path | None = None  # the newest damaged file
-        self.empty_at: float | None = None  # when no state was found to go on with; wall clock
-        self.unseen = False  # an older one has appeared since: until `seen`, none is written over it
+        self.empty_at: float | None = None  # wall clock when a stored state was looked for, and there was none
+        self.unseen = False  # one from before that has appeared since: until `seen`, none is written over it
         self.writable: bool | None = None  # whether the last attempt succeeded; None before the first
-        self.log_owed = False  # something was erased that the WAL still has
-        self._log_left = True  # by a process that was killed, which may have owed the same
+        self.wal_has_erased = False  # rows that were erased from the file still lie in its WAL
+        self._wal_is_unknown = True  # the same may be true of a WAL that a killed process left
         self._path = path
-        self._right = WriteLock(path)
+        self._write_lock = WriteLock(path)  # of the file, against other processes
         self.chain = Chain(path, keys.audit)  # used by the thread only, but for its head
         self.vault = Vault(keys.fields)  # used by the thread only
         self._service = service
         self._limits = limits or Limits()
-        self._queue_rows = queue_rows
-        self._commit_s = commit_s
-        self._lock = threading.Lock()
+        self._queue_rows, self._commit_s = queue_rows, commit_s
+        self._lock = threading.Lock()  # of the queues, between the thread and its callers
         self._wake = threading.Event()
         self._hurry = threading.Event()  # somebody waits: the next group does not gather
         self._waiters: list[threading.Event] = []
@@ -106,11 +106,11 @@ class Writer:
         self._lost = Losses()  # what the file has not been told of yet
         self._oldest: float | None = None  # monotonic time of the oldest thing not yet committed
         self._last_id: str | None = None  # of the newest row put
-        self._held: Batch | None = None  # the batch that failed
+        self._failed: Batch | None = None  # the batch that could not be written, to be tried again
         self._connection: sqlite3.Connection | None = None
         self._files = Files()  # what the connection is to, or was at last
-        self._suspect = False
-        self._saved: tuple[float, bytes, str | None] | None = None  # written again into a file made anew
+        self._suspect = False  # an error said that the file is damaged: it is examined before it is opened again
+        self._saved: tuple[float, bytes, str | None] | None = None  # the newest state, for a file that is made anew
         self._next_chore = 0.0
 
     # --- called from the loop ---------------------------------------------------------------------------------------
@@ -118,12 +118,12 @@ class Writer:
     @property
     def mark(self) -> str:
         """What tells this writer from those of other processes."""
-        return self._right.mark
+        return self._write_lock.mark
 
     def claim(self) -> str | None:
         """Take the right to write, before `start`; when another process has it, who. The thread goes on trying."""
         try:
-            self._right.take()
+            self._write_lock.take()
         except Held as error:
             self._fail(error)
             return str(error)
@@ -134,7 +134,7 @@ class Writer:
     @property
     def holds(self) -> bool:
         """Whether this process has the right to write."""
-        return self._right.held
+        return self._write_lock.held
 
     def start(self) -> None:
         """Start the thread. The file is opened there, at once, so a slow disk delays nothing."""
@@ -150,8 +150,8 @@ class Writer:
     @property
     def queued(self) -> int:
         """Rows that wait, those of a failed batch included."""
-        held = self._held
-        return len(self._rows) + (0 if held is None else len(held.rows))
+        failed = self._failed
+        return len(self._rows) + (0 if failed is None else len(failed.rows))
 
     def put(self, rows: Sequence[Row]) -> None:
         """Rows of finished exchanges, in the order in which they ended."""
@@ -269,21 +269,21 @@ class Writer:
             self._wake.clear()
             self._hurry.clear()
             done = self._drained()
-            self._work(done)
+            self._do_jobs(done)
             pause = 0.0 if done else min(RETRY_MAX_S, max(RETRY_FIRST_S, pause * 2))
             if stopping:
                 if done or self._late():
                     break
-                threading.Event().wait(RETRY_FIRST_S)
+                sleep(RETRY_FIRST_S)  # `_stop`, which is set by now, would not wait
         with self._lock:
             self._ended = True
-        self._work(False)
+        self._do_jobs(False)
         self._disconnect()
         with suppress(OSError, StoreError):
-            if self._right.held:
-                self._right.take()  # raises if it is another process's by now, as the log is then
+            if self._write_lock.held:
+                self._write_lock.take()  # raises if it is another process's by now, as the log is then
                 clear_log(self._path, self._files)
-        self._right.give()
+        self._write_lock.give()
 
     def _late(self) -> bool:
         return self._deadline is not None and monotonic() >= self._deadline
@@ -299,20 +299,20 @@ class Writer:
     def _drain(self) -> bool:
         """Write everything that waits; False when the file refused."""
         while True:
-            batch = self._held or self._take()
+            batch = self._failed or self._take()
             if not batch and self._connection is not None and not self._due():
-                self._tell()
+                self._free_waiters()
                 return True
             if not self._attempt(batch):
-                self._held = batch or None
+                self._failed = batch or None
                 return False
-            self._held = None
+            self._failed = None
             if not self._rows and not self._others:
-                self._tell()
+                self._free_waiters()
                 return True
 
-    def _tell(self) -> None:
-        """Frees those who wait, unless something was put meanwhile: then the next group does."""
+    def _free_waiters(self) -> None:
+        """Frees who waits in `flush`, unless something was put meanwhile: then the next group does."""
         with self._lock:
             if not self._rows and not self._others:
                 self._oldest = None
@@ -320,8 +320,8 @@ class Writer:
                 for waiter in told:
                     waiter.set()
 
-    def _work(self, written: bool) -> None:
-        """Do what was asked, unless something was put meanwhile: that comes first. Without the file, refuse it."""
+    def _do_jobs(self, written: bool) -> None:
+        """Do what `ask` was asked, unless something was put meanwhile: that comes first. Without the file, refuse it."""
         with self._lock:
             if written and (self._rows or self._others):
                 return
@@ -422,8 +422,8 @@ class Writer:
     def _tidy(self) -> None:
         connection = self._connected()
         self.rows_pruned += prune(connection, self._limits, earlier()).rows
-        if (self.log_owed or self._log_left) and empty_log(connection):
-            self.log_owed = self._log_left = False
+        if (self.wal_has_erased or self._wal_is_unknown) and empty_log(connection):
+            self.wal_has_erased = self._wal_is_unknown = False
 
     def _fail(self, error: Exception) -> None:
         self.errors += 1
@@ -444,7 +444,7 @@ class Writer:
     def _connected(self) -> sqlite3.Connection:
         """The connection to the file and WAL that lie at the path now, which nobody else writes. Raises Held if somebody
         does."""
-        self._right.take()
+        self._write_lock.take()
         now = files(self._path)
         if self._connection is not None and now == self._files:
             return self._connection

@@ -311,10 +311,10 @@ def test_what_is_committed_is_not_written_again_when_its_head_cannot_be_read(
 def test_a_thread_that_meets_the_impossible_goes_on(path: Path) -> None:
     """The last line of defence: an error that nobody foresaw is counted and the next attempt follows."""
     writer = Writer(path, commit_s=0.01)
-    writer._held = object()  # type: ignore[assignment] # what cannot be
+    writer._failed = object()  # type: ignore[assignment] # what cannot be
     writer.start()
     assert wait_for(lambda: writer.errors > 1)
-    writer._held = None
+    writer._failed = None
     writer.put(as_rows([settled(1)]))
     assert wait_for(lambda: writer.rows_written == 1)
     assert writer.close(2.0)
