@@ -1,16 +1,15 @@
 """Whether an arm can be spared: another one is worth more than it wherever the selector could send a request.
 
 **Model.** The selector's worth of an arm is u = quality - p load (`core.selector`), with some price p between 0 and its
-limit, and perhaps a price on cost besides. Arm b dominates arm a when b is not dearer and
+`max_price`, and perhaps a price on cost besides. Arm b dominates arm a when b is not dearer and
 
     P(u_b - u_a > 0) = Phi(D / sd),   D = (q_b - q_a) + p (load_a - load_b)
 
-is high at p = 0 AND at p = limit (D is linear in p, so then between them too), on EVERY task but the rarest, which have a
-share of RARE of the scores together, and where texts count on all but a share of RARE of the texts of late. `sure` is the
-least of these probabilities.
-Quality and latency are the selector's
-posteriors, independent given the rest; where residuals are wider than the noise that the posterior reckons with (yes-or-no
-scores of hard tasks), its variance is widened by as much.
+is high at p = 0 AND at p = max_price (D is linear in p, so then between them too), on EVERY task but the rarest, which have
+a share of RARE of the scores together, and where texts count on all but a share of RARE of the texts of late. `sure` is the
+least of these probabilities. Quality and latency are the selector's posteriors, independent given the rest; where residuals
+are wider than the noise that the posterior reckons with (yes-or-no scores of hard tasks), its variance is widened by as
+much.
 
 An arm that was tried seldom has a wide posterior, also on a task that it never saw (prior sd `quality.TASK_SD`): it is
 not dominated, however bad its few scores were, until the difference is beyond that doubt. Below MIN_SCORES scores of
@@ -67,12 +66,12 @@ def _sure(selector: Selector, arm: int, others: list[int]) -> Floats:
     gain = means[:, others] - means[:, [arm]]
     spread = variances[:, others] + variances[:, [arm]]
     z = gain / np.sqrt(np.maximum(spread, MIN_SD**2))
-    limit, w_latency, barred = selector.limit, selector.weights[2], np.zeros(len(others), dtype=np.bool_)
+    max_price, w_latency, barred = selector.max_price, selector.weights[2], np.zeros(len(others), dtype=np.bool_)
     for stream in {stream for _, stream in selector.asked[0]} or {False, True}:
         cost, load, late = selector.standing(stream)
         speed = np.array([selector.beliefs[one].speed(stream).moments()[1] for one in selector.arms])
-        doubt = (limit * w_latency) ** 2 * (speed[others] + speed[arm])
-        more = gain + limit * (load[arm] - load[others])
+        doubt = (max_price * w_latency) ** 2 * (speed[others] + speed[arm])
+        more = gain + max_price * (load[arm] - load[others])
         z = np.minimum(z, more / np.sqrt(np.maximum(spread + doubt, MIN_SD**2)))
         barred |= (cost[others] > cost[arm]) | (late[others] & ~late[arm])
     least = z[:tasks].min(axis=0)

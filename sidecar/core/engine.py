@@ -55,8 +55,8 @@ def stated_price(upstream: Upstream, _model: str) -> RateCard | None:
 class Engine:
     """The decisions of one service. See the head of this module."""
 
-    _table: type[Sticky] = Sticky
-    _known: Known | None = None  # of routes: what need not be taken over again
+    _sticky_type: type[Sticky] = Sticky
+    _known: Known | None = None  # by route: what `restore` took over last; equal parts are not read again
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Engine:
         self.guards = Guards() if guards is None else guards
         self._rng = rng
         self._price_of = price_of
-        self._sticky = self._table()
+        self._sticky = self._sticky_type()
         self._ledger = Ledger(now)
         self._routes: dict[str, RouteState] = {}
         self._order: tuple[RouteState, ...] = ()
@@ -211,7 +211,7 @@ class Engine:
         events, self._pending = [*self._pending, *self.guards.tick(now), *self._governance.tick()], []
         for state in self._order:
             events += state.tick(now)
-            state.refresh(now, self._rng, late=True)
+            state.refresh(now, self._rng, at_tick=True)
         return events
 
     def refresh(self, now: float) -> None:
@@ -302,7 +302,7 @@ class Engine:
     def start_rollout(self, route: str, arm: str, now: float) -> list[Event]:
         """Begins (again) the rollout of an arm. Raises RolloutError when the route or the arm does not allow it."""
         state = self._chosen(route)
-        return state.begun(state.staging.start(arm, now), now)
+        return state.with_breaches_ended(state.staging.start(arm, now), now)
 
     def promote(self, route: str, now: float) -> list[Event]:
         """Moves the rollout to its next step now. Raises RolloutError when none is under way."""

@@ -93,7 +93,7 @@ class StickyNews(Sticky):
 class Follower(Engine):
     """See the head of this module. `lessons` and `charges` wait for whoever tells them to the leader and clears them."""
 
-    _table = StickyNews
+    _sticky_type = StickyNews
     _sticky: StickyNews
 
     def __init__(
@@ -158,7 +158,7 @@ class Follower(Engine):
         for state in self._order:
             state.ledger.roll(now)
             state.reprice()
-            state.refresh(now, self._rng, late=True)
+            state.refresh(now, self._rng, at_tick=True)
         return events
 
     # ---- what the leader tells

@@ -84,7 +84,7 @@ class RouteState:
         self.settled = 0
         self.reference_nusd: float | None = None  # expected cost of a call on the baseline
         self._bindings: dict[str, Binding] = {}  # the newest of each arm
-        self._refreshed = self._refresh_at = now  # when the selector did, and when it may again
+        self._refreshed = self._refresh_at = now  # when the selector was refreshed, and when it may be again
         self.reprice()
 
     def matches(self, facts: Facts) -> bool:
@@ -337,7 +337,7 @@ class RouteState:
             self.reprice()
         self.trial, left = carry_over(None if before is None else before.trial, self.trial)
         begun = self.staging.begin(None if before is None else before.staging, self.labels, now)
-        return [*told, *left, *self.begun(begun, now)]
+        return [*told, *left, *self.with_breaches_ended(begun, now)]
 
     def forget(self) -> None:
         """The route is gone: its conversations are free."""
@@ -359,11 +359,11 @@ class RouteState:
         self.reprice()
         events = [*self.obey(self.thresholds.tick(now), now), *self.diversion.denials()]
         events += self.staging.give_up(self.ejection.lasts, now)
-        events += [*self.begun(self.staging.tick(now), now), *self.watch.tick(now)]
+        events += [*self.with_breaches_ended(self.staging.tick(now), now), *self.watch.tick(now)]
         return events if self.trial is None else events + self.trial.experiment.tick(now)
 
-    def begun(self, events: list[Event], now: float) -> list[Event]:
-        """What the rollouts said, and the breaches that end where one begins."""
+    def with_breaches_ended(self, events: list[Event], now: float) -> list[Event]:
+        """These events of rollouts, and those of the breaches that end for an arm whose rollout begins."""
         arms = [event.arm or "" for event in events if event.kind == "rollout.started"]
         return [*events, *(told for arm in arms for told in self.thresholds.begin(arm, now))]
 
@@ -419,17 +419,17 @@ class RouteState:
         self.reference_nusd = self.spend.expected_nusd(self.route.baseline.id)
         self.selector.price_in([self.spend.expected_nusd(arm) for arm in self.arms])
 
-    def refresh(self, now: float, rng: np.random.Generator, *, late: bool = False) -> None:
-        """Digests what was learnt, where enough is new, or anything is and it is `late`; see `Selector.refresh`.
+    def refresh(self, now: float, rng: np.random.Generator, *, at_tick: bool = False) -> None:
+        """Digests what was learnt, when enough is new; with `at_tick`, when anything is. See `Selector.refresh`.
 
-        The more is known the longer it waits for the next time, up to PACE_S: some scores more change little.
+        The more is known, the longer it waits until the next time, up to PACE_S: a few more scores change little.
         """
         selector = self.selector
         if self.route.mode != "optimize":  # nothing is drawn
             selector.digest(SUM_UP)
-        elif not late and self._refreshed <= now < self._refresh_at:
+        elif not at_tick and self._refreshed <= now < self._refresh_at:
             pass
-        elif selector.due or (late and selector.model.waiting):
+        elif selector.due or (at_tick and selector.model.waiting):
             selector.refresh(rng, self.ledger.allowance(now))
             learnt = selector.model.learnt
             self._refreshed = now

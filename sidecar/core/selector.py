@@ -49,7 +49,7 @@ UNHEARD: Final = 512  # 64..4,096 requests until prices are solved anew without 
 REFRESH: Final = 16  # 1..64 new scores before new draws; fewer cost time, more choose with stale beliefs
 SPREAD: Final = 0.4  # 0.1..1 of the posterior's sd
 LATE: Final = 0.05  # of calls: the limits are 95th percentiles
-MAX_LIMIT: Final = 30.0  # largest price where quality has no weight of its own
+MAX_PRICE: Final = 30.0  # the largest price where the policy gives quality no weight
 NEWS: Final = 0.005  # 0..0.05; a smaller change of a cost is no news: what is drawn stays
 JUMP: Final = 0.2  # 0.05..1; a larger one acts on the very next request
 MAX_VIEWS: Final = 64  # cached pools; more subsets of arms only cost recomputation
@@ -69,14 +69,14 @@ class Selector:
         self.baseline = self.arms[0]
         self.objective = objective
         self.weights = weights(objective)
-        self.limit = 1.0 / self.weights[0] if self.weights[0] > 0 else MAX_LIMIT  # the policy's weights, not a promise
+        self.max_price = 1.0 / self.weights[0] if self.weights[0] > 0 else MAX_PRICE  # what the weights alone give
         self.beliefs = {arm: ArmBelief() for arm in arms}
         self.model = QualityModel(len(self.arms), sums=not chooses)
         self.promise = Promise()
         self.labelled = False
-        self.price = self.limit  # on what is minimised
-        self.short = False  # no price keeps the promise now
-        self.money = 0.0  # on cost, beside it
+        self.price = self.max_price  # in quality, of one unit of `_load`; 0..max_price
+        self.short = False  # no price above 0 keeps the promise of quality now
+        self.money = 0.0  # a further price of one unit of cost alone, where the ceiling asks for it
         self.expected_nusd = np.ones(len(self.arms))
         self._allowance = inf  # of the ceiling: mean cost of the next calls
         self._places = {arm: place for place, arm in enumerate(self.arms)}
@@ -84,12 +84,14 @@ class Selector:
         self._noise: Floats | None = None  # (2, K, DRAWS): of quality, of latency
         self._text = np.zeros((len(self.arms), DRAWS, FEATURES), dtype=np.float32)
         self._unheard = 0  # requests since the last refresh
-        self._stale = True
-        self._jumped = True  # ... so far that not one more request is decided at the old prices
-        self._early = 1
+        self._stale = True  # something else than scores has changed: a refresh is due
+        self._jumped = True  # ... by so much that the next request waits for the refresh
+        self._enough = 1  # new scores that make a refresh due, while that is fewer than REFRESH
         self._views: dict[tuple[tuple[str, ...], bool], View] = {}
-        self._pool = self.arms  # for which prices are solved: the one of late that has the baseline
-        self._anchored = False
+        self._pool = (
+            self.arms
+        )  # prices are solved for the last pool with the baseline; until there is one, for the last
+        self._anchored = False  # it has the baseline
         self._asked = Asked()
 
     # ---- learning
@@ -148,7 +150,7 @@ class Selector:
             self._jumped = self._jumped or bool(change.max() > JUMP)
 
     def touch(self) -> None:
-        """Something else than scores changed: the next refresh is due at once and nothing cached is used."""
+        """Something else than scores has changed: a refresh is due at once, and no cached view is used."""
         self._stale = True
         self._views.clear()
 
@@ -157,13 +159,13 @@ class Selector:
     @property
     def due(self) -> bool:
         """Whether a refresh would change much: by a few new scores while little is known, by REFRESH later on."""
-        return self._stale or self.model.waiting >= min(REFRESH, self._early) or self._unheard >= UNHEARD
+        return self._stale or self.model.waiting >= min(REFRESH, self._enough) or self._unheard >= UNHEARD
 
     def refresh(self, rng: np.random.Generator, allowance_nusd: float = inf) -> None:
         """Digests new scores, draws anew and solves the prices; `allowance_nusd` is what the next calls may cost on
         average."""
         self._learn()
-        self._early = 1 + self.model.learnt // 8
+        self._enough = 1 + self.model.learnt // 8
         self._allowance = allowance_nusd
         self._draw(rng)
         self._solve(rng)
@@ -195,7 +197,7 @@ class Selector:
     def _solve(self, rng: np.random.Generator) -> None:
         loss, asked = self.objective.max_quality_loss, self._asked
         if not asked:
-            self.price = self.limit if loss >= 1.0 else 0.0
+            self.price = self.max_price if loss >= 1.0 else 0.0
             return
         assert self._noise is not None
         model = self.model
@@ -213,17 +215,17 @@ class Selector:
         means = means[:, places]
         cost = self._costs()[places]
         load = self._load(asked.mostly_streams())[places]
-        self.price = self.limit
+        self.price = self.max_price
         if loss < 1.0:
             given = np.array(self._floors(self._pool))
             rest = 1.0 - given.sum()
             need = (self._need(loss) - float(means.mean(axis=0) @ given)) / rest - min(0.0, model.bias)
-            self.price = quality_price(draws, means, load, need, self.limit)
+            self.price = quality_price(draws, means, load, need, self.max_price)
             self.short = self.price == 0.0
         self.money = 0.0
         if isfinite(self._allowance):
             allowance = self._allowance / self._unit()
-            self.money = money_price(draws, self.price * load, cost, allowance, MAX_LIMIT / max(allowance, 1e-9))
+            self.money = money_price(draws, self.price * load, cost, allowance, MAX_PRICE / max(allowance, 1e-9))
 
     def _get_ready(self) -> None:
         """Makes what the next requests will ask for, if they are like those of late."""
@@ -291,7 +293,8 @@ class Selector:
         return view.pick(drawn, rng.random())
 
     def remember(self, pool: tuple[str, ...], facts: Facts) -> None:
-        """Takes a request for which an arm of `pool` is chosen, here or elsewhere, among those of late."""
+        """Counts a request that chooses among `pool`, here or in another process, as one of those that prices are solved
+        for."""
         if self.baseline in pool or not self._anchored:
             self._anchored = self.baseline in pool
             self._pool = pool

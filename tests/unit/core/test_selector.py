@@ -14,7 +14,7 @@ from sidecar.core.features import FEATURES, features
 from sidecar.core.learnt import restore, state_of
 from sidecar.core.policy import Objective
 from sidecar.core.quality import PRIOR_MEAN
-from sidecar.core.selector import JUMP, MAX_LIMIT, MAX_VIEWS, NEWS, REFRESH, Selector
+from sidecar.core.selector import JUMP, MAX_PRICE, MAX_VIEWS, NEWS, REFRESH, Selector
 from tests.unit.core.selectors import ARMS, FREE, answered, ask, label, made, ready, rng, teach, vector
 
 # ---- propensities
@@ -357,11 +357,11 @@ def test_a_broken_state_is_refused(state: dict[str, object]) -> None:
 
 def test_limits_follow_the_weights() -> None:
     """Without a promise the price is what the policy's weights say: cost 0.3 against quality 0.6; where quality has no
-    weight, MAX_LIMIT. With one and nothing seen yet, quality comes first."""
+    weight, MAX_PRICE. With one and nothing seen yet, quality comes first."""
     one = made(FREE)
     one.refresh(rng())
     assert one.price == pytest.approx(1 / 0.6)
-    assert made(Objective(max_quality_loss=1.0, quality_weight=0.0)).limit == MAX_LIMIT
+    assert made(Objective(max_quality_loss=1.0, quality_weight=0.0)).max_price == MAX_PRICE
     cautious = made(Objective())
     cautious.refresh(rng())
     assert cautious.price == 0.0
