@@ -355,8 +355,7 @@ def _usage(
     usage = reading.usage
     model = exchange.facts.model or ""
     whole = kind == "completed"
-    told = usage is not None and usage.output_tokens is not None and (whole or reading.finish is not None)
-    if usage is not None and usage.output_tokens is not None and told:
+    if usage is not None and usage.output_tokens is not None and (whole or reading.finish is not None):
         if reading.output_bytes and whole:
             exchange.origin.ratio(model).observe(reading.output_bytes, usage.output_tokens)
         return usage, "provider"

@@ -31,7 +31,7 @@ _STREAMS: Final = _LEGIBLE[1:]
 _STORED: Final = re.compile(
     r"/(?:batches(?:/[^/]+/cancel)?|responses/[^/]+/cancel|chat/completions/[^/]+|threads/[^/]+/runs/[^/]+(?:/cancel)?)/?$"
 )
-_MAX_ERROR_BYTES: Final = 64 * 1024
+MAX_ERROR_BYTES: Final = 64 * 1024  # kept of an error's body
 AT_ONCE: Final = 2  # 1..64 reads of a stream; more: what may be counted only is known later, and the loop held longer
 AT_ONCE_BYTES: Final = 16 * 1024  # together; a larger body is read as it comes
 _REFRAMED: Final = frozenset({b"content-length", b"transfer-encoding"})
@@ -199,7 +199,7 @@ class Reply:
         """Puts the meter's copy of a read aside: it reads AT_ONCE together, behind what is waiting to go down."""
         self.size += len(payload)
         if self.meter is None:
-            if self._error is not None and self.size <= _MAX_ERROR_BYTES:
+            if self._error is not None and self.size <= MAX_ERROR_BYTES:
                 self._error.append(payload)
         elif payload:
             self._unread.append((payload, t_s))

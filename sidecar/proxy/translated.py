@@ -20,7 +20,7 @@ from sidecar.errors import ProtocolError, TranslationError
 from sidecar.proxy.answer import phrase
 from sidecar.proxy.gate import Way
 from sidecar.proxy.origin import Origin
-from sidecar.proxy.reply import Reply
+from sidecar.proxy.reply import MAX_ERROR_BYTES, Reply
 from sidecar.wire.answer import Collector
 from sidecar.wire.decode import coding_of, make_decoder
 from sidecar.wire.framing import LAST_CHUNK, chunk
@@ -239,7 +239,8 @@ def _params(decision: Decision) -> tuple[dict[str, float], dict[str, object]]:
 
 
 class TranslatedReply(Reply):
-    """An answer that goes down in the client's format. `opened` is for the exchange: nothing of it is down before."""
+    """An answer that goes down in the client's format. Its head can be made once `feed` or `end` gave something or it is
+    `done`: only then the status, and the length of a whole one, are known."""
 
     def __init__(
         self,
@@ -251,11 +252,11 @@ class TranslatedReply(Reply):
         collector: Collector | None,
     ) -> None:
         super().__init__(head, client, way, asked=False, meter_max_bytes=limit, collector=collector)
-        self._seen = SseParser(limit)  # of what is told, for the collector
+        self._shown = SseParser(limit)  # of what the client gets, for the collector
         self._events = head.fields.get(b"content-type", b"").startswith(_STREAMS)
         self._streams = self._events and head.status < 400
-        self._told = ToldMeter(limit)
-        self.meter = None if head.status >= 400 else self._told
+        self._told_meter = ToldMeter(limit)
+        self.meter = None if head.status >= 400 else self._told_meter
         self._report, self._unheard = call.report, call.unheard
         self._size = 0  # of a whole answer, in the client's format
         self._answer: WholeAnswer | StreamedAnswer
@@ -263,9 +264,9 @@ class TranslatedReply(Reply):
             self._answer = StreamedAnswer(call.request, call.form, call.report, call.named)
         else:
             self._answer = WholeAnswer(call.request, call.form, head.status, call.report, call.named)
-        self._odd = call.request.stream != self._events and head.status < 400
-        self._large = not self._streams and head.status < 400 and (head.length or 0) > MAX_WHOLE_BYTES
-        self._ends_plain = self._streams and self._plain
+        self._wrong_kind = call.request.stream != self._events and head.status < 400
+        self._too_large = not self._streams and head.status < 400 and (head.length or 0) > MAX_WHOLE_BYTES
+        self._ends_plain = self._streams and self._plain  # by the end of the connection: an HTTP/1.0 client
         coding = coding_of(head.fields)  # nobody asked for one, and there are servers that have one
         self._packed = coding is not None
         self._decoder = None if coding is None else make_decoder(coding, MAX_WHOLE_BYTES)
@@ -309,9 +310,9 @@ class TranslatedReply(Reply):
 
     def _say(self, payload: bytes) -> bytes:
         try:
-            if self._odd:
+            if self._wrong_kind:
                 raise WrongAnswer("it is an event stream" if self._events else "it is no event stream")
-            if self._large:
+            if self._too_large:
                 raise WrongAnswer(TOO_LARGE)
             if self._packed:
                 payload = self._unpacked(payload)
@@ -327,7 +328,9 @@ class TranslatedReply(Reply):
             return out
         if self._plain:
             return out
-        return chunk(out) + LAST_CHUNK if self.done and out else LAST_CHUNK if self.done else chunk(out) if out else b""
+        if not out:
+            return LAST_CHUNK if self.done else b""
+        return chunk(out) + LAST_CHUNK if self.done else chunk(out)
 
     def _unpacked(self, payload: bytes) -> bytes:
         decoder = self._decoder
@@ -342,14 +345,14 @@ class TranslatedReply(Reply):
             if out:
                 collector.body(out)
             return
-        for event in self._seen.feed(out):
+        for event in self._shown.feed(out):
             collector.event(event.data)
 
     def measure(self, payload: bytes, t_s: float, on_bug: object) -> None:  # noqa: ARG002 - nothing here can fail
         """The meter learns what was said; its copy was read already."""
         self.size += len(payload)
-        if self._error is not None and self.size <= 64 * 1024:
+        if self._error is not None and self.size <= MAX_ERROR_BYTES:
             self._error.append(payload)
         pieces, self._answer.pieces = self._answer.pieces, []
         if pieces and self.meter is not None:
-            self._told.take(pieces, t_s, streamed=self._streams)
+            self._told_meter.take(pieces, t_s, streamed=self._streams)
