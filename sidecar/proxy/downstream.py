@@ -61,6 +61,7 @@ class Downstream(asyncio.Protocol):
         self._memo: RequestHead | None = None
         self._memo_start = b""
         self._memo_end = b""
+        self._memo_size = 0  # bytes of the head that `_recall` or `_parse` found last
         self._way: Way | None = None
         self._plans: dict[tuple[Origin, bytes | None, bytes | None, bool], tuple[bytes, bytes]] = {}
 

@@ -50,14 +50,14 @@ class Refused(Struct, frozen=True):
 
 
 class Way(Struct, frozen=True, gc=False):
-    """Where a request that may pass belongs."""
+    """Where a request that may pass belongs. Members from `beyond` on are those of `wire.places.Place`."""
 
     endpoint: Endpoint
     dialect: Dialect
     path: str  # without query, at most 256 characters
     local: bool = False  # ours: /_sidecar/v1/feedback
     realtime: bool = False  # a path on which an upgrade is tunnelled
-    beyond: str = ""  # the path prefix, where only an upstream of the policy has it; `wire.places` has the rest
+    beyond: str = ""  # the path prefix, where only an upstream of the policy has it
     spoken: Spoken | None = None
     form: Format | None = None
     model: str = ""
@@ -68,13 +68,10 @@ class Way(Struct, frozen=True, gc=False):
 class Gate:
     """The Host and Origin checks and the path table, for one set of settings."""
 
-    def __init__(
-        self, host_names: AbstractSet[str], allowed_origins: AbstractSet[str], beyond: tuple[str, ...] = ()
-    ) -> None:
-        """`beyond` are the path prefixes that the policy's upstreams add to the known ones."""
+    def __init__(self, host_names: AbstractSet[str], allowed_origins: AbstractSet[str]) -> None:
         self._hosts = _LOCAL_NAMES | {name.lower().encode() for name in host_names}
         self._origins = {origin.lower().encode() for origin in allowed_origins}
-        self.beyond = beyond  # may be set anew at any time
+        self.beyond: tuple[str, ...] = ()  # path prefixes that the upstreams of the policy in force add to API_PREFIXES
 
     def admit(self, head: RequestHead) -> Way | Refused:
         """Judges one head; the same head gives the same answer, so callers may remember it."""

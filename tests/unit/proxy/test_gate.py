@@ -65,7 +65,8 @@ def test_only_one_path_is_ours_and_only_one_is_tunnelled() -> None:
 
 def test_a_prefix_of_the_policy_passes_as_it_is() -> None:
     """DESIGN 2.3: what an upstream of the policy adds is no endpoint that we know, and nothing but it is added."""
-    gate = Gate(frozenset(), frozenset(), ("/v2/",))
+    gate = Gate(frozenset(), frozenset())
+    gate.beyond = ("/v2/",)
     head = b"POST %b HTTP/1.1\r\nHost: localhost\r\n\r\n"
     way = gate.admit(parse_request_fully(head % b"/v2/chat?x=1"))
     assert isinstance(way, Way)
