@@ -150,7 +150,9 @@ class Promote:
             "`no_harm`: no guardrail was broken. `non_inferior`: shown to be no worse than `margin`.",
         ),
     )
-    margin: float = field(default=_ROLLOUT.margin, metadata=key(kinds.FRACTION, "For `non_inferior`."))
+    margin: float = field(
+        default=_ROLLOUT.margin, metadata=key(within(kinds.FRACTION, 0.0, 0.9), "For `non_inferior`.")
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
