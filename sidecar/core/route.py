@@ -1,4 +1,4 @@
-"""One route's state: the choice of an arm for one request, in the order that DESIGN 4 ("Which arm") gives.
+"""One route's state: the choice of an arm for one request, in this order.
 
     (1) rules (done by the engine: `allowed`)   (2) dialect, pins   (3) breaker, thresholds, budget
     (4) the conversation's arm   (5) the canary, by hash alone   (6) the selector over the arms already rolled out

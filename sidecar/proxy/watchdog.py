@@ -1,4 +1,4 @@
-"""Ends a decision that takes too long, so that a stalled engine fails open as one that raises does (DESIGN section 5).
+"""Ends a decision that takes too long, so that a stalled engine fails open as one that raises does.
 
 The engine is asked inside the loop: while it works nothing else of the process can look at a clock. A signal can. Python
 runs its handler between two steps of whatever the main thread is at, and what the handler raises ends that. The timer is
