@@ -45,7 +45,6 @@ from sidecar.process import loop_factory, place, salt_of, serve_traffic, tune_in
 from sidecar.proxy.aside import ErrandStatus, JudgesAndShadows
 from sidecar.proxy.cascade import Cascades
 from sidecar.proxy.descriptors import raise_limit
-from sidecar.proxy.downstream import Downstream
 from sidecar.proxy.keys import Keys
 from sidecar.proxy.leaving import drain, end_traffic
 from sidecar.proxy.listen import bind
@@ -222,7 +221,7 @@ class Sidecar:
 
     async def _serve_traffic(self, sockets: Sequence[socket.socket]) -> None:
         self.plane.start()
-        self._servers += await serve_traffic(self.settings, sockets, lambda: Downstream(self.plane))
+        self._servers += await serve_traffic(self.plane, sockets)
 
     async def _serve(self, sockets: Mapping[str, Sequence[socket.socket]]) -> None:
         await self._serve_traffic(sockets["traffic"])
@@ -281,6 +280,8 @@ class Sidecar:
         notes += self.keys.problems(self.policies.current.policy.upstreams, steady())
         if self.plane.tokens is not None and (problem := self.plane.tokens.problem(steady())) is not None:
             notes.append(f"client tokens: {problem}")
+        if self.plane.certificate.error is not None:
+            notes.append(self.plane.certificate.error)
         notes += [*self.archive.notes(), *self.guarding.notes(), *self.request_log.notes()]
         notes += self.engine.explanations()
         notes += self.plane.notes()
@@ -351,6 +352,7 @@ class Sidecar:
     def _tick(self) -> None:
         self.on_events(self.engine.tick(steady()))
         self.on_events([*self.cycling.tick(), *self.guarding.poll(steady(), self.archive.audit_head)])
+        self.on_events(self.plane.certificate.poll())
         self._look_around()
         if self._owed:  # the last calls before a silence
             self._keep_state(())

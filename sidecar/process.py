@@ -1,7 +1,7 @@
 """What every process that serves needs of the machine: its loop, its certificate, the key of its hashes, and that nothing
 prints the text of an exception, which may hold a request's words or a key.
 
-It knows nothing of requests, policies or other processes.
+It knows nothing of single requests, of policies or of other processes.
 """
 
 import asyncio
@@ -9,7 +9,6 @@ import gc
 import hashlib
 import logging
 import socket
-import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -19,38 +18,27 @@ from typing import Any
 from sidecar.config.files import content_of
 from sidecar.config.settings import Settings
 from sidecar.errors import ConfigError
+from sidecar.proxy.downstream import Downstream
+from sidecar.proxy.plane import Plane
 
 _SWITCH_S = 0.0005  # for how long another thread, such as the store's, may keep the interpreter; Python's own is 5 ms
 _LAST_READ_S = 86400.0  # 3,600..; shorter: the loop cuts who reads slowly, which `proxy.downstream` watches
 OnBug = Callable[[str, BaseException], None]
 
 
-def server_tls(settings: Settings) -> ssl.SSLContext | None:
-    """The certificate of the traffic port; None without one. Raises ConfigError when it cannot be read."""
-    if settings.tls_cert is None or settings.tls_key is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"tls_cert {settings.tls_cert}: {error}; give a readable PEM certificate and its key"
-        ) from None
-    return context
-
-
-async def serve_traffic(
-    settings: Settings, sockets: Iterable[socket.socket], protocol: Callable[[], asyncio.Protocol]
-) -> list[asyncio.Server]:
+async def serve_traffic(plane: Plane, sockets: Iterable[socket.socket]) -> list[asyncio.Server]:
     """Opens the traffic port. A TLS handshake stands before the head, and has no more time than that; how long a client may
     take to read the end of an answer is not the loop's to say."""
-    loop = asyncio.get_running_loop()
-    tls = server_tls(settings)
-    shake_s, end_s = (None, None) if tls is None else (settings.head_timeout_s, _LAST_READ_S)
+    loop, tls = asyncio.get_running_loop(), plane.certificate.context
+    shake_s, end_s = (None, None) if tls is None else (plane.settings.head_timeout_s, _LAST_READ_S)
     return [
         await loop.create_server(
-            protocol, sock=sock, ssl=tls, backlog=1024, ssl_handshake_timeout=shake_s, ssl_shutdown_timeout=end_s
+            lambda: Downstream(plane),
+            sock=sock,
+            ssl=tls,
+            backlog=1024,
+            ssl_handshake_timeout=shake_s,
+            ssl_shutdown_timeout=end_s,
         )
         for sock in sockets
     ]

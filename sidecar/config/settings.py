@@ -221,7 +221,9 @@ class Settings:
             scalars.path, "keys the hashes of sticky keys; unset: the service's name, equal in all pods but guessable"
         ),
     )
-    tls_cert: Path | None = field(default=None, metadata=about(scalars.path, "loopback needs no TLS"))
+    tls_cert: Path | None = field(
+        default=None, metadata=about(scalars.path, "loopback needs no TLS; a pair that changes is read again")
+    )
     tls_key: Path | None = field(default=None, metadata=about(scalars.path, "loopback needs no TLS"))
 
     connect_timeout_s: float = field(

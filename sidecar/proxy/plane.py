@@ -11,6 +11,7 @@ from sidecar.config.secrets import ClientTokens
 from sidecar.config.settings import Settings
 from sidecar.core.engine import Engine
 from sidecar.core.types import Decision, Dialect, Endpoint, Event, Facts, Settled
+from sidecar.proxy.certificate import Certificate
 from sidecar.proxy.checks import Checks
 from sidecar.proxy.descriptors import RESERVE, calls_held
 from sidecar.proxy.gate import Gate, Way
@@ -120,7 +121,11 @@ class Plane:
     high_bytes = WRITE_HIGH_BYTES  # of an answer that may wait for its client; fewer while memory is short
 
     def __init__(self, settings: Settings, engine: Engine, tasks: Tasks, emit: Callable[[Settled], None]) -> None:
-        """`emit` takes each finished exchange; it must be quick and must not raise."""
+        """`emit` takes each finished exchange; it must be quick and must not raise.
+
+        Raises:
+            ConfigError: the listener's certificate cannot be used.
+        """
         self.wall = wall
         self.settings = settings
         self.engine = engine
@@ -135,6 +140,7 @@ class Plane:
         self.beyond: Mapping[str, Origin] = {}  # path prefixes that only these upstreams have
         self.on_feedback: FeedbackHandler | None = None
         self.tokens: ClientTokens | None = None  # who may use this port, where it is open to others
+        self.certificate = Certificate(settings.tls_cert, settings.tls_key)  # that this port shows, where it has one
         self.on_events: Callable[[Sequence[Event]], None] = lambda _events: None
         self.on_bug: Callable[[str, BaseException], None] = lambda _where, _error: None
         self.on_errand: Callable[[Event], None] = lambda _event: None  # a call of our own is over

@@ -33,7 +33,6 @@ from sidecar.core.settle import NOTHING, Verdict
 from sidecar.core.types import Event
 from sidecar.errors import ConfigError
 from sidecar.gauges import of_process
-from sidecar.process import server_tls
 from sidecar.proxy.aside import ErrandStatus
 from sidecar.proxy.listen import hold
 from sidecar.proxy.memory import limit_of_container
@@ -107,7 +106,6 @@ class LeadingSidecar(Sidecar):
 
     async def _serve_traffic(self, _sockets: Sequence[socket.socket]) -> None:
         """Starts the workers and waits until all of them serve. Raises ConfigError when one cannot."""
-        server_tls(self.settings)  # told here, once, when it cannot be read
         self.plane.start()
         self.crew.settings = self._each
         try:

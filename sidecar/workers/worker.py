@@ -37,7 +37,6 @@ from sidecar.gauges import load, of_process, of_traffic
 from sidecar.process import hush, loop_factory, place, salt_of, serve_traffic, tune_interpreter, watch_loop
 from sidecar.proxy.aside import JudgesAndShadows
 from sidecar.proxy.cascade import Cascades
-from sidecar.proxy.downstream import Downstream
 from sidecar.proxy.keys import Keys
 from sidecar.proxy.leaving import drain, end_traffic
 from sidecar.proxy.listen import bind
@@ -131,7 +130,7 @@ class Worker:
     async def _serve(self) -> None:
         self.plane.start()
         sockets = bind("traffic", self.settings.listen, lambda note: log.warning("listener", note=note), shared=True)
-        self._servers += await serve_traffic(self.settings, sockets, lambda: Downstream(self.plane))
+        self._servers += await serve_traffic(self.plane, sockets)
         gc.collect()
         gc.freeze()
         self.telling.serving = True
@@ -307,6 +306,7 @@ class Worker:
 
     def _tick(self) -> None:
         self.telling.events(self.engine.tick(steady()))
+        self.plane.certificate.poll()  # its events are the leader's to tell
 
     def _on_sweep(self) -> None:
         """As `app.Sidecar._on_sweep`."""

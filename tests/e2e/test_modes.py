@@ -6,6 +6,7 @@ import socket
 import sqlite3
 import ssl
 import subprocess
+import time
 from contextlib import closing
 from http.client import HTTPConnection, HTTPSConnection, RemoteDisconnected
 from pathlib import Path
@@ -174,15 +175,17 @@ def test_verbs_reach_a_sidecar_that_listens_on_all_addresses(tmp_path: Path) -> 
 # ---- files that change while traffic runs
 
 
-def swap(folder: Path, version: str, name: str, text: str) -> None:
+def swap(folder: Path, version: str, **files: str) -> None:
     """As the kubelet changes a mounted Secret: a new folder, then one rename of the link `..data`."""
     (folder / f"..{version}").mkdir(parents=True)
-    (folder / f"..{version}" / name).write_text(text)
+    for name, text in files.items():
+        (folder / f"..{version}" / name).write_text(text)
     draft = folder / "..data_tmp"
     draft.symlink_to(f"..{version}")
     draft.rename(folder / "..data")
-    if not (folder / name).is_symlink():
-        (folder / name).symlink_to(f"..data/{name}")
+    for name in files:
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(f"..data/{name}")
 
 
 async def test_secrets_change_in_place(tmp_path: Path) -> None:
@@ -190,8 +193,8 @@ async def test_secrets_change_in_place(tmp_path: Path) -> None:
     in, the provider sees the new key, and a token that is taken out is refused."""
     tokens, keys = tmp_path / "tokens", tmp_path / "keys"
     old, new, mine = "sk-old-0123456789abcdef", "sk-new-0123456789abcdef", "sk-of-the-client"  # the load's
-    swap(tokens, "1", "tokens", f"{mine} shop\n")
-    swap(keys, "1", "api-key", old)
+    swap(tokens, "1", tokens=f"{mine} shop\n")
+    swap(keys, "1", **{"api-key": old})
     with Provider(tmp_path, *QUICK, f"keys=[{old}, {new}]") as provider:
         folder = policies(tmp_path, provider, keys / "api-key")
         shared = {"mode": "standalone", "policies": folder, "client_tokens_file": tokens / "tokens"}
@@ -199,11 +202,11 @@ async def test_secrets_change_in_place(tmp_path: Path) -> None:
             load = Load(sidecar.port, connections=4)
             async with load.running():
                 assert await _status(sidecar, SEARCH) == 401
-                swap(tokens, "2", "tokens", f"{mine} shop\n{SEARCH} search\n")
-                swap(keys, "2", "api-key", new)
+                swap(tokens, "2", tokens=f"{mine} shop\n{SEARCH} search\n")
+                swap(keys, "2", **{"api-key": new})
                 assert await _reached(sidecar, SEARCH, 200)
                 provider_keys = f"keys=[{new}]"
-                swap(tokens, "3", "tokens", f"{mine} shop\n")
+                swap(tokens, "3", tokens=f"{mine} shop\n")
                 assert await _reached(sidecar, SEARCH, 401)
             assert (load.failed, load.broken) == ([], {})
             provider.kill()
@@ -227,6 +230,51 @@ async def _reached(sidecar: Sidecar, token: str, status: int) -> bool:
             return True
         await asyncio.sleep(0.1)
     return False
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_certificate_changes_in_place(tmp_path: Path, workers: int) -> None:
+    """As when cert-manager renews it, here with another kind of key: the new one is shown in new handshakes, the
+    connection that is open goes on, and a pair of which one half is new changes nothing and is told."""
+    authority, folder = trustme.CA(), tmp_path / "tls"
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+
+    def issue(version: str, kind: trustme.KeyType, old: trustme.LeafCert | None = None) -> trustme.LeafCert:
+        made = authority.issue_cert("localhost", key_type=kind)
+        pair = {"tls.crt": made.cert_chain_pems[0], "tls.key": (old or made).private_key_pem}
+        swap(folder, version, **{name: blob.bytes().decode() for name, blob in pair.items()})
+        return made
+
+    def shown() -> bytes:
+        with (
+            socket.create_connection((LOOPBACK, sidecar.port), timeout=15) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as client,
+        ):
+            return client.getpeercert(binary_form=True) or b""
+
+    def is_shown(leaf: trustme.LeafCert) -> bool:
+        return shown() == ssl.PEM_cert_to_DER_cert(leaf.cert_chain_pems[0].bytes().decode())
+
+    first = issue("1", trustme.KeyType.ECDSA)
+    pair = {"tls_cert": folder / "tls.crt", "tls_key": folder / "tls.key"}
+    with (
+        Provider(tmp_path, *QUICK) as provider,
+        Sidecar(tmp_path, provider.url, mode="standalone", workers=workers, host_names="localhost", **pair) as sidecar,
+        closing(HTTPSConnection("localhost", sidecar.port, timeout=15, context=context)) as connection,
+    ):
+        assert post(connection) == 200
+        issue("2", trustme.KeyType.RSA, old=first)
+        assert wait_for(lambda: any("tls_cert" in note for note in sidecar.ready()[1]["notes"]), BUSY_S)
+        time.sleep(3)  # tried again, by each worker
+        assert all(is_shown(first) for _ in range(8))
+        new = issue("3", trustme.KeyType.RSA)
+        assert wait_for(lambda: all(is_shown(new) for _ in range(8)), BUSY_S)
+        assert wait_for(lambda: sidecar.ready()[1]["notes"] == [], BUSY_S)
+        assert post(connection) == 200
+        assert sidecar.stop() == 0
+        told = [kind for line in sidecar.output().splitlines() if (kind := json.loads(line)["event"])[:5] == "file."]
+        assert told == ["file.refused", "file.accepted"]
 
 
 # ---- probes

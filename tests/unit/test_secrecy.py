@@ -15,7 +15,8 @@ from sidecar.config.settings import Settings
 from sidecar.control.access import parse_roles
 from sidecar.core.policy import Upstream
 from sidecar.errors import ConfigError
-from sidecar.process import server_tls, watch_loop
+from sidecar.process import watch_loop
+from sidecar.proxy.certificate import Certificate
 from sidecar.proxy.dial import Egress
 from sidecar.secrecy import HIDDEN, MAX_NAME, guarded, hidden, recorded
 from sidecar.store.keys import parse_keys
@@ -152,7 +153,7 @@ def _keys(file: Path) -> None:
 
 
 def _tls(file: Path) -> None:
-    server_tls(Settings(tls_cert=file, tls_key=file))
+    Certificate(file, file)
 
 
 READERS: dict[str, Callable[[Path], object]] = {
