@@ -4,7 +4,6 @@ import asyncio
 import base64
 import errno
 import ipaddress
-import os
 import re
 import socket
 import ssl
@@ -32,6 +31,7 @@ class Dialled(asyncio.Protocol):
 P = TypeVar("P", bound=Dialled)
 
 _CONNECT_OK: Final = re.compile(rb"HTTP/1\.[01] 2[0-9][0-9][ \r]")
+_UNSHAKEN: Final = "the connection was closed during the TLS handshake"
 _MAX_CONNECT_HEAD: Final = 16384
 _KEEPALIVE: Final = (
     (socket.TCP_KEEPIDLE, 60),  # below the 350 s after which cloud NATs forget a silent flow
@@ -51,6 +51,12 @@ class DialError(SidecarError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def of_tls(error: ssl.SSLError) -> DialError:
+    """TLS that an alert or a check of ours ended; told is OpenSSL's name of that, and nothing that anybody sent."""
+    reason = getattr(error, "verify_message", "") or error.reason or "handshake failed"
+    return DialError("tls", f"TLS to the upstream failed: {reason}")
 
 
 class Egress(Struct, frozen=True):
@@ -176,9 +182,8 @@ class Dialer:
             raise DialError("timeout_connect", f"no connection to the upstream within {timeout_s:g} s") from None
         except socket.gaierror:
             raise DialError("dns", "the upstream's name, or the egress proxy's, cannot be resolved") from None
-        except (ssl.SSLError, ssl.CertificateError) as error:
-            reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or "handshake failed"
-            raise DialError("tls", f"TLS to the upstream failed: {reason}") from None
+        except ssl.SSLError as error:
+            raise of_tls(error) from None
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise DialError("shed", "the sidecar may open no further connection (ulimit -n)") from None
@@ -233,15 +238,17 @@ class Dialer:
     async def _secured(self, below: asyncio.Transport, tls: ssl.SSLContext, factory: Callable[[], P]) -> P:
         """TLS over an open connection, which is closed when that fails."""
         if below.is_closing():  # uvloop would begin the handshake all the same, and stumble
-            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+            raise ConnectionResetError(errno.ECONNRESET, _UNSHAKEN)
         protocol = factory()
         try:
             secured = await asyncio.get_running_loop().start_tls(below, protocol, tls, server_hostname=self._host)
-        except BaseException:
+        except BaseException as error:
             below.abort()
+            if isinstance(error, ConnectionError):
+                raise ConnectionResetError(errno.ECONNRESET, _UNSHAKEN) from None
             raise
         if secured is None:
-            raise DialError("tls", "the connection closed during the TLS handshake")
+            raise DialError("tls", _UNSHAKEN)
         protocol.connection_made(secured)
         protocol.on_secured(below)
         return protocol

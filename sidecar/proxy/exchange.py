@@ -358,6 +358,9 @@ class Exchange(Outward):
             self._lost_pending(self.pending, error)
             return
         if reply is None:
+            if self._held_head is None and isinstance(error, DialError):  # as TLS 1.3 refuses a client
+                self.on_no_connection(error)
+                return
             if self._held_head is None and self._fall_back("connect"):
                 return
             self._answer(

@@ -15,7 +15,7 @@ from typing import Final, Protocol, cast
 
 from sidecar.clock import monotonic, to_steady
 from sidecar.core.concurrency import Limit
-from sidecar.proxy.dial import Dialer, DialError, Dialled
+from sidecar.proxy.dial import Dialer, DialError, Dialled, of_tls
 from sidecar.proxy.stall import waiting_bytes
 from sidecar.tasks import Tasks
 
@@ -134,6 +134,8 @@ class UpstreamConnection(Dialled):
         if rider is not None:
             if exc is None and self.source is not self.transport and not _said_its_end(self.transport):
                 exc = ConnectionAbortedError("TLS ended without close_notify")
+            if isinstance(exc, ssl.SSLError):
+                exc = of_tls(exc)
             rider.on_upstream_lost(exc)
         if self._on_left is not None:
             self._on_left()

@@ -11,6 +11,7 @@ import pytest
 import trustme
 
 from sidecar.clock import monotonic
+from sidecar.core.types import Settled
 from tests.fixtures.relay import Kind, Relay, Toxic
 from tests.integration.conftest import Serve, Upstream
 from tests.integration.raw import WAIT_S, call, connected, get, ok, post
@@ -100,10 +101,38 @@ async def test_a_server_that_speaks_or_ends_before_the_handshake(
         greeting = asyncio.ensure_future(asyncio.to_thread(greet))
         for _ in range(20):
             got = await call(side.port, post())
-            assert (got.status, got.value(b"x-sidecar-error")) == (502, error)
+            assert (got.status, got.value(b"x-sidecar-error"), b"TLS" in got.body) == (502, error, True)
         await greeting
     for peer in peers:
         peer.close()
+
+
+async def test_a_server_that_asks_for_a_certificate(
+    server: ssl.SSLContext, authority: trustme.CA, ca_file: Path, serve: Serve
+) -> None:
+    """There is none to show: its alert comes in the handshake, with TLS 1.3 behind it, and is told by its name."""
+    server.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(server)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(WAIT_S)
+
+        def refuse() -> None:
+            peer = server.wrap_socket(listener.accept()[0], server_side=True, do_handshake_on_connect=False)
+            with peer:
+                with pytest.raises(ssl.SSLError, match="did not return a certificate"):
+                    peer.do_handshake()
+                while socket.socket.recv(peer, 65536):  # else a reset overtakes the alert
+                    pass
+
+        side = await serve(f"https://localhost:{listener.getsockname()[1]}", ca_file=ca_file)
+        seen: list[Settled] = []
+        side.app.plane.emit = seen.append
+        refusing = asyncio.ensure_future(asyncio.to_thread(refuse))
+        got = await call(side.port, post())
+        await refusing
+    assert (got.status, got.value(b"x-sidecar-error"), [one.outcome.error for one in seen]) == (502, b"tls", ["tls"])
+    is_old = server.maximum_version is ssl.TLSVersion.TLSv1_2
+    assert (b"SSLV3_ALERT_HANDSHAKE_FAILURE" if is_old else b"TLSV13_ALERT_CERTIFICATE_REQUIRED") in got.body
 
 
 async def test_a_client_that_does_not_shake_hands(
