@@ -29,6 +29,14 @@ def content_of(file: Path, most: int = MIB) -> bytes:
     return content
 
 
+def require_bounded(file: Path) -> None:
+    """For who hands on the file's name, and all of it is read: OpenSSL does, and would wait for a pipe. Raises OSError: it
+    is a pipe or a device, cannot be read, or holds more than a MiB."""
+    if is_endless(file):
+        raise OSError(errno.EINVAL, "is a pipe or a device", str(file))
+    content_of(file)
+
+
 def fault(error: Exception) -> str:
     """What is wrong with a file that could not be read, for a message that names it."""
     what = error.strerror if isinstance(error, TooLarge) else None

@@ -4,6 +4,7 @@ import ssl
 from collections.abc import Sequence
 from pathlib import Path
 
+from sidecar.config.files import require_bounded
 from sidecar.config.watch import Watch
 from sidecar.core.types import Event
 from sidecar.errors import ConfigError
@@ -46,7 +47,9 @@ def _server_tls(cert: Path, key: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
+        for file in (cert, key):
+            require_bounded(file)
         context.load_cert_chain(cert, key, password="")  # OpenSSL would ask for one at the terminal
-    except (OSError, ssl.SSLError) as error:
+    except OSError as error:
         raise ConfigError(f"tls_cert {cert}: {error}; give a readable PEM certificate and its key") from None
     return context

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from msgspec import Struct
 
 from sidecar.config.address import Address, comes_back
+from sidecar.config.files import require_bounded
 from sidecar.config.watch import Watch
 from sidecar.errors import ConfigError, SidecarError
 from sidecar.proxy.reach import Name, reach
@@ -110,12 +111,14 @@ def client_tls(ca_file: str | None) -> ssl.SSLContext:
     """Verification on, host name checked, TLS 1.2 or newer; `ca_file` is trusted instead of the system's list.
 
     Raises:
-        ConfigError: the file cannot be read or holds no certificate.
+        ConfigError: the file cannot be read, is larger than a MiB, or holds no certificate.
     """
     try:
+        if ca_file is not None:
+            require_bounded(Path(ca_file))
         context = ssl.create_default_context(cafile=ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"ca_file {ca_file}: {error}; give a readable PEM file of certificates") from None
+    except OSError as error:
+        raise ConfigError(f"ca_file {ca_file}: {error.strerror}; give a readable PEM file of certificates") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     return context
