@@ -79,7 +79,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
         require_ours(connection)  # before anything is changed
         connection.execute(f"PRAGMA page_size={PAGE_BYTES}")  # does nothing to a file that has pages
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
-        connection.execute("PRAGMA journal_mode=WAL")
+        _keep_log(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
         # what is erased is overwritten; not every build of SQLite does so
         connection.execute("PRAGMA secure_delete=ON")
@@ -93,6 +93,17 @@ def open_writer(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _keep_log(connection: sqlite3.Connection) -> None:
+    """WAL mode. Of processes that ask for it at once, SQLite lets one wait and fails the others, because all read the file
+    already: these wait until they may write, and by then it is in that mode."""
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+    except sqlite3.OperationalError:
+        with transaction(connection):
+            pass
+        connection.execute("PRAGMA journal_mode=WAL")
 
 
 @contextmanager

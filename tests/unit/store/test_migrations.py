@@ -1,13 +1,17 @@
 """A new file is made without sqlite-utils, which brings older ones up to date: both have to come to the same."""
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from sqlite_utils import Database
 
 from sidecar.store import migrations
+from sidecar.store.database import open_writer
 from sidecar.store.migrations import STEPS, VERSION, migrate
 
 
@@ -66,3 +70,25 @@ def test_migrating_again_does_nothing(new: sqlite3.Connection) -> None:
     before = shape(new), new.total_changes
     migrate(new)
     assert (shape(new), new.total_changes) == before
+
+
+MAKES = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA user_version=0")  # makes the first page
+connection.execute("BEGIN IMMEDIATE")  # as the change of its mode does
+print("begun", flush=True)
+time.sleep(0.1)
+connection.execute("ROLLBACK")
+"""
+
+
+def test_a_new_file_that_another_process_makes_is_waited_for(tmp_path: Path) -> None:
+    """SQLite waits for a lock everywhere but where the mode is changed; it took one start of 75, of three at once, to meet
+    that by chance."""
+    path = tmp_path / "s.db"
+    with subprocess.Popen([sys.executable, "-c", MAKES, path], stdout=subprocess.PIPE, text=True) as maker:
+        assert maker.stdout is not None
+        assert maker.stdout.readline() == "begun\n"
+        with closing(open_writer(path)) as connection:
+            assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
