@@ -203,7 +203,7 @@ def _register_routes(metrics: Metrics, engine: Engine) -> None:
 
 
 def _breakers(guards: Guards) -> dict[tuple[str, ...], float]:
-    return {(guard.name, one.model, one.state): 1.0 for guard in guards.all for one in guard.breakers}
+    return {(guard.label, one.model, one.state): 1.0 for guard in guards.all for one in guard.breakers}
 
 
 def _opened(name: str, breaker: Breaker) -> Sequence[_Row]:

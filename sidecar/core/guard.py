@@ -76,14 +76,14 @@ class BreakerStatus:
 
 
 class Guard:
-    """One upstream's. `budget.active` counts the calls under way."""
+    """One upstream's. `budget.active` counts the calls under way. `label` is the name that no other one in use has."""
 
-    __slots__ = ("_breakers", "_owner", "budget", "limit", "name", "rest")
+    __slots__ = ("_breakers", "_owner", "budget", "label", "limit", "name", "rest")
 
     def __init__(self, owner: "Guards", name: str) -> None:
         spec = owner.spec
         self._owner = owner
-        self.name = name
+        self.name = self.label = name
         self.budget = RetryBudget(spec.retry)
         self.limit = None if spec.limit == "off" else Limit(spec.limit)
         self.rest = Breaker(spec.breaker, REST)
@@ -167,10 +167,14 @@ class Guards:
             found = self._guards[upstream] = Guard(self, upstream.name)
         return found
 
-    def keep(self, upstreams: Iterable[Upstream]) -> None:
-        """Forgets all others. Calls under way end with the guard that they have."""
-        wanted = set(upstreams)
+    def keep(self, named: Iterable[Upstream], others: Iterable[Upstream] = ()) -> None:
+        """Forgets all but those that a policy names and the `others`, which serve without one: they are told apart where
+        they have one name. Calls under way end with the guard that they have."""
+        policy = set(named)
+        wanted, names = policy.union(others), {spec.name for spec in policy}
         self._guards = {spec: guard for spec, guard in self._guards.items() if spec in wanted}
+        for spec, guard in self._guards.items():
+            guard.label = f"{spec.name} (default)" if spec.name in names and spec not in policy else spec.name
         kept = set(self._guards.values())
         self.unwell = {breaker: guard for breaker, guard in self.unwell.items() if guard in kept}
 
@@ -210,7 +214,7 @@ class Guards:
         """Every breaker of this process."""
         return [
             BreakerStatus(
-                guard.name, one.model, one.state, one.opened,
+                guard.label, one.model, one.state, one.opened,
                 max(0.0, one.until - now) if one.state == "open" else 0.0, *one.recent(now), one.out_s,
             )
             for guard in self.all
@@ -221,8 +225,8 @@ class Guards:
 def _event(guard: Guard, breaker: Breaker, now: float) -> Event:
     state = breaker.state
     kind, severity = ("breaker.opened", "high") if state == "open" else (f"breaker.{state}", "medium")
-    detail: dict[str, object] = {"upstream": guard.name, "model": breaker.model, "times": breaker.times}
-    text = f"{breaker.model} at {guard.name}: "
+    detail: dict[str, object] = {"upstream": guard.label, "model": breaker.model, "times": breaker.times}
+    text = f"{breaker.model} at {guard.label}: "
     if state == "open":
         detail |= {"seconds": breaker.until - now, "in_a_row": breaker.consecutive}
         detail |= {"calls": breaker.calls, "failed": breaker.fails}

@@ -63,7 +63,7 @@ class Origins:
             if spec not in made:
                 origin.pool.close()
         self._kept = made
-        guards.keep(wanted)
+        guards.keep(policy.upstreams.values(), defaults.values())
         plane.origins, plane.foreign = named, away
         found = {prefix: one for one in reversed(plane.origins.values()) for prefix in one.provider.prefixes}
         plane.gate.beyond = tuple(found)

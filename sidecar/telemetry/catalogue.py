@@ -93,7 +93,8 @@ CATALOGUE: tuple[Metric, ...] = (
     ),
     Metric(
         "breaker_state", "gauge", ("upstream", "model", "state"),
-        "1 for the state that the breaker is in: closed, open or half_open. `*` is all models that no arm names.",
+        "1 for the state that the breaker is in: closed, open or half_open. `*` is all models that no arm names. "
+        "`NAME (default)` is the upstream of calls without a route where the policy has one of its name.",
     ),
     Metric("breaker_opened", "counter", ("upstream", "model"), "Times that the breaker opened."),
     Metric("concurrency_limit", "gauge", ("upstream",), "Calls that may be under way at once; +Inf while any number."),

@@ -47,6 +47,29 @@ async def text_of(port: int, path: str) -> str:
 # ---- the breaker of a model
 
 
+async def test_breakers_of_two_upstreams_of_one_name(sim: Sim, serve: Serve, tmp_path: Path) -> None:
+    """A policy's upstream is mostly called `openai`, as the one is that serves without a route: metrics, `/ready` and the
+    event say which of the two fails."""
+    provider = await sim()
+    policy = {
+        "upstreams": {"openai": {"dialect": "openai", "base_url": f"http://127.0.0.1:{provider.port}/v1"}},
+        "routes": [
+            {"name": "chat", "match": {"models": ["m"]}, "baseline": {"id": "base", "upstream": "openai", "model": OLD}}
+        ],
+    }
+    side = await serve("http://127.0.0.1:1", policies=written(tmp_path, {"version": 1, **policy}))
+    for _ in range(5):
+        assert (await call(side.port, post("/v1/embeddings", b'{"model":"other","input":"a"}'))).status == 502
+    assert (await call(side.port, post(body=STREAM))).status == 200
+    told = await text_of(side.health_port, "/metrics")
+    for state, upstream in (("open", "openai (default)"), ("closed", "openai")):
+        assert f'breaker_state{{model="*",state="{state}",upstream="{upstream}"}} 1.0' in told
+    assert told.count('breaker_state{model="*"') == 4
+    assert "The breaker of * at openai (default) is open" in await text_of(side.health_port, "/ready")
+    events = [one for one in side.app.engine.tick(steady()) if one.kind == "breaker.opened"]
+    assert [one.detail["upstream"] for one in events] == ["openai (default)"]
+
+
 async def test_an_arm_that_fails_is_not_offered_until_it_serves_again(sim: Sim, serve: Serve, tmp_path: Path) -> None:
     """A promoted arm fails: five calls see that, all others get the old model. When it is half open three calls try it, and
     it serves again. Metrics, `/ready`, the row and the events say so."""
