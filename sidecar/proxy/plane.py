@@ -117,6 +117,7 @@ class Books:
 class Plane:
     """The data plane's shared state. One per process; everything in it is touched by the loop's thread only."""
 
+    draining = False  # the process ends: open exchanges go on, connections close behind them
     pressed = False  # memory is short: what the app does not miss is given up
     high_bytes = WRITE_HIGH_BYTES  # of an answer that may wait for its client; fewer while memory is short
 
@@ -153,7 +154,6 @@ class Plane:
         self.connections: set[Connected] = set()
         self.exchanges: set[Open] = set()
         self.tunnels: set[Tunnel] = set()  # what exchanges became, until both sides have what was said
-        self.draining = False
         self.last_active = monotonic()
         self.capacity = min(settings.max_streams, calls_held() or settings.max_streams)  # exchanges at once
         self.capacity_now = self.capacity  # less while memory is short
