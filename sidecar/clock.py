@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 monotonic = time.monotonic
 wall = time.time
+sleep = time.sleep  # for threads of our own; on the loop nothing sleeps
 
 _offset_s = time.time() - time.monotonic()
 

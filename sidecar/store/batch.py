@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
-from time import sleep
 from typing import Final
 
 import orjson
 
+from sidecar.clock import sleep
 from sidecar.core.record import COLUMNS, Scalar, at_text
 from sidecar.core.types import Event, Feedback
 from sidecar.store.audit import Audit, Chain

@@ -20,10 +20,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from time import sleep
 from typing import Any, Final, TypeVar
 
-from sidecar.clock import earlier, monotonic, wall
+from sidecar.clock import earlier, monotonic, sleep, wall
 from sidecar.core.record import Row
 from sidecar.core.types import Event, Feedback
 from sidecar.errors import StoreError
