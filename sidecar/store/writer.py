@@ -3,12 +3,11 @@
 Promise. `put*` returns in microseconds, never raises and never waits for the disk. What was put is committed within
 `commit_s`; a killed process loses at most that. While the file cannot be written (locked, full, read-only, gone,
 damaged) the batch that failed is kept and tried again at least once a second, the queue behind it is bounded, the
-oldest items are dropped and counted, and a `gap` event says so in the file once it can be written again. A file that was
-deleted or replaced is created or opened anew, also when only its WAL is gone, and the WAL of a former file is never applied
-to another one; a file that is damaged is moved aside.
+oldest items are dropped and counted, and a `gap` event says so in the file once it can be written again. What becomes of
+a file that was deleted, replaced or damaged is the affair of its connection (`store.connection`).
 
-One database has one writer: the thread takes the lock of `store.lock` before it opens the file and keeps it. While another
-process has it, rows wait as for a locked file, and are written when that process ends.
+One database has one writer: while another process has its lock, rows wait as for a locked file, and are written when that
+process ends.
 
 The thread and the callers share only the queues, under a lock that is held for the time of a list append or swap.
 """
@@ -18,7 +17,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -28,9 +26,10 @@ from sidecar.core.types import Event, Feedback
 from sidecar.errors import StoreError
 from sidecar.store.audit import Audit, Chain, lasting
 from sidecar.store.batch import Batch, has_state_before, write
-from sidecar.store.database import Files, clear_log, files, identity, is_damaged, move_aside, open_writer, transaction
+from sidecar.store.connection import WriterConnection
+from sidecar.store.database import is_damaged, transaction
 from sidecar.store.keys import NO_STORE_KEYS, StoreKeys
-from sidecar.store.lock import Held, WriteLock
+from sidecar.store.lock import Held
 from sidecar.store.losses import Losses, cut
 from sidecar.store.retention import Limits, empty_log, prune
 from sidecar.store.vault import Vault
@@ -78,14 +77,12 @@ class Writer:
         self.commits = 0
         self.errors = 0
         self.last_error: str | None = None
-        self.moved_aside: Path | None = None  # the newest damaged file
         self.empty_at: float | None = None  # wall clock when a stored state was looked for, and there was none
         self.unseen = False  # one from before that has appeared since: until `seen`, none is written over it
         self.writable: bool | None = None  # whether the last attempt succeeded; None before the first
         self.wal_has_erased = False  # rows that were erased from the file still lie in its WAL
         self._wal_is_unknown = True  # the same may be true of a WAL that a killed process left
-        self._path = path
-        self._write_lock = WriteLock(path)  # of the file, against other processes
+        self._file = WriterConnection(path, self._begin, self._fail)
         self.chain = Chain(path, keys.audit)  # used by the thread only, but for its head
         self.vault = Vault(keys.fields)  # used by the thread only
         self._service = service
@@ -106,23 +103,25 @@ class Writer:
         self._oldest: float | None = None  # monotonic time of the oldest thing not yet committed
         self._last_id: str | None = None  # of the newest row put
         self._failed: Batch | None = None  # the batch that could not be written, to be tried again
-        self._connection: sqlite3.Connection | None = None
-        self._files = Files()  # what the connection is to, or was at last
-        self._suspect = False  # an error said that the file is damaged: it is examined before it is opened again
         self._saved: tuple[float, bytes, str | None] | None = None  # the newest state, for a file that is made anew
         self._next_chore = 0.0
 
     # --- called from the loop ---------------------------------------------------------------------------------------
 
     @property
+    def moved_aside(self) -> Path | None:
+        """The newest damaged file."""
+        return self._file.moved_aside
+
+    @property
     def mark(self) -> str:
         """What tells this writer from those of other processes."""
-        return self._write_lock.mark
+        return self._file.lock.mark
 
     def claim(self) -> str | None:
         """Take the right to write, before `start`; when another process has it, who. The thread goes on trying."""
         try:
-            self._write_lock.take()
+            self._file.lock.take()
         except Held as error:
             self._fail(error)
             return str(error)
@@ -133,7 +132,7 @@ class Writer:
     @property
     def holds(self) -> bool:
         """Whether this process has the right to write."""
-        return self._write_lock.held
+        return self._file.lock.held
 
     def start(self) -> None:
         """Start the thread. The file is opened there, at once, so a slow disk delays nothing."""
@@ -277,12 +276,7 @@ class Writer:
         with self._lock:
             self._ended = True
         self._do_jobs(False)
-        self._disconnect()
-        with suppress(OSError, StoreError):
-            if self._write_lock.held:
-                self._write_lock.take()  # raises if it is another process's by now, as the log is then
-                clear_log(self._path, self._files)
-        self._write_lock.give()
+        self._file.close()
 
     def _late(self) -> bool:
         return self._deadline is not None and monotonic() >= self._deadline
@@ -299,7 +293,7 @@ class Writer:
         """Write everything that waits; False when the file refused."""
         while True:
             batch = self._failed or self._take()
-            if not batch and self._connection is not None and not self._due():
+            if not batch and self._file.is_open and not self._due():
                 self._free_waiters()
                 return True
             if not self._attempt(batch):
@@ -331,7 +325,7 @@ class Writer:
             try:
                 if not written:
                     raise StoreError(f"the database cannot be written now: {self.last_error or 'it is being closed'}")
-                future.set_result(work(self._connected()))
+                future.set_result(work(self._file.get()))
             except sqlite3.Error as error:
                 self._recover(error)
                 future.set_exception(StoreError(f"the database cannot be written now: {error}"))
@@ -360,12 +354,12 @@ class Writer:
     def _attempt(self, batch: Batch) -> bool:
         """One try to write the batch and do the chores; never raises."""
         try:
-            connection = self._connected()
+            connection = self._file.get()
             if batch:
                 self._commit(connection, batch)
-                if identity(self._path) != self._files.main:
-                    self._disconnect()  # the file was deleted or replaced: this commit is gone with it
-                    self._commit(self._connected(), batch)
+                if self._file.is_elsewhere:
+                    self._file.drop()
+                    self._commit(self._file.get(), batch)
                 self.rows_written += len(batch.rows)
                 self._saved = batch.state or self._saved
                 batch.keep([])  # a chore that fails below must not write it again
@@ -400,7 +394,7 @@ class Writer:
         while singles:
             one = singles[0]
             try:
-                self._commit(self._connected(), one)
+                self._commit(self._file.get(), one)
                 self.rows_written += len(one.rows)
                 self._saved = one.state or self._saved
             except _UNWRITABLE as error:
@@ -419,7 +413,7 @@ class Writer:
         return True
 
     def _tidy(self) -> None:
-        connection = self._connected()
+        connection = self._file.get()
         self.rows_pruned += prune(connection, self._limits, earlier()).rows
         if (self.wal_has_erased or self._wal_is_unknown) and empty_log(connection):
             self.wal_has_erased = self._wal_is_unknown = False
@@ -436,64 +430,16 @@ class Writer:
         """Count a failure: a lock is waited for with the same connection, everything else opens the file again."""
         self._fail(error)
         if is_damaged(error):
-            self._suspect = True
+            self._file.suspect()
         if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
-            self._disconnect()
+            self._file.drop()
 
-    def _connected(self) -> sqlite3.Connection:
-        """The connection to the file and WAL that lie at the path now, which nobody else writes. Raises Held if somebody
-        does."""
-        self._write_lock.take()
-        now = files(self._path)
-        if self._connection is not None and now == self._files:
-            return self._connection
-        if self._connection is not None and now.main == self._files.main:
-            self._rescue(self._connection)
-        self._disconnect()
-        clear_log(self._path, self._files)
-        if self._suspect:
-            self._examine()
-        connection = open_writer(self._path)
-        self._connection = connection
-        self._files = files(self._path)
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        """A connection was opened, perhaps to another file than before: it gets the newest state, unless it has one that
+        nobody has seen."""
         self.chain.begin(connection, self._service)
         if self.empty_at is not None and has_state_before(connection, self._service, self.empty_at):
             self.unseen = True
         if self._saved is not None and not self.unseen:
             with transaction(connection):
                 write(connection, Batch(state=self._saved), self._service, self.chain, self.vault)
-        return connection
-
-    def _rescue(self, connection: sqlite3.Connection) -> None:
-        """Only the WAL was deleted: what is in it, which this connection still has, goes into the file as far as readers
-        let it."""
-        try:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        except sqlite3.Error as error:
-            self._fail(error)
-
-    def _examine(self) -> None:
-        """Move the file aside if it is damaged indeed."""
-        self._suspect = False
-        if identity(self._path) is None:
-            return
-        try:
-            probe = sqlite3.connect(self._path, timeout=RETRY_MAX_S)
-            try:
-                sound = probe.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok"
-            finally:
-                probe.close()
-        except sqlite3.Error as error:
-            if not is_damaged(error):
-                raise
-            sound = False
-        if not sound:
-            self.moved_aside = move_aside(self._path, wall())
-
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            try:
-                connection.close()
-            except sqlite3.Error as error:
-                self._fail(error)

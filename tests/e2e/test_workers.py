@@ -160,8 +160,14 @@ async def test_a_worker_that_is_killed_takes_only_its_own_calls_with_it(tmp_path
         text = side.metrics()
         assert "llm_sidecar_worker_restarts_total 1.0" in text
         assert f"llm_sidecar_worker_rows_lost_total {lost}.0" in text
-        counted = sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("llm_sidecar_requests_"))
-        assert f"llm_sidecar_accepted_total {counted + lost}" in text
+
+        def told() -> bool:
+            """Whether what was accepted is what has rows, or is lost; workers tell of either in their own time."""
+            lines = side.metrics().splitlines()
+            counted = sum(float(line.split()[-1]) for line in lines if line.startswith("llm_sidecar_requests_"))
+            return counted >= MANY - lost + N and f"llm_sidecar_accepted_total {counted + lost}" in lines
+
+        await until(told, side.metrics())
         ended(side)
 
 

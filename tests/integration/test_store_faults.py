@@ -214,8 +214,7 @@ def test_in_a_place_where_no_file_can_be(writer: Writer, path: Path) -> None:
 def test_read_only(writer: Writer, path: Path) -> None:
     """INC-29: a file that has become read-only keeps its rows waiting; root ignores modes, so query_only stands in."""
     traffic = started(writer)
-    assert writer._connection is not None
-    writer._connection.execute("PRAGMA query_only=ON")
+    writer._file.get().execute("PRAGMA query_only=ON")
     traffic.send_for(0.3)
     assert wait_for(traffic.all_written, RECOVERY_S)
     assert writer.errors > 0

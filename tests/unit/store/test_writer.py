@@ -238,7 +238,7 @@ def test_a_lock_while_a_bad_row_is_singled_out_loses_no_good_row(writer: Writer,
     other.close()
     assert idle._isolate(batch) is True
     assert (idle.rows_written, idle.rows_dropped) == (2, 1)
-    idle._disconnect()
+    idle._file.drop()
     assert len(queries.decisions(path)) == 2
 
 
