@@ -1,4 +1,4 @@
-"""The certificate that the webhook's port serves: a TLS context whose chain is replaced in place, never taken away.
+"""The certificate that the webhook's port serves: a TLS context whose chain is replaced, never taken away.
 
 New handshakes get the new chain, connections that are open go on. A chain that cannot be used changes nothing.
 """
@@ -13,7 +13,8 @@ class Served:
     """`context` is for the listener; `facts` tells of its chain, None before the first; `rotations` counts changes."""
 
     def __init__(self) -> None:
-        self.context = _empty()
+        self.context = self._newest = _empty()
+        self.context.sni_callback = self._show  # called at each handshake, also where no name is asked for
         self.facts: Facts | None = None
         self.rotations = 0
         self._in_use: tuple[bytes, bytes, bytes] | None = None
@@ -31,13 +32,18 @@ class Served:
             told = facts(leaf, bundle)
             same = self._in_use is not None and self._in_use[:2] == (leaf, key)
             if not same:
-                _load(_empty(), leaf, key)  # a context that fails half-way serves nothing
-                _load(self.context, leaf, key)
+                context = _empty()
+                _load(context, leaf, key)
+                self._newest = context
         except ssl.SSLError as error:
             raise ValueError(f"certificate and key cannot be served ({error.reason or 'no PEM'})") from None
         self.rotations += self._in_use is not None and not same
         self.facts, self._in_use = told, new
         return not same
+
+    def _show(self, handshake: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        """In a context of its own: beside a new chain of another kind of key the former would be served, too."""
+        handshake.context = self._newest
 
 
 def _empty() -> ssl.SSLContext:

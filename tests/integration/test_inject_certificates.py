@@ -4,6 +4,7 @@ import asyncio
 import base64
 import os
 import re
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -304,11 +305,11 @@ async def test_certificates_speak_of_their_age(cluster: Cluster) -> None:
 # ---- mounted certificates
 
 
-def mount(folder: Path, number: int, authority: trustme.CA) -> None:
+def mount(folder: Path, number: int, authority: trustme.CA, kind: trustme.KeyType = trustme.KeyType.ECDSA) -> None:
     """As the kubelet does: a new folder, then one symlink that is moved over."""
     new = folder / f"..{number}"
     new.mkdir()
-    made = authority.issue_cert(HOST)
+    made = authority.issue_cert(HOST, key_type=kind)
     made.cert_chain_pems[0].write_to_path(new / "tls.crt")
     made.private_key_pem.write_to_path(new / "tls.key")
     authority.cert_pem.write_to_path(new / "ca.crt")
@@ -333,9 +334,11 @@ async def test_mounted_certificates_are_read_again_when_the_mount_changes(cluste
     injector._certificates.every_s = ROUND_S
     await cluster.ready(injector)
     assert (await cluster.ask(injector, bundle=trusted))[0] == 200
-    mount(folder, 2, authority)
+    mount(folder, 2, authority, trustme.KeyType.RSA)
     await until(lambda: injector.served.rotations == 1)
     assert (await cluster.ask(injector, bundle=trusted))[0] == 200
+    shown = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", injector.ports["webhook"][0]))
+    assert shown == (folder / "tls.crt").read_text()  # and no longer the one of another kind of key
     (folder / "..3").mkdir()
     (folder / "..3" / "tls.crt").write_bytes((folder / "..1" / "tls.crt").read_bytes())
     (folder / "..3" / "tls.key").write_bytes((folder / "..2" / "tls.key").read_bytes())
