@@ -165,7 +165,7 @@ async def test_a_worker_that_is_killed_takes_only_its_own_calls_with_it(tmp_path
             """Whether what was accepted is what has rows, or is lost; workers tell of either in their own time."""
             lines = side.metrics().splitlines()
             counted = sum(float(line.split()[-1]) for line in lines if line.startswith("llm_sidecar_requests_"))
-            return counted >= MANY - lost + N and f"llm_sidecar_accepted_total {counted + lost}" in lines
+            return counted == 2 * MANY - lost and f"llm_sidecar_accepted_total {counted + lost}" in lines
 
         await until(told, side.metrics())
         ended(side)
