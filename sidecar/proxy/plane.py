@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final, Protocol
 
 from sidecar.clock import monotonic, steady, wall
@@ -13,7 +14,7 @@ from sidecar.core.engine import Engine
 from sidecar.core.types import Decision, Dialect, Endpoint, Event, Facts, Settled
 from sidecar.proxy.certificate import Certificate
 from sidecar.proxy.checks import Checks
-from sidecar.proxy.descriptors import RESERVE, calls_held
+from sidecar.proxy.descriptors import RESERVE, calls_held, room_for_clients
 from sidecar.proxy.gate import Gate, Way
 from sidecar.proxy.keys import Chance, Keys
 from sidecar.proxy.origin import Origin
@@ -31,6 +32,7 @@ MAX_KEPT: Final = 20_000  # some 3 MB
 SWEEP_S: Final = 0.1  # deadlines are checked this often: a timer per request would cost more than the request's parsing
 SETTLE_S: Final = 0.005  # an exchange that is over is settled this much later at most, or
 SETTLE_TOGETHER: Final = 32  # when so many wait: a millisecond of work, two after streams
+_TELL_CROWDED_S: Final = 60.0  # 10..600; shorter: lines that say the same, longer: one that is missed
 
 Answer = Callable[[int, bytes], None]  # status, JSON body
 # Reads the body of a tenant ("": anybody's), and answers once, now or later.
@@ -55,6 +57,7 @@ class Connected(Protocol):
     deadline: float  # monotonic
     paused: bool
 
+    def rests(self, now: float) -> bool: ...
     def set_high(self, size: int) -> None: ...
     def on_sweep(self, now: float) -> None: ...
 
@@ -120,6 +123,8 @@ class Plane:
     draining = False  # the process ends: open exchanges go on, connections close behind them
     pressed = False  # memory is short: what the app does not miss is given up
     high_bytes = WRITE_HIGH_BYTES  # of an answer that may wait for its client; fewer while memory is short
+    _stay = inf  # so many connections of clients may stay, since one of them had one of the last descriptors
+    _tell_crowded_at = 0.0
 
     def __init__(self, settings: Settings, engine: Engine, tasks: Tasks, emit: Callable[[Settled], None]) -> None:
         """`emit` takes each finished exchange; it must be quick and must not raise.
@@ -157,6 +162,7 @@ class Plane:
         self.last_active = monotonic()
         self.capacity = min(settings.max_streams, calls_held() or settings.max_streams)  # exchanges at once
         self.capacity_now = self.capacity  # less while memory is short
+        self._many, self._full = room_for_clients()
         self.buffered = 0  # bytes of request bodies held in all connections
         self.room: deque[Open] = deque()  # exchanges that wait until there is room for their bodies in `buffered`
         self.chance, self.keys = Chance(), Keys(settings.service)
@@ -280,6 +286,12 @@ class Plane:
         for origin in {*self.origins.values(), *self.defaults.values()}:
             origin.pool.close_idle()
 
+    def has_room(self, descriptor: int) -> bool:
+        """Whether a client's new connection may stay. Of too many, those that rest give way at the next sweep."""
+        if descriptor >= self._many:
+            self._stay = min(self._stay, len(self.connections) - 2 * (self._full - self._many))
+        return descriptor < self._full
+
     def lines(self, upstream: str, model: str, reason: str) -> bytes:
         """The header lines that tell the client who served it, without the decision's id."""
         key = (upstream, model, reason)
@@ -295,9 +307,28 @@ class Plane:
         self._settling = False
         self.settle()
 
+    def _make_room(self, now: float) -> None:
+        """Descriptors run out: connections to upstreams that carry nothing give theirs up, and those of clients that rest,
+        first those that would end first, until few enough are left."""
+        excess = len(self.connections) - self._stay
+        if excess <= 0:
+            self._stay = inf
+            return
+        self.close_idle()
+        resting = sorted((one for one in self.connections if one.rests(now)), key=lambda one: one.deadline)
+        for one in resting[: int(excess)]:
+            one.transport.abort()
+        if now >= self._tell_crowded_at:
+            self._tell_crowded_at = now + _TELL_CROWDED_S
+            text = "clients' connections take nearly all open files of the process (ulimit -n): idle ones are closed"
+            detail = {"connections": len(self.connections), "idle": len(resting)}
+            self.on_events([Event(kind="overload.files", severity="high", message=text, detail=detail)])
+
     def _sweep(self) -> None:
         now = monotonic()
         try:
+            if self._stay < inf:
+                self._make_room(now)
             for exchange in [late for late in self.exchanges if late.deadline < now]:
                 exchange.on_deadline()
             for exchange in list(self.exchanges) if self.room else ():

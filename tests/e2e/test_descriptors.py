@@ -4,11 +4,12 @@ import contextlib
 import json
 import select
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.process import LOOPBACK, Provider, Sidecar
+from tests.e2e.process import LOOPBACK, Provider, Sidecar, ask
 from tests.fixtures.waiting import wait_for
 
 BUSY_S = 20.0
@@ -51,4 +52,25 @@ def test_few_descriptors(tmp_path: Path, soft: int, hard: int, most: int, worker
         status, ready = sidecar.ready()
         assert (status, ready["exchanges"]) == (200, most)
         assert {one["state"] for one in ready["breakers"]} == {"closed"}
+        sidecar.kill()
+
+
+def test_connections_that_lie_idle(tmp_path: Path) -> None:
+    """An app that leaks connections takes neither the health port nor its own calls: those that lie idle the
+    longest give way, and an event tells it."""
+    program = ("-c", LIMITED, "512", "512", "sidecar")
+    body = json.loads(BODY)
+    with (
+        Provider(tmp_path) as provider,
+        Sidecar(tmp_path, provider.url, program=program) as sidecar,
+        contextlib.ExitStack() as stack,
+    ):
+        for count in (700, *[100] * 8):
+            for _ in range(count):
+                stack.enter_context(socket.create_connection((LOOPBACK, sidecar.port)))
+            time.sleep(1.5 if count > 100 else 0.5)
+            assert sidecar.ready()[0] == 200
+            assert ask(sidecar.port, "POST", "/v1/chat/completions", body=body)[0] == 200
+        assert 100 < sidecar.admin("GET", "/api/v1/status")["load"]["connections"] <= 512 - 48
+        assert sidecar.output().count('"event":"overload.files"') == 1
         sidecar.kill()

@@ -1,10 +1,11 @@
 """How many calls the process's descriptors hold."""
 
 import resource
+from math import inf
 
 import pytest
 
-from sidecar.proxy.descriptors import calls_held, raise_limit
+from sidecar.proxy.descriptors import calls_held, raise_limit, room_for_clients
 
 
 @pytest.mark.parametrize(
@@ -14,6 +15,16 @@ def test_calls_held(monkeypatch: pytest.MonkeyPatch, limit: int, calls: int | No
     """Two each, beside a reserve of a quarter and 320 at most; however few there are, one call is let in."""
     monkeypatch.setattr(resource, "getrlimit", lambda _what: (limit, limit))
     assert calls_held() == calls
+
+
+@pytest.mark.parametrize(
+    ("limit", "room"),
+    [(128, (128, 128)), (1024, (912, 968)), (20_000, (19_856, 19_928)), (resource.RLIM_INFINITY, (inf, inf))],
+)
+def test_room_for_clients(monkeypatch: pytest.MonkeyPatch, limit: int, room: tuple[float, float]) -> None:
+    """Half of the reserve is kept from them, but for what the process has open itself."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _what: (limit, limit))
+    assert room_for_clients() == room
 
 
 def test_a_limit_that_cannot_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
