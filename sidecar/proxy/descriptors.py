@@ -1,11 +1,16 @@
-"""How many descriptors the process may have, and how many calls they hold: each has a client's connection and its own."""
+"""How many descriptors the process may have, how many calls they hold (each has a client's connection and its own), and
+which connections of clients give theirs up where they run out."""
 
 import resource
+from collections.abc import Collection
 from contextlib import suppress
 from math import inf
-from typing import Final
+from typing import Final, Protocol, TypeVar
+
+from sidecar.core.types import Event
 
 _AT_REST: Final = 32  # 25..40; what the process has open itself: its database, listeners, files
+_TELL_S: Final = 60.0  # 10..600; shorter: lines that say the same, longer: one that is missed
 RESERVE: Final = 320  # 64..1,000, and no more than a quarter: for files, health and admin ports, clients that are idle
 
 
@@ -30,3 +35,53 @@ def room_for_clients() -> tuple[float, float]:
         return inf, inf
     spare = max(0, min(RESERVE, limit // 4) - _AT_REST) // 2
     return limit - spare, limit - spare // 2
+
+
+class Resting(Protocol):
+    """What there is to know of a client's connection."""
+
+    deadline: float  # monotonic
+
+    def rests(self, now: float) -> bool:
+        """Whether nothing is under way there, and was not a moment ago."""
+
+
+C = TypeVar("C", bound=Resting)
+
+
+class ClientRoom:
+    """Keeps clients' connections from the last descriptors."""
+
+    def __init__(self) -> None:
+        self._many, self._full = room_for_clients()
+        self._stay = inf  # so many may stay, since one of them had one of the last descriptors
+        self._tell_at = 0.0
+
+    @property
+    def is_short(self) -> bool:
+        """Whether `give_way` has something to do."""
+        return self._stay < inf
+
+    def admits(self, descriptor: int, connections: int) -> bool:
+        """Whether a client's new connection may stay; of too many `connections`, those that rest give way later."""
+        if descriptor >= self._many:
+            self._stay = min(self._stay, connections - 2 * (self._full - self._many))
+        return descriptor < self._full
+
+    def give_way(self, connections: Collection[C], now: float) -> list[C]:
+        """Who gives way: of those that rest the ones that would end first, until few enough are left."""
+        excess = len(connections) - self._stay
+        if excess <= 0:
+            self._stay = inf
+            return []
+        resting = sorted((one for one in connections if one.rests(now)), key=lambda one: one.deadline)
+        return resting[: int(excess)]
+
+    def event(self, connections: int, closed: int, now: float) -> Event | None:
+        """What to tell of it, at most once a minute."""
+        if now < self._tell_at:
+            return None
+        self._tell_at = now + _TELL_S
+        text = "clients' connections take nearly all open files of the process (ulimit -n): idle ones are closed"
+        detail = {"connections": connections, "closed": closed}
+        return Event(kind="overload.files", severity="high", message=text, detail=detail)

@@ -31,9 +31,7 @@ from sidecar.wire.http1 import RequestHead, parse_request, parse_request_fully
 _MAX_PENDING_BYTES: Final = 64 * 1024  # pipelined bytes held before the client is made to wait
 _LINGER_S: Final = 2.0  # how long a refused client may go on sending, so that it can read our answer first
 _TLS_END_S: Final = 30.0  # 1..300; how long a client that has taken all may take to end its TLS, too
-_REST_S: Final = (
-    1.0  # .5..5; shorter: a client between two calls loses its connection, longer: new ones are turned away
-)
+_REST_S: Final = 1.0  # .5..5; shorter: a client between two calls loses its connection, longer: new ones find no room
 _FEEDBACK_MAX_BYTES: Final = 4096
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
 _MAX_PLANS: Final = 16
@@ -79,7 +77,7 @@ class Downstream(asyncio.Protocol):
         self.plane.books.connections += 1
         self.deadline = monotonic() + self.plane.settings.keepalive_idle_s
         sock = transport.get_extra_info("socket")
-        if sock is not None and not self.plane.has_room(sock.fileno()):
+        if sock is not None and not self.plane.client_room.admits(sock.fileno(), len(self.plane.connections)):
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -164,9 +162,8 @@ class Downstream(asyncio.Protocol):
         if busy or self._stall is not None or self.transport.is_closing():
             return False
         settings = self.plane.settings
-        return self.deadline <= now - _REST_S + (
-            settings.head_timeout_s if self._pending else settings.keepalive_idle_s
-        )
+        whole_s = settings.head_timeout_s if self._pending else settings.keepalive_idle_s
+        return self.deadline <= now + whole_s - _REST_S
 
     def set_high(self, size: int) -> None:
         """So many bytes of an answer may wait here before the upstream waits with the rest."""

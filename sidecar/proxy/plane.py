@@ -4,7 +4,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Any, Final, Protocol
 
 from sidecar.clock import monotonic, steady, wall
@@ -14,7 +13,7 @@ from sidecar.core.engine import Engine
 from sidecar.core.types import Decision, Dialect, Endpoint, Event, Facts, Settled
 from sidecar.proxy.certificate import Certificate
 from sidecar.proxy.checks import Checks
-from sidecar.proxy.descriptors import RESERVE, calls_held, room_for_clients
+from sidecar.proxy.descriptors import RESERVE, ClientRoom, calls_held
 from sidecar.proxy.gate import Gate, Way
 from sidecar.proxy.keys import Chance, Keys
 from sidecar.proxy.origin import Origin
@@ -32,7 +31,6 @@ MAX_KEPT: Final = 20_000  # some 3 MB
 SWEEP_S: Final = 0.1  # deadlines are checked this often: a timer per request would cost more than the request's parsing
 SETTLE_S: Final = 0.005  # an exchange that is over is settled this much later at most, or
 SETTLE_TOGETHER: Final = 32  # when so many wait: a millisecond of work, two after streams
-_TELL_CROWDED_S: Final = 60.0  # 10..600; shorter: lines that say the same, longer: one that is missed
 
 Answer = Callable[[int, bytes], None]  # status, JSON body
 # Reads the body of a tenant ("": anybody's), and answers once, now or later.
@@ -123,8 +121,7 @@ class Plane:
     draining = False  # the process ends: open exchanges go on, connections close behind them
     pressed = False  # memory is short: what the app does not miss is given up
     high_bytes = WRITE_HIGH_BYTES  # of an answer that may wait for its client; fewer while memory is short
-    _stay = inf  # so many connections of clients may stay, since one of them had one of the last descriptors
-    _tell_crowded_at = 0.0
+    _settling = False  # the timer that settles exchanges that are over is set
 
     def __init__(self, settings: Settings, engine: Engine, tasks: Tasks, emit: Callable[[Settled], None]) -> None:
         """`emit` takes each finished exchange; it must be quick and must not raise.
@@ -162,14 +159,13 @@ class Plane:
         self.last_active = monotonic()
         self.capacity = min(settings.max_streams, calls_held() or settings.max_streams)  # exchanges at once
         self.capacity_now = self.capacity  # less while memory is short
-        self._many, self._full = room_for_clients()
+        self.client_room = ClientRoom()
         self.buffered = 0  # bytes of request bodies held in all connections
         self.room: deque[Open] = deque()  # exchanges that wait until there is room for their bodies in `buffered`
         self.chance, self.keys = Chance(), Keys(settings.service)
         self.kept: dict[tuple[str, str], tuple[str, int]] = {}  # (tenant, response id): arm and sticky key of its state
         self.settle_together = SETTLE_TOGETHER  # another number only in tests
         self._ended: deque[Callable[[], None]] = deque()  # what settles each exchange that is over
-        self._settling = False  # the timer that settles them is set
         self._lines: dict[tuple[str, str, str], bytes] = {}
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -286,12 +282,6 @@ class Plane:
         for origin in {*self.origins.values(), *self.defaults.values()}:
             origin.pool.close_idle()
 
-    def has_room(self, descriptor: int) -> bool:
-        """Whether a client's new connection may stay. Of too many, those that rest give way at the next sweep."""
-        if descriptor >= self._many:
-            self._stay = min(self._stay, len(self.connections) - 2 * (self._full - self._many))
-        return descriptor < self._full
-
     def lines(self, upstream: str, model: str, reason: str) -> bytes:
         """The header lines that tell the client who served it, without the decision's id."""
         key = (upstream, model, reason)
@@ -308,26 +298,22 @@ class Plane:
         self.settle()
 
     def _make_room(self, now: float) -> None:
-        """Descriptors run out: connections to upstreams that carry nothing give theirs up, and those of clients that rest,
-        first those that would end first, until few enough are left."""
-        excess = len(self.connections) - self._stay
-        if excess <= 0:
-            self._stay = inf
+        """Descriptors run out: connections that carry nothing give theirs up, to upstreams all, of clients as many as have
+        to."""
+        closing = self.client_room.give_way(self.connections, now)
+        if not self.client_room.is_short:
             return
         self.close_idle()
-        resting = sorted((one for one in self.connections if one.rests(now)), key=lambda one: one.deadline)
-        for one in resting[: int(excess)]:
+        told = self.client_room.event(len(self.connections), len(closing), now)
+        for one in closing:
             one.transport.abort()
-        if now >= self._tell_crowded_at:
-            self._tell_crowded_at = now + _TELL_CROWDED_S
-            text = "clients' connections take nearly all open files of the process (ulimit -n): idle ones are closed"
-            detail = {"connections": len(self.connections), "idle": len(resting)}
-            self.on_events([Event(kind="overload.files", severity="high", message=text, detail=detail)])
+        if told is not None:
+            self.on_events([told])
 
     def _sweep(self) -> None:
         now = monotonic()
         try:
-            if self._stay < inf:
+            if self.client_room.is_short:
                 self._make_room(now)
             for exchange in [late for late in self.exchanges if late.deadline < now]:
                 exchange.on_deadline()
