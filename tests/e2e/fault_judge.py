@@ -1,8 +1,9 @@
 """Judges one exchange of a campaign of faults: what the client saw against what the plan and the relays did to it.
 
-The promises are those of DESIGN section 5: a complete answer is the upstream's to the byte (translated: to the word); what
-the upstream did not finish is never seen as finished; what is silent ends by a 504 or a visible cut; who leaves costs the
-upstream nothing more; and a good answer to a client that stayed is never lost. Each broken promise is a sentence.
+The promises are those of the README, "when things go wrong": a complete answer is the upstream's to the byte
+(translated: to the word); what the upstream did not finish is never seen as finished; what is silent ends by a 504 or
+a visible cut; who leaves costs the upstream nothing more; and a good answer to a client that stayed is never lost.
+Each broken promise is a sentence.
 """
 
 import re

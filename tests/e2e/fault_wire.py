@@ -1,10 +1,10 @@
 """Judges what passed through one exchange of a campaign of faults unseen by its client: what the upstream was asked, and the
 header fields of its answer.
 
-The promises are those of DESIGN sections 2.4 and 5: who speaks the arm's dialect has its body passed on to the byte, but
-for the model and the question about usage; its header fields pass, both ways; the client's key goes nowhere but to the
-upstream that it is meant for, and a key of the sidecar's is never told. Each broken promise is a sentence. It looks at what
-the sidecar wrote, before a toxic meets it.
+The promises are those of docs/clients.md and of the README: who speaks the arm's dialect has its body passed on to the
+byte, but for the model and the question about usage; its header fields pass, both ways; the client's key goes nowhere
+but to the upstream that it is meant for, and a key of the sidecar's is never told. Each broken promise is a sentence.
+It looks at what the sidecar wrote, before a toxic meets it.
 """
 
 import re

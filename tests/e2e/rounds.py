@@ -13,7 +13,7 @@ from tests.e2e.process import Provider, Sidecar, ask
 from tests.e2e.traffic import Load
 from tests.fixtures.waiting import wait_for
 
-LOSABLE_S = 0.25  # DESIGN 2.6: a process killed may lose the last 250 ms of rows
+LOSABLE_S = 0.25  # a process killed may lose the last 250 ms of rows
 POLICY = """
 version: 1
 service: bot

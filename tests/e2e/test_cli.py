@@ -100,7 +100,7 @@ def test_wrong_usage_exits_2(arguments: list[str]) -> None:
 
 
 def test_decisions(stage: Stage) -> None:
-    """Newest first; the keys are those of DESIGN 2.6; a table for people."""
+    """Newest first; the keys are those of a record; a table for people."""
     found = rows(stage)
     assert len(found) == 5
     assert list(found[0]) == list(COLUMNS)

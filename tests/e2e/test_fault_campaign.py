@@ -27,7 +27,7 @@ def silent(seed: int) -> list[int]:
 
 
 async def test_the_books_balance_under_faults(tmp_path: Path) -> None:
-    """INC-16 and DESIGN section 5: each of 400 exchanges ends as its faults say, all books agree, nothing stays open."""
+    """INC-16: each of 400 exchanges ends as its faults say, all books agree, nothing stays open."""
     told = await Campaign(11).run(tmp_path, [*range(EXCHANGES), *silent(11)])
     assert not told.broken, "\n".join(told.broken)
     assert told.books is not None

@@ -281,7 +281,7 @@ def test_the_certificate_changes_in_place(tmp_path: Path, workers: int) -> None:
 
 
 def test_probes_need_neither_upstream_nor_database(tmp_path: Path) -> None:
-    """DESIGN 2.3: both are dead from the start: /health and /ready say 200, also while calls fail; what is wrong is
+    """Both are dead from the start: /health and /ready say 200, also while calls fail; what is wrong is
     text."""
     (tmp_path / "file").write_text("no folder")
     with Sidecar(tmp_path, f"http://127.0.0.1:{free_port()}", db=tmp_path / "file" / "sidecar.db") as sidecar:

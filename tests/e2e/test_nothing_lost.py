@@ -18,7 +18,7 @@ from tests.e2e.process import Provider, Sidecar, serving
 from tests.e2e.rounds import LOSABLE_S, kill_round, step, write_policy
 from tests.e2e.traffic import Load
 
-RECOVERY_S = 5.0  # DESIGN 5: rows are written again within 5 s of the store's return
+RECOVERY_S = 5.0  # rows are written again within 5 s of the store's return
 STALL_S = 0.25  # what one wait for a lock costs the writer's thread: a request that shared it would take longer
 QUICK = ("default:ttft=0.005", "default:output_tokens=8")
 

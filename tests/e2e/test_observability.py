@@ -32,7 +32,7 @@ FAULTS = (
     {"kind": "truncate", "after_tokens": 3, "models": ["cut"]},
     {"kind": "reset_before", "models": ["gone"]},
 )
-# DESIGN 3: what the serving process may import, besides the standard library; and what these themselves import.
+# What the serving process may import, besides the standard library; and what these themselves import.
 ALLOWED = frozenset(
     [
         "sidecar",
@@ -304,7 +304,7 @@ async def test_spans_arrive(tmp_path: Path, collector: Collector) -> None:
 
 
 async def test_a_collector_that_is_down_costs_spans_only(tmp_path: Path) -> None:
-    """DESIGN 5: traffic is unaffected, the loss is counted, and the process still ends in time."""
+    """Traffic is unaffected, the loss is counted, and the process still ends in time."""
     with serving(tmp_path, *QUICK, observatory_url="http://127.0.0.1:9") as (sidecar, _):
         load = Load(sidecar.port, connections=4)
         async with load.running():
@@ -321,7 +321,7 @@ async def test_a_collector_that_is_down_costs_spans_only(tmp_path: Path) -> None
 
 
 async def test_the_serving_process_imports_only_what_it_may(tmp_path: Path) -> None:
-    """SEC-SUPPLY, DESIGN 3: with a current schema, a policy and traffic a process has nothing else in sys.modules."""
+    """SEC-SUPPLY: with a current schema, a policy and traffic a process has nothing else in sys.modules."""
     with Provider(tmp_path, *QUICK) as provider:
         policies = write_policy(tmp_path, provider)
         with Sidecar(tmp_path, provider.url, policies=policies) as first:  # makes the schema

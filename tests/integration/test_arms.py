@@ -135,7 +135,7 @@ async def test_a_listed_failure_falls_back_once(
 
 
 async def test_the_last_error_tells_the_sdk_not_to_retry(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
-    """INC-13, DESIGN 2.4: after a retry of ours the SDK's would multiply it: x-should-retry: false, once."""
+    """INC-13: after a retry of ours the SDK's would multiply it: x-should-retry: false, once."""
     one = await upstream()
     two = await upstream([ok(b"{}", b"x-should-retry: true", status=b"503 Busy")])
     side = await serve("http://127.0.0.1:1", policies=policy(tmp_path, one, two, FALLBACK))
@@ -170,7 +170,7 @@ async def test_a_client_that_leaves_during_the_fallback(upstream: Upstream, serv
 
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])
 async def test_a_denied_request_is_told_so(upstream: Upstream, serve: Serve, tmp_path: Path, dialect: str) -> None:
-    """DESIGN 4: rules fail closed, in the client's dialect, without a retry, and without a byte upstream."""
+    """Rules fail closed, in the client's dialect, without a retry, and without a byte upstream."""
     one, two = await upstream(), await upstream()
     folder = policy(tmp_path, one, two)
     file = folder / "p.yaml"
@@ -195,7 +195,7 @@ async def test_a_denied_request_is_told_so(upstream: Upstream, serve: Serve, tmp
 
 
 async def test_feedback_finds_its_decision(upstream: Upstream, serve: Serve) -> None:
-    """DESIGN 2.3: 202 for a known id, 404 unknown, 422 out of range, 413, 415 and 405; the connection is kept."""
+    """202 for a known id, 404 unknown, 422 out of range, 413, 415 and 405; the connection is kept."""
     up = await upstream([ok(b'{"id":"chatcmpl-1","choices":[]}')])
     side = await serve(up)
     lines = b"Host: localhost\r\nContent-Type: application/json\r\n"

@@ -47,7 +47,7 @@ BAD_BODIES = {
 async def test_a_refused_body_is_answered(
     upstream: Upstream, serve: Serve, kind: str, line: bytes, *, late: bool
 ) -> None:
-    """DESIGN 5: told what is wrong, whether or not the client would have kept its connection; counted once, as failed."""
+    """Told what is wrong, whether or not the client would have kept its connection; counted once, as failed."""
     up = await upstream()
     side = await serve(up, max_body="1MiB", route_body_max="512KiB")
     fields, body, status = BAD_BODIES[kind]
@@ -156,7 +156,7 @@ async def test_a_tunnel_slows_the_sender_when_the_reader_is_slow(upstream: Upstr
 async def test_an_error_over_tls_during_an_upload_is_readable(
     upstream: Upstream, serve: Serve, listener_tls: tuple[dict[str, Path], ssl.SSLContext]
 ) -> None:
-    """DESIGN 5: 413 reaches a TLS client that is still sending, and the connection ends soon after."""
+    """413 reaches a TLS client that is still sending, and the connection ends soon after."""
     files, context = listener_tls
     up = await upstream()
     side = await serve(up, **files, max_body=1000, route_body_max=1000)

@@ -357,7 +357,7 @@ async def recorded(sim: Sim, tmp_path: Path, **changes: Any) -> Path:
 
 
 async def test_every_column_of_the_record(sim: Sim, tmp_path: Path) -> None:
-    """DESIGN 2.6: keys and values of `decisions --json`, kind by kind."""
+    """Keys and values of `decisions --json`, kind by kind."""
     found = queries.decisions(await recorded(sim, tmp_path), last=100)
     assert len(found) == 33
     assert all(tuple(one) == COLUMNS for one in found)
@@ -424,7 +424,7 @@ async def test_a_budget_refusal_is_not_told_as_an_answer(sim: Sim, tmp_path: Pat
 async def test_an_engine_that_raises_costs_no_request(
     upstream: Upstream, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
-    """INC-37, DESIGN 5: traffic goes on, the bug is counted once a call, a row is written all the same."""
+    """INC-37: traffic goes on, the bug is counted once a call, a row is written all the same."""
     up = await upstream([ok(b'{"error":{}}', status=b"503 Busy")] if verb == "fallback" else [ok(b'{"id":"x"}')])
     folder = written(tmp_path / "p", route(up.port, fallback={"arms": ["new"], "on": ["5xx"]}, budget={"daily_usd": 9}))
     side = await serve(up, policies=folder, environ={"NEW_KEY": "k"})
@@ -495,7 +495,7 @@ async def test_beliefs_that_are_no_numbers_do_not_stop_traffic(sim: Sim, serve: 
 
 
 async def test_no_eligible_arm_is_failing_open(sim: Sim, serve: Serve, tmp_path: Path) -> None:
-    """DESIGN 5: an Anthropic call that the route's arms, which all speak OpenAI, cannot be told in full goes where the app
+    """An Anthropic call that the route's arms, which all speak OpenAI, cannot be told in full goes where the app
     sent it, and is counted."""
     provider = await sim()
     side = await running(provider, serve, tmp_path, match={})

@@ -69,7 +69,7 @@ rules:
 
 
 async def test_the_example_policy_runs_as_written(sim: Sim, serve: Serve, tmp_path: Path) -> None:
-    """DESIGN 2.5: as written, but for the two origins and the key's path; both SDK dialects are served through it."""
+    """As written, but for the two origins and the key's path; both SDK dialects are served through it."""
     provider = await sim()
     key = tmp_path / "anthropic"
     key.write_text("sk-ours\n")
@@ -252,7 +252,7 @@ async def test_state_at_an_arm_is_known_to_who_takes_over(sim: Sim, tmp_path: Pa
 
 
 async def test_a_body_that_was_not_read_goes_to_the_baseline(sim: Sim, serve: Serve, tmp_path: Path) -> None:
-    """DESIGN 4: what cannot be rewritten must not be sent to an arm that wants another model name."""
+    """What cannot be rewritten must not be sent to an arm that wants another model name."""
     provider = await sim()
     side = await running(provider, serve, tmp_path, match={}, sticky="request")
     to_step(side, 50)

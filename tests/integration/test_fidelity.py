@@ -288,7 +288,7 @@ async def test_a_101_that_nobody_asked_for_is_an_upstreams_fault(upstream: Upstr
 
 
 async def test_our_header_names_are_ours_alone(upstream: Upstream, serve: Serve) -> None:
-    """DESIGN 2.4: x-sidecar-* of the client end here, those of the upstream are replaced."""
+    """The client's x-sidecar-* end here, those of the upstream are replaced."""
     forged = [b"x-sidecar-model: forged", b"X-Sidecar-Foo-Bar: forged", b"x-sidecar-v2: forged"]
     up = await upstream([ok(b"{}", *forged)])
     side = await serve(up)

@@ -31,7 +31,7 @@ def request(host: bytes, *lines: bytes) -> bytes:
     ],
 )
 async def test_known_hosts_pass(upstream: Upstream, serve: Serve, host: bytes) -> None:
-    """INC-40, DESIGN 2.3: localhost in every spelling, any port, and the configured names."""
+    """INC-40: localhost in every spelling, any port, and the configured names."""
     up = await upstream()
     side = await serve(up, host_names="llm.internal")
     assert (await call(side.port, request(host))).status == 200
@@ -96,7 +96,7 @@ async def test_web_pages_are_403(upstream: Upstream, serve: Serve, line: bytes) 
 
 
 async def test_listed_origins_pass(upstream: Upstream, serve: Serve) -> None:
-    """DESIGN 2.3: a page that the operator listed may; same-origin and typed requests may too."""
+    """A page that the operator listed may; same-origin and typed requests may too."""
     up = await upstream()
     side = await serve(up, allowed_origins="https://app.example")
     for lines in (
@@ -172,7 +172,7 @@ async def test_dot_segments_do_not_climb_over_a_prefix(upstream: Upstream, serve
 
 
 async def test_a_prefix_is_put_before_the_path(upstream: Upstream, serve: Serve) -> None:
-    """DESIGN 2.3: origin plus optional prefix; a trailing /v1 is not repeated."""
+    """Origin plus optional prefix; a trailing /v1 is not repeated."""
     up = await upstream()
     side = await serve(f"http://127.0.0.1:{up.port}/tenant/a/v1")
     await call(side.port, get("/v1/models?x=/../y"))
@@ -254,7 +254,7 @@ def tokens(tmp_path: Path) -> Path:
 
 
 async def test_standalone_asks_for_a_token(upstream: Upstream, serve: Serve, tokens: Path) -> None:
-    """DESIGN 2.3: with a token file a request without a known token is 401 in the client's dialect, on every path."""
+    """With a token file a request without a known token is 401 in the client's dialect, on every path."""
     up = await upstream()
     side = await serve(up, mode="standalone", client_tokens_file=tokens)
     for lines in (
@@ -279,7 +279,7 @@ async def test_standalone_asks_for_a_token(upstream: Upstream, serve: Serve, tok
 async def test_a_token_is_asked_for_each_request_of_a_connection(
     upstream: Upstream, serve: Serve, tokens: Path
 ) -> None:
-    """DESIGN 2.3: a connection is not trusted for what an earlier request on it carried."""
+    """A connection is not trusted for what an earlier request on it carried."""
     up = await upstream()
     side = await serve(up, mode="standalone", client_tokens_file=tokens)
     async with connected(side.port) as client:
@@ -309,7 +309,7 @@ async def test_a_refusal_keeps_the_connection_when_the_request_was_whole(
 
 
 async def test_refusals_speak_the_clients_dialect(upstream: Upstream, serve: Serve) -> None:
-    """DESIGN 4: an Anthropic client gets an Anthropic error object."""
+    """An Anthropic client gets an Anthropic error object."""
     up = await upstream()
     side = await serve(up)
     got = await call(side.port, get("/nothing", b"anthropic-version: 2023-06-01"))

@@ -1,4 +1,4 @@
-"""What a call costs that its client did not wait for (DESIGN 5): the prompt at least where a model may have read it, what
+"""What a call costs that its client did not wait for: the prompt at least where a model may have read it, what
 was reserved where a ceiling is to hold, and nothing where it never left us or was refused."""
 
 import base64

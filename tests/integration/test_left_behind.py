@@ -226,7 +226,7 @@ async def _left(serve: Serve, server: socket.socket, *, reset: bool = False, **s
 
 
 async def test_a_tunnel_whose_client_broke_ends_at_once(serve: Serve) -> None:
-    """DESIGN 5: the upstream is told within 100 ms. It had said nothing for the last time."""
+    """The upstream is told within 100 ms. It had said nothing for the last time."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         side, peer = await _left(serve, server, reset=True)
         assert await until(lambda: side.pool[0] == 0, TOLD_S)

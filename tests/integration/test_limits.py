@@ -287,7 +287,7 @@ async def test_many_small_chunked_uploads_at_once(upstream: Upstream, serve: Ser
 
 
 async def test_bodies_over_the_buffer_wait(upstream: Upstream, serve: Serve) -> None:
-    """DESIGN 4: beyond max_buffered_bytes reading pauses; nobody is refused."""
+    """Beyond max_buffered_bytes reading pauses; nobody is refused."""
     up = await upstream()
     side = await serve(up, max_buffered_bytes="1MiB", route_body_max="300KiB")
     async with AsyncExitStack() as stack:

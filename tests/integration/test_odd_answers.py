@@ -183,7 +183,7 @@ async def test_options_of_the_clients_own(upstream: Upstream, serve: Serve, opti
 
 @pytest.mark.parametrize("options", [b"null", b"{}", b'{"include_usage":false}', b'{"include_obfuscation":false}'])
 async def test_options_that_the_server_takes_without_ours(upstream: Upstream, serve: Serve, options: bytes) -> None:
-    """DESIGN 4: a call that ours made wrong is sent as it came."""
+    """A call that ours made wrong is sent as it came."""
     up = await upstream([REFUSAL], [SSE_HEAD + chunked(BARE)])
     side = await serve(up)
     body = ASK.replace(b'"stream"', b'"stream_options":%b,"stream"' % options)
@@ -261,7 +261,7 @@ async def test_an_interim_answer_goes_down_without_what_is_between_two(upstream:
 
 
 async def test_a_client_that_leaves_before_the_first_byte(upstream: Upstream, serve: Serve) -> None:
-    """DESIGN 5: the model may have begun: the prompt is the least that the call costs."""
+    """The model may have begun: the prompt is the least that the call costs."""
     up = await upstream([3.0])
     side = await serve(up)
     rows = rows_of(side)

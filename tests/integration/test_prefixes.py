@@ -1,4 +1,4 @@
-"""Paths that no default upstream has pass where an upstream of the policy has them (DESIGN 2.3), and end with it."""
+"""Paths that no default upstream has pass where an upstream of the policy has them, and end with it."""
 
 from pathlib import Path
 

@@ -20,7 +20,7 @@ from tests.fixtures.standing import standing
 from tests.fixtures.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
-RECOVERY_S = 5.0  # DESIGN 5: rows are written again within 5 s of the file's return
+RECOVERY_S = 5.0  # rows are written again within 5 s of the file's return
 PUT_LIMIT_S = 0.2  # far above a list append on a busy machine, and below the 0.25 s of one wait for a lock
 STALLS = 5  # puts during which the machine may stand still; all of 1.5 s would be waits if a put waited for the file
 LATEST_S = 20.0

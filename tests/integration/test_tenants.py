@@ -85,7 +85,7 @@ def seen_by(side: Running) -> list[Any]:
     ],
 )
 async def test_a_token_says_whose_call_it_is(upstream: Upstream, serve: Serve, tmp_path: Path, line: bytes) -> None:
-    """DESIGN 2.3: the token chooses the route, on one connection too, whatever header or path say besides."""
+    """The token chooses the route, on one connection too, whatever header or path say besides."""
     up = await upstream([ANSWER])
     side = await serve(up, **files(tmp_path, up.port))
     seen = seen_by(side)

@@ -207,7 +207,7 @@ async def egress() -> AsyncIterator[EgressProxy]:
 async def test_https_goes_through_connect(
     authority: trustme.CA, ca_file: Path, upstream: Upstream, serve: Serve, egress: EgressProxy
 ) -> None:
-    """DESIGN 2.3: HTTPS_PROXY with its credentials; TLS is verified end to end; the connection is kept; a stream passes."""
+    """HTTPS_PROXY with its credentials; TLS is verified end to end; the connection is kept; a stream passes."""
     up = await upstream(
         [ok(b"[1]")], [SSE_HEAD + chunked(b"data: a\n\n")], tls=server_context(authority.issue_cert("upstream.test"))
     )
@@ -254,7 +254,7 @@ async def test_a_proxy_that_refuses_is_a_502(serve: Serve, egress: EgressProxy, 
 async def test_no_proxy_goes_directly(
     authority: trustme.CA, ca_file: Path, upstream: Upstream, serve: Serve, egress: EgressProxy, no_proxy: str
 ) -> None:
-    """DESIGN 2.3: hosts of NO_PROXY are reached without it."""
+    """Hosts of NO_PROXY are reached without it."""
     up = await upstream(tls=server_context(authority.issue_cert("localhost")))
     side = await serve(
         f"https://localhost:{up.port}",
@@ -285,7 +285,7 @@ async def test_ipv6_addresses_are_bracketed(serve: Serve, egress: EgressProxy) -
 async def test_tls_on_the_listener(
     upstream: Upstream, serve: Serve, listener_tls: tuple[dict[str, Path], ssl.SSLContext]
 ) -> None:
-    """DESIGN 2.3: TLS for clients; streams, errors and cuts behave as without."""
+    """TLS for clients; streams, errors and cuts behave as without."""
     files, context = listener_tls
     up = await upstream([ok(b"[1]")], [SSE_HEAD + delta("a"), 0.05, "reset"])
     side = await serve(up, **files)

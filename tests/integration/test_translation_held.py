@@ -80,7 +80,7 @@ async def test_nothing_is_spliced(upstream: Upstream, serve: Serve, tmp_path: Pa
 async def test_a_client_that_leaves_a_held_answer(
     upstream: Upstream, serve: Serve, tmp_path: Path, *, begun: bool
 ) -> None:
-    """DESIGN 5: the model may have read the prompt, whether or not it began to answer: that is the least of the cost."""
+    """The model may have read the prompt, whether or not it began to answer: that is the least of the cost."""
     far = await upstream([ok(WHOLE)[:-4], 9.0] if begun else [9.0])
     side = await serve(far, policies=written(tmp_path / "policies", policy(far.port)), environ=HELD)
     rows = rows_of(side)

@@ -103,7 +103,7 @@ async def test_a_client_that_said_no_is_asked_for_and_gets_none(upstream: Upstre
 
 
 async def test_compression_is_not_asked_for_where_we_read_along(upstream: Upstream, serve: Serve) -> None:
-    """DESIGN 4, GW-31: Accept-Encoding becomes identity, in its place; where there was none none is added."""
+    """GW-31: Accept-Encoding becomes identity, in its place; where there was none none is added."""
     up = await upstream([SSE_HEAD + chunked(VLLM)])
     side = await serve(up)
     await call(side.port, post("/v1/chat/completions", STREAM, b"Accept-Encoding: gzip, br", b"A: b"))
@@ -137,7 +137,7 @@ async def test_an_answer_that_is_no_stream_passes(upstream: Upstream, serve: Ser
 async def test_a_refused_question_is_taken_back_once_and_remembered(
     upstream: Upstream, serve: Serve, status: bytes, framing: str
 ) -> None:
-    """DESIGN 4: a 400 that names stream_options is re-sent once without it; later calls do not ask."""
+    """A 400 that names stream_options is re-sent once without it; later calls do not ask."""
     head = b"HTTP/1.1 " + status + b"\r\nContent-Type: application/json\r\n"
     wire = {
         "length": head + b"Content-Length: %d\r\n\r\n" % len(REFUSAL) + REFUSAL,
@@ -188,7 +188,7 @@ async def test_a_400_that_breaks_while_it_is_looked_at(upstream: Upstream, serve
 
 
 async def test_usage_never(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
-    """DESIGN 4: `usage: never` of an upstream: nothing is asked, nothing is taken out."""
+    """`usage: never` of an upstream: nothing is asked, nothing is taken out."""
     up = await upstream([SSE_HEAD + chunked(OPENAI)])
     (tmp_path / "p.yaml").write_text(
         f"""version: 1

@@ -48,7 +48,7 @@ def test_our_policies_are_found() -> None:
 
 
 def test_the_example_of_the_contract(shared: Path) -> None:
-    """DESIGN 2.5 loads exactly as it stands there, and every key arrives."""
+    """The policy of the contract loads exactly as it stands there, and every key arrives."""
     found = re.search(r"### 2\.5.*?```yaml\n(.*?)```", (shared / "DESIGN.md").read_text(), re.DOTALL)
     assert found
     loaded = load(found[1])

@@ -142,7 +142,7 @@ def test_a_day_that_is_far_ahead_does_not_stop_the_counting() -> None:
 def test_overshoot_is_at_most_what_calls_in_flight_cost_beyond_their_reservation(
     steps: list[tuple[bool, int, int]],
 ) -> None:
-    """DESIGN 6: whatever calls really cost, spending passes the ceiling by at most the sum of (actual - reserved) over
+    """Whatever calls really cost, spending passes the ceiling by at most the sum of (actual - reserved) over
     calls that were admitted before it was reached, and from then on nothing is admitted."""
     ledger, flying, beyond = Ledger(NOON, Budget(daily_nusd=100)), list[int](), 0
     for admit, amount, actual in steps:

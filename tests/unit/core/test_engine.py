@@ -377,7 +377,7 @@ def test_a_pinned_call_never_leaves_its_upstream() -> None:
 
 
 def test_a_body_without_a_model_is_not_chosen_for() -> None:
-    """DESIGN 4: a body that was not read cannot be rewritten; rules are asked about what the app asked for."""
+    """A body that was not read cannot be rewritten; rules are asked about what the app asked for."""
     made = promoted(policy(match=Match()))
     unread = made.decide(facts(model=None), NOW)
     assert (unread.arm, unread.upstream, unread.model, unread.reason) == (None, "openai", None, "passthrough")

@@ -105,7 +105,7 @@ def test_a_draw_names_only_the_arms_that_the_call_could_pay() -> None:
 def test_the_engine_passes_a_ceiling_by_at_most_what_calls_in_flight_cost_beyond_their_reservation(
     steps: list[tuple[str, int, int]],
 ) -> None:
-    """DESIGN 6, through the engine's own verbs and with any costs; and in the end no reservation is left."""
+    """Through the engine's own verbs and with any costs; and in the end no reservation is left."""
     ceiling = 10_000
     made = promoted(policy(mode="optimize", arms=(MINI, NANO), budget=Budget(daily_nusd=ceiling, on_exceeded="deny")))
     flying, beyond = list[tuple[int, Decision]](), 0

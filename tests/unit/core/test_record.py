@@ -73,7 +73,7 @@ def test_every_column_of_the_contract_has_its_value() -> None:
 
 
 def test_columns_are_those_of_the_contract() -> None:
-    """The order of DESIGN 2.6, which `decisions --json` promises."""
+    """The order that `decisions --json` promises."""
     contract = (
         "id at service route mode dialect stream requested_model arm upstream model reason propensity eligible context "
         "sticky_key rollout_id rollout_step policy_version completion_id outcome error status sent_s ttfb_s ttfe_s "

@@ -34,14 +34,14 @@ def judge(path: str, *lines: str) -> Way | Refused:
     ],
 )
 def test_paths(path: str, endpoint: str, dialect: str) -> None:
-    """DESIGN 2.3: the shape of the path tells the provider."""
+    """The shape of the path tells the provider."""
     way = judge(path)
     assert isinstance(way, Way)
     assert (way.endpoint, way.dialect, way.local) == (endpoint, dialect, False)
 
 
 def test_the_anthropic_version_header_tells_too() -> None:
-    """DESIGN 2.3: for paths that both providers have."""
+    """For paths that both providers have."""
     way = judge("/v1/models", "anthropic-version: 2023-06-01")
     assert isinstance(way, Way)
     assert way.dialect == "anthropic"
@@ -64,7 +64,7 @@ def test_only_one_path_is_ours_and_only_one_is_tunnelled() -> None:
 
 
 def test_a_prefix_of_the_policy_passes_as_it_is() -> None:
-    """DESIGN 2.3: what an upstream of the policy adds is no endpoint that we know, and nothing but it is added."""
+    """What an upstream of the policy adds is no endpoint that we know, and nothing but it is added."""
     gate = Gate(frozenset(), frozenset())
     gate.beyond = ("/v2/",)
     head = b"POST %b HTTP/1.1\r\nHost: localhost\r\n\r\n"

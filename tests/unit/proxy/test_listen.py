@@ -9,7 +9,7 @@ from sidecar.proxy.listen import bind
 
 
 def test_an_address_that_the_machine_lacks_is_skipped() -> None:
-    """DESIGN 2.3: with a note; the others serve."""
+    """With a note; the others serve."""
     notes: list[str] = []
     sockets = bind("traffic", [("192.0.2.1", 0), ("127.0.0.1", 0)], notes.append)
     assert [one.getsockname()[0] for one in sockets] == ["127.0.0.1"]

@@ -616,7 +616,7 @@ def test_content_in_parts() -> None:
 
 
 def test_sound_is_a_token_of_unknown_size() -> None:
-    """DESIGN 4: audio is a first token; base64 is no text."""
+    """Audio is a first token; base64 is no text."""
     sound = stream(delta(role="assistant"), delta(audio={"data": "A" * 4000}), delta("stop"), DONE)
     assert (sound.ttft_s, sound.ttfa_s, sound.output_bytes, sound.empty) == (2.0, 2.0, 1, False)
     for member in ("delta", "audio"):
