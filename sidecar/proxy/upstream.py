@@ -6,6 +6,7 @@ dialled. The newest idle connection is taken first, so that the surplus ages and
 """
 
 import asyncio
+import os
 import re
 import ssl
 from collections import deque
@@ -130,6 +131,15 @@ class UpstreamConnection(Dialled):
         """Tells the exchange that rides it, also of TLS that only ended."""
         self.closed = True
         self._pool.forget(self)
+        try:
+            if self.rider is not None and exc is not None and self.source is self.transport:
+                self._hear_out()
+        finally:
+            self._tell_rider(exc)
+            if self._on_left is not None:
+                self._on_left()
+
+    def _tell_rider(self, exc: Exception | None) -> None:
         rider, self.rider = self.rider, None
         if rider is not None:
             if exc is None and self.source is not self.transport and not _said_its_end(self.transport):
@@ -137,8 +147,15 @@ class UpstreamConnection(Dialled):
             if isinstance(exc, ssl.SSLError):
                 exc = of_tls(exc)
             rider.on_upstream_lost(exc)
-        if self._on_left is not None:
-            self._on_left()
+
+    def _hear_out(self) -> None:
+        """Reads what came before the connection broke. Who answers a body that it does not read, and closes, resets it: the
+        write that finds this ends the transport, and the answer may still lie in the socket, which is open until we return.
+        """
+        sock = self.transport.get_extra_info("socket")
+        with suppress(OSError):
+            while self.rider is not None and (data := os.read(sock.fileno(), LARGE_READ_BYTES)):
+                self.rider.on_upstream_data(data)
 
     def pause_writing(self) -> None:
         if self.rider is not None:

@@ -2,8 +2,12 @@
 
 import asyncio
 import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from sidecar.proxy.body import LARGE_BYTES
 from tests.integration.conftest import Running, Serve, Upstream
@@ -95,6 +99,50 @@ async def test_an_early_answer_ends_the_sending(upstream: Upstream, serve: Serve
         client.send(post("/v1/chat/completions", b'{"model":"m"}'))
         assert (await client.response()).status == 413
     assert len(up.peers) == 2
+    assert side.balanced
+
+
+class Overtaken(Recorder):
+    """A transport whose third write comes behind what `first` does."""
+
+    def __init__(self, transport: Any, first: Callable[[], None]) -> None:
+        super().__init__(transport)
+        self._first = first
+
+    def write(self, data: bytes | memoryview) -> None:
+        if len(self.sizes) == 2:
+            self._first()
+        super().write(data)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_an_answer_before_a_reset_arrives(serve: Serve, *, whole: bool) -> None:
+    """Who refuses a body unread and closes resets the connection. A write finds that before the answer is read."""
+    said = ok(b'{"error":"too large"}', status=b"413 Too Large")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        side = await serve(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        loop = asyncio.get_running_loop()
+        async with connected(side.port) as client:
+            client.send(get())
+            peer, _ = await loop.sock_accept(listener)
+            await loop.sock_recv(peer, 65536)
+            await loop.sock_sendall(peer, ok(b"{}"))
+            assert (await client.response()).status == 200
+
+            def refuse() -> None:
+                peer.sendall(said if whole else said[:-1])
+                peer.close()
+                time.sleep(0.05)
+
+            (connection,) = side.app.plane.defaults["openai"].pool._open
+            connection.transport = Overtaken(connection.source, refuse)  # type: ignore[assignment]
+            connection.source = connection.transport
+            client.send(post("/v1/chat/completions", asking(b"m")))
+            got = await client.response()
+    body = b'{"error":"too large"}' if whole else b'{"error":"too large"'
+    assert (got.status, got.body, got.end) == (413, body, "whole" if whole else "eof")
+    assert side.pool == (0, 0, 0)
     assert side.balanced
 
 
