@@ -115,8 +115,8 @@ class Reply:
             if framing != "close" and not plain:
                 self._rechunk = True
                 self._framing_line = b"Transfer-Encoding: chunked\r\n"
-        elif plain and framing == "chunked":
-            self._cut = _DECHUNKED
+        elif head.chunked and request.method != b"HEAD" and (plain or framing == "none"):
+            self._cut = _DECHUNKED  # with "none" an empty body may have come; who reads with llhttp would wait for it
 
     def _open_meter(self, way: Way, events: bool, limit: int, coding: str | None) -> None:
         if coding is not None:

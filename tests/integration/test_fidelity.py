@@ -231,6 +231,21 @@ async def test_responses_without_a_body_end_with_their_head(
     assert len(up.peers) == 1, "the upstream's connection was not reused"
 
 
+@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
+async def test_no_chunks_are_announced_where_none_come(upstream: Upstream, serve: Serve, status: bytes) -> None:
+    """RFC 9112 6.1: a 204 has no Transfer-Encoding. Some servers send one, and an empty body; llhttp (Node) reads both."""
+    head = b"HTTP/1.1 " + status + b"\r\nX-A: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    up = await upstream([head + b"0\r\n\r\n"])
+    side = await serve(up)
+    async with connected(side.port) as client:
+        for _ in range(2):
+            client.send(get())
+            got = await client.response()
+            assert got.end == "whole"
+            assert got.raw.startswith(b"HTTP/1.1 " + status + b"\r\nX-A: 1\r\nx-sidecar-")
+            assert got.value(b"transfer-encoding") is None
+
+
 @pytest.mark.parametrize(
     "request_line", [b"PATCH /v1/x", b"DELETE /v1/files/f-1?a=b", b"PUT /v1/x", b"PROPFIND /v1/x", b"OPTIONS /v1/x"]
 )
