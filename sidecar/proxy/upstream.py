@@ -17,13 +17,14 @@ from typing import Final, Protocol, cast
 from sidecar.clock import monotonic, to_steady
 from sidecar.core.concurrency import Limit
 from sidecar.proxy.dial import Dialer, DialError, Dialled, of_tls
-from sidecar.proxy.stall import waiting_bytes
+from sidecar.proxy.stall import has_left, waiting_bytes
 from sidecar.tasks import Tasks
 
 _TIMEOUT_HINT: Final = re.compile(rb"timeout=([0-9]{1,6})")
 LARGE_READ_BYTES: Final = 65536  # a read of this size has more behind it: the loop's other connections come first
 _HINT_MARGIN_S: Final = 1.0  # a server that says timeout=5 has its connection used for 4 s at most
 LEAVE_S: Final = 10.0  # 1..60; less: a slow peer loses a tunnel's end, more: one that reads nothing holds it longer
+_QUIET_S: Final = 0.02  # 0..1; shorter: busy calls pay for the question, longer: ends of impatient servers are missed
 _UNHEARD_BYTES: Final = 64 * 1024 * 1024  # 8..1,024 MiB; fewer: who reads last words late is cut, more: it talks on
 _FRESH_S: Final = 1.0  # .2..3; shorter: who comes and goes is dialled for each time, longer: hears older failures
 WRITE_HIGH_BYTES: Final = 256 * 1024  # what may lie unsent before the reader of the other side is paused
@@ -181,6 +182,14 @@ class UpstreamConnection(Dialled):
         if hint is not None:
             self.idle_limit_s = min(self._pool.idle_limit_s, int(hint[1]) - _HINT_MARGIN_S)
 
+    def serves(self, now: float) -> bool:
+        """Whether an idle connection may carry another call. That its server has closed it the loop may not have read yet:
+        the call and the end came in the same turn. The kernel knows, and to ask it costs 1 us."""
+        idle_s = now - self.idle_since
+        if idle_s >= self.idle_limit_s or self.transport.is_closing():
+            return False
+        return idle_s < _QUIET_S or not has_left(self.source, half=True)
+
     def has_unsent(self, *, large: bool) -> bool:
         """Whether some of a request may not have left us yet. TLS keeps a part of a `large` one where only the kernel's
         count of what is not acknowledged shows it; to ask for that costs 2 us."""
@@ -285,7 +294,7 @@ class Pool:
             now = monotonic()
             while idle:
                 connection = idle.pop()
-                if now - connection.idle_since < connection.idle_limit_s and not connection.transport.is_closing():
+                if connection.serves(now):
                     connection.rider = rider
                     return connection
                 connection.close()

@@ -1,6 +1,7 @@
 """What goes wrong on either side: clients that leave, upstreams that die, stall or lie; the client always sees the truth."""
 
 import asyncio
+import socket
 import time
 
 import pytest
@@ -14,6 +15,7 @@ from tests.integration.raw import (
     PROMISED_S,
     SSE_HEAD,
     TOLD_S,
+    WAIT_S,
     Script,
     Step,
     call,
@@ -215,6 +217,27 @@ async def test_connections_that_the_upstream_closed_are_not_used(upstream: Upstr
             statuses.append((await client.response()).status)
             await asyncio.sleep(0.001)
     assert statuses == [200] * 100
+
+
+async def test_a_call_that_comes_with_the_end_of_an_idle_connection(serve: Serve) -> None:
+    """INC-11: both lie in their sockets when the loop looks, the call first; nothing has been sent, so it costs nothing."""
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        for one in (listener, client):
+            one.setblocking(False)
+        side = await serve(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        await loop.sock_connect(client, ("127.0.0.1", side.port))
+        client.send(post())
+        for rest in range(3, -1, -1):
+            async with asyncio.timeout(WAIT_S):
+                peer, _ = await loop.sock_accept(listener)
+            assert await loop.sock_recv(peer, 65536)
+            await loop.sock_sendall(peer, ok(b"{}"))
+            assert (await loop.sock_recv(client, 65536)).startswith(b"HTTP/1.1 200 ")
+            await asyncio.sleep(0.05)
+            if rest:
+                client.send(post())
+            peer.close()
 
 
 async def test_the_servers_keep_alive_hint_is_obeyed(upstream: Upstream, serve: Serve) -> None:
