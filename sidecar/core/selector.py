@@ -88,9 +88,7 @@ class Selector:
         self._jumped = True  # ... by so much that the next request waits for the refresh
         self._enough = 1  # new scores that make a refresh due, while that is fewer than REFRESH
         self._views: dict[tuple[tuple[str, ...], bool], View] = {}
-        self._pool = (
-            self.arms
-        )  # prices are solved for the last pool with the baseline; until there is one, for the last
+        self._pool = self.arms  # what prices are solved for: the last pool with the baseline, else the last of all
         self._anchored = False  # it has the baseline
         self._asked = Asked()
 
