@@ -5,7 +5,7 @@ body is ever part of a message: it may be a prompt or a key.
 """
 
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from sidecar.errors import TranslationError
 
@@ -18,6 +18,16 @@ def wrong(where: str, wanted: str, value: object) -> NoReturn:
     """Raises the TranslationError that says it."""
     got = "null" if value is None else _NAMES.get(type(value), "something else")
     raise TranslationError(f"{where or 'the body'}: expected {wanted}, got {got}")
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether JSON says a number; for Python `true` is one, too."""
+    return type(value) in (int, float)
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether JSON says a whole number, without a point."""
+    return type(value) is int
 
 
 class Members:
@@ -70,14 +80,14 @@ class Members:
             return None
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or not -_LARGEST <= value < _LARGEST:
+        if not is_whole(value) or not -_LARGEST <= value < _LARGEST:
             wrong(self.at(name), "a whole number", value)
         return value
 
     def number(self, name: str) -> float | None:
         """A number, as it was written: 1 stays an int."""
         value = self._left.pop(name, None)
-        if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
+        if value is not None and not is_number(value):
             wrong(self.at(name), "a number", value)
         return value
 

@@ -11,7 +11,7 @@ is one of `tool_calls`. A client that sent `functions` gets `function_call` agai
 from typing import Any, Final
 
 from sidecar.core.types import Usage
-from sidecar.wire.members import Members, wrong
+from sidecar.wire.members import Members, is_number, is_whole, wrong
 from sidecar.wire.neutral import (
     AnyPart,
     Choice,
@@ -170,14 +170,14 @@ def _read_token(item: Any) -> TokenLogprob | None:  # noqa: ANN401 - whatever JS
     if not isinstance(item, dict):
         return None
     token, logprob, spelled = item.get("token"), item.get("logprob"), item.get("bytes")
-    if not isinstance(token, str) or not isinstance(logprob, int | float) or not isinstance(spelled, list | None):
+    if not isinstance(token, str) or not is_number(logprob) or not isinstance(spelled, list | None):
         return None
     number = item.get("id")  # llama.cpp
     top = read_logprobs(item.get("top_logprobs") or [])
     if top is None:
         return None
     return TokenLogprob(
-        token=token, logprob=logprob, bytes=spelled, number=number if isinstance(number, int) else None, top=top
+        token=token, logprob=logprob, bytes=spelled, number=number if is_whole(number) else None, top=top
     )
 
 

@@ -16,7 +16,7 @@ from typing import Final, get_args
 import orjson
 
 from sidecar.errors import TranslationError
-from sidecar.wire.members import Members, wrong
+from sidecar.wire.members import Members, is_number, wrong
 from sidecar.wire.neutral import Effort, Json, Output, Reasoning, Report, Request, Tool, ToolChoice, effort_of
 from sidecar.wire.saying import Saying
 from sidecar.wire.spokes.chat.calls import read_choice, read_function, read_tool, write_choice, write_tools
@@ -92,7 +92,7 @@ def _read_logprobs(members: Members) -> int | None:
 def _read_bias(members: Members) -> dict[str, float] | None:
     bias = members.mapping("logit_bias")
     for value in (bias or {}).values():
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if not is_number(value):
             wrong("logit_bias", "numbers in it", value)
     return bias
 

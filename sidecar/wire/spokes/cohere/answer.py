@@ -12,7 +12,7 @@ import orjson
 
 from sidecar.core.types import Usage
 from sidecar.errors import TranslationError
-from sidecar.wire.members import Json, Members
+from sidecar.wire.members import Json, Members, is_number, is_whole
 from sidecar.wire.neutral import (
     AnyPart,
     Choice,
@@ -107,8 +107,8 @@ def _read_call(call: Members, number: int) -> ToolCall:
 def _read_token(item: Members) -> TokenLogprob:
     """One piece of text. Where several tokens make it, it is as likely as all of them together."""
     logprobs, numbers = item.items("logprobs") or [], item.items("token_ids") or []
-    known = [one for one in logprobs if isinstance(one, int | float) and abs(one) < _MAX_LOGPROB]
-    number = numbers[0] if len(numbers) == 1 and isinstance(numbers[0], int) else None
+    known = [one for one in logprobs if is_number(one) and abs(one) < _MAX_LOGPROB]
+    number = numbers[0] if len(numbers) == 1 and is_whole(numbers[0]) else None
     return TokenLogprob(token=item.text("text") or "", logprob=float(sum(known)), number=number)
 
 
@@ -129,7 +129,7 @@ def read_usage(said: Json | None) -> Usage | None:
 def _count(counts: object, name: str, instead: int | None = None) -> int | None:
     """Cohere's counts are written as fractions."""
     value = counts.get(name) if isinstance(counts, dict) else None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1 << 53:
+    if not is_number(value) or not 0 <= value < 1 << 53:
         return instead
     return int(value)
 

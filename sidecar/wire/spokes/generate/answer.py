@@ -15,7 +15,7 @@ import orjson
 from sidecar.core.types import Usage
 from sidecar.errors import TranslationError
 from sidecar.wire.gemini import GeminiUsage, to_usage
-from sidecar.wire.members import Json
+from sidecar.wire.members import Json, is_whole
 from sidecar.wire.neutral import Choice, Problem, Report, Request, Response, Stop, TokenLogprob, ToolCall
 from sidecar.wire.reading import read_as
 from sidecar.wire.spoke import MAX_MESSAGE_CHARS, lose_all, problem_of
@@ -286,7 +286,7 @@ def read_error(status: int | None, error: object) -> Problem:
     said = error if isinstance(error, dict) else {}
     own, code, message = said.get("code"), said.get("status"), said.get("message")
     if status is None:
-        status = own if isinstance(own, int) and not isinstance(own, bool) else 500
+        status = own if is_whole(own) else 500
     details = said.get("details")
     param = None
     for detail in details if isinstance(details, list) else ():

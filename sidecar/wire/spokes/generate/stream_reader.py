@@ -13,7 +13,7 @@ import orjson
 
 from sidecar.core.types import Usage
 from sidecar.errors import TranslationError
-from sidecar.wire.members import Json
+from sidecar.wire.members import Json, is_whole
 from sidecar.wire.neutral import (
     AnyPart,
     Close,
@@ -161,7 +161,7 @@ class GenerateReader(StreamReader):
         if not isinstance(value, dict) or len(value) > 2 or (len(value) == 2 and "index" not in value):
             return False
         content, number = value.get("content"), value.get("index", 0)
-        state = self._candidates.get(number) if isinstance(number, int) else None
+        state = self._candidates.get(number) if is_whole(number) else None
         if state is None or not isinstance(content, dict):
             return False
         parts = content.get("parts")

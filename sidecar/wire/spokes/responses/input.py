@@ -43,6 +43,8 @@ def read_input(value: Any) -> list[Message]:  # noqa: ANN401 - whatever JSON hol
 
 def _add(messages: list[Message], item: Json, where: str) -> None:
     kind, role = item.get("type"), item.get("role")
+    if not isinstance(kind, str | None):
+        wrong(f"{where}.type", "a string", kind)
     if kind in ("message", None) and role is not None:
         if role == "assistant":
             _append(messages, "assistant", read_item(item, where))
@@ -52,14 +54,12 @@ def _add(messages: list[Message], item: Json, where: str) -> None:
         messages.append(Message(role="tool", parts=[_read_output(item, where, custom=_OUTPUTS[kind])]))
     elif kind in ("message", None) and "id" not in item:
         wrong(f"{where}.role", "a string", role)
-    elif isinstance(kind, str) and (kind.endswith("_output") or kind == "mcp_approval_response"):
-        _append(messages, "tool", [whole(item)])
-    elif isinstance(kind, str):
-        _append(messages, "assistant", read_item(item, where))
     elif kind is None:
         _append(messages, "assistant", [whole(item)])  # a reference to an item
+    elif kind.endswith("_output") or kind == "mcp_approval_response":
+        _append(messages, "tool", [whole(item)])
     else:
-        wrong(f"{where}.type", "a string", kind)
+        _append(messages, "assistant", read_item(item, where))
 
 
 def _append(messages: list[Message], role: Any, parts: list[AnyPart]) -> None:  # noqa: ANN401 - one of two roles

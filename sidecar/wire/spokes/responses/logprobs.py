@@ -6,6 +6,7 @@ types want, bytes of a token that nobody told are those of its text.
 
 from typing import Any
 
+from sidecar.wire.members import is_number, is_whole
 from sidecar.wire.neutral import Json, TokenLogprob
 
 
@@ -22,12 +23,12 @@ def _read_token(item: Any) -> TokenLogprob | None:  # noqa: ANN401 - whatever JS
         return None
     token, logprob, spelled, number = item.get("token"), item.get("logprob"), item.get("bytes"), item.get("id")
     top = item.get("top_logprobs") or []
-    if not isinstance(token, str) or not isinstance(logprob, int | float) or not isinstance(spelled, list | None):
+    if not isinstance(token, str) or not is_number(logprob) or not isinstance(spelled, list | None):
         return None
     rivals = read_logprobs(top) if top else []
     if rivals is None:
         return None
-    number = number if isinstance(number, int) and not isinstance(number, bool) else None
+    number = number if is_whole(number) else None
     return TokenLogprob(token=token, logprob=logprob, bytes=spelled, number=number, top=rivals)
 
 
