@@ -9,7 +9,7 @@ OSError; the writer turns them into counters and another attempt, the readers in
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +73,10 @@ def open_writer(path: Path) -> sqlite3.Connection:
     Creates directory and file where they are missing. Raises sqlite3.Error or OSError.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    with suppress(
+        FileExistsError
+    ):  # one that is there is not touched: to close it would end this process's locks on it
+        os.close(os.open(os.path.realpath(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000, check_same_thread=False)
     try:
         require_ours(connection)  # before anything is changed

@@ -1,6 +1,8 @@
 """A database that is replaced while its writer runs, and a WAL that vanishes: what is at the path is sound, and written."""
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 from sidecar.core.types import Event
 from sidecar.store import queries
-from sidecar.store.database import Files, clear_log, files, open_reader
+from sidecar.store.database import Files, clear_log, companion, files, identity, open_reader, open_writer
 from sidecar.store.writer import Writer
 from tests.fixtures.settled import START, as_rows, settled, spent
 from tests.fixtures.standing import standing
@@ -125,3 +127,22 @@ def test_a_damaged_file_behind_a_link_is_made_anew_where_it_lay(tmp_path: Path) 
     assert writer.moved_aside is not None
     assert (writer.moved_aside.parent, writer.moved_aside.read_bytes()[:2]) == (real.parent, b"no")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["s.db", "volume"]
+
+
+def test_a_file_that_is_opened_again_keeps_its_locks(path: Path) -> None:
+    """POSIX ends all locks of a process on a file when any descriptor of it is closed there. Then another process that
+    closes the database takes itself for the last one, and deletes the WAL that is written to."""
+    first = open_writer(path)
+    reader = open_reader(path)
+    assert reader.execute("SELECT count(*) FROM events").fetchone()[0] == 0
+    first.close()
+    writer = open_writer(path)
+    writer.execute("INSERT INTO events (at) VALUES ('2026-11-23T00:00:00Z')")
+    log = identity(companion(path, "-wal"))
+    look = (
+        f"import sqlite3; c = sqlite3.connect({str(path)!r}); c.execute('SELECT * FROM events').fetchall(); c.close()"
+    )
+    subprocess.run([sys.executable, "-c", look], check=True, timeout=30)
+    assert log == identity(companion(path, "-wal"))
+    reader.close()
+    writer.close()
