@@ -7,14 +7,15 @@ import os
 import ssl
 
 from sidecar.inject.certificates import Facts, facts
+from sidecar.tls import Shown, server_context
 
 
 class Served:
     """`context` is for the listener; `facts` tells of its chain, None before the first; `rotations` counts changes."""
 
     def __init__(self) -> None:
-        self.context = self._newest = _empty()
-        self.context.sni_callback = self._show  # called at each handshake, also where no name is asked for
+        self._shown = Shown(_empty())
+        self.context = self._shown.context
         self.facts: Facts | None = None
         self.rotations = 0
         self._in_use: tuple[bytes, bytes, bytes] | None = None
@@ -34,21 +35,16 @@ class Served:
             if not same:
                 context = _empty()
                 _load(context, leaf, key)
-                self._newest = context
+                self._shown.newest = context
         except ssl.SSLError as error:
             raise ValueError(f"certificate and key cannot be served ({error.reason or 'no PEM'})") from None
         self.rotations += self._in_use is not None and not same
         self.facts, self._in_use = told, new
         return not same
 
-    def _show(self, handshake: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        """In a context of its own: beside a new chain of another kind of key the former would be served, too."""
-        handshake.context = self._newest
-
 
 def _empty() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context = server_context()
     context.set_alpn_protocols(["http/1.1"])
     return context
 

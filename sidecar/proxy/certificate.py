@@ -8,6 +8,7 @@ from sidecar.config.files import require_bounded
 from sidecar.config.watch import Watch
 from sidecar.core.types import Event
 from sidecar.errors import ConfigError
+from sidecar.tls import Shown, server_context
 
 
 class Certificate:
@@ -17,35 +18,28 @@ class Certificate:
     def __init__(self, cert: Path | None, key: Path | None) -> None:
         """Raises ConfigError where the pair cannot be used."""
         self.error: str | None = None
-        self.context: ssl.SSLContext | None = None
         self._pair: tuple[Path, ...] = () if cert is None or key is None else (cert, key)
         self._watch = Watch(self._pair)
-        if self._pair:
-            self.context = self._newest = _server_tls(*self._pair)
-            self.context.sni_callback = self._show  # called at each handshake, also where no name is asked for
+        self._shown = Shown(_server_tls(*self._pair)) if self._pair else None
+        self.context = None if self._shown is None else self._shown.context
 
     def poll(self) -> Sequence[Event]:
         """Looks whether the pair changed. Call this every second. One that cannot be used, or of which only a half has been
         replaced yet, is told once and tried again."""
-        if not self._watch.changed():
+        if self._shown is None or not self._watch.changed():
             return ()
         before = self.error
         try:
-            self._newest, self.error = _server_tls(*self._pair), None
+            self._shown.newest, self.error = _server_tls(*self._pair), None
         except ConfigError as error:
             self._watch.forget()
             self.error = f"{error}; the one before stays in use"
             return () if self.error == before else [Event(kind="file.refused", severity="high", message=self.error)]
         return [Event(kind="file.accepted", message="tls_cert: the new pair is shown from now on")]
 
-    def _show(self, handshake: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        """In a context of its own: beside a new pair of another kind of key the former would be shown, too."""
-        handshake.context = self._newest
-
 
 def _server_tls(cert: Path, key: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context = server_context()
     try:
         for file in (cert, key):
             require_bounded(file)

@@ -69,6 +69,7 @@ class Downstream(asyncio.Protocol):
     # ---- asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client is there, its TLS established. One that got one of the last descriptors is closed at once."""
         self.transport = self.source = cast("asyncio.Transport", transport)  # uvloop's do not inherit from it
         self.write = self.transport.write
         self.set_high(self.plane.high_bytes)

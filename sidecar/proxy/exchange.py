@@ -360,12 +360,9 @@ class Exchange(Outward):
         if reply is None:
             if self._held_head is None and isinstance(error, DialError):  # as TLS 1.3 refuses a client
                 self.on_no_connection(error)
-                return
-            if self._held_head is None and self._fall_back("connect"):
-                return
-            self._answer(
-                502, "upstream_closed", "the upstream closed the connection without an answer", "failed", "truncated"
-            )
+            elif self._held_head is not None or not self._fall_back("connect"):
+                told = "the upstream closed the connection without an answer"
+                self._answer(502, "upstream_closed", told, "failed", "truncated")
             return
         try:
             rest = reply.end(error, self.plane.on_bug)
