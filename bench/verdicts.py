@@ -34,8 +34,11 @@ from numpy.typing import NDArray
 
 from bench.figures import Figure, Z, figure, share_of
 from bench.matrices import load
-from sidecar.core.guardrails import BoundedGuard, Guard, NumberGuard, Sample, guards_of
+from sidecar.core.bounded_guard import BoundedGuard
+from sidecar.core.guardrails import guards_of
+from sidecar.core.number_guard import NumberGuard
 from sidecar.core.policy import Guardrail, RolloutSpec
+from sidecar.core.verdict import Guard, Sample
 
 STEPS: Final = (0.05, 0.25, 0.50)
 STAGE: Final = 20_000  # requests a step

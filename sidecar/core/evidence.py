@@ -21,10 +21,12 @@ from typing import Final, Literal
 import msgspec
 from msgspec.structs import replace
 
-from sidecar.core.guardrails import BoundedGuard, GuardStatus, Sample, Verdict, guards_of, restore_guards
+from sidecar.core.bounded_guard import BoundedGuard
+from sidecar.core.guardrails import guards_of, restore_guards
 from sidecar.core.policy import RolloutSpec
 from sidecar.core.recent import Recent
 from sidecar.core.units import in_words
+from sidecar.core.verdict import GuardStatus, Sample, Verdict
 
 Group = Literal["canary", "control"]
 # units per table; fewer: long conversations count twice, more: memory (about 100 bytes each)

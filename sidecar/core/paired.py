@@ -17,10 +17,10 @@ copy cost the provider in other ways (rate limits, cache writes).
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.core.guardrails import GuardStatus, Verdict, is_failure
 from sidecar.core.policy import RolloutSpec
 from sidecar.core.rollout import Phase, Rollout
 from sidecar.core.types import Event, Outcome
+from sidecar.core.verdict import GuardStatus, Verdict, is_failure
 
 EVEN: Final = 50  # percent: of a pair's two units one is the shadow's
 

@@ -33,9 +33,9 @@ from typing import Final, Literal
 
 from sidecar.core.brake import BRAKE
 from sidecar.core.evidence import Evidence, Group, compared, total
-from sidecar.core.guardrails import GuardStatus, Sample, Verdict, sample_of
 from sidecar.core.policy import Arm, RolloutSpec, Route
 from sidecar.core.types import Event, Outcome, Severity
+from sidecar.core.verdict import GuardStatus, Sample, Verdict, sample_of
 from sidecar.errors import RolloutError
 
 Verb = Literal["start", "advance", "promote", "pause", "resume", "rollback"]

@@ -37,6 +37,11 @@ under H0 and is at least m - 1, so 1 + b D is at best a fair bet for 0 <= b < 1 
 their predictable approximation of the bet that grows fastest, mean / (variance + mean^2) of the D so far. Pairs compare
 what came at the same time, and w is not used: a group that is scored less often does not look better for it.
 
+**Loss** (`LossTest`). H0: at no time is the canary's mean quality below 1 - m times the control's. The same pairs, the other
+way round: -D has a mean <= 0 under H0 and is at least -1, so 1 - b D is at best a fair bet for 0 <= b < 1. Several b are
+bet on at once, with cash for later as in **Bets**: an adaptive bet would have to unlearn a long good time first. Bets on
+the labels of good units would need no pairs, but take a group that is scored less often for a worse one.
+
 **Mean** (`MeanSequence`). Empirical Bernstein confidence sequence for values in [0, 1] (Howard et al. 2021, arXiv
 1810.08240, theorem 4): with S the sum of the values less their expectations, V that of the squares of (value - mean
 before it) and psi(b) = -log(1 - b) - b, exp(b S - psi(b) V) is a supermartingale for each bet b in (0, 1). Each bet of
@@ -58,6 +63,7 @@ _CASH: Final = 0.05  # 0.02..0.3 kept aside at the beginning: more finds later c
 _REBET_EVERY: Final = 32  # 8..256 canary observations between new bets; fewer cost time, more delay
 _REBET_PACE: Final = 0.5  # 0.2..1 of 1/(k+1) of the cash goes into the k-th new bet; more: early ones, less: late ones
 _MAX_WEALTH: Final = 1e100  # wealth is cut here: multiplication must not overflow in a long and clear case
+_LOSS_BETS: Final = (0.05, 0.15, 0.4, 0.8)  # in (0, 1), spread by ratio: small ones find small losses, 0.8 a breakdown
 _BETS_ON_MEANS: Final = [  # bet, psi(bet), -log of its part of alpha; 12..24 of them: more narrow longer runs too
     (0.5**k, -log(1 - 0.5**k) - 0.5**k, log(k * (k + 1))) for k in range(1, 17)
 ]
@@ -160,42 +166,107 @@ class HarmTest(Wealth):
         return made
 
 
-class MarginTest:
-    """E-process for "the canary's quality is at most `1 - margin` times the control's" (see the head of this file).
+class _Pairs:
+    """Harms of the canary, each with the mean of the control's since the pair before. Bounded memory: a canary value waits
+    for the next control value when none came since the last pair."""
 
-    Rejecting it shows that the canary is not inferior. `margin` lies in [0, 1). Values are harms in 0..1. Bounded memory:
-    a canary value waits for the next control value when none came since the last pair.
-    """
+    __slots__ = ("_controls", "_total", "_waiting")
 
-    __slots__ = ("_controls", "_margin", "_mean", "_pairs", "_squares", "_total", "_waiting", "e_value")
-
-    def __init__(self, margin: float) -> None:
-        self._margin = margin
-        self.e_value = 1.0
-        self._pairs = 0
-        self._mean = 0.0  # of D
-        self._squares = 0.25 * _PRIOR_PAIRS  # of the deviations of D from its mean
+    def __init__(self) -> None:
         self._total = 0.0  # harm of the control values since the last pair
         self._controls = 0
         self._waiting: list[float] = []
 
-    def add_canary(self, harm: float) -> None:
-        if self._controls:
-            self._pair(harm, self._total / self._controls)
-            self._total, self._controls = 0.0, 0
-        else:
+    def add_canary(self, harm: float) -> tuple[float, float] | None:
+        """The pair (canary, control) that it makes, if it makes one."""
+        if not self._controls:
             self._waiting.append(harm)
             del self._waiting[:-_MAX_WAITING]
+            return None
+        pair = harm, self._total / self._controls
+        self._total, self._controls = 0.0, 0
+        return pair
+
+    def add_control(self, harm: float) -> tuple[float, float] | None:
+        """As `add_canary`."""
+        if self._waiting:
+            return self._waiting.pop(0), harm
+        self._total += harm
+        self._controls += 1
+        return None
+
+    def to_state(self) -> list[float]:
+        return [self._total, self._controls, *self._waiting]
+
+    def restore(self, state: Sequence[float]) -> None:
+        """Takes over what `to_state` gave. Raises ValueError when it is too short."""
+        total, controls, *waiting = state
+        self._total, self._controls, self._waiting = total, int(controls), waiting
+
+
+class LossTest(Wealth):
+    """E-process for "the canary's quality is at least `1 - loss` times the control's" (see the head of this file).
+
+    `loss` lies in [0, 1). Values are harms, 1 - quality, in 0..1; `share` as in `HarmTest`. O(1) memory.
+    """
+
+    __slots__ = ("_loss", "_pairs")
+
+    def __init__(self, loss: float) -> None:
+        super().__init__([1 / len(_LOSS_BETS)] * len(_LOSS_BETS))
+        self._loss = loss
+        self._pairs = _Pairs()
+
+    def update_canary(self, harm: float, share: float) -> None:
+        """One canary unit with `harm` in 0..1."""
+        if 0.0 < share < 1.0 and (pair := self._pairs.add_canary(harm)) is not None:
+            self._bet(*pair)
+        self.count()
+
+    def update_control(self, harm: float, share: float) -> None:
+        """One concurrent control unit with `harm` in 0..1."""
+        if 0.0 < share < 1.0 and (pair := self._pairs.add_control(harm)) is not None:
+            self._bet(*pair)
+
+    def _bet(self, canary: float, control: float) -> None:
+        beyond = canary - self._loss - (1 - self._loss) * control
+        self.take([stake * (1 + bet * beyond) for stake, bet in zip(self.stakes, _LOSS_BETS, strict=True)])
+
+    def to_state(self) -> list[float]:
+        return [*super().to_state(), *self._pairs.to_state()]
+
+    def restore(self, state: Sequence[float]) -> None:
+        own = len(super().to_state())
+        super().restore(state[:own])
+        self._pairs.restore(state[own:])
+
+
+class MarginTest:
+    """E-process for "the canary's quality is at most `1 - margin` times the control's" (see the head of this file).
+
+    Rejecting it shows that the canary is not inferior. `margin` lies in [0, 1). Values are harms in 0..1. O(1) memory.
+    """
+
+    __slots__ = ("_margin", "_mean", "_n", "_pairs", "_squares", "e_value")
+
+    def __init__(self, margin: float) -> None:
+        self._margin = margin
+        self.e_value = 1.0
+        self._pairs = _Pairs()
+        self._n = 0  # pairs so far
+        self._mean = 0.0  # of D
+        self._squares = 0.25 * _PRIOR_PAIRS  # of the deviations of D from its mean
+
+    def add_canary(self, harm: float) -> None:
+        if (pair := self._pairs.add_canary(harm)) is not None:
+            self._bet(*pair)
 
     def add_control(self, harm: float) -> None:
-        if self._waiting:
-            self._pair(self._waiting.pop(0), harm)
-        else:
-            self._total += harm
-            self._controls += 1
+        if (pair := self._pairs.add_control(harm)) is not None:
+            self._bet(*pair)
 
-    def _pair(self, canary: float, control: float) -> None:
-        margin, n = self._margin, self._pairs + _PRIOR_PAIRS
+    def _bet(self, canary: float, control: float) -> None:
+        margin, n = self._margin, self._n + _PRIOR_PAIRS
         difference = margin + (1 - margin) * control - canary
         spread = self._squares / n + self._mean * self._mean
         bet = min(max(0.0, self._mean) / spread, _MAX_BET / (1 - margin))
@@ -203,22 +274,20 @@ class MarginTest:
         deviation = difference - self._mean
         self._mean += deviation / (n + 1)
         self._squares += deviation * (difference - self._mean)
-        self._pairs += 1
+        self._n += 1
 
     def rejected(self, alpha: float) -> bool:
         """Whether it is shown now that the canary is not inferior; wrong at any and every time with P <= alpha."""
         return self.e_value * alpha >= 1.0
 
     def to_state(self) -> list[float]:
-        return [
-            self.e_value, self._pairs, self._mean, self._squares, self._total, self._controls, *self._waiting,
-        ]  # fmt: skip
+        return [self.e_value, self._n, self._mean, self._squares, *self._pairs.to_state()]
 
     def restore(self, state: Sequence[float]) -> None:
         """Takes over what `to_state` gave. Raises ValueError when it is too short."""
-        e_value, pairs, mean, squares, total, controls, *waiting = state
-        self.e_value, self._pairs, self._mean, self._squares = e_value, int(pairs), mean, squares
-        self._total, self._controls, self._waiting = total, int(controls), waiting
+        e_value, n, mean, squares, *pairs = state
+        self._pairs.restore(pairs)
+        self.e_value, self._n, self._mean, self._squares = e_value, int(n), mean, squares
 
 
 class MeanSequence:

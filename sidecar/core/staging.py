@@ -26,11 +26,11 @@ from typing import Any
 
 from sidecar.core.brake import Brake
 from sidecar.core.evidence import Group
-from sidecar.core.guardrails import Sample, sample_of
 from sidecar.core.policy import Arm, RolloutSpec, Route
 from sidecar.core.resting import Kind, Resting
 from sidecar.core.rollout import UNDER_WAY, Permit, Phase, Rollout, rollout_id_of
 from sidecar.core.types import Event, Outcome
+from sidecar.core.verdict import Sample, sample_of
 from sidecar.errors import RolloutError
 
 

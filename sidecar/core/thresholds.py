@@ -45,10 +45,10 @@ from typing import Any, Final, cast
 import orjson
 
 from sidecar.core.baseline import Baseline
-from sidecar.core.guardrails import is_failure
 from sidecar.core.policy import Route, Threshold
 from sidecar.core.types import Event, Outcome, Severity
 from sidecar.core.units import in_words
+from sidecar.core.verdict import is_failure
 from sidecar.core.window import Window
 
 MAX_HOLD_WINDOWS: Final = 16  # of window_s: with five minutes, a probe at least every 80 minutes

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.core.bounded_guard import PATIENCE_S
 from sidecar.core.evidence import REMEMBERED, Evidence, Keys, compared, total
-from sidecar.core.guardrails import PATIENCE_S, GuardStatus, Sample, guards_of
+from sidecar.core.guardrails import guards_of
 from sidecar.core.policy import Guardrail, RolloutSpec
+from sidecar.core.verdict import GuardStatus, Sample
 
 GOOD = Sample(failed=False, rejected=False, gave_up=False, latency_s=1.0)
 BAD = Sample(failed=True, rejected=False, gave_up=False)

@@ -9,21 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sidecar.core.guardrails import (
-    MIN_UNITS,
-    PATIENCE_S,
-    BoundedGuard,
-    Guard,
-    NumberGuard,
-    PatienceGuard,
-    Sample,
-    guards_of,
-    is_failure,
-    restore_guards,
-    sample_of,
-)
+from sidecar.core.bounded_guard import PATIENCE_S, BoundedGuard, PatienceGuard
+from sidecar.core.guardrails import guards_of, restore_guards
+from sidecar.core.number_guard import NumberGuard
 from sidecar.core.policy import Guardrail, RolloutSpec
 from sidecar.core.types import Clocks, Outcome
+from sidecar.core.verdict import MIN_UNITS, Guard, Sample, is_failure, sample_of
 
 
 def run(guard: Guard, n: int, canary: Sample, control: Sample, share: float = 0.5) -> None:
@@ -127,77 +118,6 @@ def test_rates_fail_on_clear_harm_and_only_for_the_canary(metric: str, bad: Samp
     assert not worse.not_inferior()
 
 
-def late(good: int, rates: tuple[float, float], seed: int) -> tuple[int, BoundedGuard]:
-    """A canary of 20 % with the control's rate for `good` units of its own, then with another one: its failures from
-    there to the verdict."""
-    rng = random.Random(seed)
-    guard = BoundedGuard("error_rate", 1.5, 0.01)
-    units = failures = 0
-    while failures < 10_000:
-        canary = rng.random() < 0.2
-        units += canary
-        broken = canary and units > good
-        failed = rng.random() < rates[broken]
-        failures += broken and failed
-        guard.observe(Sample(failed=failed), canary=canary, share=0.2)
-        if failed and guard.fails():
-            break
-    return failures, guard
-
-
-@pytest.mark.parametrize(("broken", "most"), [(1.0, 60), (0.2, 160)])
-def test_a_canary_that_breaks_after_a_long_good_time_is_found_soon(broken: float, most: int) -> None:
-    """After 10,000 units at 5 %, as the control's: by the rate of all units it would be found after half of 500 errors
-    more (1.5 times the 5 %), when every call fails, and after 333 of one in five. The test of the limit needs about
-    ln(1/alpha) and what its cash has become (1e-6, 14 nats) over what a harm tells, log(0.96 / 0.27) = 1.3 nats when
-    every call fails: some 15, and KL(0.5 || 0.27) = 0.12 nats in the other, some 150; what is left of the bets on less is
-    worth as much again. Simulated 26 to 35, and 69 to 96."""
-    failures, guard = late(10_000, (0.05, broken), 5)
-    status = guard.status()
-    assert failures <= most
-    assert (status.verdict, status.lately) == ("fail", True)
-    assert status.canary is not None
-    assert status.control is not None
-    assert status.canary < 1.5 * status.control
-
-
-def test_harm_inside_the_limit_is_not_lately_beyond_it() -> None:
-    """1.3 times the control's rate for 20,000 units: the harm test rejects, and the guardrail does not fail; each of 20
-    runs fails with probability alpha, 1 %, at most: more than 3 of them with p < 1e-4."""
-    failed = 0
-    for seed in range(20):
-        rng = random.Random(seed)
-        guard = BoundedGuard("error_rate", 1.5, 0.01)
-        for _ in range(4_000):  # harms alone: the others change nothing but the tallies
-            guard.observe(Sample(failed=True), canary=rng.random() < 1.3 / 2.3, share=0.5)
-            guard.observe_harmless(5, canary=True)
-            guard.observe_harmless(5, canary=False)
-        assert guard.is_beyond
-        failed += guard.fails()
-    assert failed <= 3
-
-
-def test_the_test_of_the_limit_is_kept_over_a_restart() -> None:
-    """What it has seen goes on; a state of an earlier version, which has none, restores all else."""
-    _, guard = late(1_000, (0.05, 1.0), 5)
-    anew, older = BoundedGuard("error_rate", 1.5, 0.01), BoundedGuard("error_rate", 1.5, 0.01)
-    state = json.loads(json.dumps(guard.to_state()))
-    anew.restore(state)
-    assert anew.status() == guard.status()
-    older.restore(state)
-    older.restore([state[0][: len(state[0]) // 2], *state[1:]])
-    assert older.status() == dataclasses.replace(guard.status(), lately=False, verdict=older.status().verdict)
-
-
-def test_a_guardrail_that_begins_anew_keeps_no_part_of_what_could_not_be_read() -> None:
-    """A state without the proof that the policy asks for: the test of the limit begins anew with all else."""
-    _, guard = late(1_000, (0.05, 1.0), 5)
-    proving = BoundedGuard("error_rate", 1.5, 0.01, margin=0.05)
-    new = proving.to_state()
-    assert restore_guards((proving,), {"error_rate": guard.to_state()}) == ("error_rate",)
-    assert proving.to_state() == new
-
-
 @pytest.mark.parametrize("metric", ["quality", "validated_quality"])
 def test_quality_labels_and_validators_are_kept_apart(metric: str) -> None:
     """A loss of 20 % against -5 %: fails in its own guardrail, the other kind of score teaches nothing."""
@@ -273,10 +193,9 @@ def test_non_inferiority_is_shown_only_where_it_is_asked_for() -> None:
     assert not counts.not_inferior()
 
 
-@pytest.mark.parametrize("margin", [None, 0.05])
-def test_units_without_harm_may_be_counted_at_once(margin: float | None) -> None:
+def test_units_without_harm_may_be_counted_at_once() -> None:
     rng = random.Random(6)
-    one, skips = (BoundedGuard("error_rate", 1.5, 0.01, margin=margin) for _ in range(2))
+    one, skips = (BoundedGuard("error_rate", 1.5, 0.01) for _ in range(2))
     for _ in range(60):
         for canary in (False, True):
             units = rng.randrange(50)

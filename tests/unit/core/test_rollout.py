@@ -11,10 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from sidecar.core.guardrails import Sample
 from sidecar.core.policy import Arm, Guardrail, Match, Route
 from sidecar.core.rollout import TRANSITIONS, Phase, Rollout, position, rollout_id_of
 from sidecar.core.types import Outcome
+from sidecar.core.verdict import Sample
 from sidecar.errors import RolloutError
 from tests.unit.core.rollouts import ABORTED, BAD, FALLBACK, GOOD, HANGING, REJECTED, SPEC, feed, kinds, make
 
