@@ -12,7 +12,7 @@ epoch as its rollout_step, so that an outcome or a score of days later is weighe
 drawn. 0 are the shares of the policy, others are numbered by the second in which they began: where the policy leaves the
 experiment and returns to it, it begins anew under its id, and no number means two sets of shares. MAX_EPOCHS are kept;
 values of older ones do not count, whatever they are. Only the first value of a unit counts, also over a restart: the
-youngest STORED_UNITS units that counted are in the state. A conversation that is older than those, and scored again,
+youngest units that counted (`core.counted`) are in the state. A conversation that is older than those, and scored again,
 counts twice.
 
 **Metrics** are brought to 0..1 with larger better by `core.scale`. `quality` is the first score that the app sends; where
@@ -30,70 +30,30 @@ What it does not know: other pods (each decides for itself), and why people scor
 only the frequency differs, all holds to first order; if it depends on the score, no test can know.
 """
 
-from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from hashlib import blake2b
-from itertools import islice
 from typing import Any, Final, Literal
 
 import msgspec
-import numpy as np
 
+from sidecar.core.counted import Counted
+from sidecar.core.experiment_status import ExperimentStatus, VariantStatus, Verdict, explained
 from sidecar.core.policy import Arm, ExperimentSpec, Route, Variant
 from sidecar.core.race import Race
-from sidecar.core.recent import Recent
 from sidecar.core.rollout import position
 from sidecar.core.scale import Scale
 from sidecar.core.sequential import HarmTest, MeanSequence
 from sidecar.core.types import Decision, Event, Outcome, Severity
-from sidecar.core.units import in_words
 from sidecar.core.variants import Edit, Keep
 
-Verdict = Literal["winner", "no_difference", "inconclusive"]
 HARM_ALPHA: Final = 0.01  # 0.001..0.05 of all variants and pods together; smaller lets a broken one run longer
 REALLOCATE_EVERY: Final = 20  # 5..200 values between new shares; fewer costs time, more follows the evidence later
 MIN_CHANGE: Final = 0.02  # 0..0.1 of a share that is worth a new epoch; smaller: old epochs are forgotten sooner
-REMEMBERED_UNITS: Final = 16_384  # 1e3..1e6; fewer: long conversations count twice, more: memory (about 100 bytes each)
-STORED_UNITS: Final = 4_096  # 0..16,384 of them outlive a restart, 5.3 bytes each, twice; fewer: more count twice then
 MAX_EPOCHS: Final = 256  # 16..4096; fewer forget scores that come late, more make a longer snapshot
 STATE_VERSION: Final = 1
 _WHOLE: Final = float(2**64)
-_UNIT: Final = 2**32 - 1
 _ROUNDING: Final = 1e-6  # of shares that sum up to 1
-
-
-@dataclass(frozen=True, slots=True)
-class VariantStatus:
-    """One variant. `mean` and its interval are in the metric's unit (geometric where `effect` is a ratio); `effect` is
-    against the control: a difference, or for cost, latency and ttft a ratio. None: nothing known yet."""
-
-    id: str
-    arm: str
-    share: float  # of new units
-    units: int
-    mean: float | None
-    low: float | None
-    high: float | None
-    effect: float | None
-    effect_low: float | None
-    effect_high: float | None
-    stopped: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ExperimentStatus:
-    """An experiment for people and the API. `since` is in steady seconds."""
-
-    id: str
-    route: str
-    phase: str
-    metric: str
-    verdict: Verdict | None
-    winner: str | None
-    cause: str
-    since: float
-    variants: tuple[VariantStatus, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +89,7 @@ class Experiment:
         self.race = Race(count, spec.pod_alpha)
         self._means = [MeanSequence(spec.pod_alpha / count) for _ in spec.variants]
         self._harm = [HarmTest() for _ in spec.variants]
-        self._units = Recent[int, None](REMEMBERED_UNITS)  # that have a value of the metric
-        self._outcomes = Recent[int, None](REMEMBERED_UNITS)
+        self._units, self._outcomes = Counted(), Counted()  # those with a value of the metric; those that ended
         total = sum(variant.weight for variant in spec.variants)
         self._epochs: dict[int, tuple[float, ...]] = {0: tuple(variant.weight / total for variant in spec.variants)}
         self._epoch = 0
@@ -192,7 +151,7 @@ class Experiment:
         shares = self._epochs.get(-1 if decision.rollout_step is None else decision.rollout_step)
         if shares is None:
             return []
-        events = self._guard(index, outcome, shares, now) if _is_first(self._outcomes, key) else []
+        events = self._guard(index, outcome, shares, now) if self._outcomes.is_first(key) else []
         value = None if self._scored else self.scale.value(outcome, quality)
         return events if value is None else events + self._take(index, value, key, shares, now)
 
@@ -205,7 +164,7 @@ class Experiment:
         return self._take(index, score, key, shares, now)
 
     def _take(self, index: int, value: float, key: int, shares: Sequence[float], now: float) -> list[Event]:
-        if index in self.race.out or not _is_first(self._units, key):
+        if index in self.race.out or not self._units.is_first(key):
             return []
         scaled = self.scale.scaled(value)
         if scaled is None:
@@ -367,22 +326,7 @@ class Experiment:
 
     def explain(self) -> list[str]:
         """English sentences: one for all, and one for each variant."""
-        state = {
-            "pending": "has not begun",
-            "running": f"goes on after {int(self.race.counts.sum())} units",
-        }.get(self.phase, f"is over: {(self.verdict or '').replace('_', ' ')}, {self.cause}")
-        parts = [f"On this pod, the experiment on route {self.route} ({self.spec.metric}) {state}."]
-        for one in self.status().variants:
-            mean, low, high = (
-                "" if value is None else in_words(self.spec.metric, value) for value in (one.mean, one.low, one.high)
-            )
-            mean = f"mean {mean} ({low} to {high})" if mean else "no value yet"
-            effect = "" if one.effect is None else f", against the control {one.effect:.4g}"
-            effect += "" if one.effect is None else f" ({one.effect_low:.4g} to {one.effect_high:.4g})"
-            won = ", the winner" if self.winner is not None and one.id == self.spec.variants[self.winner].id else ""
-            share = "stopped" if one.stopped else f"{one.share:.0%} of new units"
-            parts.append(f"{one.id}: {share}, {one.units} units, {mean}{effect}{won}.")
-        return parts
+        return explained(self.status(), int(self.race.counts.sum()))
 
     def _event(self, what: str, severity: Severity, message: str, variant: int | None = None) -> Event:
         names = [variant.id for variant in self.spec.variants]
@@ -401,7 +345,7 @@ class Experiment:
             "cause": self.cause, "since": self._since, "centre": self.scale.centre, "race": self.race.to_state(),
             "means": [one.to_state() for one in self._means], "harm": [one.to_state() for one in self._harm],
             "epochs": [[number, *shares] for number, shares in self._epochs.items()],
-            "units": _packed(self._units), "outcomes": _packed(self._outcomes), "promoted": self.promoted,
+            "units": self._units.to_state(), "outcomes": self._outcomes.to_state(), "promoted": self.promoted,
             "first": self.scale.first,
         }  # fmt: skip
 
@@ -423,9 +367,8 @@ class Experiment:
         self._epochs = {int(row[0]): tuple(row[1:]) for row in kept.epochs}
         self._epoch, self.promoted = max(self._epochs), kept.promoted
         self.obey(self.spec)
-        for seen, text in ((self._units, kept.units), (self._outcomes, kept.outcomes)):
-            for unit in reversed(_unpacked(text)):
-                seen.put(unit, None)
+        self._units.restore(kept.units)
+        self._outcomes.restore(kept.outcomes)
         return True
 
 
@@ -458,32 +401,6 @@ class _State(msgspec.Struct):
             raise ValueError("the state has means of values that are not in 0..1")
         if self.winner is not None and not 0 <= self.winner < count:
             raise ValueError(f"the state's winner is number {self.winner}")
-
-
-def _is_first(seen: Recent[int, None], key: int) -> bool:
-    """Whether `key` was not among `seen`; it is afterwards. Key 0 is a unit of its own each time.
-
-    Keys are hashes already: 32 bits of them take a new unit for a counted one with probability 4e-6, whatever it shows.
-    """
-    unit = key & _UNIT
-    if not key:
-        return True
-    first = unit not in seen
-    if first:
-        seen.put(unit, None)
-    return first
-
-
-def _packed(seen: Recent[int, None]) -> str:
-    """The STORED_UNITS youngest units in base64, four bytes each, the youngest first."""
-    units = np.fromiter(islice(seen.youngest_keys(), STORED_UNITS), dtype="<u4")
-    return b64encode(units.tobytes()).decode()
-
-
-def _unpacked(text: str) -> list[int]:
-    """The inverse of `_packed`. Raises ValueError for what it did not write."""
-    units: list[int] = np.frombuffer(b64decode(text, validate=True), dtype="<u4").tolist()
-    return units
 
 
 def experiment_id_of(route: Route, spec: ExperimentSpec) -> str:

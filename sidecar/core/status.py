@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sidecar.core.abilities import named
 from sidecar.core.constraint import pareto_front
-from sidecar.core.experiment import ExperimentStatus
+from sidecar.core.experiment_status import ExperimentStatus
 from sidecar.core.rollout import RolloutStatus
 from sidecar.core.route import RouteState
 from sidecar.core.thresholds import ThresholdStatus

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 
-from sidecar.core.experiment import HARM_ALPHA, MAX_EPOCHS, REALLOCATE_EVERY, Experiment, _is_first
+from sidecar.core.counted import Counted
+from sidecar.core.experiment import HARM_ALPHA, MAX_EPOCHS, REALLOCATE_EVERY, Experiment
 from sidecar.core.policy import Arm, ExperimentSpec, Match, Quality, Route, Variant
-from sidecar.core.recent import Recent
 from sidecar.core.scale import FIRST
 from sidecar.core.types import Clocks, Decision, Event, Outcome, OutcomeKind
 from sidecar.core.variants import Compress, Keep, Replace
@@ -301,10 +301,8 @@ def test_a_clock_that_was_set_back_makes_it_no_longer() -> None:
 
 def test_requests_without_a_key_count_whatever_other_keys_are() -> None:
     """A key whose 32 bits that are kept are all 0 is not taken for "no key"."""
-    assert _is_first(seen := Recent[int, None](16), 2**32)
-    assert not _is_first(seen, 2**32)
-    assert _is_first(seen, 0)
-    assert _is_first(seen, 0)
+    counted = Counted()
+    assert [counted.is_first(key) for key in (2**32, 2**32, 0, 0)] == [True, False, True, True]
 
 
 def test_a_changed_policy_ends_it() -> None:

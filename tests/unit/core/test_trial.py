@@ -6,8 +6,9 @@ from typing import Any
 import orjson
 import pytest
 
+from sidecar.core.counted import STORED
 from sidecar.core.engine import Engine
-from sidecar.core.experiment import STORED_UNITS, ExperimentStatus
+from sidecar.core.experiment_status import ExperimentStatus
 from sidecar.core.policy import REPEAT, Arm, ExperimentSpec, Fallback, Route, Rule, Variant
 from sidecar.core.types import Clocks, Decision, Event, Facts, Feedback, Outcome
 from sidecar.core.variants import Keep, Replace
@@ -349,17 +350,17 @@ def test_a_unit_counts_once_although_the_process_began_again() -> None:
 
 
 def test_only_the_youngest_units_outlive_a_restart() -> None:
-    """A snapshot stays small: of more units than STORED_UNITS the oldest are forgotten, as the docs say."""
+    """A snapshot stays small: of more units than STORED the oldest are forgotten, as the docs say."""
     one = made(experiment=replace(SPEC, min_samples=10**6))
     kept = [one.decide(facts(key), NOW) for key in (1, 2)]
     experiment = one._order[0].trial
     assert experiment is not None
-    for key in range(1, STORED_UNITS + 2):
+    for key in range(1, STORED + 2):
         experiment.experiment.label(kept[0].rollout_id, kept[0].rollout_step, key, 0.5, NOW)
     again = made(experiment=replace(SPEC, min_samples=10**6))
     again.restore(one.snapshot(), NOW)
     before = sum(variant.units for variant in status(again).variants)
-    for key in (2, STORED_UNITS + 1, 1):
+    for key in (2, STORED + 1, 1):
         again.feedback(scored(kept[0], key, 0.5), NOW)
     assert sum(variant.units for variant in status(again).variants) == before + 1
     assert len(one.snapshot()) < 40_000
