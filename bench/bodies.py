@@ -26,8 +26,8 @@ from typing import Any, Final
 from bench import machine, payloads, peers, stats
 from bench.peers import Peer, PeerError, Running
 from sidecar.clock import monotonic, rfc3339, wall
-from sidecar.wire.json_edit import SMALL_BODY_BYTES, SlicedReader, read_request
 from sidecar.wire.needs import needs_of
+from sidecar.wire.request_view import SMALL_BODY_BYTES, SlicedReader, read_request
 
 SIZES: Final = (
     2_000,

@@ -27,11 +27,12 @@ from sidecar.wire.eventstream import BadFrame, EventStreamParser
 from sidecar.wire.framing import Chunked
 from sidecar.wire.heard import HeardMeter
 from sidecar.wire.http1 import edit_response, parse_request, parse_request_fully, parse_response, split_at_length
-from sidecar.wire.json_edit import SlicedReader, edit_request, read_request
+from sidecar.wire.json_edit import edit_request
 from sidecar.wire.meter import caller_fault, make_meter
 from sidecar.wire.needs import needs_of
 from sidecar.wire.neutral import Format
 from sidecar.wire.places import place_of, place_under
+from sidecar.wire.request_view import SlicedReader, read_request
 from sidecar.wire.sse import SseParser
 from sidecar.wire.system_prompt import edit_system
 from sidecar.wire.target import any_model_in, asks_array, has_dot_segment, join_target, path_segment, without

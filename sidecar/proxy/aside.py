@@ -20,7 +20,7 @@ from sidecar.proxy.plane import Plane, Watched, Witness
 from sidecar.proxy.seen import Seen
 from sidecar.proxy.shadow import MAX_BODY_BYTES, Shadowing, may_copy
 from sidecar.wire.answer import Collector
-from sidecar.wire.json_edit import RequestView
+from sidecar.wire.request_view import RequestView
 
 _WHOLE = 2.0**64
 

@@ -11,7 +11,7 @@ from typing import Final
 from sidecar.errors import ProtocolError
 from sidecar.wire.framing import Chunked
 from sidecar.wire.http1 import RequestHead
-from sidecar.wire.json_edit import SMALL_BODY_BYTES
+from sidecar.wire.request_view import SMALL_BODY_BYTES
 
 LARGE_BYTES: Final = SMALL_BODY_BYTES  # what is read in slices goes up in slices, so much in one turn of the loop
 _TOO_LARGE: Final = "the body is larger than max_body_bytes"

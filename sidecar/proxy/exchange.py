@@ -31,8 +31,8 @@ from sidecar.proxy.reply import Reply
 from sidecar.proxy.translated import TranslatedReply, said_of
 from sidecar.wire.answer import Collector
 from sidecar.wire.http1 import ResponseHead, edit_response, parse_response
-from sidecar.wire.json_edit import RequestView
 from sidecar.wire.needs import text_bytes
+from sidecar.wire.request_view import RequestView
 
 _MAX_RESPONSE_HEAD_BYTES: Final = 256 * 1024
 _LEFT: Final = "client_closed"

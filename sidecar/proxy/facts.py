@@ -17,8 +17,8 @@ from sidecar.proxy.tenant import TENANT
 from sidecar.secrecy import MAX_NAME
 from sidecar.wire.conversation import texts_of
 from sidecar.wire.http1 import RequestHead
-from sidecar.wire.json_edit import RequestView
 from sidecar.wire.needs import Needs, needs_of, needs_of_text
+from sidecar.wire.request_view import RequestView
 from sidecar.wire.target import any_model_in, model_in
 
 _MAX_TAGS: Final = 16

@@ -19,7 +19,7 @@ from sidecar.proxy.plane import Plane
 from sidecar.proxy.upstream import UpstreamConnection
 from sidecar.wire.framing import LAST_CHUNK, chunk
 from sidecar.wire.http1 import RequestHead
-from sidecar.wire.json_edit import SMALL_BODY_BYTES, RequestView, SlicedReader, read_request
+from sidecar.wire.request_view import SMALL_BODY_BYTES, RequestView, SlicedReader, read_request
 
 Phase = Literal["body", "queue", "first_byte", "streaming", "over"]
 NEVER: Final = float("inf")

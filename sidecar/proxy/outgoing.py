@@ -17,8 +17,9 @@ from sidecar.core.variants import rewrite
 from sidecar.proxy.body import Parts
 from sidecar.proxy.origin import Origin
 from sidecar.proxy.plane import Plane
-from sidecar.wire.json_edit import RequestView, edit_parts, edit_request
+from sidecar.wire.json_edit import edit_parts, edit_request
 from sidecar.wire.json_scan import MemberScanner
+from sidecar.wire.request_view import RequestView
 from sidecar.wire.system_prompt import edit_system
 
 ASKABLE: Final = frozenset({"chat", "completions"})  # endpoints whose streams can be asked for usage

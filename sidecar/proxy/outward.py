@@ -20,7 +20,7 @@ from sidecar.proxy.reply import Reply
 from sidecar.proxy.translated import Said, Translated, TranslatedReply
 from sidecar.proxy.upstream import LARGE_READ_BYTES, UpstreamConnection
 from sidecar.wire.framing import LAST_CHUNK
-from sidecar.wire.json_edit import RequestView
+from sidecar.wire.request_view import RequestView
 from sidecar.wire.translate import Named
 
 

@@ -24,8 +24,8 @@ from sidecar.proxy.watchdog import Watchdog
 from sidecar.tasks import Tasks
 from sidecar.wire.answer import Collector
 from sidecar.wire.http1 import RequestHead
-from sidecar.wire.json_edit import RequestView
 from sidecar.wire.providers import FORMATS
+from sidecar.wire.request_view import RequestView
 
 MAX_KEPT: Final = 20_000  # some 3 MB
 SWEEP_S: Final = 0.1  # deadlines are checked this often: a timer per request would cost more than the request's parsing

@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from sidecar.proxy.origin import Origin
 from sidecar.wire.http1 import RequestHead
-from sidecar.wire.json_edit import RequestView
+from sidecar.wire.request_view import RequestView
 
 
 class Seen(Struct, frozen=True):

@@ -25,10 +25,10 @@ from sidecar.wire.answer import Collector
 from sidecar.wire.decode import coding_of, make_decoder
 from sidecar.wire.framing import LAST_CHUNK, chunk
 from sidecar.wire.http1 import RequestHead, ResponseHead, field_names, fields_of
-from sidecar.wire.json_edit import RequestView
 from sidecar.wire.needs import needs_of
 from sidecar.wire.neutral import Format, Report, Request
 from sidecar.wire.providers import FORMATS, format_at
+from sidecar.wire.request_view import RequestView
 from sidecar.wire.spokes import SPOKES
 from sidecar.wire.sse import SseParser
 from sidecar.wire.target import asks_array, path_segment

@@ -9,8 +9,8 @@ import re
 import msgspec
 from msgspec import Raw, Struct
 
-from sidecar.wire.json_edit import PlainCall, RequestView
 from sidecar.wire.json_scan import MemberScanner
+from sidecar.wire.request_view import PlainCall, RequestView
 
 MAX_KEY_BYTES = 65_536
 _QUICK_BYTES = 65_536  # up to here decoding all messages is cheaper than looking for the first ones

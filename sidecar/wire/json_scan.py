@@ -12,11 +12,14 @@ from collections import deque
 from collections.abc import Generator
 from typing import NamedTuple
 
+import msgspec
+
 MAX_MEMBERS = 4096  # of one object; a body with more is no request we know, and is left alone
 _MAX_TOKENS = 1500  # looked at between two pauses: about 1 ms of Python, whatever the bytes are
 _MAX_DEPTH = 900  # about where the other reader, which is recursive, gives up too
 _STEPS = {b"{": 1, b"[": 1, b"}": -1, b"]": -1}
 _KEPT_ITEMS = 64  # messages remembered from each end of a conversation
+_decode_str = msgspec.json.Decoder(str).decode
 
 # Runs are bounded so that no single match can hold the loop: 1 KiB of key, 4 KiB of number, 64 KiB of white space.
 _KEY = re.compile(rb'[ \t\r\n]{0,65536}"((?>(?:[^"\\]|\\.){0,1024}))"[ \t\r\n]{0,65536}:[ \t\r\n]{0,65536}', re.DOTALL)
@@ -68,7 +71,14 @@ class MemberScanner:
         return self
 
     def key(self, member: Member) -> bytes:
-        return self.body[member.key_start : member.key_end]
+        """The key as a parser reads it."""
+        key = self.body[member.key_start : member.key_end]
+        if b"\\" not in key:
+            return key
+        try:
+            return _decode_str(b'"' + key + b'"').encode()
+        except (msgspec.MsgspecError, UnicodeError):
+            return key
 
     def items(self, key: bytes) -> list[tuple[int, int]]:
         """The places of the objects directly in the array `messages` or `input`: the first and the last 64 of them."""

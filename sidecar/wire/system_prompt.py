@@ -19,8 +19,8 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from sidecar.wire.json_edit import RequestView
 from sidecar.wire.json_scan import Member, MemberScanner
+from sidecar.wire.request_view import RequestView
 
 _ROLES: Final = frozenset({"system", "developer"})
 _encode = msgspec.json.Encoder().encode
@@ -81,7 +81,7 @@ class _Object:
         self.scanner = scanner
         self.text = scanner.body
         self.offset = offset  # of `text` in the whole body
-        self.places = {_plain(scanner.key(one)): (one.start, one.end) for one in scanner.members}
+        self.places = {scanner.key(one).decode(errors="replace"): (one.start, one.end) for one in scanner.members}
 
     def value(self, key: str) -> bytes:
         """The member's text; empty when there is none."""
@@ -119,14 +119,6 @@ class _Object:
             return self.inner(*known[0])
         written = self.text[start : start + 1] == b"["  # its key has escapes, or another of its name came before
         return next(iter(self.items(key)), None) if written else None
-
-
-def _plain(key: bytes) -> str:
-    """The key as a parser reads it; one that it cannot read is like no other."""
-    try:
-        return _decode_str(b'"' + key + b'"')
-    except _FAULTS:
-        return repr(key)
 
 
 def _string(text: bytes) -> str | None:

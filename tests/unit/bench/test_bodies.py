@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench import bodies, payloads, peers
-from sidecar.wire.json_edit import read_request
+from sidecar.wire.request_view import read_request
 
 
 @pytest.mark.parametrize("size", [1, 2_000, 300_000])

@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from sidecar.proxy.outgoing import Params, placed
-from sidecar.wire.json_edit import SMALL_BODY_BYTES, SlicedReader, read_request
+from sidecar.wire.request_view import SMALL_BODY_BYTES, SlicedReader, read_request
 
 WARM: Params = (("temperature", b"0.3"), ("max_tokens", b"9"))
 MADE = b'{"maxOutputTokens":9,"temperature":0.3}'

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sidecar.wire.conversation import MAX_KEY_BYTES, Texts, last_user_text, texts_of
-from sidecar.wire.json_edit import RequestView, SlicedReader, read_request
+from sidecar.wire.request_view import RequestView, SlicedReader, read_request
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 FIRST = {"role": "user", "content": [{"type": "text", "text": "Where is it?", "cache_control": {"type": "ephemeral"}}]}

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.wire.json_edit import MOST_TOKENS, RequestView, SlicedReader, edit_request, read_request
+from sidecar.wire.json_edit import edit_request
 from sidecar.wire.json_scan import MAX_MEMBERS, MemberScanner
+from sidecar.wire.request_view import MOST_TOKENS, RequestView, SlicedReader, read_request
 
 CHAT = b'{"model":"gpt-4o","messages":[{"role":"user","content":"hi"}],"stream":true,"max_tokens":5}'
 

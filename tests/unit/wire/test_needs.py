@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.abilities import AUDIO, DOCUMENTS, IMAGES, JSON_SCHEMA, THINKING
-from sidecar.wire.json_edit import SlicedReader, read_request
 from sidecar.wire.needs import (
     BYTES_PER_TOKEN,
     DOCUMENT_TOKENS,
@@ -21,6 +20,7 @@ from sidecar.wire.needs import (
     needs_of,
     text_bytes,
 )
+from sidecar.wire.request_view import SlicedReader, read_request
 
 BLOB = base64.b64encode(hashlib.shake_256(b"pixels").digest(90_000)).decode()
 CALLS: list[tuple[int, Any]] = [

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.wire.json_edit import SlicedReader, edit_request, read_request
+from sidecar.wire.json_edit import edit_request
 from sidecar.wire.json_scan import MemberScanner
+from sidecar.wire.request_view import SlicedReader, read_request
 from sidecar.wire.system_prompt import edit_system
 
 NEW = 'be "brief"\n\u00e9\ud83d\ude00'.encode("utf-16", "surrogatepass").decode("utf-16")
