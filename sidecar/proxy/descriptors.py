@@ -1,6 +1,7 @@
 """How many descriptors the process may have, how many calls they hold (each has a client's connection and its own), and
 which connections of clients give theirs up where they run out."""
 
+import os
 import resource
 from collections.abc import Collection
 from contextlib import suppress
@@ -37,6 +38,16 @@ def room_for_clients() -> tuple[float, float]:
     return limit - spare, limit - spare // 2
 
 
+def _next_descriptor() -> float:
+    """The one that a new file gets now; infinite where there is none."""
+    try:
+        descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return inf
+    os.close(descriptor)
+    return descriptor
+
+
 class Resting(Protocol):
     """What there is to know of a client's connection."""
 
@@ -69,9 +80,10 @@ class ClientRoom:
         return descriptor < self._full
 
     def give_way(self, connections: Collection[C], now: float) -> list[C]:
-        """Who gives way: of those that rest the ones that would end first, until few enough are left."""
+        """Who gives way: of those that rest the ones that would end first, until few enough are left, or others than clients
+        have given their descriptors up."""
         excess = len(connections) - self._stay
-        if excess <= 0:
+        if excess <= 0 or _next_descriptor() < 2 * self._many - self._full:
             self._stay = inf
             return []
         resting = sorted((one for one in connections if one.rests(now)), key=lambda one: one.deadline)
