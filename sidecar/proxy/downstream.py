@@ -78,7 +78,7 @@ class Downstream(asyncio.Protocol):
         self.plane.books.connections += 1
         self.deadline = monotonic() + self.plane.settings.keepalive_idle_s
         sock = transport.get_extra_info("socket")
-        if sock is not None and not self.plane.client_room.admits(sock.fileno(), len(self.plane.connections)):
+        if sock is not None and not self.plane.admits(sock.fileno()):
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:

@@ -277,6 +277,15 @@ class Plane:
         except Exception as error:  # noqa: BLE001 - the engine may fail, traffic may not
             self.on_bug("charge", error)
 
+    def admits(self, descriptor: int) -> bool:
+        """Whether a client's new connection may stay. Where descriptors begin to run out, idle ones to upstreams go first:
+        new clients come faster than the sweep."""
+        room, was_short = self.client_room, self.client_room.is_short
+        admitted = room.admits(descriptor, len(self.connections))
+        if room.is_short and not was_short:
+            self.close_idle()
+        return admitted
+
     def close_idle(self) -> None:
         """Closes the connections to upstreams that carry nothing now: others need their descriptors."""
         for origin in {*self.origins.values(), *self.defaults.values()}:

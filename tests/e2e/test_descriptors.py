@@ -16,6 +16,7 @@ BUSY_S = 20.0
 BODY = json.dumps({"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]}).encode()
 CALL = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 CALL += b"Content-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
+VERSION = b"\r\nanthropic-version: 2023-06-01\r\n\r\n"
 # Runs a module under these soft and hard limits of open files.
 LIMITED = """
 import resource, runpy, sys
@@ -73,4 +74,23 @@ def test_connections_that_lie_idle(tmp_path: Path) -> None:
             assert ask(sidecar.port, "POST", "/v1/chat/completions", body=body)[0] == 200
         assert 100 < sidecar.admin("GET", "/api/v1/status")["load"]["connections"] <= 512 - 48
         assert sidecar.output().count('"event":"overload.files"') == 1
+        sidecar.kill()
+
+
+def test_idle_connections_to_upstreams_give_way_to_new_clients(tmp_path: Path) -> None:
+    """Clients that come at once, for another upstream than those before: none of their connections is refused."""
+    program = ("-c", LIMITED, "512", "512", "sidecar")
+    message = CALL.replace(BODY, BODY[:-1] + b', "max_tokens": 9}').replace(b"%d" % len(BODY), b"%d" % (len(BODY) + 17))
+    message = message.replace(b"/v1/chat/completions", b"/v1/messages").replace(b"\r\n\r\n", VERSION)
+    with (
+        Provider(tmp_path, "default:ttft=1.0") as provider,
+        Sidecar(tmp_path, provider.url, program=program) as sidecar,
+    ):
+        for call in (CALL, message):
+            with contextlib.ExitStack() as stack:
+                clients = []
+                for _ in range(180):
+                    clients.append(stack.enter_context(socket.create_connection((LOOPBACK, sidecar.port), 15)))
+                    clients[-1].sendall(call)
+                assert {client.recv(12) for client in clients} == {b"HTTP/1.1 200"}
         sidecar.kill()
