@@ -51,9 +51,18 @@ def waiting_bytes(transport: asyncio.Transport) -> int:
 
 def has_left(transport: asyncio.Transport, *, half: bool) -> bool:
     """Whether the peer reset its side, or with `half` only closed it, asked of the kernel without reading."""
+    return _shows(transport, (select.POLLRDHUP if half else 0) | select.POLLHUP | select.POLLERR)
+
+
+def has_come(transport: asyncio.Transport) -> bool:
+    """Whether something of the peer waits to be read, if only its end, asked in the same way."""
+    return _shows(transport, select.POLLIN | select.POLLHUP | select.POLLERR)
+
+
+def _shows(transport: asyncio.Transport, events: int) -> bool:
     sock = transport.get_extra_info("socket")
     if sock is None or transport.is_closing():
         return False
     poller = select.poll()
-    poller.register(sock.fileno(), (select.POLLRDHUP if half else 0) | select.POLLHUP | select.POLLERR)
+    poller.register(sock.fileno(), events)
     return bool(poller.poll(0))

@@ -17,7 +17,7 @@ from typing import Final, Protocol, cast
 from sidecar.clock import monotonic, to_steady
 from sidecar.core.concurrency import Limit
 from sidecar.proxy.dial import Dialer, DialError, Dialled, of_tls
-from sidecar.proxy.stall import has_left, waiting_bytes
+from sidecar.proxy.stall import has_come, waiting_bytes
 from sidecar.tasks import Tasks
 
 _TIMEOUT_HINT: Final = re.compile(rb"timeout=([0-9]{1,6})")
@@ -183,12 +183,12 @@ class UpstreamConnection(Dialled):
             self.idle_limit_s = min(self._pool.idle_limit_s, int(hint[1]) - _HINT_MARGIN_S)
 
     def serves(self, now: float) -> bool:
-        """Whether an idle connection may carry another call. That its server has closed it the loop may not have read yet:
-        the call and the end came in the same turn. The kernel knows, and to ask it costs 1 us."""
+        """Whether an idle connection may carry another call. That its server has closed it, or has said what nobody asked
+        for, the loop may not have read yet: the call came in the same turn. The kernel knows, and to ask it costs 1 us."""
         idle_s = now - self.idle_since
         if idle_s >= self.idle_limit_s or self.transport.is_closing():
             return False
-        return idle_s < _QUIET_S or not has_left(self.source, half=True)
+        return idle_s < _QUIET_S or not has_come(self.source)
 
     def has_unsent(self, *, large: bool) -> bool:
         """Whether some of a request may not have left us yet. TLS keeps a part of a `large` one where only the kernel's

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -219,10 +220,12 @@ async def test_connections_that_the_upstream_closed_are_not_used(upstream: Upstr
     assert statuses == [200] * 100
 
 
-async def test_a_call_that_comes_with_the_end_of_an_idle_connection(serve: Serve) -> None:
-    """INC-11: both lie in their sockets when the loop looks, the call first; nothing has been sent, so it costs nothing."""
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_call_that_comes_with_the_end_of_an_idle_connection(serve: Serve, ends: bool) -> None:
+    """INC-11: both lie in their sockets when the loop looks, the call first; nothing has been sent, so it costs nothing. So
+    it is with an answer that nobody asked for, which is not the call's."""
     loop = asyncio.get_running_loop()
-    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client, ExitStack() as peers:
         for one in (listener, client):
             one.setblocking(False)
         side = await serve(f"http://127.0.0.1:{listener.getsockname()[1]}")
@@ -237,7 +240,11 @@ async def test_a_call_that_comes_with_the_end_of_an_idle_connection(serve: Serve
             await asyncio.sleep(0.05)
             if rest:
                 client.send(post())
-            peer.close()
+            if ends:
+                peer.close()
+            else:
+                peer.send(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+                peers.enter_context(peer)
 
 
 async def test_the_servers_keep_alive_hint_is_obeyed(upstream: Upstream, serve: Serve) -> None:
