@@ -352,7 +352,7 @@ class Sidecar:
     def _tick(self) -> None:
         self.on_events(self.engine.tick(steady()))
         self.on_events([*self.cycling.tick(), *self.guarding.poll(steady(), self.archive.audit_head)])
-        self.on_events(self.plane.certificate.poll())
+        self.on_events([*self.plane.certificate.poll(), *self.archive.poll()])
         self._look_around()
         if self._owed:  # the last calls before a silence
             self._keep_state(())

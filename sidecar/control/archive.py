@@ -66,6 +66,7 @@ class Archive:
         self._foreign = False  # the stored state is not ours: another process writes it, or we could not read it yet
         self._unread = ""  # why we could not
         self._loading = False
+        self._told_aside: Path | None = None
         self._searching = asyncio.Lock()
         self._searches = 0  # under way, and waiting
         self._barred = False  # what is stored is sealed, or of a newer program, and must not be written over
@@ -155,6 +156,18 @@ class Archive:
             return [Event(kind="state.not_stored", severity="high", message=text)]
         text = f"{said}; it is kept: `llm-sidecar state export FILE --version {version}` writes it"
         return [Event(kind="state.set_aside", severity="high", message=text, detail={"version": version})]
+
+    def poll(self) -> Sequence[Event]:
+        """Whether the file was found damaged since the last call, and lies elsewhere now: its rows are in no answer more,
+        and nobody else would say so."""
+        aside = None if self.writer is None else self.writer.moved_aside
+        if aside == self._told_aside or aside is None:
+            return ()
+        self._told_aside = aside
+        message = (
+            f"the database was damaged and is {aside} now; the new one has nothing of it but what this process knows"
+        )
+        return [Event(kind="store.moved_aside", severity="high", message=message, detail={"file": aside.name})]
 
     def put(self, rows: Sequence[Row]) -> None:
         if self.writer is not None:

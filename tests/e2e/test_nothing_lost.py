@@ -17,6 +17,7 @@ from sidecar.clock import monotonic
 from tests.e2e.process import Provider, Sidecar, serving
 from tests.e2e.rounds import LOSABLE_S, kill_round, step, write_policy
 from tests.e2e.traffic import Load
+from tests.fixtures.waiting import wait_for
 
 RECOVERY_S = 5.0  # rows are written again within 5 s of the store's return
 STALL_S = 0.25  # what one wait for a lock costs the writer's thread: a request that shared it would take longer
@@ -224,3 +225,4 @@ async def test_a_corrupt_file_at_start(tmp_path: Path) -> None:
         print("corrupt", monotonic() - ready)
         assert (load.failed, load.broken) == ([], {})
         assert len(list(db.parent.glob("sidecar.db.corrupt-*"))) == 1
+        assert wait_for(lambda: '"event":"store.moved_aside"' in sidecar.output())

@@ -67,6 +67,20 @@ async def test_learning_comes_back(tmp_path: Path) -> None:
     second.close(5)
 
 
+async def test_a_damaged_file_is_told(tmp_path: Path) -> None:
+    """Once: all that people look for in the database is in another file by now."""
+    db = tmp_path / "sidecar.db"
+    db.write_bytes(b"no database" * 1000)
+    archive = Archive(settings(f"db={db}"))
+    await archive.open(engine())
+    assert await archive.stored(5)
+    (told,) = archive.poll()
+    assert (told.kind, told.severity) == ("store.moved_aside", "high")
+    assert (tmp_path / str(told.detail["file"])).read_bytes().startswith(b"no database")
+    assert not archive.poll()
+    archive.close(5)
+
+
 async def test_priors(tmp_path: Path) -> None:
     """They are read when nothing is stored; a missing file is an event, and learning starts from nothing."""
     priors = tmp_path / "priors.json"
