@@ -382,8 +382,12 @@ class LeadingSidecar(Sidecar):
         return {labels: value for labels, value in told.items() if value is not None}
 
     def _sum_of(self, name: str) -> Callable[[], Reading]:
+        nothing: Reading = (
+            {} if BY_NAME[name].labels else 0.0
+        )  # without a label there is no series of one that has them
+
         def read() -> Reading:
-            return summed([self._gone.get(name, 0.0), *self._told(name)])
+            return summed([self._gone.get(name, nothing), *self._told(name)], nothing)
 
         return read
 
@@ -424,8 +428,8 @@ def divided(settings: Settings) -> Settings:
     )
 
 
-def summed(gauges: Sequence[Gauge | Reading]) -> Reading:
-    """One gauge of several processes, added up by its labels."""
+def summed(gauges: Sequence[Gauge | Reading], nothing: Reading = 0.0) -> Reading:
+    """One gauge of several processes, added up by its labels; `nothing` where none of them has a number."""
     total, table = 0.0, dict[tuple[str, ...], float]()
     for gauge in gauges:
         if not isinstance(gauge, int | float):
@@ -433,4 +437,4 @@ def summed(gauges: Sequence[Gauge | Reading]) -> Reading:
                 table[labels] = table.get(labels, 0.0) + value
         else:
             total += gauge
-    return table or total
+    return table or total or nothing

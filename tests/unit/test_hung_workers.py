@@ -1,6 +1,7 @@
 """Workers that hang: who is killed, when, and who is not."""
 
 import asyncio
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -237,6 +238,18 @@ async def test_counters_of_a_worker_that_ended_stay(tmp_path: Path) -> None:
     assert "llm_sidecar_errands_dropped_total 6.0" in text
     assert 'llm_sidecar_pool_connections{state="idle",upstream="up"} 2.0' in text
     made.crew.kill()
+    await made.tasks.close(1.0)
+
+
+async def test_no_series_lacks_the_labels_of_its_name(tmp_path: Path) -> None:
+    """Before the first worker has told, and where none has a number: upstreams without a limit are not limited to 0."""
+    made, member, _ = await leader(tmp_path)
+    early = made.metrics.render()[1].decode()
+    told: dict[str, Gauge] = {"concurrency_limit": [], "pool_connections": [], "errands_dropped": 0.0}
+    made.crew._hear(member, frame(Report(turn=0, books=Books(), spending={}, counted=Counted(told)))[4:])
+    for text in (early, made.metrics.render()[1].decode()):
+        assert re.findall(r"^llm_sidecar_(?:concurrency|pool|breaker|upstream)\S* 0\.0$", text, re.MULTILINE) == []
+        assert "\nllm_sidecar_errands_dropped_total 0.0\n" in text
     await made.tasks.close(1.0)
 
 
