@@ -55,7 +55,11 @@ CATALOGUE: tuple[Metric, ...] = (
         "validator_failures", "counter", ("route", "arm", "validator"),
         "Answers that did not pass a validator of `quality.validators`, by its name.",
     ),
-    Metric("sent_seconds", "histogram", TIMED, f"Last byte of the request given to the upstream's socket. {_CLOCK}"),
+    Metric(
+        "sent_seconds", "histogram", TIMED,
+        "Last byte of the request given to the upstream's socket. Not of calls that another arm was asked first (fallback,"
+        f" cascade). {_CLOCK}",
+    ),
     Metric("ttfb_seconds", "histogram", TIMED, f"First byte of the response. {_CLOCK}"),
     Metric("ttfe_seconds", "histogram", TIMED, f"First server-sent event, of whatever kind. {_CLOCK}"),
     Metric("ttft_seconds", "histogram", TIMED, f"First generated token. Streams only. {_CLOCK}"),

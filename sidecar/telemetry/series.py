@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import TypeAlias
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from sidecar.core.types import Clocks, Settled, Usage
@@ -84,7 +85,8 @@ class Series:
         self.requests += 1
         answered = outcome.kind == "completed" and outcome.status < 400
         if answered:
-            self._clocks.append(outcome.clocks)
+            clocks = outcome.clocks
+            self._clocks.append(clocks if _asked_once(settled) else replace(clocks, sent_s=None))
         usage = outcome.usage
         if usage is not None:
             self._usages.append(usage)
@@ -118,6 +120,11 @@ class Series:
             self.qualities.setdefault(source, Histograms(1, SCORES)).add(0, scores)
         for kept in (self._clocks, self._usages, self._rewards, self._qualities):
             kept.clear()
+
+
+def _asked_once(settled: Settled) -> bool:
+    """Whether no arm was asked before the one that served: else `sent` holds that arm's time, and is none of ours."""
+    return settled.stages is None and settled.outcome.served_arm in (None, settled.decision.arm)
 
 
 def _reached_a_model(settled: Settled) -> bool:

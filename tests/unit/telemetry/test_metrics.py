@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from sidecar.core.types import Clocks, Event
+from sidecar.core.types import Clocks, Event, Stage
 from sidecar.telemetry import metrics as module
 from sidecar.telemetry.catalogue import CATALOGUE, PREFIX, SECONDS, markdown
 from sidecar.telemetry.metrics import MAX_VALUES, Metrics
@@ -99,6 +99,18 @@ def test_failures_teach_no_clock() -> None:
     assert total(metrics, "duration_seconds_count") == 0
     assert total(metrics, "cost_unknown_total") == 0
     assert total(metrics, "cost_usd_total", kind="lower_bound") == pytest.approx(1.5e-6)
+
+
+def test_what_arms_took_that_were_asked_before_is_no_time_of_the_sidecars_own() -> None:
+    """`sent` of a fallback or of a cascade's next stage is late by the first arm's answer; the alert LlmSidecarSlowToSend
+    and the query for what the sidecar adds are about calls that were asked once."""
+    metrics = Metrics()
+    late = replace(settled().outcome.clocks, sent_s=3.0)
+    cascaded = replace(settled(clocks=late), stages=(Stage(arm="small", why="json_schema", duration_s=3.0),))
+    metrics.observe([settled(), settled(served_arm="mini"), settled(clocks=late, served_arm="big"), cascaded])
+    assert total(metrics, "sent_seconds_count") == 2
+    assert total(metrics, "sent_seconds_bucket", le="0.32") == total(metrics, "sent_seconds_bucket", le="+Inf") == 2
+    assert total(metrics, "ttft_seconds_count") == 4
 
 
 def test_a_fallback_counts_for_the_arm_that_served() -> None:
