@@ -73,9 +73,9 @@ class RequestLog:
     def notes(self) -> list[str]:
         """What keeps the lines from their file."""
         sink = self.sink
-        if sink is None or not sink.closed_for:
+        if sink is None or not sink.trouble:
             return []
-        return [f"request log: {sink.target} cannot be opened ({sink.closed_for}); {sink.waiting_bytes} bytes wait"]
+        return [f"request log: {sink.target} {sink.trouble}; {sink.waiting_bytes} bytes wait"]
 
     def observe(self, rows: Sequence[Row]) -> None:
         """Writes one line per row; never blocks and never raises."""

@@ -22,7 +22,7 @@ class Sink:
         self.target = target
         self.dropped = 0  # lines that nobody will see
         self.errors = 0
-        self.closed_for = ""  # why the file is not open
+        self.trouble = ""  # what keeps lines from the file, and why
         self._backlog: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._limit = backlog_bytes
@@ -61,9 +61,10 @@ class Sink:
                 written = os.write(self._fd, backlog[0])
             except BlockingIOError:
                 return
-            except OSError:  # disk full, reader gone, file system away: the lines wait, the count says so
-                self.errors += 1
+            except OSError as error:  # disk full, reader gone, file system away: the lines wait
+                self._fails("written", error)
                 return
+            self.trouble = ""
             self._waiting_bytes -= written
             if written == len(backlog[0]):
                 backlog.popleft()
@@ -105,11 +106,14 @@ class Sink:
                 flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
                 self._fd = os.open(self.target, flags, 0o600)
                 self._inode = os.fstat(self._fd).st_ino
-            self.closed_for = ""
+            self.trouble = ""
         except OSError as error:
             self._fd = -1
-            self.errors += 1
-            self.closed_for = error.strerror or type(error).__name__
+            self._fails("opened", error)
+
+    def _fails(self, to_be: str, error: OSError) -> None:
+        self.errors += 1
+        self.trouble = f"cannot be {to_be} ({error.strerror or type(error).__name__})"
 
     def _shut(self) -> None:
         fd, self._fd = self._fd, -1

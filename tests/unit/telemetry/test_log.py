@@ -151,6 +151,20 @@ def test_a_file_that_cannot_be_opened_is_noted(tmp_path: Path) -> None:
     assert RequestLog("off").notes() == []
 
 
+def test_a_file_that_cannot_be_written_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk: `/ready` says so until there is room, and what waited is written then."""
+    app = Sidecar(Settings.load({}, None, ["request_log=/dev/full"]), {})
+    app.request_log.observe([row(settled(), "bot")])
+    [note] = app.readiness().notes
+    assert note.startswith("request log: /dev/full cannot be written (No space left on device); ")
+    with monkeypatch.context() as room:
+        room.setattr(os, "write", lambda _fd, lines: len(lines))
+        app.request_log.observe([row(settled(), "bot")])
+    assert app.readiness().notes == []
+    app.request_log.close()
+    assert app.request_log.dropped == 0
+
+
 def _refuse(*_arguments: object) -> int:
     raise OSError("no /proc here")
 
