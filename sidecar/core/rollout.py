@@ -56,6 +56,7 @@ class Phase(StrEnum):
 
 
 UNDER_WAY: Final = (Phase.RUNNING, Phase.PAUSED)
+OVER: Final = (Phase.PROMOTED, Phase.ROLLED_BACK)  # until a person, or the brake, says otherwise
 TRANSITIONS: Final[Mapping[tuple[Phase, Verb], Phase]] = {
     (Phase.PENDING, "start"): Phase.RUNNING,
     (Phase.PENDING, "rollback"): Phase.ROLLED_BACK,

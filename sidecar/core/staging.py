@@ -28,7 +28,7 @@ from sidecar.core.brake import Brake
 from sidecar.core.evidence import Group
 from sidecar.core.policy import Arm, RolloutSpec, Route
 from sidecar.core.resting import Kind, Resting
-from sidecar.core.rollout import UNDER_WAY, Permit, Phase, Rollout, rollout_id_of
+from sidecar.core.rollout import OVER, UNDER_WAY, Permit, Phase, Rollout, rollout_id_of
 from sidecar.core.types import Event, Outcome
 from sidecar.core.verdict import Sample, sample_of
 from sidecar.errors import RolloutError
@@ -97,7 +97,7 @@ class Staging:
             if old.id == new.id:
                 self.rollouts[arm] = old
                 old.min_labels = self._route.quality.min_samples
-            elif same and old.phase is Phase.PROMOTED:
+            elif same and old.phase in OVER:
                 new.restore({**old.to_state(), "id": new.id})  # who starts it again starts what the policy says now
             elif old.phase in UNDER_WAY:
                 self._unbind(arm)
@@ -303,8 +303,8 @@ class Staging:
             self.rollouts[begun.arm] = Rollout(begun.id, begun.route, begun.arm, begun.spec, begun.min_labels)
 
     def _renamed(self, arm: str, kept: dict[str, Any]) -> dict[str, Any]:
-        """What is kept of a rollout that is complete, as one of the present spec: no edit of that undoes it."""
-        return {**kept, "id": self.rollouts[arm].id} if kept.get("phase") == Phase.PROMOTED else kept
+        """What is kept of a rollout that is over, as one of the present spec: no edit of that undoes it."""
+        return {**kept, "id": self.rollouts[arm].id} if kept.get("phase") in OVER else kept
 
     def _take_over(self, arm: str, kept: object, taken: set[str], now: float, *, is_same: bool) -> list[Event]:
         """The rollout of one arm, which is the same or another one under its name, goes on, sleeps, or begins anew."""

@@ -69,8 +69,25 @@ def test_changing_the_spec_of_a_running_rollout_begins_it_again() -> None:
     events = made.apply(policy(rollout=replace(SPEC, steps=(1, 100))), NOW)
     assert kinds(events) == ["policy.applied", "rollout.started"]
     assert made.decide(facts(bound), NOW).reason != "sticky"
+
+
+@pytest.mark.parametrize("mode", ["canary", "optimize"])
+def test_a_rollout_that_was_rolled_back_stays_so_behind_an_edit_of_its_spec(mode: str) -> None:
+    """At once and after a restart, with why; a person starts it as the policy is now. Another model begins anew."""
+    spec = replace(SPEC, steps=(50, 100))
+    made, edited = engine(policy(mode=mode)), policy(mode=mode, rollout=spec)
     made.rollback("support", NOW)
-    assert kinds(made.apply(policy(), NOW)) == ["policy.applied", "rollout.started"]
+    later = engine(edited)
+    later.restore(made.snapshot(), NOW)
+    assert kinds(made.apply(edited, NOW)) == ["policy.applied"]
+    for one in (made, later):
+        assert at(one) == [("rolled_back", 0)]
+        assert one.status()[0].rollouts[0].cause == "by hand"
+    other = engine(policy(mode=mode, rollout=spec, arms=(replace(MINI, model="other"),)))
+    other.restore(made.snapshot(), NOW)
+    assert at(other) == [("running", 50)]
+    made.start_rollout("support", "mini", NOW)
+    assert at(restarted(made)) == at(made) == [("running", 50)]
 
 
 @pytest.mark.parametrize("mode", ["canary", "optimize"])
