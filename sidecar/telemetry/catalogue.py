@@ -44,6 +44,10 @@ CATALOGUE: tuple[Metric, ...] = (
     ),
     Metric("errors", "counter", ("route", "arm", "error"), "Exchanges that ended with an error, by its kind."),
     Metric(
+        "fallbacks", "counter", ("route", "arm", "served"),
+        "Exchanges that another arm had to serve, by the arm that failed them; in `requests` under the one that served.",
+    ),
+    Metric(
         "tokens", "counter", (*SERIES, "type"),
         "Tokens as billed. `input` includes `cached_input` and `cache_write`, `output` includes `reasoning`.",
     ),

@@ -89,6 +89,9 @@ class Metrics(Collector):
             if error is not None:
                 route, arm = self._value("route", key[0]), self._value("arm", key[1])
                 self.count("errors", (route, arm, self._value("error", error)))
+            if key[6] == "fallback":
+                asked, served = settled.decision.arm or "none", self._value("arm", key[1])
+                self.count("fallbacks", (self._value("route", key[0]), self._value("arm", asked), served))
 
     def _failures(self, settled: Settled) -> None:
         route, arm = _key(settled)[:2]

@@ -114,9 +114,10 @@ def test_what_arms_took_that_were_asked_before_is_no_time_of_the_sidecars_own() 
 
 
 def test_a_fallback_counts_for_the_arm_that_served() -> None:
-    """The labels name the arm that served and the reason `fallback`."""
+    """The labels name the arm that served and the reason `fallback`; who failed it is counted beside."""
     metrics = Metrics()
     metrics.observe([settled(served_arm="gpt-4o"), settled(served_arm="mini"), settled(arm=None)])
+    assert total(metrics, "fallbacks_total", arm="mini", served="gpt-4o") == total(metrics, "fallbacks_total") == 1
     assert total(metrics, "requests_total", arm="gpt-4o", reason="fallback") == 1
     assert total(metrics, "requests_total", arm="mini", reason="sampled") == 1
     assert total(metrics, "requests_total", arm="none") == 1
