@@ -237,6 +237,27 @@ def test_the_format_follows_the_accept_header() -> None:
     assert all(line.split()[2].startswith(PREFIX) for line in body.decode().splitlines() if line.startswith("# TYPE"))
 
 
+def test_a_scrape_is_bounded_where_clients_invent_names() -> None:
+    """200 models at eight endpoints, streamed and not, each with all nine clocks, 26 kB."""
+    metrics = Metrics()
+    for model in range(MAX_VALUES):
+        for endpoint in (
+            "chat",
+            "responses",
+            "messages",
+            "completions",
+            "embeddings",
+            "generate",
+            "converse",
+            "cohere",
+        ):
+            for stream in (True, False):
+                one = settled(stream=stream)
+                facts = replace(one.facts, endpoint=endpoint, stream=stream)
+                metrics.observe([replace(one, sent_model=f"model-{model}", facts=facts)])
+    assert len(metrics.render()[1]) < 33_000_000
+
+
 def test_every_metric_is_in_the_docs() -> None:
     """docs/metrics.md's list is what `python -m sidecar.telemetry.metrics` prints; names are unique."""
     assert markdown() in DOCS.read_text(encoding="utf-8")
