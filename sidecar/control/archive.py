@@ -14,6 +14,7 @@ from sidecar.clock import earlier, steady, wall
 from sidecar.config.files import LARGEST_STATE, content_of
 from sidecar.config.settings import Settings
 from sidecar.control.feedback import Kind, Known
+from sidecar.control.ownership import Ownership, Whose
 from sidecar.core.engine import Engine
 from sidecar.core.memory import VERSION, version_of
 from sidecar.core.record import Row
@@ -61,15 +62,11 @@ class Archive:
         self.writer: Writer | None = None
         if settings.db is not None:
             self.writer = Writer(settings.db, service=settings.service, limits=limits, keys=keys)
-        self._state = b""
-        self._started = False
-        self._foreign = False  # the stored state is not ours: another process writes it, or we could not read it yet
-        self._unread = ""  # why we could not
-        self._loading = False
+        self._stored = Ownership()
+        self._state = b""  # of ours, put last
         self._told_aside: Path | None = None
         self._searching = asyncio.Lock()
         self._searches = 0  # under way, and waiting
-        self._barred = False  # what is stored is sealed, or of a newer program, and must not be written over
 
     async def open(self, engine: Engine) -> Sequence[Event]:
         """Restores what the engine had learnt, then starts the writer. A database that cannot be read costs only that."""
@@ -79,12 +76,11 @@ class Archive:
             other = await asyncio.to_thread(self.writer.claim)
             state, events = await self._load(self._path)
             if other is not None:
-                self._foreign = True
+                self._stored.held()
                 message = f"{other}: rows wait in memory until it ends; give each sidecar its own SIDECAR_DB"
                 events.append(Event(kind="store.held", severity="high", message=message))
             self.writer.start()
-            self._started = True
-            if not self._foreign:
+            if self._stored.whose is Whose.OURS:
                 events += await self._keep_newer(state)
         if state is None and self._priors is not None:
             state, missing = await asyncio.to_thread(_read_priors, self._priors)
@@ -95,39 +91,41 @@ class Archive:
     def may_take_over(self) -> bool:
         """Whether the database is ours by now and what is stored in it still to be read."""
         writer = self.writer
-        return writer is not None and writer.holds and (self._foreign or writer.unseen) and not self._loading
+        return writer is not None and self._stored.may_take_over(holds=writer.holds, unseen=writer.unseen)
 
     async def take_over(self, engine: Engine) -> Sequence[Event]:
         """Restores what could not be read or was not there at the start, or what the other process stored last: steps,
         rollbacks and spending of after our own start. Until then no state of ours is stored."""
         if not self.may_take_over or self._path is None:
             return []
-        self._loading = True
+        self._stored.begin()
         try:
             state, events = await self._load(self._path)
-            if not self._unread:
+            if self._stored.whose is Whose.COMING:
                 events += await self._keep_newer(state)
-                self._foreign, self._state = False, b""
+                self._stored.end()
+                self._state = b""
                 self._writing.seen()
         finally:
-            self._loading = False
+            self._stored.give_up()
         return [*events, *engine.restore(state, steady())] if state else events
 
     async def _load(self, path: Path) -> tuple[bytes | None, list[Event]]:
         """What is stored. What is encrypted and cannot be opened stays as it is, and nothing is written over it; nor over
         what cannot be read now."""
-        told, why = self._unread, ""
+        state, events = None, list[Event]()
         try:
-            return await asyncio.to_thread(self._read, path), []
+            state = await asyncio.to_thread(self._read, path)
         except (Sealed, Spoilt) as error:
-            self._barred = True
+            self._stored.bar()
             text = f"the stored state cannot be opened ({error}); it stays, and nothing that is learnt now is stored"
-            return None, [Event(kind="state.sealed", severity="high", message=text)]
+            events.append(Event(kind="state.sealed", severity="high", message=text))
         except StoreError as error:
-            self._foreign, why = True, f"what was learnt before is not read yet, and nothing is stored over it: {error}"
-            return None, [] if told else [Event(kind="state.unread", severity="high", message=why)]
-        finally:
-            self._unread = why
+            why = f"what was learnt before is not read yet, and nothing is stored over it: {error}"
+            is_news = self._stored.unread(why)
+            return None, [Event(kind="state.unread", severity="high", message=why)] if is_news else []
+        self._stored.read()
+        return state, events
 
     def _read(self, path: Path) -> bytes | None:
         """The stored state; raises StoreError while nobody can tell whether there is one."""
@@ -151,7 +149,7 @@ class Archive:
             vault = self._writing.vault
             await self._ask(lambda db: queries.set_aside(db, self._service, version, vault))
         except StoreError as error:
-            self._barred = True
+            self._stored.bar()
             text = f"{said}; it cannot be set aside ({error}), so nothing that is learnt now is stored"
             return [Event(kind="state.not_stored", severity="high", message=text)]
         text = f"{said}; it is kept: `llm-sidecar state export FILE --version {version}` writes it"
@@ -198,13 +196,10 @@ class Archive:
     def state(self, state: bytes) -> None:
         """The engine's snapshot, when it has changed; never over that of another process that is still at work, or of a
         newer program that is not kept elsewhere."""
-        if (
-            self.writer is not None
-            and state != self._state
-            and not (self._foreign or self._barred or self.writer.unseen)
-        ):
+        writer = self.writer
+        if writer is not None and state != self._state and self._stored.may_store(unseen=writer.unseen):
             self._state = state
-            self.writer.put_state(state)
+            writer.put_state(state)
 
     def now(self) -> None:
         """What was put is committed at once: a step of a rollout must not go back with a process that dies."""
@@ -218,7 +213,7 @@ class Archive:
     def notes(self) -> list[str]:
         """What people should know of the store, for `/ready`."""
         writer = self.writer
-        notes = [f"store: {self._unread}"] if self._unread else []
+        notes = [f"store: {self._stored.why}"] if self._stored.why else []
         if writer is not None and writer.writable is False:
             notes.append(
                 f"store: rows are not being written: {writer.last_error}; {writer.queued} wait, traffic goes on"
@@ -366,7 +361,7 @@ class Archive:
 
     def close(self, timeout_s: float) -> None:
         """Writes what waits; blocking, at most `timeout_s`."""
-        if self.writer is not None and self._started:
+        if self.writer is not None:
             self.writer.close(timeout_s)
 
 

@@ -53,7 +53,6 @@ async def test_a_running_sidecar_leaves_none_either(tmp_path: Path) -> None:
     archive = Archive(Settings(db=path))
     assert archive.writer is not None
     archive.writer.start()
-    archive._started = True
     for key in people[:-1]:
         await archive.forget(key, "test")
         assert left_of(path, [key]) == []
