@@ -17,12 +17,12 @@ import structlog
 from aiohttp import web
 
 from sidecar import __version__
-from sidecar.clock import monotonic, steady, wall
-from sidecar.config.address import Address, show_listen
+from sidecar.clock import steady, wall
+from sidecar.config.address import Address
 from sidecar.config.guards import guards
-from sidecar.config.policy import Loaded, default_upstreams
+from sidecar.config.policy import Loaded
 from sidecar.config.prices import PriceSource
-from sidecar.config.secrets import ClientTokens, KeyRing
+from sidecar.config.secrets import KeyRing
 from sidecar.config.settings import Settings
 from sidecar.config.watch import PolicySource
 from sidecar.control.admin import Admin, admin_app
@@ -32,34 +32,29 @@ from sidecar.control.door import Door, runner_of
 from sidecar.control.feedback import Answer, FeedbackDesk
 from sidecar.control.guarding import Guarding
 from sidecar.control.health import Readiness, health_app
+from sidecar.control.keeping import Keeping
 from sidecar.control.loop import Consumers, ControlLoop
 from sidecar.control.reloading import Reloading
 from sidecar.core.engine import Engine
 from sidecar.core.policy import Policy
 from sidecar.core.pricebook import PriceBook
-from sidecar.core.record import Row
 from sidecar.core.types import Event, Feedback
 from sidecar.errors import ConfigError
 from sidecar.gauges import allow, load, register
-from sidecar.process import loop_factory, place, salt_of, serve_traffic, tune_interpreter, watch_loop
-from sidecar.proxy.aside import ErrandStatus, JudgesAndShadows
-from sidecar.proxy.cascade import Cascades
+from sidecar.process import loop_factory, tune_interpreter, watch_loop
+from sidecar.proxy.aside import ErrandStatus
 from sidecar.proxy.descriptors import raise_limit
-from sidecar.proxy.keys import Keys
-from sidecar.proxy.leaving import drain, end_traffic
-from sidecar.proxy.listen import bind
-from sidecar.proxy.memory import Memory
+from sidecar.proxy.listen import Listeners, bind
 from sidecar.proxy.origins import Origins
-from sidecar.proxy.plane import MAX_KEPT, Plane
+from sidecar.proxy.plane import MAX_KEPT
 from sidecar.tasks import Tasks
 from sidecar.telemetry.log import RequestLog
 from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.spans import Spans, connect
+from sidecar.telemetry.spans import spans_to
+from sidecar.traffic import Told, Traffic, notes_of
 
 log = structlog.get_logger()
 
-_BINDINGS_EVERY_S: Final = 2.0  # thousands of conversations take milliseconds, and a lost one costs little
-_SNAPSHOT_EVERY_S: Final = 0.2  # with the store's group commit: learning survives a kill but for a quarter of a second
 _CLOSE_S: Final = 5.0
 
 
@@ -79,10 +74,8 @@ class Sidecar:
         self.state = "starting"
         self._stopping = asyncio.Event()
         self._cut = asyncio.Event()
-        self._servers: list[asyncio.Server] = []
+        self.listeners = Listeners()
         self._runners: list[web.AppRunner] = []
-        self._snapshot_at = self._bindings_at = 0.0
-        self._owed = False  # something was learnt that no snapshot has
         self.tasks = Tasks(self._task_failed)
         self.prices = PriceSource(settings.prices)
         self.policies = PolicySource(settings.policies, settings.service, environ, settings)
@@ -95,19 +88,19 @@ class Sidecar:
         self.request_log = RequestLog(settings.request_log)
         self.guarding = Guarding(settings, steady())
         self.archive = Archive(settings, self.guarding.keys)
-        self.spans = self._spans()
+        self.keeping = Keeping(self.engine, self.archive)
+        self.spans = spans_to(
+            settings.observatory_url, settings.service, __version__, lambda name: self.plane.server_of(name)
+        )
         self.desk = FeedbackDesk(self._teach, self.archive.feedback, self.archive.look_up, self._spawn, self.on_events)
         self.desk.labelled = self.engine.labelled
         self.cycling = Cycling(self.engine, settings.optimization_interval_s)
         polls = [("policy", self.reloading.poll_policies), ("prices", self.reloading.poll_prices)]
         self.loop = ControlLoop(self._consumers(), [("tick", self._tick), *polls], self.on_bug)
-        self.plane = Plane(settings, self.engine, self.tasks, self.loop.emit)
-        self.aside, self.cascades = JudgesAndShadows(self.plane), Cascades(self.plane)
-        self.memory = Memory(self.plane, self.loop.shed_records)
-        self._wire_plane()
-        self.defaults = default_upstreams(settings)
-        self.origins.apply(self.plane, policy, self.defaults)
-        self._listen_by(policy)
+        self.traffic = Traffic(settings, self.engine, self.tasks, self.origins, self._who_is_told())
+        self.plane = self.traffic.plane
+        self.traffic.point(policy)
+        self._judge_by(policy)
         register(self.metrics, self)
 
     def _first_policy(self) -> Policy:
@@ -133,23 +126,22 @@ class Sidecar:
         return Consumers(
             self.settings.service,
             of_exchanges,
-            [("log", self.request_log.observe), ("store", self.archive.put), ("state", self._keep_state)],
+            [("log", self.request_log.observe), ("store", self.archive.put), ("state", self.keeping.keep)],
             frozenset({"spans"}),
         )
 
-    def _wire_plane(self) -> None:
+    def _who_is_told(self) -> Told:
         """What the data plane tells the rest of the process."""
-        plane, settings = self.plane, self.settings
-        plane.keys = Keys(settings.service, salt_of(settings))
-        plane.on_feedback = self.take_feedback
-        plane.on_events = self.on_events
-        plane.on_bug = self.on_bug
-        plane.on_errand = self._on_errand
-        plane.on_label = self._on_label
-        plane.on_sweep = self._on_sweep
-        if settings.client_tokens_file is not None:
-            plane.tokens = ClientTokens(settings.client_tokens_file)
-            plane.tokens.check(steady())
+        return Told(
+            ended=self.loop.emit,
+            feedback=self.take_feedback,
+            events=self.on_events,
+            bug=self.on_bug,
+            errand=self._on_errand,
+            label=self._on_label,
+            signal=self.desk.signal,
+            shed=self.loop.shed_records,
+        )
 
     async def run(self, announce: Callable[["Sidecar"], None] | None = None) -> int:
         """Serves until SIGTERM or SIGINT; the exit code.
@@ -160,9 +152,10 @@ class Sidecar:
         with contextlib.ExitStack() as undo:
             self._handle_signals()
             undo.callback(watch_loop(asyncio.get_running_loop(), self.on_bug))
-            sockets = self._bind(undo)
+            undo.callback(self.listeners.close)
+            self._bind()
             try:
-                await self._begin(sockets)
+                await self._begin()
                 if announce is not None:
                     announce(self)
                 await self._stopping.wait()
@@ -186,45 +179,38 @@ class Sidecar:
 
     def ports(self, which: str) -> list[int]:
         """The ports that a listener really has ("traffic", "health" or "admin"): 0 in the settings means any."""
-        return self._ports[which]
+        return self.listeners.ports[which]
 
     # ---- up
 
-    async def _begin(self, sockets: Mapping[str, Sequence[socket.socket]]) -> None:
-        """From open ports to serving."""
-        self.on_events(await self.archive.open(self.engine))
-        await self._recall()
-        await self._serve(sockets)
-        gc.collect()
-        gc.freeze()  # what lives as long as the process need not be looked at again by every collection
-        self.state = "serving"
-        log.info("serving", service=self.settings.service, **self._listeners, version=__version__)
-        for note in self.readiness().notes:
-            log.warning("note", note=note)
-
-    def _bind(self, undo: contextlib.ExitStack) -> dict[str, list[socket.socket]]:
+    def _bind(self) -> None:
         settings = self.settings
         wanted = {"traffic": settings.listen, "health": settings.health_listen, "admin": settings.admin_listen}
-        bound: dict[str, list[socket.socket]] = {}
         for what, addresses in wanted.items():
-            bound[what] = self._listen(what, addresses)
-            for sock in bound[what]:
-                undo.callback(sock.close)
-        self._ports = {what: [int(sock.getsockname()[1]) for sock in socks] for what, socks in bound.items()}
-        self._listeners = {
-            what: [show_listen([sock.getsockname()[:2]]) for sock in socks] for what, socks in bound.items()
-        }
-        return bound
+            self.listeners.take(what, self._listen(what, addresses))
 
     def _listen(self, what: str, addresses: Sequence[Address]) -> list[socket.socket]:
         return bind(what, addresses, lambda note: log.warning("listener", note=note))
 
-    async def _serve_traffic(self, sockets: Sequence[socket.socket]) -> None:
-        self.plane.start()
-        self._servers += await serve_traffic(self.plane, sockets)
+    async def _begin(self) -> None:
+        """From open ports to serving."""
+        self.on_events(await self.archive.open(self.engine))
+        await self._recall()
+        await self._serve_traffic()
+        await self._serve_people()
+        self.loop.start()
+        gc.collect()
+        gc.freeze()  # what lives as long as the process need not be looked at again by every collection
+        self.state = "serving"
+        log.info("serving", service=self.settings.service, **self.listeners.shown, version=__version__)
+        for note in self.readiness().notes:
+            log.warning("note", note=note)
 
-    async def _serve(self, sockets: Mapping[str, Sequence[socket.socket]]) -> None:
-        await self._serve_traffic(sockets["traffic"])
+    async def _serve_traffic(self) -> None:
+        await self.traffic.open(self.listeners.sockets["traffic"])
+
+    async def _serve_people(self) -> None:
+        """Opens the admin and the health port."""
         admin = Admin(
             settings=self.settings,
             engine=self.engine,
@@ -243,9 +229,8 @@ class Sidecar:
             runner = runner_of(what, app, self.on_bug)
             await runner.setup()
             self._runners.append(runner)
-            for sock in sockets[what]:
+            for sock in self.listeners.sockets[what]:
                 await Door(runner, sock).start()
-        self.loop.start()
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -253,42 +238,25 @@ class Sidecar:
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
                 loop.add_signal_handler(number, handle)
 
-    def _spans(self) -> Spans | None:
-        url = self.settings.observatory_url
-        if not url:
-            return None
-        try:
-            spans = Spans(
-                connect(url), self.settings.service, __version__, server_of=lambda name: self.plane.server_of(name)
-            )
-        except ConfigError as error:
-            log.warning("telemetry", note=str(error))
-            return None
-        if spans.problem is not None:
-            log.warning("telemetry", note=spans.problem)
-        return spans
-
     # ---- while serving
 
     def readiness(self) -> Readiness:
         """What `/ready` says now."""
-        notes = [*self.settings.notes(), *self.policies.current.warnings]
-        if self.policies.error is not None:
-            notes.append(f"policy not in force: {self.policies.error}")
-        if self.prices.error is not None:
-            notes.append(f"prices: {self.prices.error}")
-        notes += self.keys.problems(self.policies.current.policy.upstreams, steady())
-        if self.plane.tokens is not None and (problem := self.plane.tokens.problem(steady())) is not None:
-            notes.append(f"client tokens: {problem}")
-        if self.plane.certificate.error is not None:
-            notes.append(self.plane.certificate.error)
-        notes += [*self.archive.notes(), *self.guarding.notes(), *self.request_log.notes()]
-        notes += self.engine.explanations()
-        notes += self.plane.notes()
-        breakers = self.engine.guards.status(steady())
-        notes += [one.text() for one in breakers if one.state != "closed"]
-        errands = self.errands()
-        notes += [text for one in errands for text in one.notes]
+        now = steady()
+        breakers, errands = self.engine.guards.status(now), self.errands()
+        notes = [
+            *self.settings.notes(),
+            *self.policies.notes(),
+            *self.prices.notes(),
+            *self.keys.problems(self.policies.current.policy.upstreams, now),
+            *self.traffic.faults(now),
+            *self.archive.notes(),
+            *self.guarding.notes(),
+            *self.request_log.notes(),
+            *self.engine.explanations(),
+            *self.plane.notes(),
+            *notes_of(breakers, errands),
+        ]
         detail = {
             "service": self.settings.service,
             "version": __version__,
@@ -300,7 +268,7 @@ class Sidecar:
         return Readiness(self.state == "serving", self.state, notes, detail)
 
     def errands(self) -> list[ErrandStatus]:
-        return self.aside.status(steady())
+        return self.traffic.aside.status(steady())
 
     def load(self) -> dict[str, object]:
         """What the data plane holds and has counted now."""
@@ -315,7 +283,7 @@ class Sidecar:
         """Feedback may come right behind its answer: what waits to be recorded is handed on first. A `tenant` may speak of
         its own calls."""
         self.settle()
-        self._owed = True
+        self.keeping.owe()
         self.desk.handle(body, answer, tenant)
 
     def _teach(self, feedback: Feedback, now: float) -> Sequence[Event]:
@@ -334,14 +302,13 @@ class Sidecar:
         self.metrics.observe_events(events)
         self.archive.events(events)
         if any(event.kind.startswith(("rollout.", "experiment.", "arm.")) for event in events):
-            self.archive.state(self.engine.snapshot())  # a step that was told is never forgotten
+            self.keeping.keep_all()  # a step that was told is never forgotten
             self.archive.now()
-            self._look_around()
+            self.traffic.look_around()
 
     def on_bug(self, where: str, error: BaseException) -> None:
-        """An exception that the process survived. Its text may hold a request's words: only kind and place are told."""
-        self.plane.books.bugs += 1
-        log.error("bug", where=where, kind=type(error).__name__, place=place(error))  # `at` is the time
+        """An exception that the process survived."""
+        self.traffic.survived(where, error)
 
     def _task_failed(self, name: str, error: BaseException) -> None:
         self.on_bug(f"task {name}", error)
@@ -353,9 +320,8 @@ class Sidecar:
         self.on_events(self.engine.tick(steady()))
         self.on_events([*self.cycling.tick(), *self.guarding.poll(steady(), self.archive.audit_head)])
         self.on_events([*self.plane.certificate.poll(), *self.archive.poll()])
-        self._look_around()
-        if self._owed:  # the last calls before a silence
-            self._keep_state(())
+        self.traffic.look_around()
+        self.keeping.pay()
         if self.archive.may_take_over:
             self.tasks.spawn(self._take_over(), "store")
 
@@ -372,17 +338,6 @@ class Sidecar:
         except Exception as error:  # noqa: BLE001 - whatever lies in the database: traffic can do without
             self.on_bug("responses", error)
 
-    def _keep_state(self, _rows: Sequence[Row]) -> None:
-        """What was learnt goes to the store behind the rows that taught it, a few times a second."""
-        now = monotonic()
-        self._owed = now < self._snapshot_at
-        if self.engine.policy.routes and not self._owed:
-            self._snapshot_at = now + _SNAPSHOT_EVERY_S
-            bindings = now >= self._bindings_at
-            if bindings:
-                self._bindings_at = now + _BINDINGS_EVERY_S
-            self.archive.state(self.engine.snapshot(bindings=bindings))
-
     def _reprice(self, book: PriceBook) -> None:
         """What ends from now on costs what the list says."""
         self.origins.reprice(book)
@@ -392,66 +347,48 @@ class Sidecar:
         """Puts a policy in force: first what may fail, then the engine; requests under way keep the decision they have.
         One that cannot be is refused: the former stays, and `policies.error` says why."""
         try:
-            self.origins.apply(self.plane, loaded.policy, self.defaults)
+            self.traffic.point(loaded.policy)
             events = self.engine.apply(loaded.policy, steady())
         except ConfigError as error:
             self.policies.refuse(str(error))
             return
         except Exception as bug:  # noqa: BLE001 - who serves has to be whom the engine knows
             self.on_bug("policy", bug)
-            self.origins.apply(self.plane, self.engine.policy, self.defaults)
+            self.traffic.point(self.engine.policy)
             self.policies.refuse_bug(bug)
             return
-        self._listen_by(loaded.policy)
+        self._judge_by(loaded.policy)
         self.on_events(events)
-        self._look_around()
+        self.traffic.look_around()
         log.info("policy", version=loaded.policy.version, file=str(loaded.file), routes=len(loaded.policy.routes))
 
-    def _listen_by(self, policy: Policy) -> None:
+    def _judge_by(self, policy: Policy) -> None:
         """How answers are judged from now on, and which names metrics always have room for."""
         allow(self.metrics, policy)
-        self.plane.checks.apply(policy)
-        self.plane.signals.apply(policy)
-        self.aside.apply(policy)
-        self.cascades.apply(policy)
+        self.traffic.judge_by(policy)
         self.desk.sources = {route.name: route.quality.teaching for route in policy.routes}
-
-    def _look_around(self) -> None:
-        """Which arms a cascade may ask, and which of them a judge should look at more often."""
-        if self.plane.cascades is not None or self.plane.aside is not None:
-            routes = self.engine.standings()
-            self.cascades.refresh(routes)
-            self.aside.refresh(routes)
 
     def _on_errand(self, event: Event) -> None:
         """A call of our own is over: it is counted and stored, and no line of the log is spent on it."""
         self.metrics.observe_errand(event)
         self.archive.events([event])
 
-    def _on_label(self, decision_id: str, score: float) -> None:
+    def _on_label(self, decision_id: str, source: str, score: float) -> None:
         self.loop.flush()  # the decision may be so new that the desk does not know it yet
-        self.desk.signal(decision_id, "judge", score)
-
-    def _on_sweep(self) -> None:
-        """Signals are told ten times a second: all of a busy second would hold the loop, and overflow the store's queue."""
-        self.memory.look()
-        for seen in self.plane.signals.due(monotonic()):
-            self.desk.signal(seen.decision_id, seen.source, seen.score)
+        self.desk.signal(decision_id, source, score)
 
     # ---- down
 
     async def _drain(self) -> None:
         """/ready says 503; new requests are still served until none came for `drain_idle_s`, or `drain_s` is over."""
         self.state = "draining"
-        self.plane.draining = True
-        self.aside.stop()
         log.info("draining", exchanges=len(self.plane.exchanges))
-        await drain(self.plane, self._cut)
+        await self.traffic.drain(self._cut)
 
     async def _close(self) -> None:
-        await end_traffic(self.plane, self._servers)
+        await self.traffic.close()
         self.loop.stop()
-        self._fenced("state", lambda: self.archive.state(self.engine.snapshot()))
+        self._fenced("state", self.keeping.keep_all)
         try:
             for runner in self._runners:
                 await runner.cleanup()

@@ -14,13 +14,13 @@ from sidecar.core.guard import Guards
 from sidecar.core.policy import Policy
 from sidecar.core.retry_budget import RetryBudget
 from sidecar.core.status import RouteStatus
-from sidecar.proxy.aside import JudgesAndShadows
 from sidecar.proxy.memory import Memory
 from sidecar.proxy.plane import Plane
 from sidecar.proxy.upstream import Pool
 from sidecar.telemetry.log import RequestLog
 from sidecar.telemetry.metrics import Metrics, Reading
 from sidecar.telemetry.spans import Spans
+from sidecar.traffic import Traffic
 
 _Labels = TypeVar("_Labels", bound=Hashable)
 _Owner = TypeVar("_Owner", bound=Hashable)
@@ -30,7 +30,7 @@ _Row = tuple[tuple[str, ...], float]
 class Parts(Protocol):
     """The parts of a process that metrics read."""
 
-    plane: Plane
+    traffic: Traffic
     engine: Engine
     archive: Archive
     policies: PolicySource
@@ -38,14 +38,12 @@ class Parts(Protocol):
     desk: FeedbackDesk
     request_log: RequestLog
     spans: Spans | None
-    aside: JudgesAndShadows
-    memory: Memory
 
 
 def register(metrics: Metrics, parts: Parts) -> None:
     """Registers every gauge and counter that is read and not counted."""
-    plane, loop = parts.plane, parts.loop
-    books = plane.books
+    traffic, loop = parts.traffic, parts.loop
+    books = traffic.plane.books
     readers: Mapping[str, Callable[[], float]] = {
         "accepted": lambda: books.accepted,
         "policy_error": lambda: float(parts.policies.error is not None),
@@ -65,8 +63,8 @@ def register(metrics: Metrics, parts: Parts) -> None:
     _register_spans(metrics, parts.spans)
     _register_routes(metrics, parts.engine)
     metrics.gauge("budget_limit_usd", "", lambda: _limits(parts.policies.current.policy))
-    of_process(lambda name, read: metrics.gauge(name, "", read), loop, parts.memory)
-    of_traffic(lambda name, read: metrics.gauge(name, "", read), plane, parts.aside)
+    of_process(lambda name, read: metrics.gauge(name, "", read), loop, traffic.memory)
+    of_traffic(lambda name, read: metrics.gauge(name, "", read), traffic)
 
 
 def of_process(gauge: Callable[[str, Callable[[], float]], None], loop: ControlLoop, memory: Memory) -> None:
@@ -78,12 +76,12 @@ def of_process(gauge: Callable[[str, Callable[[], float]], None], loop: ControlL
     gauge("memory_level", lambda: pressure.level)
 
 
-def of_traffic(gauge: Callable[[str, Callable[[], Reading]], None], plane: Plane, aside: JudgesAndShadows) -> None:
+def of_traffic(gauge: Callable[[str, Callable[[], Reading]], None], traffic: Traffic) -> None:
     """Gives `gauge` what only the process knows that carries the traffic; of several processes it can be added up."""
-    guards = plane.engine.guards
+    plane, guards, errands = traffic.plane, traffic.plane.engine.guards, traffic.aside.errands
     gauge("buffered_bytes", lambda: plane.buffered)
     gauge("open_streams", lambda: plane.open)
-    gauge("errands_dropped", lambda: aside.errands.dropped)
+    gauge("errands_dropped", lambda: errands.dropped)
     gauge("pool_connections", lambda: _pools(plane))
     gauge("pool_dials", _Rising(lambda: _pools_of(plane), _dials))
     gauge("breaker_state", lambda: _breakers(guards))

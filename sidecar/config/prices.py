@@ -92,6 +92,10 @@ class PriceSource:
             self.error = None
             return True
 
+    def notes(self) -> list[str]:
+        """What people should know of it, for `/ready`."""
+        return [] if self.error is None else [f"prices: {self.error}"]
+
     def _read(self) -> bytes | None:
         return None if self._file is None else _text_of(self._file)
 

@@ -132,5 +132,10 @@ class PolicySource:
         self.refuse(self._bug(error))
         self._refused = None
 
+    def notes(self) -> list[str]:
+        """What people should know of it, for `/ready`."""
+        refused = [] if self.error is None else [f"policy not in force: {self.error}"]
+        return [*self.current.warnings, *refused]
+
     def _bug(self, error: Exception) -> str:
         return f"{self._directory}: cannot be loaded ({type(error).__name__}: our bug); please report it"

@@ -2,13 +2,35 @@
 
 import errno
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from sidecar.config.address import show_listen
 from sidecar.errors import ConfigError
 
 _BACKLOG: Final = 1024
 _NO_FAMILY: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
+
+
+class Listeners:
+    """The listening sockets of one process, by what each is for, from their binding until `close`."""
+
+    def __init__(self) -> None:
+        self.sockets: dict[str, Sequence[socket.socket]] = {}
+        self.ports: dict[str, list[int]] = {}  # that they really have: 0 in the settings means any
+        self.shown: dict[str, list[str]] = {}  # their addresses, for people
+
+    def take(self, what: str, sockets: Sequence[socket.socket]) -> None:
+        """They are bound, and ours to close."""
+        self.sockets[what] = sockets
+        addresses = [sock.getsockname()[:2] for sock in sockets]
+        self.ports[what] = [int(port) for _, port in addresses]
+        self.shown[what] = [show_listen([address]) for address in addresses]
+
+    def close(self) -> None:
+        for sockets in self.sockets.values():
+            for sock in sockets:
+                sock.close()
 
 
 def bind(

@@ -15,14 +15,19 @@ from functools import lru_cache
 from threading import Lock
 from typing import TypeAlias
 
+import structlog
+
 from sidecar.clock import wall
 from sidecar.core.types import Settled, Usage
+from sidecar.errors import ConfigError
 from sidecar.telemetry import collector
 from sidecar.telemetry.collector import Transport, pairs
 from sidecar.telemetry.otlp import CUMULATIVE, DELTA, Counts, Doubles, Origin, Texts, attributes, span, span_name
 from sidecar.telemetry.outbox import Outbox
 from sidecar.telemetry.points import Attributes, Meter, Points
 from sidecar.telemetry.sampling import parent_of, sampler_of
+
+log = structlog.get_logger()
 
 OPERATIONS = {
     "chat": "chat",
@@ -65,6 +70,20 @@ def connect(url: str, environ: Mapping[str, str] | None = None) -> Transport:
 
 def _nowhere(_upstream: str) -> Server | None:
     return None
+
+
+def spans_to(url: str | None, service: str, version: str, server_of: Callable[[str], Server | None]) -> "Spans | None":
+    """Spans for the collector at `url`; None where there is none, or it cannot be used: what is wrong is logged."""
+    if not url:
+        return None
+    try:
+        spans = Spans(connect(url), service, version, server_of=server_of)
+    except ConfigError as error:
+        log.warning("telemetry", note=str(error))
+        return None
+    if spans.problem is not None:
+        log.warning("telemetry", note=spans.problem)
+    return spans
 
 
 class Spans:

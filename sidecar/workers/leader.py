@@ -80,7 +80,7 @@ class LeadingSidecar(Sidecar):
         self.crew.prices = lambda: self.prices.text
         for name in _GAUGES:
             self.metrics.gauge(name, "", self._sum_of(name))
-        of_process(self._gauge_of_all, self.loop, self.memory)
+        of_process(self._gauge_of_all, self.loop, self.traffic.memory)
         self.metrics.gauge("workers", "", lambda: self.crew.serving)
         self.metrics.gauge("worker_restarts", "", lambda: self.crew.restarts)
         self.metrics.gauge("worker_hangs", "", lambda: self.crew.hangs)
@@ -104,7 +104,7 @@ class LeadingSidecar(Sidecar):
         finally:
             self.crew.kill()
 
-    async def _serve_traffic(self, _sockets: Sequence[socket.socket]) -> None:
+    async def _serve_traffic(self) -> None:
         """Starts the workers and waits until all of them serve. Raises ConfigError when one cannot."""
         self.plane.start()
         self.crew.settings = self._each

@@ -24,29 +24,25 @@ import msgspec
 import numpy as np
 import structlog
 
-from sidecar.clock import monotonic, steady, take_over
+from sidecar.clock import steady, take_over
 from sidecar.config.guards import guards
-from sidecar.config.policy import Loaded, Written, default_upstreams, load_written
+from sidecar.config.policy import Loaded, Written, load_written
 from sidecar.config.prices import PriceSource
-from sidecar.config.secrets import ClientTokens, KeyRing
+from sidecar.config.secrets import KeyRing
 from sidecar.control.loop import Consumers, ControlLoop
 from sidecar.core.following import Follower
 from sidecar.core.policy import NO_POLICY, Policy, Route
 from sidecar.errors import ConfigError
 from sidecar.gauges import load, of_process, of_traffic
-from sidecar.process import hush, loop_factory, place, salt_of, serve_traffic, tune_interpreter, watch_loop
-from sidecar.proxy.aside import JudgesAndShadows
-from sidecar.proxy.cascade import Cascades
-from sidecar.proxy.keys import Keys
-from sidecar.proxy.leaving import drain, end_traffic
+from sidecar.process import hush, loop_factory, tune_interpreter, watch_loop
 from sidecar.proxy.listen import bind
-from sidecar.proxy.memory import Memory
 from sidecar.proxy.origins import Origins
-from sidecar.proxy.plane import Answer, Plane
+from sidecar.proxy.plane import Answer
 from sidecar.proxy.signals import WATCHED
 from sidecar.tasks import Tasks, in_thread
 from sidecar.telemetry.log import configure
 from sidecar.telemetry.metrics import Reading
+from sidecar.traffic import Told, Traffic, notes_of
 from sidecar.workers.link import Link
 from sidecar.workers.messages import CUT, LENGTH_BYTES, Counted, Gauge, Hello, Orders, read_hello, read_orders
 from sidecar.workers.telling import Telling
@@ -66,7 +62,6 @@ class Worker:
         settings = hello.settings
         self.settings = settings
         self._hello = hello
-        self._servers: list[asyncio.Server] = []
         self._stopping, self._cut, self._ordered = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._asking: dict[int, Answer] = {}  # feedback that the leader has not answered yet
         self._asked = 0
@@ -80,34 +75,30 @@ class Worker:
         self.tasks = Tasks(lambda name, error: self.on_bug(f"task {name}", error))
         self.prices = PriceSource(settings.prices, hello.prices)
         self.engine = Follower(NO_POLICY, np.random.default_rng(), steady(), self.prices.card, guards(settings))
-        self.keys = KeyRing(os.environ)
+        self.origins = Origins(settings, self.prices.current, self.tasks, KeyRing(os.environ))
         self.link = link
         self.telling = Telling(self.engine, link)
-        self.plane = self.telling.plane = Plane(settings, self.engine, self.tasks, self.telling.ended)
-        self.aside, self.cascades = JudgesAndShadows(self.plane), Cascades(self.plane)
-        self.memory = Memory(self.plane, lambda _shed: None)  # rows are the leader's to shed
-        self._wire_plane()
-        self.origins = Origins(settings, self.prices.current, self.tasks, self.keys)
-        self.defaults = default_upstreams(settings)
+        self.traffic = Traffic(settings, self.engine, self.tasks, self.origins, self._who_is_told())
+        self.plane = self.telling.plane = self.traffic.plane
+        self.plane.signals.watched = WATCHED // hello.workers
         self._gauges: dict[str, Callable[[], Reading]] = {}
-        of_traffic(self._gauges.__setitem__, self.plane, self.aside)
+        of_traffic(self._gauges.__setitem__, self.traffic)
         steps = [("tick", self._tick), ("policy", self._poll_policy), ("prices", self._poll_prices)]
         self.loop = ControlLoop(Consumers(settings.service), [*steps, ("tell", self._count)], self.on_bug)
-        of_process(self._gauges.__setitem__, self.loop, self.memory)
+        of_process(self._gauges.__setitem__, self.loop, self.traffic.memory)
 
-    def _wire_plane(self) -> None:
-        plane, settings = self.plane, self.settings
-        plane.keys = Keys(settings.service, salt_of(settings))
-        plane.on_feedback = self._on_feedback
-        plane.on_events = self.telling.events
-        plane.on_bug = self.on_bug
-        plane.on_errand = self.telling.errand
-        plane.on_label = lambda decision_id, score: self.telling.score(decision_id, "judge", score)
-        plane.on_sweep = self._on_sweep
-        plane.signals.watched = WATCHED // self._hello.workers
-        if settings.client_tokens_file is not None:
-            plane.tokens = ClientTokens(settings.client_tokens_file)
-            plane.tokens.check(steady())
+    def _who_is_told(self) -> Told:
+        """What the data plane tells, the leader is told."""
+        return Told(
+            ended=self.telling.ended,
+            feedback=self._on_feedback,
+            events=self.telling.events,
+            bug=self.on_bug,
+            errand=self.telling.errand,
+            label=self.telling.score,
+            signal=self.telling.score,
+            shed=lambda _shed: None,  # rows are the leader's to shed
+        )
 
     async def run(self) -> int:
         """Serves from the first policy until the last orders; the exit code."""
@@ -121,16 +112,15 @@ class Worker:
         if not self._stopping.is_set():
             await self._serve()
             await self._stopping.wait()
-            await self._drain()
+            await self.traffic.drain(self._cut)
         await self._close()
         return 0
 
     # ---- up
 
     async def _serve(self) -> None:
-        self.plane.start()
         sockets = bind("traffic", self.settings.listen, lambda note: log.warning("listener", note=note), shared=True)
-        self._servers += await serve_traffic(self.plane, sockets)
+        await self.traffic.open(sockets)
         gc.collect()
         gc.freeze()
         self.telling.serving = True
@@ -215,7 +205,7 @@ class Worker:
             self._followed = self._stand
             told = self.engine.follow(self._stand, steady())
             self.telling.events([] if self._refused else told)
-            self._look_around()
+            self.traffic.look_around()
         self.engine.lend(self._leases)
 
     def on_lost(self) -> None:
@@ -274,7 +264,7 @@ class Worker:
         why = f"{type(error).__name__}: our bug; please report it" if ours else str(error)
         if ours:
             self._obey_policy(self.engine.policy)  # who serves is whom the engine knows
-            self._look_around()
+            self.traffic.look_around()
         if why == self._refused:
             return
         self._refused = why
@@ -284,17 +274,8 @@ class Worker:
             log.error("policy", note=why)
 
     def _obey_policy(self, policy: Policy) -> None:
-        self.origins.apply(self.plane, policy, self.defaults)
-        self.plane.checks.apply(policy)
-        self.plane.signals.apply(policy)
-        self.aside.apply(divided(policy, self._hello.workers))
-        self.cascades.apply(policy)
-
-    def _look_around(self) -> None:
-        if self.plane.cascades is not None or self.plane.aside is not None:
-            routes = self.engine.standings()
-            self.cascades.refresh(routes)
-            self.aside.refresh(routes)
+        self.traffic.point(policy)
+        self.traffic.judge_by(divided(policy, self._hello.workers))
 
     def _poll_prices(self) -> None:
         if self.prices.changed():
@@ -308,44 +289,30 @@ class Worker:
         self.telling.events(self.engine.tick(steady()))
         self.plane.certificate.poll()  # its events are the leader's to tell
 
-    def _on_sweep(self) -> None:
-        """As `app.Sidecar._on_sweep`."""
-        self.memory.look()
-        for seen in self.plane.signals.due(monotonic()):
-            self.telling.score(seen.decision_id, seen.source, seen.score)
-
     def _count(self) -> None:
         """Once a second everything that can be counted."""
         gauges: dict[str, Gauge] = {name: _written(read()) for name, read in self._gauges.items()}
         now = steady()
-        breakers, errands = self.engine.guards.status(now), self.aside.status(now)
+        breakers, errands = self.engine.guards.status(now), self.traffic.aside.status(now)
         told = {"breakers": msgspec.to_builtins(breakers), "errands": msgspec.to_builtins(errands)}
         self.telling.flush(Counted(gauges, load(self.plane), self._notes(), told))
 
     def _notes(self) -> list[str]:
         now = steady()
-        notes = [one.text() for one in self.engine.guards.status(now) if one.state != "closed"]
-        notes += [text for errands in self.aside.status(now) for text in errands.notes]
+        notes = notes_of(self.engine.guards.status(now), self.traffic.aside.status(now))
         notes += self.plane.notes()
         if self._refused or self._wanted not in ("", self.engine.policy.version):
             notes.append(f"policy {self._wanted} is in force at the leader and not here yet: {self._refused}")
         return [f"worker {self._hello.index}: {note}" for note in notes]
 
     def on_bug(self, where: str, error: BaseException) -> None:
-        """As `app.Sidecar.on_bug`."""
-        self.plane.books.bugs += 1
-        log.error("bug", where=where, kind=type(error).__name__, place=place(error))  # `at` is the time
+        """An exception that the process survived."""
+        self.traffic.survived(where, error)
 
     # ---- down
 
-    async def _drain(self) -> None:
-        """As `app.Sidecar._drain`."""
-        self.plane.draining = True
-        self.aside.stop()
-        await drain(self.plane, self._cut)
-
     async def _close(self) -> None:
-        await end_traffic(self.plane, self._servers)
+        await self.traffic.close()
         self.loop.stop()
         self.telling.serving = False
         self._count()

@@ -297,7 +297,7 @@ async def test_not_while_an_arm_is_rolled_out(sim: Sim, serve: Serve, tmp_path: 
     async with talking(side) as app:
         said_by = [await app.ask() for _ in range(20)]
     assert {one.reason for one in said_by} <= {"baseline", "canary", "sampled"}
-    assert side.app.cascades is side.app.plane.cascades
+    assert side.app.traffic.cascades is side.app.plane.cascades
 
 
 async def test_checks_that_read_the_answer(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ async def test_the_copy_leaves_behind_the_answer(upstream: Upstream, serve: Serv
     assert [(one.kind, one.route, one.arm, one.message) for one in told] == [
         ("errand.shadow", "chat", "new", "completed")
     ] * 2
-    status = side.app.aside.status(steady())[0]
+    status = side.app.traffic.aside.status(steady())[0]
     assert status.pairs is not None
     assert (status.pairs.pairs, status.pairs.shadow.failed, status.pairs.served.failed) == (2, 0, 0)
     assert status.pairs.shadow.cost_nusd == 21_000  # 100 tokens at 0.15 $ and 10 at 0.6 $ a million
@@ -166,11 +166,11 @@ async def test_the_budget_of_a_shadow(upstream: Upstream, serve: Serve, tmp_path
         for _ in range(12):
             assert (await app.ask(max_tokens=1000)).status == 200
             await asyncio.sleep(0)
-            assert await until(lambda: not side.app.aside.errands.open)
+            assert await until(lambda: not side.app.traffic.aside.errands.open)
     # 0.02 $ / 24 = 833 microdollars; each copy is estimated at about 0.6 and costs 21 microdollars.
     spent = sum(int(str(one.detail["cost_nusd"])) for one in told)
     assert 0 < spent == 21_000 * len(told) <= 0.02 * 1e9
-    assert side.app.aside.status(steady())[0].shadow_spent_nusd == spent
+    assert side.app.traffic.aside.status(steady())[0].shadow_spent_nusd == spent
     assert side.app.engine.status()[0].spent_day_nusd == 350_000 * 12 + spent
 
 
@@ -190,9 +190,9 @@ async def test_a_shadow_that_is_worse_is_told_once(upstream: Upstream, serve: Se
         for count in range(1, 41):
             await app.ask()
             assert await until(lambda count=count: len(told) == count)
-            side.app.aside.errands.wake()
+            side.app.traffic.aside.errands.wake()
     assert [one.kind for one in events] == ["shadow.harm"]
-    pairs = side.app.aside.status(steady())[0].pairs
+    pairs = side.app.traffic.aside.status(steady())[0].pairs
     assert pairs is not None
     assert (pairs.verdict, pairs.shadow.failed, pairs.pairs) == ("fail", 40, 40)
     assert any("the shadow new, 40 pairs, is worse: error_rate" in note for note in side.app.readiness().notes)
@@ -207,7 +207,7 @@ async def test_draining_drops_errands(upstream: Upstream, serve: Serve, tmp_path
         for _ in range(8):
             await app.ask()
     assert await until(lambda: len(new.requests) == 4), "no more than four at once"
-    assert side.app.aside.errands.open == 8
+    assert side.app.traffic.aside.errands.open == 8
     side.app.stop()
     assert await until(lambda: len(told) == 8)
     assert {one.message for one in told} == {"aborted"}
@@ -225,7 +225,7 @@ async def test_a_busy_upstream_gets_no_errand(upstream: Upstream, serve: Serve, 
     async with talking(side) as one, talking(side) as two:
         side.app.plane.aside = None
         await one.ask()
-        side.app.plane.aside = side.app.aside
+        side.app.plane.aside = side.app.traffic.aside
         asking = [asyncio.ensure_future(app.ask()) for app in (one, two)]
         assert await base.until(lambda: len(base.requests) == 2)
         assert len(base.peers) == 1
@@ -280,7 +280,7 @@ async def test_a_judge_that_says_nothing_clear(upstream: Upstream, serve: Serve,
         for count in range(1, 6):
             await app.ask()
             assert await until(lambda count=count: len(told) == count)
-            side.app.aside.errands.wake()
+            side.app.traffic.aside.errands.wake()
     assert [one.detail["score"] for one in told] == [None] * 5
     assert told[0].detail["cost_nusd"] == 0
     assert all(int(str(one.detail["cost_nusd"])) > 0 for one in told[1:4]), "unknown usage is booked as estimated"
@@ -381,7 +381,7 @@ async def test_no_text_is_written_anywhere(upstream: Upstream, serve: Serve, tmp
                 client.send(post("/v1/chat/completions", CHAT, b"Authorization: Bearer " + KEY))
                 await client.response()
                 assert await until(lambda count=count: len(told) == count)
-                side.app.aside.errands.wake()
+                side.app.traffic.aside.errands.wake()
         side.app.on_events(side.app.engine.tick(steady()))
     shown = repr(lines).encode()
     shown += orjson.dumps([side.app.readiness().notes, side.app.readiness().detail])

@@ -58,11 +58,11 @@ async def test_odd_answers(upstream: Upstream, serve: Serve, tmp_path: Path, nam
     async with talking(side) as app:
         assert (await app.ask()).status == 200
         assert await until(lambda: len(told) == 1)
-        side.app.aside.errands.wake()
+        side.app.traffic.aside.errands.wake()
         assert (await app.ask()).status == 200
         assert await until(lambda: len(told) == 2)
     assert [(one.message, one.detail["error"]) for one in told] == [(message, error)] * 2
-    assert side.app.aside.errands.open == 0
+    assert side.app.traffic.aside.errands.open == 0
 
 
 async def test_nobody_listens(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ async def test_nobody_listens(upstream: Upstream, serve: Serve, tmp_path: Path) 
             await app.ask()
             assert await until(lambda: len(told) == 1)
     assert (told[0].detail["error"], told[0].detail["cost_nusd"]) == ("connect", 0)
-    assert side.app.aside.errands.dropped == 2
-    pairs = side.app.aside.status(steady())[0].pairs
+    assert side.app.traffic.aside.errands.dropped == 2
+    pairs = side.app.traffic.aside.status(steady())[0].pairs
     assert pairs is not None
     assert (pairs.pairs, pairs.shadow.failed) == (1, 1)
 
@@ -101,7 +101,7 @@ async def test_a_lack_of_descriptors_says_nothing_of_the_shadow(
         assert await until(lambda: len(told) == 2)
     assert [(one.message, one.detail["error"]) for one in told] == [("completed", None), ("aborted", "shed")]
     assert told[1].detail["cost_nusd"] == 0
-    pairs = side.app.aside.status(steady())[0].pairs
+    pairs = side.app.traffic.aside.status(steady())[0].pairs
     assert pairs is not None
     assert (pairs.pairs, pairs.shadow.failed) == (1, 0)
 
@@ -150,7 +150,7 @@ async def test_nothing_waits_too_long_behind_younger_ones(
     policy["upstreams"]["bench"] = graded["upstreams"]["bench"]
     policy["routes"][0]["quality"] = graded["routes"][0]["quality"]
     side = await serving(base, serve, tmp_path, policy)
-    errands = side.app.aside.errands
+    errands = side.app.traffic.aside.errands
     async with talking(side) as app:
         for _ in range(40):
             await app.ask()
@@ -204,7 +204,7 @@ async def test_a_busy_sidecar_makes_no_errands(upstream: Upstream, serve: Serve,
         others = [asyncio.ensure_future(app.ask()) for app in (one, two)]
         assert await base.until(lambda: len(base.requests) == 2)
         await three.ask()
-        assert side.app.aside.errands.dropped == 1
+        assert side.app.traffic.aside.errands.dropped == 1
         hold.set()
         await asyncio.gather(*others)
     assert side.app.metrics.render()[1].count(b"llm_sidecar_errands_dropped_total 1") == 1
@@ -246,7 +246,7 @@ async def test_a_reload_goes_on(upstream: Upstream, serve: Serve, tmp_path: Path
         assert await until(lambda: len(told) == 2)
         policy["routes"][0]["shadow"]["sample"] = 0.9999
         await reload()
-        status = side.app.aside.status(steady())[0]
+        status = side.app.traffic.aside.status(steady())[0]
         assert status.pairs is not None
         assert (status.pairs.pairs, status.shadow_spent_nusd, status.judge_spent_nusd) == (1, 21_000, 27_000)
         assert status.judge_graded == 1
@@ -254,13 +254,13 @@ async def test_a_reload_goes_on(upstream: Upstream, serve: Serve, tmp_path: Path
         policy["routes"][0]["shadow"]["arm"] = "third"
         del policy["routes"][0]["quality"]
         await reload()
-        status = side.app.aside.status(steady())[0]
+        status = side.app.traffic.aside.status(steady())[0]
         assert status.pairs is not None
         assert (status.pairs.pairs, status.shadow_spent_nusd, status.judge_spent_nusd) == (0, 21_000, None)
         del policy["routes"][0]["shadow"]
         policy["routes"][0]["mode"] = "observe"
         await reload()
-        assert side.app.aside.status(steady()) == []
+        assert side.app.traffic.aside.status(steady()) == []
         assert (await app.ask()).status == 200
     assert len(told) == 2
 
@@ -272,8 +272,8 @@ async def test_switched_off_at_once(upstream: Upstream, serve: Serve, tmp_path: 
     base, bench = await upstream([WHOLE]), await upstream([go, GRADE])
     policy = judged(base.port, bench.port)
     side = await serving(base, serve, tmp_path, policy)
-    told, errands = events_of(side), side.app.aside.errands
-    allowance = side.app.aside._plans["chat"].judging.purse.allowance  # type: ignore[union-attr]  # it is there
+    told, errands = events_of(side), side.app.traffic.aside.errands
+    allowance = side.app.traffic.aside._plans["chat"].judging.purse.allowance  # type: ignore[union-attr]  # it is there
     async with talking(side) as app, talking(side) as slow:
         for _ in range(EACH + 2):
             await app.ask()
@@ -318,7 +318,7 @@ async def test_a_fault_of_ours_frees_slot_and_money(
                 assert await until(lambda number=number: len(told) == number + 1)
     assert [(one.message, one.detail["error"]) for one in told] == [("aborted", "bug")] * (EACH + 1)
     assert all(one.detail["cost_nusd"] for one in told)
-    assert side.app.aside.errands.open == 0
+    assert side.app.traffic.aside.errands.open == 0
     assert side.books.bugs == EACH + 1
     side.books.bugs = 0
 
@@ -336,7 +336,7 @@ async def test_a_shadow_by_rollout(sim: Sim, serve: Serve, tmp_path: Path) -> No
         assert (await app.ask()).model == OLD
         await asyncio.sleep(0.02)
     assert len(told) == 3
-    assert side.app.aside.errands.open == 0
+    assert side.app.traffic.aside.errands.open == 0
 
 
 async def test_a_judge_of_another_dialect(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ async def graded_nothing(side: Running, text: str = "why?") -> None:
     async with talking(side) as app:
         assert (await app.ask(text)).status == 200
     await asyncio.sleep(0.02)
-    assert side.app.aside.errands.open == 0
+    assert side.app.traffic.aside.errands.open == 0
 
 
 async def test_what_is_not_graded(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
@@ -436,12 +436,12 @@ async def test_a_shadow_that_cannot_be_asked_for_usage(upstream: Upstream, serve
         for count in (1, 2, 3, 4, 5):
             await app.ask(stream=True)
             assert await until(lambda count=count: len(told) == count)
-            side.app.aside.errands.wake()
+            side.app.traffic.aside.errands.wake()
     refused, well = ("aborted", "usage_refused"), ("completed", None)
     assert [(one.message, one.detail["error"]) for one in told] == [refused, well, refused, refused, well]
     assert ["stream_options" in orjson.loads(seen.body) for seen in new.requests] == [True, True, True, True, False]
     assert side.app.plane.origins["two"].ask_usage, "calls are asked as before"
-    pairs = side.app.aside.status(steady())[0].pairs
+    pairs = side.app.traffic.aside.status(steady())[0].pairs
     assert pairs is not None
     assert (pairs.pairs, pairs.shadow.failed) == (2, 0)
 
@@ -459,7 +459,7 @@ async def test_a_shadows_new_upstream_is_asked_again(upstream: Upstream, serve: 
                 assert await until(lambda: side.app.plane.origins["two"].spec.port == new.port)
             await app.ask(stream=True)
             assert await until(lambda count=count: len(told) == count)
-            side.app.aside.errands.wake()
+            side.app.traffic.aside.errands.wake()
     assert ["stream_options" in orjson.loads(seen.body) for seen in old.requests] == [True, True, False]
     assert ["stream_options" in orjson.loads(seen.body) for seen in new.requests] == [True]
 
@@ -470,7 +470,7 @@ async def test_what_an_upstream_has_not_yet_does_not_reach_it_any_more(
     """A policy that sends copies elsewhere is for those, too, that wait for a connection, or in line, as it comes."""
     base, old, new = await upstream([WHOLE]), await upstream([WHOLE]), await upstream([WHOLE])
     side = await serving(base, serve, tmp_path, shadowing(base.port, old.port))
-    told, errands = events_of(side), side.app.aside.errands
+    told, errands = events_of(side), side.app.traffic.aside.errands
     held = Held(side.app.plane.origins["two"].pool._dialer)
     async with talking(side) as app:
         for _ in range(EACH + 1):
@@ -499,7 +499,7 @@ async def test_a_shadow_of_streams_and_whole_calls(upstream: Upstream, serve: Se
         for count in (1, 2, 3, 4, 5):
             await app.ask(stream=bool(count % 2))
             assert await until(lambda count=count: len(told) == count)
-            side.app.aside.errands.wake()
+            side.app.traffic.aside.errands.wake()
     asked = ["stream_options" in orjson.loads(seen.body) for seen in new.requests]
     assert asked == [True, False, True, False, False]
 
@@ -515,6 +515,6 @@ async def test_both_sides_of_a_pair_are_checked_alike(upstream: Upstream, serve:
     async with talking(side) as app:
         await app.ask(response_format=form)
         assert await until(lambda: len(told) == 1)
-    pairs = side.app.aside.status(steady())[0].pairs
+    pairs = side.app.traffic.aside.status(steady())[0].pairs
     assert pairs is not None
     assert (pairs.served.quality, pairs.shadow.quality) == (1.0, 0.0)

@@ -155,7 +155,7 @@ async def test_a_copy_that_is_cut_in_silence_costs_what_was_reserved(
     async with talking(side) as app:
         await app.ask()
         assert await new.until(lambda: bool(new.requests))
-        side.app.aside.errands.stop()
+        side.app.traffic.aside.errands.stop()
         assert await until(lambda: len(told) == 1)
     assert told[0].message == "aborted"
     assert told[0].detail["cost_nusd"] > 600_000, "1,024 tokens at 0.60 dollars a million are reserved"

@@ -332,7 +332,7 @@ async def test_records_are_given_up_before_calls(upstream: Upstream, serve: Serv
     up = await upstream(by=lambda head: [SSE_HEAD, delta("a"), 25.0] if b"x-stuck" in head else [ok()])
     side = await serve(up, db=tmp_path / "s.db", memory_limit="100GiB")
     app, used = side.app, 0
-    app.memory.read = lambda: used
+    app.traffic.memory.read = lambda: used
     written_rows: list[int] = []
     put = app.archive.put
     app.loop._consumers.of_rows[1:2] = [("store", lambda rows: (written_rows.append(len(rows)), put(rows)))]  # type: ignore[index,func-returns-value]
@@ -340,7 +340,7 @@ async def test_records_are_given_up_before_calls(upstream: Upstream, serve: Serv
     async def levels(now: int, level: int) -> None:
         nonlocal used
         used = now * 2**30
-        assert await up.until(lambda: app.memory.pressure.level == level)
+        assert await up.until(lambda: app.traffic.memory.pressure.level == level)
 
     async def served(times: int) -> list[int]:
         return [(await call(side.port, post())).status for _ in range(times)]
@@ -401,8 +401,8 @@ async def test_a_client_that_is_full_before_its_answer_begins(upstream: Upstream
         first.peers[-1].transport.write(b"0\r\n\r\n")
         client.send(post("/v1/messages"))
         assert await until(lambda: pool.dialling == 1)
-        side.app.memory.read = lambda: 100 * 2**30
-        side.app.memory.look()
+        side.app.traffic.memory.read = lambda: 100 * 2**30
+        side.app.traffic.memory.look()
         assert connection.full
         gate.set()
         (exchange,) = side.app.plane.exchanges
@@ -419,7 +419,7 @@ async def test_who_reads_slowly_holds_less_while_memory_is_short(upstream: Upstr
     """Hundreds of them would pass the limit, however many new calls are shed; when there is memory again all goes on."""
     up = await upstream([SSE_HEAD])
     side = await serve(up, memory_limit="1GiB")
-    memory, held = side.app.memory, []
+    memory, held = side.app.traffic.memory, []
     for used in (0, 2**30):
         memory.read = lambda used=used: used  # type: ignore[misc]  # bound now
         memory.look()

@@ -271,7 +271,7 @@ async def test_calls_that_die_with_their_worker_are_told_as_lost(tmp_path: Path)
 async def test_memory_and_lag_are_those_of_all_processes(tmp_path: Path) -> None:
     """The leader carries no traffic: it is a worker that is short of memory, or late."""
     made, member, _ = await leader(tmp_path)
-    pressure = made.memory.pressure
+    pressure = made.traffic.memory.pressure
     pressure.limit_bytes, pressure.used_bytes, made.loop.lag_s = 100, 40, 0.5
     told: dict[str, Gauge] = {
         "memory_used_bytes": 99.0, "memory_limit_bytes": 100.0, "memory_level": 2.0, "loop_lag_seconds": 0.25,

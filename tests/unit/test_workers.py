@@ -512,7 +512,7 @@ async def test_a_policy_that_the_engine_did_not_take_is_tried_again(monkeypatch:
                 await asyncio.sleep(0.005)
         monkeypatch.setattr(worker.engine, "apply", fault)
     looks = list[str]()
-    monkeypatch.setattr(worker, "_look_around", lambda: looks.extend(worker.plane.origins))
+    monkeypatch.setattr(worker.traffic, "look_around", lambda: looks.extend(worker.plane.origins))
     worker._poll_policy()
     assert looks == ["o"], "what a cascade may ask is known of the policy that stays"
     assert (freed, worker.plane.books.bugs, list(worker.plane.origins)) == (["r/o", "r/p"], 1, ["o"])

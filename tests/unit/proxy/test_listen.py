@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from sidecar.errors import ConfigError
-from sidecar.proxy.listen import bind
+from sidecar.proxy.listen import Listeners, bind
 
 
 def test_an_address_that_the_machine_lacks_is_skipped() -> None:
@@ -32,3 +32,15 @@ def test_a_busy_port_names_listener_address_and_fix() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"admin listener 127\.0\.0\.1:{port}.*; stop the other program"):
             bind("admin", [("127.0.0.1", 0), ("127.0.0.1", port)], lambda _note: None)
+
+
+def test_listeners_know_their_ports_and_are_closed_together() -> None:
+    """Also when those of another purpose could not be bound."""
+    listeners = Listeners()
+    sockets = bind("admin", [("127.0.0.1", 0)], lambda _note: None)
+    listeners.take("admin", sockets)
+    (port,) = listeners.ports["admin"]
+    assert listeners.shown == {"admin": [f"127.0.0.1:{port}"]}
+    assert port > 0
+    listeners.close()
+    assert [one.fileno() for one in sockets] == [-1]
