@@ -46,7 +46,7 @@ class Cycling:
 
     def observe(self, batch: Sequence[Settled]) -> None:
         """Finished exchanges, where the policy changes anything that they could judge."""
-        if self._engine.chooses:
+        if self._engine.wants.chooses:
             self.cycle.observe(batch, steady())
 
     def tick(self) -> Sequence[Event]:

@@ -35,6 +35,7 @@ from sidecar.core.settle import NOTHING, Verdict, billed_nusd, learn, score
 from sidecar.core.status import RouteStatus, Standing, breaches, describe, explain, standing
 from sidecar.core.sticky import Sticky, salt_of
 from sidecar.core.types import Clocks, Decision, Endpoint, Event, Facts, Feedback, Outcome
+from sidecar.core.wants import Wants
 from sidecar.errors import RolloutError
 
 NO_ROUTE = "-"
@@ -81,13 +82,7 @@ class Engine:
         self._absent: dict[str, Part] = {}  # what was learnt of routes that the policy does not have now
         self._packed: tuple[tuple[Sticky, int] | None, bytes] = (None, b"[]")  # of which bindings, and their JSON
         self._now = now  # of the newest tick, or request that was decided one by one
-        self._uniform = True  # no route looks at paths or tags: equal (model, endpoint, dialect) take equal routes
-        self.needs_key = False  # some route binds conversations: the shell derives their keys
-        self.wants_text = False  # some route's choice looks at texts: the shell makes their features
-        self.limited = False  # some arm cannot serve every request: the shell finds out what each one needs
-        self.context_tags: tuple[str, ...] = ()  # that name a request's task, in the order of the routes
-        self.has_ceilings = False  # budgets or rules: what was spent must be known to the last call
-        self.chooses = False  # some route chooses arms: the shell gives each request its random bits
+        self.wants = Wants()  # what the shell finds out of requests
         self._pending = self.apply(policy, now)  # nobody listens yet: the first tick tells them
 
     @property
@@ -180,7 +175,7 @@ class Engine:
         return replace(made, rules=rules) if rules else made
 
     def _keep(self, facts: Facts, decision: Decision) -> Decision:
-        if self._uniform and not facts.lost:
+        if not (self.wants.more_than_model or facts.lost):
             if len(self._static) >= MAX_STATIC:
                 self._static.clear()
             self._static[(facts.model, facts.endpoint, facts.dialect)] = decision
@@ -250,17 +245,8 @@ class Engine:
         self._policy, self._governance = policy, governance
         self._order, self._routes = tuple(order), {state.route.name: state for state in order}
         self._name_models()
-        self._uniform = not any(state.route.match.paths or state.route.match.tags for state in order)
         self._static = {}
-        self.chooses = any(state.chooses for state in order)
-        self.needs_key = any(state.chooses and state.keyed for state in order)
-        contexts = [state.route.context for state in order if state.chooses]
-        self.wants_text = any(context.text for context in contexts)
-        self.limited = any(
-            state.serving.fitting.limited and (state.chooses or state.route.shadow is not None) for state in order
-        )
-        self.context_tags = tuple(dict.fromkeys(context.tag for context in contexts))
-        self.has_ceilings = governance.active or any(state.route.budget is not None for state in order)
+        self.wants = Wants.of(order, governance)
         applied = Event(kind="policy.applied", message=policy.version, detail={"routes": len(order)})
         return [applied, *events]
 

@@ -59,7 +59,7 @@ class Exchange(Outward):
         if away and (said := said_of(away, self.head_in, self.way, view, self.body, facts)) is not None:
             self.said, facts = said, replace(facts, lost=said)
         self.facts = facts
-        if plane.engine.has_ceilings:
+        if plane.engine.wants.ceilings:
             plane.settle()
         try:
             decision = plane.watchdog.ask(plane.engine.decide, facts, self.client.now())

@@ -32,15 +32,15 @@ _NO_NEEDS: Final = Needs()
 
 def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None, body: bytes) -> Facts:
     """The facts of one request. `view` is None where the body could not be read as a JSON object, or was not waited for."""
-    fields, engine = head.fields, plane.engine
+    fields, wants = head.fields, plane.engine.wants
     key, source, draw, text = _NOTHING
-    if engine.chooses and way.endpoint in SELECTABLE:
+    if wants.chooses and way.endpoint in SELECTABLE:
         key, source, draw, text = _told_apart(plane, head, way, view, body)
     seen = _UNREAD if view is None else view
     tags, task = _NO_TAGS, ""
     if b"x-sidecar-tags" in fields or TENANT in fields:
         tags = _tags(fields)
-        task = next((tags[name] for name in engine.context_tags if name in tags), "")
+        task = next((tags[name] for name in wants.task_tags if name in tags), "")
     pinned: str | None = None
     if seen.conversation:
         plane.settle()  # the call that it goes on with may have ended just now
@@ -59,7 +59,7 @@ def facts_of(plane: Plane, head: RequestHead, way: Way, view: RequestView | None
         model = model if path_model is None else unquote(path_model.decode("latin-1"))
     if model is not None and len(model) > MAX_NAME:
         model = None  # no model has such a name, and names are remembered, stored and logged
-    needs = _needs(seen, body) if engine.limited and view is not None and way.endpoint in SELECTABLE else _NO_NEEDS
+    needs = _needs(seen, body) if wants.needs and view is not None and way.endpoint in SELECTABLE else _NO_NEEDS
     seen.plain = None  # as large as the body
     off = b"x-sidecar-off" in fields and fields[b"x-sidecar-off"] == b"1"
     facts = Facts(  # beyond 15 named arguments the interpreter makes a dict for a call, which costs four times as much
@@ -98,12 +98,12 @@ def _told_apart(
     plane: Plane, head: RequestHead, way: Way, view: RequestView | None, body: bytes
 ) -> tuple[int, Unit, int, Features | None]:
     """Sticky key and its source, random bits, and the features of the last user text where a policy asks for them."""
-    engine = plane.engine
-    key, source = _named_key(plane, head, view) if engine.needs_key else _NO_KEY
-    derived = engine.needs_key and not key
+    wants = plane.engine.wants
+    key, source = _named_key(plane, head, view) if wants.key else _NO_KEY
+    derived = wants.key and not key
     text = None
-    if view is not None and (derived or engine.wants_text):
-        texts = texts_of(body, view, beginning=derived, last=engine.wants_text)
+    if view is not None and (derived or wants.text):
+        texts = texts_of(body, view, beginning=derived, last=wants.text)
         if texts.beginning:
             key, source = _derived_key(plane, head, way, texts.beginning), "conversation"
         if texts.last:

@@ -218,7 +218,7 @@ class Intake(ABC):
             self._decide(read_request(body))
         else:
             self.deadline = NEVER
-            self._read_slice(SlicedReader(body, needs=self.plane.engine.limited))
+            self._read_slice(SlicedReader(body, needs=self.plane.engine.wants.needs))
 
     def _read_slice(self, reader: SlicedReader) -> None:
         """One slice of a large body, so that no other connection waits longer than two milliseconds."""

@@ -64,11 +64,8 @@ class Origin:
         self._prefix = spec.prefix
         self.provider = provider_of(spec.provider, spec.dialect)
         paths = self.provider.paths
-        self._elsewhere = {  # endpoints that may have another path here than where clients ask
-            endpoint
-            for endpoint, form in FORMATS.items()
-            if form == "generate" or paths.get(form, STANDARD[form]) != STANDARD[form]
-        }
+        # of the endpoints that it has, where: clients may ask there, or elsewhere
+        self._paths = {endpoint: paths[form] for endpoint, form in FORMATS.items() if form in paths}
 
     def head(self, head: RequestHead, way: Way, *, identity: bool, target: bytes | None = None) -> tuple[bytes, bytes]:
         """The request head for this upstream, cut in two where the Content-Length digits go.
@@ -120,32 +117,36 @@ class Origin:
         Raises:
             ProtocolError: 400, the app's model would lead to another path.
         """
-        if way.endpoint not in self._elsewhere and not way.beyond:
+        path = self._paths.get(way.endpoint)
+        if path is None or self._is_at_home(way, path, model, asked):
             return None
-        form = FORMATS.get(way.endpoint)
-        path = None if form is None else self.provider.paths.get(form)
-        if form is None or path is None or self.hosts(way, model, asked):
-            return None
-        if path == STANDARD[form] and model is None and not way.beyond:
-            return None
-        _, _, query = (without(head.target, _VERSION) if way.beyond else head.target).partition(b"?")
-        found = model_in(head.target) if form == "generate" else None
-        if form == "generate" and found is None:
-            return None
-        if found is not None and found.streams:
-            path = self.provider.streams.get(form, path)
+        named = None
+        if way.endpoint == "generate":
+            named = model_in(head.target)
+            if named is None:
+                return None
+            path = self.provider.streams.get("generate", path) if named.streams else path
         path, _, own = path.partition("?")
-        if self._dates(way, own) and value_in(head.target, _VERSION) is not None:
-            own, query = "", head.target.partition(b"?")[2]
-        parts = (
-            b"" if found is not None else own.encode(),
-            query,
-        )  # Gemini's clients say themselves how they want a stream
-        joined = b"&".join(part for part in parts if part)
+        if named is not None:
+            own = ""  # Gemini's clients say themselves how they want a stream
+        query, made = self._query(head.target, way, own), path.encode()
         if "{model}" in path:
-            named = path_segment(model or asked or "") if found is None or model is not None else found.model
-            return path.encode().replace(b"{model}", named) + (b"?" + joined if joined else b"")
-        return path.encode() + (b"?" + joined if joined else b"")
+            as_written = named.model if named is not None and model is None else path_segment(model or asked or "")
+            made = made.replace(b"{model}", as_written)
+        return made + b"?" + query if query else made
+
+    def _is_at_home(self, way: Way, path: str, model: str | None, asked: str | None) -> bool:
+        """Whether the client's own target leads to `path` here, and names the model that is to serve where it names one."""
+        if way.beyond:
+            return self.hosts(way, model, asked)
+        return path == STANDARD[FORMATS[way.endpoint]] and (model is None or "{model}" not in path)
+
+    def _query(self, target: bytes, way: Way, own: str) -> bytes:
+        """`own`, what a path of this provider has, and what the client asks behind it; a version is one of the two."""
+        if self._dates(way, own) and value_in(target, _VERSION) is not None:
+            return target.partition(b"?")[2]
+        theirs = (without(target, _VERSION) if way.beyond else target).partition(b"?")[2]
+        return b"&".join([part for part in (own.encode(), theirs) if part])
 
     def _dates(self, way: Way, own: str) -> bool:
         """Whether a version of the API that the client's path names holds here too: both name deployments in their paths."""

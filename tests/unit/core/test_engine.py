@@ -58,7 +58,7 @@ def test_no_policy_passes_everything_through() -> None:
     assert first is PASS is made.decide(facts(2), NOW)
     assert (first.route, first.arm, first.upstream, first.model, first.propensity) == ("-", None, None, None, 1.0)
     assert made.settle(facts(), first, outcome(), NOW).reward is None
-    assert not made.needs_key
+    assert not made.wants.key
     assert fall_back(made, facts(), first, "connect", NOW) is None
     assert made.status() == []
     made.release(first)
@@ -340,8 +340,8 @@ def test_units_follow_the_sticky_setting() -> None:
     assert session.decide(facts(5), NOW).unit == "request"
     assert session.decide(facts(5, key_source="session"), NOW).unit == "session"
     assert engine(policy(sticky="request")).decide(facts(5), NOW).unit == "request"
-    assert engine(policy()).needs_key
-    assert not engine(policy(sticky="request")).needs_key
+    assert engine(policy()).wants.key
+    assert not engine(policy(sticky="request")).wants.key
 
 
 def test_a_template_is_split_by_request() -> None:

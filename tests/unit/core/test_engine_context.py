@@ -74,7 +74,7 @@ def _again(context: Context) -> float:
 def test_keys_are_asked_for_where_the_cache_counts() -> None:
     plain = promoted(policy(**ONE_BY_ONE))  # type: ignore[arg-type]  # as above
     cached = promoted(policy(context=Context(cache=True), **ONE_BY_ONE))  # type: ignore[arg-type]  # as above
-    assert (plain.needs_key, cached.needs_key) == (False, True)
+    assert (plain.wants.key, cached.wants.key) == (False, True)
 
 
 def test_what_a_cached_prompt_saves() -> None:

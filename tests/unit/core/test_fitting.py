@@ -147,9 +147,9 @@ def test_a_decision_says_who_was_left_out() -> None:
 
 def test_the_engine_wants_to_know_only_where_it_matters() -> None:
     """Some arm is limited, and the route chooses: other services pay nothing."""
-    assert engine(policy(THREE)).limited
-    assert not engine(policy(ROUTE)).limited
-    assert not engine(policy(THREE, mode="observe")).limited
+    assert engine(policy(THREE)).wants.needs
+    assert not engine(policy(ROUTE)).wants.needs
+    assert not engine(policy(THREE, mode="observe")).wants.needs
 
 
 def test_the_selector_draws_among_those_that_fit() -> None:
