@@ -30,11 +30,11 @@ from sidecar.control.archive import Archive
 from sidecar.control.cycling import Cycling
 from sidecar.control.door import Door, runner_of
 from sidecar.control.feedback import Answer, FeedbackDesk
-from sidecar.control.guarding import Guarding
 from sidecar.control.health import Readiness, health_app
 from sidecar.control.keeping import Keeping
 from sidecar.control.loop import Consumers, ControlLoop
 from sidecar.control.reloading import Reloading
+from sidecar.control.security import Security
 from sidecar.core.engine import Engine
 from sidecar.core.policy import Policy
 from sidecar.core.pricebook import PriceBook
@@ -86,8 +86,8 @@ class Sidecar:
         self.engine = self._engine(policy, np.random.default_rng(), steady(), self.prices.card, guards(settings))
         self.metrics = Metrics(settings.service, __version__, self.started)
         self.request_log = RequestLog(settings.request_log)
-        self.guarding = Guarding(settings, steady())
-        self.archive = Archive(settings, self.guarding.keys)
+        self.security = Security(settings, steady())
+        self.archive = Archive(settings, self.security.keys)
         self.keeping = Keeping(self.engine, self.archive)
         self.spans = spans_to(
             settings.observatory_url, settings.service, __version__, lambda name: self.plane.server_of(name)
@@ -220,8 +220,8 @@ class Sidecar:
             readiness=self.readiness,
             run_lane=self.cycling.run,
             load=self.load,
-            access=self.guarding.access,
-            read_keys=self.guarding.read_keys,
+            access=self.security.access,
+            read_keys=self.security.read_keys,
             settle=self.settle,
             forget=self.desk.forget,
         )
@@ -251,7 +251,7 @@ class Sidecar:
             *self.keys.problems(self.policies.current.policy.upstreams, now),
             *self.traffic.faults(now),
             *self.archive.notes(),
-            *self.guarding.notes(),
+            *self.security.notes(),
             *self.request_log.notes(),
             *self.engine.explanations(),
             *self.plane.notes(),
@@ -318,7 +318,7 @@ class Sidecar:
 
     def _tick(self) -> None:
         self.on_events(self.engine.tick(steady()))
-        self.on_events([*self.cycling.tick(), *self.guarding.poll(steady(), self.archive.audit_head)])
+        self.on_events([*self.cycling.tick(), *self.security.poll(steady(), self.archive.audit_head)])
         self.on_events([*self.plane.certificate.poll(), *self.archive.poll()])
         self.traffic.look_around()
         self.keeping.pay()

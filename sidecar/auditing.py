@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sidecar.clock import steady
 from sidecar.control.access import Role, new_token
-from sidecar.control.guards import KeyFiles
+from sidecar.control.key_files import KeyFiles
 from sidecar.errors import ConfigError
 from sidecar.options import FAILED, OK, as_json, count, db_of, from_store, settings_of, verb
 from sidecar.output import print_json, print_table

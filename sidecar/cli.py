@@ -22,7 +22,7 @@ from sidecar.config.files import LARGEST_STATE, content_of
 from sidecar.config.secrets import parse_key
 from sidecar.config.settings import Settings
 from sidecar.control.access import token_file
-from sidecar.control.guards import KeyFiles
+from sidecar.control.key_files import KeyFiles
 from sidecar.core.memory import version_of
 from sidecar.core.sticky import KEY_FORM, key_of
 from sidecar.errors import ConfigError, SidecarError, StoreError

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sidecar.clock import steady
 from sidecar.config.settings import Settings
-from sidecar.control.guards import KeyFiles
+from sidecar.control.key_files import KeyFiles
 from sidecar.errors import ConfigError
 from sidecar.store.vault import Vault
 

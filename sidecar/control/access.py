@@ -23,7 +23,7 @@ from typing import Final
 
 from sidecar.config.files import content_of
 from sidecar.config.settings import Settings
-from sidecar.control.guards import Watched
+from sidecar.control.key_files import Watched
 from sidecar.core.types import Event
 from sidecar.errors import ConfigError
 

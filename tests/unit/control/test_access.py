@@ -16,9 +16,9 @@ from sidecar.config.settings import Settings
 from sidecar.control.access import ACCESS, Access, Caller, Role, new_token, parse_roles
 from sidecar.control.admin import Admin, admin_app
 from sidecar.control.archive import Archive
-from sidecar.control.guarding import Guarding
-from sidecar.control.guards import Watched
 from sidecar.control.health import Readiness
+from sidecar.control.key_files import Watched
+from sidecar.control.security import Security
 from sidecar.core.engine import Engine
 from sidecar.core.types import Event
 from sidecar.errors import ConfigError
@@ -197,27 +197,27 @@ def test_bad_files(tmp_path: Path, text: str, what: str) -> None:
 def test_the_file_changes_while_it_is_used(tmp_path: Path) -> None:
     """A new line counts within a second; a bad or deleted file changes nothing and is told once; a good one is told too."""
     file = roles_file(tmp_path)
-    guarding = Guarding(Settings.load({}, None, [f"admin_roles_file={file}"]), 0.0)
-    access = guarding.access
-    assert [event.kind for event in guarding.poll(0.0, None)] == ["admin.roles"]
-    assert guarding.poll(2.0, None) == []
+    security = Security(Settings.load({}, None, [f"admin_roles_file={file}"]), 0.0)
+    access = security.access
+    assert [event.kind for event in security.poll(0.0, None)] == ["admin.roles"]
+    assert security.poll(2.0, None) == []
     new, made = new_token("vera", "viewer")
     file.write_text(file.read_text() + made + "\n")
     assert access.caller(f"Bearer {new}".encode()) is None
-    (event,) = guarding.poll(4.0, None)
+    (event,) = security.poll(4.0, None)
     assert event.detail == {"roles": {"vera": "viewer", "otto": "operator", "ada": "admin"}}
     assert access.caller(f"Bearer {new}".encode()) == Caller("vera", Role.viewer)
     assert access.caller(f"Bearer {TOKENS['viewer']}".encode()) == Caller("vera", Role.viewer)
     for number, spoil in enumerate((lambda: file.write_text("otto admin\n"), file.unlink)):
         spoil()
-        (event,) = guarding.poll(6.0 + 4 * number, None)
+        (event,) = security.poll(6.0 + 4 * number, None)
         assert (event.kind, event.severity) == ("file.refused", "high")
-        assert guarding.poll(8.0 + 4 * number, None) == []
-        assert guarding.notes() == [event.message]
+        assert security.poll(8.0 + 4 * number, None) == []
+        assert security.notes() == [event.message]
         assert access.caller(f"Bearer {new}".encode()) is not None
     file.write_text(made + "\n")
-    assert [event.kind for event in guarding.poll(16.0, None)] == ["file.accepted", "admin.roles"]
-    assert guarding.notes() == []
+    assert [event.kind for event in security.poll(16.0, None)] == ["file.accepted", "admin.roles"]
+    assert security.notes() == []
     assert access.caller(f"Bearer {TOKENS['admin']}".encode()) is None
 
 
@@ -226,8 +226,8 @@ def test_no_repr_shows_a_secret(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text(f"k1 {os.urandom(32).hex()}\n")
     settings = Settings.load({}, None, [f"admin_roles_file={roles_file(tmp_path)}", f"audit_key_file={keys}"])
-    guarding = Guarding(settings, 0.0)
-    shown = repr((guarding, guarding.access, guarding.keys, guarding.keys.audit, guarding.keys.audit()))
+    security = Security(settings, 0.0)
+    shown = repr((security, security.access, security.keys, security.keys.audit, security.keys.audit()))
     assert keys.read_text().split()[1] not in shown
     with pytest.raises(ConfigError, match="audit_key_file"):
         Watched("audit_key_file", tmp_path / "none", parse_roles, 0.0)
@@ -236,7 +236,7 @@ def test_no_repr_shows_a_secret(tmp_path: Path) -> None:
 def test_a_head_is_told_once(tmp_path: Path) -> None:
     """As an event that goes to the log: the copy of it lies where the database is not."""
     head = Head(3, "ab" * 32)
-    guarding = Guarding(Settings.load({}, None, []), 0.0)
-    (event,) = guarding.poll(0.0, head)
+    security = Security(Settings.load({}, None, []), 0.0)
+    (event,) = security.poll(0.0, head)
     assert (event.kind, event.message) == ("audit.head", str(head))
-    assert guarding.poll(1.0, head) == []
+    assert security.poll(1.0, head) == []

@@ -19,8 +19,8 @@ from sidecar.control.access import ensure_token, token_file
 from sidecar.control.admin import Admin, admin_app
 from sidecar.control.archive import Archive
 from sidecar.control.feedback import FeedbackDesk
-from sidecar.control.guarding import Guarding
 from sidecar.control.health import Readiness
+from sidecar.control.security import Security
 from sidecar.core.engine import Engine
 from sidecar.core.policy import NO_POLICY
 from sidecar.core.sticky import Binding, salt_of
@@ -46,8 +46,8 @@ class Plane:
         self.settings = Settings.load({}, None, ["service=bot", *settings, *more])
         loaded = load_policies(folder / "policies", "bot", {}, self.settings)
         self.engine = Engine(loaded.policy, np.random.default_rng(1), steady())
-        self.guarding = Guarding(self.settings, steady())
-        self.archive = Archive(self.settings, self.guarding.keys)
+        self.security = Security(self.settings, steady())
+        self.archive = Archive(self.settings, self.security.keys)
         self.events: list[Event] = []
         self.desk = FeedbackDesk(
             self.engine.feedback, self.archive.feedback, self.archive.look_up, self._spawn, self.events.extend
@@ -59,7 +59,7 @@ class Plane:
             self.archive,
             self.events.extend,
             lambda: Readiness(True, "serving"),
-            read_keys=self.guarding.read_keys,
+            read_keys=self.security.read_keys,
         )
         self._tasks = Tasks(lambda _name, _error: None)
         self.token = ensure_token(self.settings)

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from sidecar.clock import wall
 from sidecar.config.settings import Settings
-from sidecar.control.guards import KeyFiles
+from sidecar.control.key_files import KeyFiles
 from sidecar.core.record import Row
 from sidecar.core.types import Feedback
 from sidecar.errors import ConfigError, StoreError

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from sidecar.clock import steady
 from sidecar.config.settings import Settings
 from sidecar.control.access import Access
-from sidecar.control.guards import KeyFiles
+from sidecar.control.key_files import KeyFiles
 from sidecar.core.types import Event
 from sidecar.store.audit import Head
 
 
-class Guarding:
+class Security:
     """The key files, the roles file and the audit head of one process, polled together."""
 
     def __init__(self, settings: Settings, now: float) -> None:
