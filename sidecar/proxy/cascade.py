@@ -14,7 +14,7 @@ caller. An upstream that fails (no connection, timeout, 429, 5xx) hands the call
 the budget leaves no room for the next arm, the answer that there is goes to the client.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
 from msgspec import Struct
@@ -95,7 +95,7 @@ class CascadedExchange(Protocol):
     @property
     def sent_body(self) -> bytes: ...
     @property
-    def unseen(self) -> Reply | None: ...
+    def begun(self) -> Reply | None: ...
 
 
 class _Ask(Struct):
@@ -115,62 +115,70 @@ class _Ask(Struct):
     prompt_bytes: int | None = None
 
 
+class Held:
+    """An answer that is looked at before the client sees any of it."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+        self._parts: list[bytes] = []
+        self._payload: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes, t_s: float, on_bug: Callable[[str, BaseException], None]) -> bool:
+        """More of it; whether it is to be looked at, because it is whole, or too large to hold.
+
+        Raises:
+            ProtocolError: its framing is broken.
+        """
+        reply = self.reply
+        out, payload = reply.feed(data)  # also when there is no body: that may be no answer of its format
+        self._parts.append(out)
+        self._payload.append(payload)
+        self._size += len(out)
+        if payload or reply.done:  # a translated answer may be told by the end alone
+            reply.measure(payload, t_s, on_bug)
+        return reply.done or self._size > MAX_HELD_BYTES
+
+    @property
+    def body(self) -> bytes:
+        """The bytes of its body, for the client."""
+        return b"".join(self._parts)
+
+    @property
+    def payload(self) -> bytes:
+        """What its upstream said, without framing."""
+        return b"".join(self._payload)
+
+
 class Cascade:
     """One exchange's way through the arms."""
 
     def __init__(self, spec: core.Cascade, left: tuple[str, ...], eligible: tuple[str, ...]) -> None:
         """`left` are the arms that may still be asked, weakest first."""
         self.left = left
-        self.reply: Reply | None = None  # of the answer that is held
         self._spec = spec
         self._eligible = eligible
-        self._parts: list[bytes] = []
-        self._payload: list[bytes] = []
-        self._size = 0
 
-    def holds(self, head: ResponseHead, reply: Reply) -> bool:
-        """Whether this answer is to be checked before it is passed on; then it is held from here on."""
+    def hold(self, head: ResponseHead, reply: Reply) -> "Held | None":
+        """This answer as one that is to be checked before it is passed on; None: it is not."""
         events = head.fields.get(b"content-type", b"").startswith(b"text/event-stream")
         ends = reply.framing in ("length", "chunked")
         if not self.left or not 200 <= head.status < 300 or events or not ends:
-            return False
+            return None
         if head.length is not None and head.length > MAX_HELD_BYTES:
-            return False
-        self.reply, self._parts, self._payload, self._size = reply, [], [], 0
-        return True
+            return None
+        return Held(reply)
 
-    def feed(self, data: bytes, t_s: float, plane: Plane) -> Reply | None:
-        """More of the held answer; it is given when it is to be looked at, because it is whole, or too large to hold.
-
-        Raises:
-            ProtocolError: its framing is broken.
-        """
-        reply = self.reply
-        assert reply is not None
-        out, payload = reply.feed(data)  # also when there is no body: that may be no answer of its format
-        self._parts.append(out)
-        self._payload.append(payload)
-        self._size += len(out)
-        if payload or reply.done:  # a translated answer may be told by the end alone
-            reply.measure(payload, t_s, plane.on_bug)
-        return reply if reply.done or self._size > MAX_HELD_BYTES else None
-
-    def take(self) -> bytes:
-        """The bytes of the held answer's body, for the client."""
-        held = b"".join(self._parts)
-        self.reply, self._parts, self._payload = None, [], []
-        return held
-
-    def fails(self, exchange: CascadedExchange, reply: Reply, now_s: float) -> bool:
+    def fails(self, exchange: CascadedExchange, held: Held, now_s: float) -> bool:
         """Whether the held answer fails its checks and another arm is now to be asked: then `exchange` has its decision.
 
         Else what was found is the exchange's to be settled with: nothing is measured, checked or priced a second time.
         """
-        if not reply.done:
+        if not held.reply.done:
             return False
         try:
-            outcome = exchange.weighed = self._outcome(exchange, reply, now_s)
-            why = self._why(outcome, reply)
+            outcome = exchange.weighed = self._outcome(exchange, held.reply, now_s)
+            why = self._why(outcome, held)
         except Exception as error:  # noqa: BLE001 - texts of others may hit a fault of ours: then the answer passes
             exchange.plane.on_bug("cascade", error)
             return False
@@ -181,7 +189,7 @@ class Cascade:
         if not self.left or not (trigger in ("connect", "timeout", "429") or trigger[:1] == "5"):
             return False
         clocks = Clocks(sent_s=exchange.sent_s, duration_s=0.0 if exchange.sent_s is None else now_s)
-        begun = exchange.unseen
+        begun = exchange.begun
         if begun is not None and begun.head.status < 400:  # it may be billed: what that cost is not known
             failure = Outcome(kind="failed", status=begun.head.status, error=trigger, clocks=clocks)
         else:
@@ -219,7 +227,7 @@ class Cascade:
         )
         return checked(ask, outcome_of(ask, "completed", None, now_s, 0))
 
-    def _why(self, outcome: Outcome, reply: Reply) -> str | None:
+    def _why(self, outcome: Outcome, held: Held) -> str | None:
         """The first check that the answer fails; None when it may go to the client."""
         if outcome.kind == "failed":
             return outcome.error or "failed"
@@ -228,8 +236,8 @@ class Cascade:
             if score is not None and score < 1.0:
                 return name
         least = self._spec.min_confidence
-        if least is not None and b"content-encoding" not in reply.head.fields:
-            sure = confidence(b"".join(self._payload))
+        if least is not None and b"content-encoding" not in held.reply.head.fields:
+            sure = confidence(held.payload)
             if sure is not None and sure < least:
                 return "confidence"
         return None
@@ -260,6 +268,5 @@ class Cascade:
         exchange.decision = replace(made, reason=reason)
         exchange.origin = plane.origin(made.upstream, exchange.way)
         exchange.sent_s = exchange.weighed = None
-        self.take()
         plane.books.escalated += 1
         return True

@@ -17,7 +17,7 @@ from sidecar.proxy.origin import Origin
 from sidecar.proxy.outgoing import Came, outgoing, varied
 from sidecar.proxy.own_answers import OwnAnswers
 from sidecar.proxy.reply import Reply
-from sidecar.proxy.translated import Said, Translated, TranslatedReply
+from sidecar.proxy.translated import Said, Translated
 from sidecar.proxy.upstream import LARGE_READ_BYTES, UpstreamConnection
 from sidecar.wire.framing import LAST_CHUNK
 from sidecar.wire.request_view import RequestView
@@ -34,8 +34,6 @@ class Outward(OwnAnswers):
     ttfb_s: float | None = None
     said: Said | None = None  # the call as other formats say it, where the policy has upstreams of another one
     translated: Translated | None = None  # this call, where its arm speaks another format
-    pending: TranslatedReply | None = None  # its answer, while there is nothing of it to tell yet
-    broke_off = False  # the answer of an arm before this one had begun when it failed: what that cost is not known
     cascade: Cascade | None = None
     stages: tuple[Stage, ...] | None = None  # arms that its cascade asked before this one
     guard: Guard  # of the upstream that is asked, from `_begin_try` on
@@ -113,17 +111,6 @@ class Outward(OwnAnswers):
         decision = self.decision
         return (None if decision is None else decision.model) or self.facts.model or ""
 
-    @property
-    def unseen(self) -> Reply | None:
-        """An answer whose head is complete, and of which nothing is with the client."""
-        return self.pending or (None if self.cascade is None else self.cascade.reply)
-
-    @property
-    def may_be_billed(self) -> bool:
-        """Whether an `unseen` answer has begun with a status below 400, so that its provider may bill for it."""
-        unseen = self.unseen
-        return unseen is not None and unseen.head.status < 400
-
     def _has_unsent(self, connection: UpstreamConnection) -> bool:
         """Whether some of the request may not have left us."""
         large = self.streaming_up or self.facts.input_bytes > LARGE_READ_BYTES
@@ -136,6 +123,15 @@ class Outward(OwnAnswers):
         if connection is not None:
             self.unsent = self._has_unsent(connection)
             connection.close()
+
+    def _give_back(self, reply: Reply) -> None:
+        """The upstream's connection goes back to its pool, if another call may ride on it."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            if reply.reusable and not self._has_unsent(connection):
+                connection.release()
+            else:
+                connection.close()
 
     @property
     def _may_ask(self) -> bool:
@@ -246,17 +242,6 @@ class Outward(OwnAnswers):
             self.deadline = now + settings.body_stall_timeout_s
         else:
             self.deadline = now + settings.first_byte_timeout_s
-
-    def _fall_back(self, trigger: str) -> bool:
-        """Whether another arm is asked in this one's place; then the limit of this upstream learns what it had said."""
-        guard, busy = self.guard, self.origin.pool.busy
-        if not self._ask_next_arm(trigger):
-            return False
-        guard.failed_over(trigger, busy, steady())
-        return True
-
-    @abstractmethod
-    def _ask_next_arm(self, trigger: str) -> bool: ...
 
     @abstractmethod
     def on_no_connection(self, error: DialError) -> None: ...

@@ -32,7 +32,7 @@ STAGES = {  # name -> module:function, or module:class.function
     "take": "sidecar.proxy.upstream:Pool.take",
     "dial": "sidecar.proxy.dial:Dialer.connect",
     "answered": "sidecar.proxy.upstream:UpstreamConnection.data_received",
-    "head": "sidecar.proxy.exchange:parse_response",
+    "head": "sidecar.proxy.inward:parse_response",
     "reply": "sidecar.proxy.reply:Reply.feed",
     "retell": "sidecar.proxy.translated:TranslatedReply._say",
     "meter": "sidecar.wire.meter:StreamMeter.feed",

@@ -228,7 +228,7 @@ async def test_a_client_that_leaves_ends_it(upstream: Upstream, serve: Serve, tm
     rows = rows_of(side)
     async with connected(side.port) as client:
         client.send(post(body=orjson.dumps({"model": OLD, "messages": [{"role": "user", "content": "2+2?"}]})))
-        assert await up.until(lambda: any(one.cascade.reply for one in side.app.plane.exchanges))
+        assert await up.until(lambda: any(one.begun for one in side.app.plane.exchanges))
         client.reset()
         assert await up.until(lambda: up.peers[0].lost.is_set())
     assert await up.until(lambda: bool(rows))

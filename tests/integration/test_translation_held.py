@@ -89,7 +89,7 @@ async def test_a_client_that_leaves_a_held_answer(
         client.send(call)
         assert await far.until(lambda: bool(far.requests))
         if begun:
-            assert await far.until(lambda: any(one.pending for one in side.app.plane.exchanges))  # type: ignore[attr-defined]
+            assert await far.until(lambda: any(one.begun for one in side.app.plane.exchanges))  # type: ignore[attr-defined]
         client.close()
         assert await far.until(lambda: bool(rows))
     outcome = rows[0].outcome
