@@ -1,8 +1,6 @@
-"""One client connection: finds request heads, feeds bodies to their exchange, writes answers, keeps order and time.
+"""One client connection: gives heads (`heads`) and bodies to their exchange, writes answers, keeps order and time.
 
-Requests are served one after another, so pipelined ones wait in our buffer and then in the client's socket. A head that
-repeats the last one but for the digits of its Content-Length, as an SDK's heads on one connection do, is recognised by two
-comparisons of bytes instead of being parsed again.
+Requests are served one after another, so pipelined ones wait in our buffer and then in the client's socket.
 """
 
 import asyncio
@@ -17,16 +15,16 @@ from sidecar.errors import ProtocolError
 from sidecar.proxy.answer import CONTINUE, error_body, response
 from sidecar.proxy.dial import set_keepalive
 from sidecar.proxy.exchange import Exchange
-from sidecar.proxy.gate import Refused, Way
+from sidecar.proxy.gate import Refused
+from sidecar.proxy.heads import Heads
 from sidecar.proxy.intake import NEVER
 from sidecar.proxy.local_call import LocalCall
-from sidecar.proxy.origin import Origin
 from sidecar.proxy.plane import Plane
 from sidecar.proxy.stall import Stall, has_left, waiting_bytes
-from sidecar.proxy.tenant import TENANT, admits, named_by_path
+from sidecar.proxy.tenant import TENANT, admits
 from sidecar.proxy.tunnel import Tunnel
 from sidecar.proxy.upstream import LARGE_READ_BYTES, UpstreamConnection, take_turns
-from sidecar.wire.http1 import RequestHead, parse_request, parse_request_fully
+from sidecar.wire.http1 import RequestHead
 
 _MAX_PENDING_BYTES: Final = 64 * 1024  # pipelined bytes held before the client is made to wait
 _LINGER_S: Final = 2.0  # how long a refused client may go on sending, so that it can read our answer first
@@ -34,7 +32,6 @@ _TLS_END_S: Final = 30.0  # 1..300; how long a client that has taken all may tak
 _REST_S: Final = 1.0  # .5..5; shorter: a client between two calls loses its connection, longer: new ones find no room
 _FEEDBACK_MAX_BYTES: Final = 4096
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
-_MAX_PLANS: Final = 16
 _CR_LF: Final = b"\r\n"
 
 
@@ -59,12 +56,8 @@ class Downstream(asyncio.Protocol):
         self._discard = False  # after a refusal: what the client still sends is thrown away
         self._tunnel: Tunnel | None = None
         self._read_at = 0.0
-        self._memo: RequestHead | None = None
-        self._memo_start = b""
-        self._memo_end = b""
-        self._memo_size = 0  # bytes of the head that `_recall` or `_parse` found last
-        self._way: Way | None = None
-        self._plans: dict[tuple[Origin, bytes | None, bytes | None, bool], tuple[bytes, bytes]] = {}
+        self._heads = Heads(plane)
+        self.plan = self._heads.plan
 
     # ---- asyncio's side
 
@@ -170,19 +163,6 @@ class Downstream(asyncio.Protocol):
         """So many bytes of an answer may wait here before the upstream waits with the rest."""
         if not self.transport.is_closing():
             self.transport.set_write_buffer_limits(size)
-
-    def plan(self, origin: Origin, target: bytes | None, *, identity: bool) -> tuple[bytes, bytes]:
-        """The head for `origin`, remembered for as long as the client repeats its head."""
-        assert isinstance(self.exchange, Exchange)
-        key = (origin, origin.key(), target, identity)
-        found = self._plans.get(key)
-        if found is None:
-            if len(self._plans) >= _MAX_PLANS:
-                self._plans.clear()
-            found = self._plans[key] = origin.head(
-                self.exchange.head_in, self.exchange.way, identity=identity, target=target
-            )
-        return found
 
     def on_exchange_over(self, *, keep: bool) -> None:
         """The exchange has ended; the connection goes on to the next request, or closes behind what was written."""
@@ -305,7 +285,7 @@ class Downstream(asyncio.Protocol):
                 if data[0] in _CR_LF:
                     data = data.lstrip(b"\r\n")  # RFC 9112 section 2.2: empty lines before a request line
                     continue
-                head = self._recall(data) or self._parse(data, max(0, searched - 3))
+                head = self._heads.recall(data) or self._heads.parse(data, max(0, searched - 3))
                 if head is None:
                     self._wait_for_head(data, fresh=not searched)
                     self._searched = len(data)
@@ -319,56 +299,6 @@ class Downstream(asyncio.Protocol):
         finally:
             self._pumping = False
 
-    def _recall(self, data: bytes) -> RequestHead | None:
-        """The remembered head, when `data` begins with it, with the new body length in it."""
-        start = self._memo_start
-        if self._memo is None or not data.startswith(start):
-            return None
-        end = data.find(b"\r", len(start))
-        digits = data[len(start) : end]
-        if not digits.isdigit() or len(digits) > 18 or not data.startswith(self._memo_end, end):
-            return None
-        memo = self._memo
-        memo.length = int(digits)
-        self._memo_size = end + len(self._memo_end)
-        return memo
-
-    def _parse(self, data: bytes, start: int) -> RequestHead | None:
-        """The head at the start of `data`, of which the end lies behind `start`; None while it is incomplete."""
-        end = data.find(b"\r\n\r\n", start)
-        if (len(data) if end < 0 else end + 4) > self.plane.settings.max_head_bytes:
-            raise ProtocolError("the request head is larger than max_head_bytes", 431)
-        if end < 0:
-            _looks_like_http(data, start)
-            return None
-        named = named_by_path(data) if self.plane.shared else None
-        if named is not None:
-            return self._parse_named(named, len(data) - end - 4)
-        head = parse_request(data) or parse_request_fully(data[: end + 4])
-        self._memo_size = len(head.raw)
-        self._remember(head)
-        return head
-
-    def _parse_named(self, named: tuple[bytes, bytes], behind: int) -> RequestHead:
-        """A head whose path named a tenant, as if it had not; `behind` bytes belong to the body. It is never remembered:
-        its bytes are not those that come."""
-        tenant, data = named
-        whole = len(data) - behind
-        head = parse_request(data) or parse_request_fully(data[:whole])
-        self._memo_size = whole + len(b"/for/") + len(tenant)
-        self._remember(head)
-        self._memo = None
-        head.fields[TENANT] = tenant
-        return head
-
-    def _remember(self, head: RequestHead) -> None:
-        self._plans.clear()
-        self._way = None
-        first, last = head.length_span
-        ordinary = last and not head.chunked and not head.nominated and b"expect" not in head.fields
-        self._memo = head if ordinary else None
-        self._memo_start, self._memo_end = head.raw[:first], head.raw[last:]
-
     def _wait_for_head(self, data: bytes, *, fresh: bool) -> None:
         until = self._read_at + self.plane.settings.head_timeout_s
         self.deadline = until if fresh else min(self.deadline, until)  # later bytes move nothing
@@ -378,20 +308,20 @@ class Downstream(asyncio.Protocol):
 
     def _serve(self, head: RequestHead, data: bytes) -> bytes:
         """Begins one request; gives what of `data` belongs to the next."""
-        at = self._memo_size
-        way = self._way
+        heads = self._heads
+        at, way = heads.size, heads.way
         if way is None or (way.beyond and way.beyond not in self.plane.gate.beyond):
             judged = self.plane.gate.admit(head)
             if isinstance(judged, Refused):
                 return self._turn_away(head, judged, data, at)
-            way = self._way = judged
+            way = heads.way = judged
         if self.plane.tokens is not None:
             before = head.spent, head.protocols
             if not admits(self.plane.tokens, head, self.now()):
                 refused = Refused(401, "token", "Send a token of this sidecar as the API key.")
                 return self._turn_away(head, refused, data, at)
             if before != (head.spent, head.protocols):
-                self._plans.clear()  # a key has become a token, or was one
+                heads.forget_plans()  # a key has become a token, or was one
         if way.local:
             return self._feedback(head, data, at)
         self.deadline = NEVER
@@ -470,7 +400,8 @@ class Downstream(asyncio.Protocol):
             self.plane.books.turned_away += 1
         self.exchange = None
         if not self.transport.is_closing():
-            dialect: Spoken = "openai" if self._way is None else self._way.spoken or self._way.dialect
+            way = self._heads.way
+            dialect: Spoken = "openai" if way is None else way.spoken or way.dialect
             self.write(response(status, error_body(dialect, status, code, message), close=True))
             self._leave(linger=True)
 
@@ -485,11 +416,3 @@ class Downstream(asyncio.Protocol):
         self.set_reading(True)
         if self.transport.can_write_eof():
             self.transport.write_eof()
-
-
-def _looks_like_http(data: bytes, start: int) -> None:
-    """Tells what can never become a request at once, instead of after the head timeout (TLS hellos, bare LF heads). What
-    lies before `start` was looked at before."""
-    feed = data.find(b"\n", start)
-    if (feed >= 0 and data[feed - 1 : feed] != b"\r") or not data[:1].isalpha() or data.find(b"\n\n", start) >= 0:
-        raise ProtocolError("this is not an HTTP/1.1 request head")

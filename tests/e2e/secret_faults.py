@@ -19,7 +19,7 @@ from sidecar.cli import main
 
 STAGES = {  # name -> module:function, or module:class.function
     "read": "sidecar.proxy.downstream:Downstream.data_received",
-    "parse": "sidecar.proxy.downstream:parse_request",
+    "parse": "sidecar.proxy.heads:parse_request",
     "gate": "sidecar.proxy.gate:Gate.admit",
     "token": "sidecar.config.secrets:ClientTokens.service_of",
     "scan": "sidecar.proxy.intake:Intake._read_body",
