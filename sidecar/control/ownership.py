@@ -12,7 +12,7 @@
 
 Two facts stand beside it, as they may hold in any row. A state is *unseen* that appeared behind a file which had none: the
 writer's thread finds it and has to heed it with its next commit, so it is the writer's fact, and an argument here. And what
-is stored may be such that it must not be replaced, whosever it is: then we are *barred* for as long as the process lives.
+is stored may be such that it must not be replaced, whosever it is: then we are *barred* until it is read again.
 """
 
 from enum import Enum, auto
@@ -54,8 +54,8 @@ class Ownership:
         self._barred = True
 
     def begin(self) -> None:
-        """It is read again, to be ours; one `end`, `unread` or `give_up` follows."""
-        self.whose = Whose.COMING
+        """It is read again, to be ours, and may be another one than before; one `end`, `unread` or `give_up` follows."""
+        self.whose, self._barred = Whose.COMING, False
 
     def end(self) -> None:
         """What is stored is known here."""
