@@ -2,7 +2,7 @@
 
 Lines are written with one system call a batch. What the other side does not take waits in a bounded backlog; beyond it
 new lines are dropped and counted, whole, so that no line is ever torn. A file that was renamed or removed (logrotate)
-is noticed within a second and opened again.
+is noticed within a second and opened again; a line of which the old one took only a part begins the new one, whole.
 """
 
 import os
@@ -24,6 +24,7 @@ class Sink:
         self.errors = 0
         self.trouble = ""  # what keeps lines from the file, and why
         self._backlog: deque[bytes] = deque()
+        self._taken = 0  # bytes of the first batch that the other side has
         self._waiting_bytes = 0
         self._limit = backlog_bytes
         self._fd = -1
@@ -58,7 +59,7 @@ class Sink:
         backlog = self._backlog
         while backlog and self._fd >= 0:
             try:
-                written = os.write(self._fd, backlog[0])
+                written = os.write(self._fd, memoryview(backlog[0])[self._taken :] if self._taken else backlog[0])
             except BlockingIOError:
                 return
             except OSError as error:  # disk full, reader gone, file system away: the lines wait
@@ -66,25 +67,38 @@ class Sink:
                 return
             self.trouble = ""
             self._waiting_bytes -= written
-            if written == len(backlog[0]):
+            self._taken += written
+            if self._taken == len(backlog[0]):
                 backlog.popleft()
-            else:
-                backlog[0] = backlog[0][written:]
+                self._taken = 0
 
     def reopen(self) -> None:
         """Opens the file again now (SIGHUP); nothing to do for streams."""
         if self.target not in STREAMS:
-            self._shut()
+            former, inode = self._fd, self._inode
             self._open()
+            _shut(former)  # not before: a new file would have the number of one that is gone
+            if self._inode != inode and self._taken:
+                self._begin_line()
             self.flush()
+
+    def _begin_line(self) -> None:
+        """Goes back to the beginning of the line that is partly written."""
+        begin = self._backlog[0].rfind(b"\n", 0, self._taken) + 1
+        self._waiting_bytes += self._taken - begin
+        self._taken = begin
 
     def close(self) -> None:
         """Writes what can be written without waiting. What is left is counted as dropped."""
         self.flush()
-        self.dropped += sum(lines.count(b"\n") for lines in self._backlog)
+        if self._backlog:
+            self.dropped += sum(lines.count(b"\n") for lines in self._backlog) - self._backlog[0].count(
+                b"\n", 0, self._taken
+            )
         self._backlog.clear()
-        self._waiting_bytes = 0
-        self._shut()
+        self._taken = self._waiting_bytes = 0
+        _shut(self._fd)
+        self._fd = -1
 
     def _look(self) -> None:
         now = monotonic()
@@ -115,10 +129,10 @@ class Sink:
         self.errors += 1
         self.trouble = f"cannot be {to_be} ({error.strerror or type(error).__name__})"
 
-    def _shut(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+
+def _shut(fd: int) -> None:
+    if fd >= 0:
+        os.close(fd)
 
 
 def _unblocked(number: int) -> int:

@@ -1,6 +1,7 @@
 """Request lines, events and the sink that never waits."""
 
 import os
+import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,38 @@ def test_what_cannot_be_written_is_counted(tmp_path: Path, monkeypatch: pytest.M
     gone.close()
     os.close(writer)
     assert gone.dropped == 1
+
+
+def test_a_line_of_which_a_full_file_took_a_part_begins_the_next_one(tmp_path: Path) -> None:
+    """The disk is full amid the second of three lines, as a limit on the size of files has it; then logrotate comes. What
+    is never written is counted by lines."""
+    file, former = tmp_path / "log", resource.getrlimit(resource.RLIMIT_FSIZE)
+    sink = Sink(str(file))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15, former[1]))
+    try:
+        sink.put(b"one......\ntwo......\nthree....\n", 3)
+        assert file.read_bytes() == b"one......\ntwo.."
+        assert sink.waiting_bytes == 15
+        sink.reopen()  # the same file: it goes on
+        assert sink.waiting_bytes == 15
+        file.rename(tmp_path / "log.1")
+        sink.reopen()
+        assert file.read_bytes() == b"two......\nthree"
+        assert sink.waiting_bytes == 5
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    file.unlink()
+    sink.reopen()
+    assert file.read_bytes() == b"three....\n"
+    assert sink.waiting_bytes == 0
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15, former[1]))
+    try:
+        sink.put(b"four\nfive\nsix\n", 3)
+        sink.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    assert file.read_bytes() == b"three....\nfour\n"
+    assert sink.dropped == 2
 
 
 def test_a_file_that_cannot_be_opened_is_noted(tmp_path: Path) -> None:
