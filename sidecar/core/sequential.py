@@ -70,7 +70,7 @@ _BETS_ON_MEANS: Final = [  # bet, psi(bet), -log of its part of alpha; 12..24 of
 _MAX_BET: Final = 0.75  # 0.5..0.9 of the largest margin bet; near 1 a single bad pair takes all, lower is slower
 _PRIOR_PAIRS: Final = 2.0  # 1..10 pairs of variance 1/4 before the first: fewer bet wildly, more late
 _PARTS: Final = tuple(share / sum(each for _, each in _BETS) for _, share in _BETS)
-_MAX_WAITING: Final = 256  # 16..4,096 canary values without a control value beside them; the oldest is dropped
+_MAX_WAITING: Final = 16  # 8..64 canary values that wait, the oldest is dropped; more meet a control of another time
 
 
 class Wealth:
@@ -167,8 +167,8 @@ class HarmTest(Wealth):
 
 
 class _Pairs:
-    """Harms of the canary, each with the mean of the control's since the pair before. Bounded memory: a canary value waits
-    for the next control value when none came since the last pair."""
+    """Harms of the canary, each with the mean of the control's since the pair before. When none came since then, a canary
+    value waits for the next one, and not for long: what all answers are worth changes, and a pair is of one time."""
 
     __slots__ = ("_controls", "_total", "_waiting")
 
@@ -201,7 +201,7 @@ class _Pairs:
     def restore(self, state: Sequence[float]) -> None:
         """Takes over what `to_state` gave. Raises ValueError when it is too short."""
         total, controls, *waiting = state
-        self._total, self._controls, self._waiting = total, int(controls), waiting
+        self._total, self._controls, self._waiting = total, int(controls), waiting[-_MAX_WAITING:]
 
 
 class LossTest(Wealth):

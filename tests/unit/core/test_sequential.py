@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.sequential import HarmTest, MarginTest, MeanSequence
+from sidecar.core.sequential import HarmTest, LossTest, MarginTest, MeanSequence
 
 STEPS = (0.05, 0.25, 0.50)
 
@@ -367,11 +367,34 @@ def test_canary_scores_wait_for_a_control_score_and_not_for_ever() -> None:
     for _ in range(1000):
         test.add_canary(1.0)
     assert test.e_value == 1.0
-    assert len(test.to_state()) == 6 + 256
+    assert len(test.to_state()) == 6 + 16
     for _ in range(300):
         test.add_control(0.0)
     test.add_canary(0.0)
-    assert test.to_state()[1] == 257
+    assert test.to_state()[1] == 17
+
+
+@pytest.mark.parametrize("share", [0.5, 0.75])
+def test_scores_of_another_time_are_no_evidence(share: float) -> None:
+    """The quality of both falls from 0.9 to 0.5, or rises, in one step. An arm that is 7 % worse is called equal (margin
+    5 %), and one that is 3 % worse beyond the limit (5 %), with probability 1/20 each: of 100 five at most expected, more
+    than 13 has p < 0.001."""
+    equal = beyond = 0
+    for seed in range(100):
+        rng = random.Random(seed)
+        margin, loss = MarginTest(0.05), LossTest(0.05)
+        proved = passed = False
+        for turn in range(1600):
+            canary = rng.random() < share
+            falling, rising = (0.9, 0.5) if turn < 800 else (0.5, 0.9)  # first and second half
+            harm = float(rng.random() >= falling * (0.93 if canary else 1.0))
+            (margin.add_canary if canary else margin.add_control)(harm)
+            harm = float(rng.random() >= rising * (0.97 if canary else 1.0))
+            (loss.update_canary if canary else loss.update_control)(harm, share)
+            proved, passed = proved or margin.rejected(0.05), passed or loss.rejected(0.05)
+        equal, beyond = equal + proved, beyond + passed
+    assert equal <= 13
+    assert beyond <= 13
 
 
 def test_states_survive_json() -> None:
