@@ -274,7 +274,7 @@ class Staging:
         return {"promoted": [*self._slept, *self._promoted], "rollouts": states, **rest}
 
     def restore(self, state: Mapping[str, Any], now: float, same: Container[str] = ()) -> tuple[list[Event], set[str]]:
-        """Takes over rollouts with the same id, and of arms that are the `same` also those that are complete; the others
+        """Takes over rollouts with the same id, and of arms that are the `same` also those that are over; the others
         begin anew. Answers which, and why, and the arms whose rollouts go on.
 
         Raises KeyError or TypeError, and nothing has changed, when there are no rollouts in it.
