@@ -38,14 +38,20 @@ def room_for_clients() -> tuple[float, float]:
     return limit - spare, limit - spare // 2
 
 
-def _next_descriptor() -> float:
-    """The one that a new file gets now; infinite where there is none."""
+def _are_free(count: int, below: float) -> bool:
+    """Whether new files would get so many descriptors below this one. To try it takes 2 us for each."""
+    taken: list[int] = []
     try:
-        descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        while len(taken) < count:
+            taken.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            if taken[-1] >= below:
+                return False
     except OSError:
-        return inf
-    os.close(descriptor)
-    return descriptor
+        return False
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+    return True
 
 
 class Resting(Protocol):
@@ -65,6 +71,7 @@ class ClientRoom:
 
     def __init__(self) -> None:
         self._many, self._full = room_for_clients()
+        self._free = 0 if self._many == inf else 2 * int(self._full - self._many)  # are wanted where they ran short
         self._stay = inf  # so many may stay, since one of them had one of the last descriptors
         self._tell_at = 0.0
 
@@ -76,14 +83,14 @@ class ClientRoom:
     def admits(self, descriptor: int, connections: int) -> bool:
         """Whether a client's new connection may stay; of too many `connections`, those that rest give way later."""
         if descriptor >= self._many:
-            self._stay = min(self._stay, connections - 2 * (self._full - self._many))
+            self._stay = min(self._stay, connections - self._free)
         return descriptor < self._full
 
     def give_way(self, connections: Collection[C], now: float) -> list[C]:
         """Who gives way: of those that rest the ones that would end first, until few enough are left, or others than clients
-        have given their descriptors up."""
+        have given as many descriptors up. One that is free says nothing: clients come and go all the time."""
         excess = len(connections) - self._stay
-        if excess <= 0 or _next_descriptor() < 2 * self._many - self._full:
+        if excess <= 0 or _are_free(self._free, self._many):
             self._stay = inf
             return []
         resting = sorted((one for one in connections if one.rests(now)), key=lambda one: one.deadline)

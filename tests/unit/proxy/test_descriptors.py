@@ -38,31 +38,35 @@ def test_room_for_clients(monkeypatch: pytest.MonkeyPatch, limit: int, room: tup
     assert room_for_clients() == room
 
 
-@pytest.mark.parametrize(("free", "closed", "short"), [(470.0, 5, True), (inf, 5, True), (100.0, 0, False)])
-def test_few_clients_of_many_descriptors(
-    monkeypatch: pytest.MonkeyPatch, free: float, closed: int, short: bool
-) -> None:
+@pytest.mark.parametrize(("free", "closed", "short"), [(0, 5, True), (1, 5, True), (47, 5, True), (48, 0, False)])
+def test_few_clients_of_many_descriptors(monkeypatch: pytest.MonkeyPatch, free: int, closed: int, short: bool) -> None:
     """Where connections to upstreams had the descriptors, clients give way for as long as they have them, and not until
-    fewer are left than there ever were."""
+    fewer are left than there ever were. As many have to be free as clients would give up: one is, whenever one leaves."""
     monkeypatch.setattr(resource, "getrlimit", lambda _what: (512, 512))
-    monkeypatch.setattr(descriptors, "_next_descriptor", lambda: free)
+    monkeypatch.setattr(descriptors, "_are_free", lambda count, below: free >= count and below == 464)
     room = ClientRoom()
     assert room.admits(470, 5)
     assert len(room.give_way([Idle() for _ in range(5)], 0.0)) == closed
     assert room.is_short is short
 
 
-def test_the_next_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the one that a file gets, and none where there is no more."""
+def test_free_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are those that files would get; where there are no more, there are too few. None of them is kept."""
+    opened = os.open
 
     def refuse(*_arguments: object) -> int:
         raise OSError
 
     with open(os.devnull) as file:
         number = file.fileno()
-    assert descriptors._next_descriptor() == number == descriptors._next_descriptor()
+    assert descriptors._are_free(1, number + 1)
+    assert not descriptors._are_free(1, number)
+    assert descriptors._are_free(100, inf)
     monkeypatch.setattr(os, "open", refuse)
-    assert descriptors._next_descriptor() == inf
+    assert not descriptors._are_free(1, inf)
+    monkeypatch.setattr(os, "open", opened)
+    with open(os.devnull) as file:
+        assert file.fileno() == number
 
 
 def test_a_limit_that_cannot_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
