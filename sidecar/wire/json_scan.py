@@ -72,13 +72,7 @@ class MemberScanner:
 
     def key(self, member: Member) -> bytes:
         """The key as a parser reads it."""
-        key = self.body[member.key_start : member.key_end]
-        if b"\\" not in key:
-            return key
-        try:
-            return _decode_str(b'"' + key + b'"').encode()
-        except (msgspec.MsgspecError, UnicodeError):
-            return key
+        return _plain(self.body[member.key_start : member.key_end])
 
     def items(self, key: bytes) -> list[tuple[int, int]]:
         """The places of the objects directly in the array `messages` or `input`: the first and the last 64 of them."""
@@ -121,7 +115,7 @@ class MemberScanner:
         return True
 
     def _value(self, pos: int, key: bytes) -> Generator[bool, None, int]:
-        """The end of the value at `pos`, or -1."""
+        """The end of the value at `pos`, or -1. `key` is as it is written."""
         first = self.body[pos : pos + 1]
         if first == b'"':
             return (yield from self._string(pos + 1))
@@ -129,8 +123,8 @@ class MemberScanner:
             return (yield from self._nested(pos, _Kept()))
         if first == b"[":
             kept = _Kept()
-            if key in (b"messages", b"input"):
-                self._kept[key] = kept
+            if (plain := _plain(key)) in (b"messages", b"input"):
+                self._kept[plain] = kept
             return (yield from self._nested(pos, kept))
         scalar = _SCALAR.match(self.body, pos)
         return -1 if scalar is None else scalar.end()
@@ -198,6 +192,16 @@ class _Kept:
 
     def all(self) -> list[tuple[int, int]]:
         return [*self.first, *self.last]
+
+
+def _plain(key: bytes) -> bytes:
+    """A key as a parser reads it; one that it cannot read as it is written."""
+    if b"\\" not in key:
+        return key
+    try:
+        return _decode_str(b'"' + key + b'"').encode()
+    except (msgspec.MsgspecError, UnicodeError):
+        return key
 
 
 def _escaped(body: bytes, start: int, quote: int) -> bool:

@@ -117,7 +117,7 @@ class _Object:
         known = [place for place in self.scanner.items(key.encode())[:1] if start < place[0] < end]
         if known:
             return self.inner(*known[0])
-        written = self.text[start : start + 1] == b"["  # its key has escapes, or another of its name came before
+        written = self.text[start : start + 1] == b"["  # the scanner has another of its name, or its layout was moved
         return next(iter(self.items(key)), None) if written else None
 
 

@@ -138,3 +138,10 @@ def test_a_plain_call_is_not_read_again(begins: bool) -> None:
     found = texts_of(b"", view, beginning=begins)
     assert found == texts_of(body, beginning=begins)
     assert found.last == "Bye"
+
+
+def test_messages_under_a_key_with_escapes() -> None:
+    """A parser reads no other key there, so a large body is of the same conversation as a small one."""
+    body = json.dumps({"messages": [SYSTEM, FIRST, REPLY, NEXT]}).encode().replace(b'"messages"', b'"\\u006dessages"')
+    told = Texts(b"Be brief.\0Where is it?", "And now?")
+    assert texts_of(body) == texts_of(body, read_in_slices(body)) == told
