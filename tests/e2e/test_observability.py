@@ -203,6 +203,7 @@ async def test_every_metric_exists(tmp_path: Path) -> None:
     from those that count what did not happen here or need a telemetry endpoint."""
     absent_here = {"label_overflow", "scrape_errors", "quality", "spans_exported", "spans_dropped", "points_untold"}
     absent_here |= {"errands", "errand_cost_usd", "validator_failures"}  # no judge, no shadow, no answer that fails
+    absent_here |= {"fallbacks"}  # the policy has none
     absent_here |= {metric.name for metric in CATALOGUE if metric.name.startswith("worker")}  # one process
     with (
         Provider(tmp_path, *QUICK, faults=FAULTS) as provider,
