@@ -7,6 +7,7 @@ thread of its own.
 """
 
 import io
+import os
 import socket
 import ssl
 from base64 import b64encode
@@ -24,6 +25,7 @@ from urllib.request import (
     HTTPHandler,
     HTTPRedirectHandler,
     HTTPSHandler,
+    OpenerDirector,
     ProxyHandler,
     Request,
     build_opener,
@@ -165,13 +167,19 @@ class Http:
         if self._gzip:
             common["content-encoding"] = "gzip"
         self._headers = {signal: common | own for signal, own in Headers(environ).of.items()}
-        secure = [_Secure(context=_context(environ))] if base.scheme == "https" else []
-        self._opener = build_opener(ProxyHandler(), _Plain(), _Stay(), *secure)
+        self._trust = _Trust(environ) if base.scheme == "https" else None
+        self._opener = self._made()
+
+    def _made(self) -> OpenerDirector:
+        secure = [] if self._trust is None else [_Secure(context=self._trust.context)]
+        return build_opener(ProxyHandler(), _Plain(), _Stay(), *secure)
 
     def send(self, signal: Signal, body: bytes) -> Answer:
         """One request and its answer; raises nothing. BUSY may be tried again, REFUSED may not."""
         sent = compress(body, 1) if self._gzip else body
         request = Request(f"{self._base}/v1/{signal}", sent, self._headers[signal])  # noqa: S310 - http(s), see `connect`
+        if self._trust is not None and self._trust.is_new():
+            self._opener = self._made()
         try:
             with self._opener.open(request, timeout=TIMEOUT_S) as answer:
                 return Answer(Sent.TAKEN, rejected(answer.read(_READ_BYTES)))
@@ -198,12 +206,49 @@ def _seconds(retry_after: str) -> float | None:
         return None
 
 
-def _context(environ: Mapping[str, str]) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE") or None)
-    certificate = environ.get("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE")
-    if certificate:
-        context.load_cert_chain(certificate, environ.get("OTEL_EXPORTER_OTLP_CLIENT_KEY") or None)
-    return context
+class _Trust:
+    """The certificates that the environment names: who may vouch for the collector, and who we are. They are read again
+    when a file changed; what cannot be used then, such as half of a pair, leaves those before in use until it can."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        """Raises OSError when a file cannot be used."""
+        files = (
+            environ.get(f"OTEL_EXPORTER_OTLP_{name}") for name in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")
+        )
+        self._authorities, self._certificate, self._key = (file or None for file in files)
+        self._seen = self._look()
+        self.context = self._read()
+
+    def is_new(self) -> bool:
+        """Whether `context` is another one than at the last call."""
+        seen = self._look()
+        if seen == self._seen:
+            return False
+        try:
+            self.context = self._read()
+        except OSError:
+            return False
+        self._seen = seen
+        return True
+
+    def _read(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=self._authorities)
+        if self._certificate is not None:
+            context.load_cert_chain(self._certificate, self._key, password="")  # else OpenSSL asks at the terminal
+        return context
+
+    def _look(self) -> list[tuple[int, int, int] | None]:
+        return [
+            None if file is None else _signature(file) for file in (self._authorities, self._certificate, self._key)
+        ]
+
+
+def _signature(file: str) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(file)  # noqa: PTH116 - what the operator named
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 class Grpc:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -32,6 +34,8 @@ class Collector:
 
     def __init__(self, certificate: trustme.LeafCert | None = None) -> None:
         self.status, self.answer, self.pause_s = 200, b"", 0.0
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.clients: list[object] = []  # serial numbers of their certificates
         self.headers = {"location": "/elsewhere"}
         self.posts: list[tuple[str, dict[str, str], bytes]] = []
         collector = self
@@ -39,6 +43,8 @@ class Collector:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
+                if isinstance(self.connection, ssl.SSLSocket):
+                    collector.clients.append((self.connection.getpeercert() or {}).get("serialNumber"))
                 collector.posts.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
                 self.send_response(collector.status)
                 for name, value in {**collector.headers, "content-length": str(len(collector.answer))}.items():
@@ -55,9 +61,8 @@ class Collector:
         self.server.daemon_threads = True
         self.place = f"127.0.0.1:{self.server.server_port}"
         if certificate is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            certificate.configure_cert(context)
-            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+            certificate.configure_cert(self.context)
+            self.server.socket = self.context.wrap_socket(self.server.socket, server_side=True)
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:
@@ -115,6 +120,56 @@ def test_what_was_rejected_of_a_request_is_lost(collector: Collector) -> None:
 @pytest.mark.parametrize("answer", [b"{}", b"<html>", b"\x0a", b"\xff" * 99, b"\x08\x01", b"\x0a\x04\x0a\x02hi"])
 def test_answers_that_are_no_message_reject_nothing(answer: bytes) -> None:
     assert rejected(answer) == 0
+
+
+def test_certificates_that_are_renewed_are_used(tmp_path: Path) -> None:
+    """The collector lets only its clients in. Its authority and ours change, and for a moment half of our pair is there."""
+    files = [tmp_path / name for name in ("certificate", "client_certificate", "client_key")]
+    environ = {f"OTEL_EXPORTER_OTLP_{file.name.upper()}": str(file) for file in files}
+    old, new = trustme.CA(), trustme.CA()
+    one = Collector(old.issue_cert("127.0.0.1"))
+    one.context.verify_mode = ssl.CERT_REQUIRED
+    for authority in (old, new):
+        authority.configure_trust(one.context)
+
+    def write(authority: trustme.CA) -> Iterator[None]:
+        pair = authority.issue_cert("sidecar.test")
+        texts = [authority.cert_pem, pair.cert_chain_pems[0], pair.private_key_pem]
+        for file, text in zip(files, texts, strict=True):
+            text.write_to_path(str(file))
+            yield
+
+    try:
+        list(write(old))
+        transport = connect(f"https://{one.place}", environ)
+        assert transport.send("traces", b"x") == Answer(Sent.TAKEN)
+        new.issue_cert("127.0.0.1").configure_cert(one.context)
+        sent = [transport.send("traces", b"x").sent]  # it knows neither the collector nor that there is something new
+        files_written = write(new)
+        next(files_written)
+        next(files_written)
+        sent.append(transport.send("traces", b"x").sent)
+        list(files_written)
+        sent.append(transport.send("traces", b"x").sent)
+        assert sent == [Sent.BUSY, Sent.BUSY, Sent.TAKEN]
+        assert len(set(one.clients)) == len(one.clients) == 2
+    finally:
+        one.close()
+
+
+def test_a_key_with_a_passphrase_is_refused(tmp_path: Path) -> None:
+    """And nobody is asked for it, for whom a start would wait."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    secret = serialization.BestAvailableEncryption(b"secret")
+    sealed = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret)
+    (tmp_path / "key").write_bytes(sealed)
+    trustme.CA().issue_cert("sidecar.test").cert_chain_pems[0].write_to_path(str(tmp_path / "cert"))
+    environ = {
+        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": str(tmp_path / "cert"),
+        "OTEL_EXPORTER_OTLP_CLIENT_KEY": str(tmp_path / "key"),
+    }
+    with pytest.raises(ConfigError, match="cannot be used"):
+        connect("https://127.0.0.1", environ)
 
 
 @pytest.mark.parametrize("secure", [False, True])
